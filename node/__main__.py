@@ -1,0 +1,20 @@
+"""`python -m node` and the command `perception-node`."""
+
+import os
+import sys
+
+from node.cli import command_line
+
+
+def main() -> None:
+    """Runs the command line and ends the process with its exit code."""
+    code = command_line(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a thread that hangs in a camera's driver must not hold the process, and what
+    # has to be put away was put away before the command returned.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Capture: cameras, streams, videos and pictures become frames, and the newest frame waits."""

@@ -1,0 +1,187 @@
+"""Live sources: cameras of this computer, stream addresses and GStreamer pipelines, by OpenCV."""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import cast
+
+from node.capture.opencv import cv2
+from node.capture.source import Picture, SourceFacts
+from node.config import CameraConfig, redacted
+from node.errors import SourceError
+from node.frame import Image, Stamp
+
+OPEN_TIMEOUT_MS = 5000
+READ_TIMEOUT_MS = 5000
+_OLDEST_DRIVER_STAMP_NS = 10_000_000_000
+
+
+class LiveSource:
+    """An open `cv2.VideoCapture` that delivers frames of now.
+
+    The stamp is taken between `grab`, which waits for the frame, and `retrieve`, which decodes it.
+    V4L2 drivers stamp the buffer themselves; that stamp is used where it is plausible.
+    """
+
+    live = True
+
+    def __init__(self, capture: "cv2.VideoCapture", who: str, config: CameraConfig) -> None:
+        self._capture = capture
+        self._who = who
+        self._driver_stamps = capture.getBackendName() == "V4L2"
+        self.facts = _negotiate(capture, config)
+
+    def read(self) -> Picture | None:
+        try:
+            grabbed = self._capture.grab()
+            stamp = self._stamp()
+            decoded, image = self._capture.retrieve() if grabbed else (False, None)
+        except cv2.error as error:
+            raise SourceError(f"{self._who} failed in OpenCV: {error.err}") from error
+        if not grabbed:
+            raise SourceError(f"{self._who} stopped delivering frames")
+        if not decoded or image is None:
+            raise SourceError(f"{self._who} delivered a frame that cannot be decoded")
+        assert stamp.mono_ns is not None
+        capture_ns = time.monotonic_ns() - stamp.mono_ns
+        return Picture(cast(Image, image), stamp, None, capture_ns)
+
+    def summary(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def _stamp(self) -> Stamp:
+        if self._driver_stamps:
+            # OpenCV's V4L2 back end reports v4l2_buffer.timestamp, CLOCK_MONOTONIC in ms.
+            driver_ns = int(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+            if 0 <= time.monotonic_ns() - driver_ns < _OLDEST_DRIVER_STAMP_NS:
+                return Stamp.from_driver(driver_ns)
+        return Stamp.now()
+
+
+def check_device(config: CameraConfig) -> Path:
+    """The device file of a camera number or /dev path. Raises SourceError where it is missing or
+    this user may not open it."""
+    device = Path(f"/dev/video{config.source}" if config.source.isdecimal() else config.source)
+    who = f"camera '{config.name}': {device}"
+    if not device.exists():
+        raise SourceError(f"{who} does not exist; cameras here: {cameras_here()}")
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise SourceError(
+            f"{who} may not be opened by this user; add it to the video group: "
+            f"sudo usermod -aG video {os.environ.get('USER', '$USER')}, then log in again"
+        )
+    return device
+
+
+def open_device(config: CameraConfig) -> LiveSource:
+    """The camera with a number or a /dev path. Raises SourceError."""
+    device = check_device(config)
+    who = f"camera '{config.name}': {device}"
+    capture = cv2.VideoCapture(str(device), cv2.CAP_V4L2)
+    if not capture.isOpened():
+        raise SourceError(
+            f"{who} cannot be opened as a camera; is another program using it, or is it the "
+            f"metadata device of a camera? cameras here: {cameras_here()}"
+        )
+    return LiveSource(capture, who, config)
+
+
+def open_url(config: CameraConfig) -> LiveSource:
+    """The stream at an address. Raises SourceError."""
+    who = f"camera '{config.name}': {redacted(config.source)}"
+    capture = cv2.VideoCapture(
+        config.source,
+        cv2.CAP_FFMPEG,
+        [
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            OPEN_TIMEOUT_MS,
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            READ_TIMEOUT_MS,
+        ],
+    )
+    if not capture.isOpened():
+        raise SourceError(
+            f"{who} cannot be opened; check that the server runs and that address, user and "
+            "password are right"
+        )
+    return LiveSource(capture, who, config)
+
+
+def check_gstreamer(config: CameraConfig) -> None:
+    """Raises SourceError where this OpenCV cannot run pipelines."""
+    if not has_gstreamer():
+        raise SourceError(
+            f"camera '{config.name}': {redacted(config.source)}: this OpenCV "
+            f"({cv2.__version__}) was built without GStreamer; use a device or URL, or install an "
+            "OpenCV built with -D WITH_GSTREAMER=ON"
+        )
+
+
+def open_gstreamer(config: CameraConfig) -> LiveSource:
+    """The pipeline behind `gst:`, which ends in an appsink. Raises SourceError."""
+    pipeline = config.source.removeprefix("gst:").strip()
+    who = f"camera '{config.name}': gst:{redacted(pipeline)}"
+    check_gstreamer(config)
+    capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+    if not capture.isOpened():
+        raise SourceError(
+            f"{who} does not start; try it with gst-launch-1.0, and end it with "
+            "'! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1'"
+        )
+    return LiveSource(capture, who, config)
+
+
+def has_gstreamer() -> bool:
+    """Whether this OpenCV can run GStreamer pipelines."""
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+
+
+def cameras_here() -> str:
+    """The camera devices of this computer in words."""
+    devices = sorted(Path("/dev").glob("video*"))
+    return ", ".join(str(device) for device in devices) or "none"
+
+
+def _negotiate(capture: "cv2.VideoCapture", config: CameraConfig) -> SourceFacts:
+    """Asks for the configured format and says what was given instead."""
+    if config.fourcc:  # first: it decides which sizes and rates there are
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*config.fourcc))
+    for setting, value in (
+        (cv2.CAP_PROP_FRAME_WIDTH, config.width),
+        (cv2.CAP_PROP_FRAME_HEIGHT, config.height),
+        (cv2.CAP_PROP_FPS, config.fps),
+        (cv2.CAP_PROP_BUFFERSIZE, 1),  # a longer buffer only makes frames older
+    ):
+        if value is not None:
+            capture.set(setting, value)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    given = SourceFacts(
+        width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)) or None,
+        height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) or None,
+        fps=fps if 0 < fps <= 1000 else None,
+        pixel_format=_fourcc(capture),
+    )
+    asked = (
+        ("width", config.width, given.width),
+        ("height", config.height, given.height),
+        ("fps", config.fps, given.fps),
+        ("fourcc", config.fourcc, given.pixel_format),
+    )
+    differences = tuple(
+        f"{name} {wanted} asked for, {got if got is not None else 'unknown'} given"
+        for name, wanted, got in asked
+        if wanted is not None and wanted != got
+    )
+    return SourceFacts(given.width, given.height, given.fps, given.pixel_format, differences)
+
+
+def _fourcc(capture: "cv2.VideoCapture") -> str | None:
+    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    with contextlib.suppress(ValueError, OverflowError):
+        text = code.to_bytes(4, "little").decode("ascii", "replace").strip("\0 ")
+        return text if text.isprintable() and text else None
+    return None

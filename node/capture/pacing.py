@@ -1,0 +1,76 @@
+"""Pacing: when a picture of a file comes out."""
+
+import threading
+import time
+from dataclasses import replace
+
+from node.capture.source import Picture, Source, SourceFacts
+from node.frame import Stamp
+
+
+class MediaClock:
+    """Waits until the moments of a recording, played at `speed` (1.0: its own rate).
+
+    The clock starts with the first picture. A reader that falls behind is not waited for.
+    """
+
+    def __init__(self, speed: float, stop: threading.Event) -> None:
+        self._speed = speed
+        self._stop = stop
+        self._start: tuple[int, int] | None = None
+
+    def wait_until(self, media_ns: int) -> None:
+        """Returns at `media_ns`, or as soon as the stop event is set."""
+        now_ns = time.monotonic_ns()
+        if self._start is None:
+            self._start = (now_ns, media_ns)
+        start_ns, first_media_ns = self._start
+        due_ns = start_ns + (media_ns - first_media_ns) / self._speed
+        self._stop.wait(max(0.0, (due_ns - now_ns) / 1e9))
+
+
+class LikeACamera:
+    """A file played as if it were a camera: at its own rate, and stamped when it comes out."""
+
+    live = False
+
+    def __init__(self, source: Source, stop: threading.Event) -> None:
+        self._source = source
+        self._clock = MediaClock(1.0, stop)
+        self.facts: SourceFacts = source.facts
+
+    def read(self) -> Picture | None:
+        picture = self._source.read()
+        if picture is None or picture.media_ns is None:
+            return picture
+        self._clock.wait_until(picture.media_ns)
+        return replace(picture, stamp=Stamp.now(), capture_ns=0)
+
+    def summary(self) -> str | None:
+        return self._source.summary()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+class Replayed:
+    """A file at a multiple of its own rate, its stamps left as they are."""
+
+    live = False
+
+    def __init__(self, source: Source, speed: float, stop: threading.Event) -> None:
+        self._source = source
+        self._clock = MediaClock(speed, stop)
+        self.facts: SourceFacts = source.facts
+
+    def read(self) -> Picture | None:
+        picture = self._source.read()
+        if picture is not None and picture.media_ns is not None:
+            self._clock.wait_until(picture.media_ns)
+        return picture
+
+    def summary(self) -> str | None:
+        return self._source.summary()
+
+    def close(self) -> None:
+        self._source.close()

@@ -1,0 +1,74 @@
+"""The command line: which commands there are, and how an error ends one. Each command is a module
+that is loaded when it is used, so that `--help` does not wait for torch."""
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from node import __version__
+from node.cli.stopping import stop_on_signals
+from node.errors import PerceptionNodeError
+
+COMMANDS = {
+    "run": "Label a camera live: the newest frame wins.",
+    "replay": "Label every frame of a recording once, in order.",
+    "watch": "Print the labels that a node publishes.",
+    "label": "Label pictures, folders and videos offline.",
+    "models": "List the models and whether their weights are here.",
+    "doctor": "Say what this computer has, what is wrong, and the mend.",
+    "config": "Check a configuration file.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"node.cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="perception-node")
+def commands() -> None:
+    """Labels camera frames on a robot and broadcasts the labels to its control processes.
+
+    Exit codes: 0 done, 1 a check failed, 2 bad usage or configuration, 3 a source or model could
+    not be opened.
+
+    Example: perception-node run --source demo
+    """
+
+
+def command_line(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; a mistake of the user's is one line on stderr."""
+    with stop_on_signals():
+        try:
+            commands.main(arguments, prog_name="perception-node", standalone_mode=False)
+        except PerceptionNodeError as error:
+            click.echo(f"error: {error}", err=True)
+            return error.exit_code
+        except click.exceptions.Exit as exit_:
+            return exit_.exit_code
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except SystemExit as exit_:
+            return exit_.code if isinstance(exit_.code, int) else 0
+        except BrokenPipeError:
+            with contextlib.suppress(OSError):  # the reader of our pipe has gone, as `head` does
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return 0

@@ -1,0 +1,66 @@
+"""`perception-node run`: live labelling."""
+
+import functools
+import logging
+from pathlib import Path
+
+import click
+
+from node.cli.options import (
+    CONFIG,
+    ENDPOINT,
+    MODEL,
+    RUNTIME,
+    SETTINGS,
+    configured,
+    load_perceiver,
+    together,
+)
+from node.cli.stopping import stoppable
+
+log = logging.getLogger(__name__)
+
+SOURCE = click.option(
+    "--source", metavar="SRC",
+    help="Camera number, /dev path, URL, gst:PIPELINE, video, folder or glob of pictures, demo.",
+)  # fmt: skip
+
+
+@click.command("run")
+@together(CONFIG, SOURCE, MODEL, RUNTIME, ENDPOINT, SETTINGS)
+@click.option("--max-frames", type=click.IntRange(1), metavar="N", help="Stop after N frames.")
+def command(
+    config_file: Path | None,
+    source: str | None,
+    model: str | None,
+    runtime: str | None,
+    endpoint: str | None,
+    settings: tuple[str, ...],
+    max_frames: int | None,
+) -> None:
+    """Label a camera live and publish the labels; the newest frame wins.
+
+    Ctrl-C stops. Without --source and --config it labels the demo pictures.
+
+    Example: perception-node run --source /dev/video0
+    """
+    config = configured(
+        config_file, settings, source=source, model=model, runtime=runtime, endpoint=endpoint
+    )
+    from node.capture.open import check_source
+
+    for camera in config.camera:
+        check_source(camera)
+
+    from node.pipeline import run_live
+
+    build = functools.partial(load_perceiver, config.model)
+    with stoppable() as stop:
+        outcome = run_live(config, build, stop, max_frames=max_frames)
+    for summary in outcome.summaries:
+        log.info("%s", summary)
+    log.info(
+        "stopped after %d labelled frames, %d dropped for newer ones",
+        outcome.frames,
+        outcome.dropped,
+    )

@@ -1,0 +1,172 @@
+"""`perception-node watch`: a subscriber that prints."""
+
+import sys
+import time
+from collections import deque
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from node.cli.options import set_up_logging
+from node.client import Gap, NoMessageError, Subscriber
+from node.errors import PerceptionNodeError
+from node.wire.messages import DEFAULT_ENDPOINT, LabelsMessage, Status, to_json
+
+POLL_S = 0.1
+_RATE_OVER = 30
+
+
+@click.command("watch")
+@click.option("--endpoint", default=DEFAULT_ENDPOINT, show_default=True, metavar="EP")
+@click.option("--camera", metavar="NAME", help="Only this camera.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N messages.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), metavar="S",
+    help="Exit 1 when nothing came for S seconds.",
+)  # fmt: skip
+def command(
+    endpoint: str, camera: str | None, as_json: bool, count: int | None, timeout_s: float | None
+) -> None:
+    """Print the labels that a node publishes: a live table on a terminal, else lines.
+
+    Example: perception-node watch --json --count 10
+    """
+    set_up_logging("warning")
+    received = 0
+    with Subscriber(endpoint, camera) as subscriber, _view(as_json) as view:
+        heard = time.monotonic()
+        while count is None or received < count:
+            try:
+                message, gap = subscriber.receive(POLL_S)
+            except NoMessageError:
+                view.quiet()
+                if timeout_s is not None and time.monotonic() - heard >= timeout_s:
+                    raise _Silent(_why(subscriber, endpoint, timeout_s)) from None
+                continue
+            heard = time.monotonic()
+            received += 1
+            view.show(message, gap)
+
+
+class _Silent(PerceptionNodeError):
+    """Nothing came."""
+
+
+def _why(subscriber: Subscriber, endpoint: str, timeout_s: float) -> str:
+    if subscriber.rejected:
+        return (
+            f"{endpoint}: nothing readable for {timeout_s:g} s; {subscriber.rejected} messages "
+            f"left out, the newest because: {subscriber.last_rejection}"
+        )
+    return f"{endpoint}: no message for {timeout_s:g} s; is the node running, on this endpoint?"
+
+
+class _Lines:
+    """One line a message on stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def show(self, message: LabelsMessage, gap: Gap) -> None:
+        line = to_json(message) if self._as_json else f"{_plain(message)}{_missing(gap)}"
+        print(line, flush=True)
+
+    def quiet(self) -> None:
+        pass
+
+
+class _Cameras:
+    """A table that stays in place, a row a camera."""
+
+    def __init__(self) -> None:
+        self._live = Live(console=Console(), auto_refresh=False)
+        self._newest: dict[str, LabelsMessage] = {}
+        self._arrivals: dict[str, deque[float]] = {}
+        self._lost: dict[str, int] = {}
+        self._dropped: dict[str, int] = {}
+        self._drawn = 0.0
+
+    def __enter__(self) -> "_Cameras":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def show(self, message: LabelsMessage, gap: Gap) -> None:
+        camera = message.camera
+        self._newest[camera] = message
+        self._arrivals.setdefault(camera, deque(maxlen=_RATE_OVER)).append(time.monotonic())
+        self._lost[camera] = self._lost.get(camera, 0) + gap.lost
+        self._dropped[camera] = self._dropped.get(camera, 0) + gap.dropped
+        self.quiet()
+
+    def quiet(self) -> None:
+        if time.monotonic() - self._drawn >= POLL_S:
+            self._drawn = time.monotonic()
+            self._live.update(self._table(), refresh=True)
+
+    def _table(self) -> Table:
+        table = Table("camera", "status", "labels", "age", "a second", "dropped", "lost")
+        for camera, message in sorted(self._newest.items()):
+            table.add_row(
+                camera,
+                _status(message),
+                "\n".join(
+                    f"{_bar(label.score)} {escape(label.name)}" for label in message.labels[:3]
+                ),
+                f"{message.age_s * 1000:.0f} ms",
+                f"{self._rate(camera):.1f}",
+                str(self._dropped[camera]),
+                str(self._lost[camera]),
+            )
+        if not self._newest:
+            table.caption = "waiting for the first message"
+        return table
+
+    def _rate(self, camera: str) -> float:
+        arrivals = self._arrivals[camera]
+        span_s = time.monotonic() - arrivals[0]
+        return (len(arrivals) - 1) / span_s if len(arrivals) > 1 and span_s > 0 else 0.0
+
+
+def _view(as_json: bool) -> _Lines | _Cameras:
+    return _Cameras() if sys.stdout.isatty() and not as_json else _Lines(as_json)
+
+
+def _plain(message: LabelsMessage) -> str:
+    age = f"{message.age_s * 1000:5.0f} ms"
+    if message.status is not Status.OK:
+        return f"{message.camera}  {age}  {message.status}"
+    seen = ", ".join(f"{label.name} {label.score:.2f}" for label in message.labels[:3])
+    return f"{message.camera}  {age}  {seen or 'nothing seen'}"
+
+
+def _missing(gap: Gap) -> str:
+    parts = [
+        f"{gap.dropped} dropped" if gap.dropped else "",
+        f"{gap.lost} lost" if gap.lost else "",
+        "node restarted" if gap.restarted else "",
+    ]
+    told = ", ".join(part for part in parts if part)
+    return f"  ({told})" if told else ""
+
+
+def _status(message: LabelsMessage) -> str:
+    color = "green" if message.status is Status.OK else "red"
+    return f"[{color}]{message.status}[/]"
+
+
+def _bar(score: float) -> str:
+    filled = round(score * 10)
+    return "█" * filled + "·" * (10 - filled) + f" {score:.2f}"

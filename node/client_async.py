@@ -1,0 +1,105 @@
+"""AsyncSubscriber: `node.client.Subscriber` for asyncio. A module of its own, since loading asyncio
+takes as long as all the rest of the client."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+import zmq
+import zmq.asyncio
+
+from node.client import (
+    DEFAULT_TIMEOUT_S,
+    MOST_DRAINED,
+    Gap,
+    Inbox,
+    NoMessageError,
+    connect,
+    freshest,
+    silence,
+)
+from node.errors import EndpointError
+from node.wire.messages import DEFAULT_ENDPOINT, LabelsMessage
+
+
+class AsyncSubscriber:
+    """Subscriber for asyncio: the same, with `await` and `async for`."""
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        camera: str | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._endpoint = endpoint
+        self._inbox = Inbox(endpoint)
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        try:
+            connect(self._socket, endpoint, camera)
+        except EndpointError:
+            self.close()
+            raise
+
+    async def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
+        """As `Subscriber.latest`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            await self._drain()
+            found = freshest(self._inbox.newest(), max_age_s)
+            left_s = deadline - time.monotonic()
+            if found is not None or left_s <= 0:
+                return found
+            await self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)  # type: ignore[call-arg]  # pyzmq's stub lacks it
+
+    async def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
+        """As `Subscriber.receive`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    opened = self._inbox.open(await self._socket.recv_multipart())
+                    if opened is not None:
+                        return opened
+        except TimeoutError:
+            raise NoMessageError(silence(self._endpoint, timeout_s)) from None
+
+    async def __aiter__(self) -> AsyncIterator[tuple[LabelsMessage, Gap]]:
+        """As iterating over `Subscriber`."""
+        while True:
+            yield await self.receive(self._timeout_s)
+
+    @property
+    def rejected(self) -> int:
+        """As `Subscriber.rejected`."""
+        return self._inbox.rejected
+
+    @property
+    def last_rejection(self) -> str | None:
+        """As `Subscriber.last_rejection`."""
+        return self._inbox.last_rejection
+
+    def close(self) -> None:
+        """Lets go of the connection; twice does no harm."""
+        self._socket.close()
+        self._context.term()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _drain(self) -> None:
+        for _ in range(MOST_DRAINED):
+            if not await self._socket.poll(0, zmq.POLLIN):  # type: ignore[call-arg]  # pyzmq's stub lacks it
+                return
+            self._inbox.open(await self._socket.recv_multipart())

@@ -1,0 +1,280 @@
+"""The whole configuration as validated types, and the one way in which it is read: a TOML file,
+then `--set key=value`. Every error is one line that names file, key, value and what is allowed."""
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from node.errors import ConfigError
+from node.wire.messages import DEFAULT_ENDPOINT
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+MAX_CAMERAS = 32
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class CameraConfig(_Section):
+    """One camera, stream, video file or folder of pictures."""
+
+    name: Name = "camera"
+    source: str = Field("demo", min_length=1)
+    width: int | None = Field(None, ge=16, le=16384)
+    height: int | None = Field(None, ge=16, le=16384)
+    fps: float | None = Field(None, gt=0, le=1000)
+    fourcc: str | None = Field(None, pattern=r"^[ -~]{4}$")
+    loop: bool = False
+    at_start: Literal["require", "wait"] = "require"
+    stall_timeout_s: float = Field(0.5, ge=0.05, le=60)
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _camera_number(cls, value: object) -> object:
+        return str(value) if type(value) is int and value >= 0 else value
+
+
+class ModelConfig(_Section):
+    """Which network labels the frames, and what runs it."""
+
+    name: str = Field("efficientnet_lite0", min_length=1)
+    weights: Path | None = None
+    runtime: Literal["auto", "torch"] = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    top_k: int = Field(5, ge=1, le=1000)
+    threads: int | None = Field(None, ge=1, le=256)
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        if value is None or isinstance(value, Path):
+            return value
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"weights = {value!r}: must be the path of a file, in quotes")
+        return Path(value).expanduser()
+
+
+class WireConfig(_Section):
+    """Where the labels are broadcast."""
+
+    endpoint: str = DEFAULT_ENDPOINT
+    insecure: bool = False
+
+    @model_validator(mode="after")
+    def _only_this_host(self) -> Self:
+        check_endpoint(self.endpoint)
+        if not self.insecure and not is_loopback(self.endpoint):
+            raise ValueError(
+                f"endpoint {self.endpoint} can be reached from other computers; use ipc:// or "
+                "tcp://127.0.0.1:PORT, or write insecure = true if anybody there may read it"
+            )
+        return self
+
+
+class LogConfig(_Section):
+    """What is said on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class NodeConfig(_Section):
+    """The whole file."""
+
+    name: Name = "perception"
+    camera: tuple[CameraConfig, ...] = Field(
+        default_factory=lambda: (CameraConfig(),), min_length=1
+    )
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    wire: WireConfig = Field(default_factory=WireConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+
+    @field_validator("camera", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _cameras_apart(self) -> Self:
+        names = [camera.name for camera in self.camera]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two cameras are named {twice[0]!r}; give each [[camera]] its own")
+        if len(names) > MAX_CAMERAS:
+            raise ValueError(f"{len(names)} cameras; at most {MAX_CAMERAS}")
+        return self
+
+
+def load_config(
+    file: Path | None = None,
+    settings: Iterable[str] = (),
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> NodeConfig:
+    """The configuration in a TOML file (None: the defaults), changed by `key=value` settings, then
+    by the texts of a command's own options, by their keys.
+
+    A key is dotted, `model.top_k`; a camera is named by its name or place, `camera.front.fps`,
+    `camera.0.fps`. A value is TOML; what is not TOML is taken as text. Raises ConfigError.
+    """
+    content = _read_toml(file) if file else {}
+    where = str(file) if file else "settings"
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting}: write it as key=value, for example model.top_k=3")
+        _apply(content, key, _toml_value(text.strip()))
+        where = f"{file} with --set" if file else "--set"
+    for key, value in options.items():
+        _apply(content, key, value)
+        where = f"{file} with the options" if file else "options"
+    try:
+        return NodeConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error, content)}") from error
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raises ValueError unless `endpoint` is tcp://HOST:PORT or ipc://PATH."""
+    how = "write tcp://127.0.0.1:5570 or ipc:///run/perception.sock"
+    scheme, separator, rest = endpoint.partition("://")
+    if not separator or scheme not in ("tcp", "ipc") or not rest:
+        raise ValueError(f"endpoint {endpoint!r} is neither tcp nor ipc; {how}")
+    if scheme == "tcp":
+        match = re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):(\d{1,5})", rest)
+        if not match or int(match[2]) > 65535:
+            raise ValueError(
+                f"endpoint {endpoint!r} is not HOST:PORT with a port up to 65535; {how}"
+            )
+    elif len(rest.encode()) > 107:  # sun_path of unix(7) holds 108 bytes with the final zero
+        raise ValueError(f"endpoint {endpoint!r}: a socket's path has at most 107 bytes")
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether only processes of this host can reach `endpoint`."""
+    if endpoint.startswith("ipc://"):
+        return True
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def redacted(source: str) -> str:
+    """A source as it may be shown: without the user name and password of a URL."""
+    return re.sub(r"(\w+://)[^/\s@]*@", r"\1***@", source)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{file}: there is no such file; start from config/default.toml"
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{file} is a folder; give the TOML file in it") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}); is it TOML?") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+
+
+def _apply(content: dict[str, Any], key: str, value: object) -> None:
+    path = [part.strip() for part in key.split(".")]
+    if not all(path):
+        raise ConfigError(f"--set {key}: write the key with dots, for example model.top_k=3")
+    target: Any = content
+    for place, part in enumerate(path[:-1]):
+        target = _step(target, part, first=place == 0, key=key)
+    if not isinstance(target, dict):
+        raise ConfigError(f"--set {key}: name the camera, for example camera.0.{path[-1]}")
+    target[path[-1]] = value
+
+
+def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
+    if isinstance(target, list):
+        names = [camera.get("name", CameraConfig().name) for camera in target]
+        if part in names:
+            return target[names.index(part)]
+        if part.isdecimal() and int(part) < len(target):
+            return target[int(part)]
+        raise ConfigError(f"--set {key}: no camera {part!r}; cameras: {', '.join(names)}")
+    if not isinstance(target, dict):
+        raise ConfigError(f"--set {key}: {part!r} is inside a value, not a section")
+    return target.setdefault(part, [{}] if first and part == "camera" else {})
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
+    problem = error.errors()[0]
+    key = _dotted(problem["loc"], content)
+    value = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key (its value is {value!r}); {_nearest(problem['loc'])}"
+        case "value_error":
+            reason = str(problem["ctx"]["error"])
+            return f"{key}: {reason}" if key else reason
+        case "tuple_type":
+            return f"{key} = {_shown(value)}: write each camera as a [[camera]] section"
+        case "model_type" | "model_attributes_type":
+            return f"{key} = {_shown(value)}: must be a section, [{key}]"
+        case "string_pattern_mismatch":
+            return f"{key} = {_shown(value)}: must match {problem['ctx']['pattern']}"
+    allowed = problem["msg"].removeprefix("Input ")
+    return f"{key} = {_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
+
+
+def _shown(value: object) -> str:
+    text = redacted(repr(value))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
+    parts = [str(part) for part in location]
+    if len(location) > 1 and location[0] == "camera" and isinstance(location[1], int):
+        name = _camera_name(content, location[1])
+        parts[:2] = [f"camera.{name}" if name else f"camera.{location[1]}"]
+    return ".".join(parts)
+
+
+def _camera_name(content: Mapping[str, Any], place: int) -> str | None:
+    camera = content["camera"][place]
+    name = camera.get("name") if isinstance(camera, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    section = _section_at(location[:-1])
+    keys = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
+    allowed = f"keys here: {', '.join(keys)}"
+    return f"did you mean {near[0]}? {allowed}" if near else allowed
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    sections: dict[str, type[BaseModel]] = {
+        "camera": CameraConfig,
+        "model": ModelConfig,
+        "wire": WireConfig,
+        "log": LogConfig,
+    }
+    return sections[str(location[0])] if location else NodeConfig

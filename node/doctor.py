@@ -1,0 +1,169 @@
+"""Doctor: looks at this computer and says what is there, what is wrong, and the mend."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import zmq
+
+from node.config import NodeConfig
+from node.errors import EndpointError, PerceptionNodeError
+from node.wire.publisher import bind
+
+Verdict = Literal["ok", "note", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. mend: what to do, None where nothing has to be done."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    mend: str | None = None
+
+
+def examine(config: NodeConfig) -> Iterator[Finding]:
+    """Every finding, as it is made."""
+    yield from _computer()
+    yield from _opencv()
+    yield from _cameras()
+    yield from _torch()
+    yield from _model(config)
+    yield _endpoint(config)
+
+
+def _computer() -> Iterator[Finding]:
+    yield Finding("system", "ok", f"{platform.system()} {platform.machine()}")
+    yield Finding("python", "ok", platform.python_version())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("cpu", "ok", f"{cores} cores for this process")
+    clock = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    if clock.exists():
+        yield Finding("clock source", "ok", clock.read_text().strip())
+
+
+def _opencv() -> Iterator[Finding]:
+    both = [
+        name
+        for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
+        if _installed(name)
+    ]
+    if len(both) > 1:
+        yield Finding(
+            "opencv packages", "wrong", f"{' and '.join(both)} overwrite each other's files",
+            f"pip uninstall {' '.join(both)}, then install one of them",
+        )  # fmt: skip
+    try:
+        from node.capture.opencv import cv2
+    except PerceptionNodeError as error:
+        found, _, mend = str(error).partition("; ")
+        yield Finding("opencv", "wrong", found, mend)
+        return
+    registry = cv2.videoio_registry
+    backends = sorted(
+        {registry.getBackendName(b) for b in registry.getBackends() if registry.hasBackend(b)}
+    )
+    yield Finding("opencv", "ok", f"{cv2.__version__}, {cv2.getNumThreads()} threads")
+    yield Finding("opencv back ends", "ok", ", ".join(backends))
+    if "GSTREAMER" not in backends:
+        yield Finding(
+            "gstreamer", "note", "this OpenCV has none: sources gst:... do not work",
+            "only if you need them: an OpenCV built with -D WITH_GSTREAMER=ON",
+        )  # fmt: skip
+
+
+def _cameras() -> Iterator[Finding]:
+    devices = sorted(Path("/dev").glob("video*"))
+    if not devices:
+        yield Finding(
+            "cameras", "note", "no /dev/video* here",
+            "plug one in, or label a stream, a video, or --source demo",
+        )  # fmt: skip
+    for device in devices:
+        if os.access(device, os.R_OK | os.W_OK):
+            yield Finding("camera", "ok", f"{device}{_card(device)}")
+        else:
+            yield Finding(
+                "camera", "wrong", f"{device} may not be opened by this user",
+                "sudo usermod -aG video $USER, then log in again",
+            )  # fmt: skip
+
+
+def _card(device: Path) -> str:
+    name = Path("/sys/class/video4linux") / device.name / "name"
+    return f" ({name.read_text().strip()})" if name.exists() else ""
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+        import torchvision
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Finding(
+            "torch", "wrong", f"torch and torchvision do not load together: {error}",
+            "install the pair that the lock file names: uv sync --frozen",
+        )  # fmt: skip
+        return
+    yield Finding(
+        "runtime torch", "ok",
+        f"{torch.__version__}, torchvision {torchvision.__version__}, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+    )  # fmt: skip
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            yield Finding("gpu", "ok", f"cuda:{index} {torch.cuda.get_device_name(index)}")
+    elif Path("/dev/nvidia0").exists():
+        yield Finding(
+            "gpu", "wrong", f"an NVIDIA device, but torch {torch.__version__} cannot use it",
+            "update the driver, and see that nvidia-smi lists the GPU",
+        )  # fmt: skip
+    else:
+        yield Finding("gpu", "note", "none that torch can use: the model runs on the CPU")
+
+
+def _model(config: NodeConfig) -> Iterator[Finding]:
+    from node.perception.catalogue import entries, load_model
+
+    name, weights = config.model.name, config.model.weights
+    away = {entry.name for entry in entries() if not entry.weights_here}
+    if weights is None and name in away:
+        yield Finding(
+            "model", "note", f"{name}: its weights are not here",
+            "they are downloaded at the first start; efficientnet_lite0 needs no download",
+        )  # fmt: skip
+        return
+    try:
+        model = load_model(name, weights)
+    except PerceptionNodeError as error:
+        found, _, mend = str(error).partition("; ")
+        yield Finding("model", "wrong", found, mend or None)
+        return
+    yield Finding("model", "ok", f"{model.name}, weights here, sha256 {model.digest[:12]}")
+
+
+def _endpoint(config: NodeConfig) -> Finding:
+    endpoint = config.wire.endpoint
+    context = zmq.Context()
+    socket = context.socket(zmq.XPUB)
+    try:
+        bind(socket, endpoint)
+    except EndpointError as error:
+        found, _, mend = str(error).partition("; ")
+        return Finding("endpoint", "wrong", found, mend)
+    finally:
+        socket.close(linger=0)
+        context.term()
+    return Finding("endpoint", "ok", f"{endpoint} is free")
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

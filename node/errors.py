@@ -1,0 +1,34 @@
+"""The package's own exceptions. Each message names the thing, what is wrong with it, and the mend;
+each class carries the exit code of the command that it ends."""
+
+
+class PerceptionNodeError(Exception):
+    """Something a person can mend; commands print it as one line and exit with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(PerceptionNodeError):
+    """Bad usage or configuration: an unknown key, a wrong type, a value out of range."""
+
+    exit_code = 2
+
+
+class EndpointError(ConfigError):
+    """An endpoint that cannot be bound or connected to."""
+
+
+class SourceError(PerceptionNodeError):
+    """A camera, stream, video or picture that cannot be opened or read."""
+
+    exit_code = 3
+
+
+class ModelError(PerceptionNodeError):
+    """A model or its weights that cannot be found, fetched, read or run."""
+
+    exit_code = 3
+
+
+class MessageError(PerceptionNodeError):
+    """Received bytes that are not a message this version can read."""

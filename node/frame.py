@@ -1,0 +1,63 @@
+"""Frame: the pixels of one moment of one camera and when that moment was. What capture makes and
+perception reads."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Clock = Literal["driver", "host", "media"]
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """When a frame was captured.
+
+    unix_ns: Unix time in ns; on the clock `media` the position in the recording instead.
+    mono_ns: the same moment on CLOCK_MONOTONIC in ns, None on the clock `media`.
+    """
+
+    unix_ns: int
+    mono_ns: int | None
+    clock: Clock
+
+    @classmethod
+    def now(cls) -> "Stamp":
+        """This moment, by the host's clocks."""
+        return cls(unix_ns=time.time_ns(), mono_ns=time.monotonic_ns(), clock="host")
+
+    @classmethod
+    def from_driver(cls, driver_mono_ns: int) -> "Stamp":
+        """The moment that a camera driver wrote down on CLOCK_MONOTONIC, in ns."""
+        age_ns = time.monotonic_ns() - driver_mono_ns
+        return cls(unix_ns=time.time_ns() - age_ns, mono_ns=driver_mono_ns, clock="driver")
+
+    @classmethod
+    def at_media(cls, media_ns: int) -> "Stamp":
+        """A position in a recording that does not say when it was made."""
+        return cls(unix_ns=media_ns, mono_ns=None, clock="media")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One captured picture.
+
+    image: [height, width, 3] uint8, BGR, as OpenCV decodes.
+    frame_id: number of the captured frame of this camera, from 0.
+    stamp: None where nothing says when the picture was taken (a photograph).
+    media_ns: position in the recording, None for a live camera.
+    capture_ns: how long reading and decoding took after the stamp.
+    file: the file the picture came from, None for a camera.
+    """
+
+    image: Image
+    camera: str
+    frame_id: int
+    stamp: Stamp | None
+    media_ns: int | None
+    capture_ns: int
+    file: Path | None = None

@@ -1,0 +1,109 @@
+"""Labeller: the thread that takes frames, perceives them and sends their labels."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from node.capture.mailbox import Mailbox, Taken
+from node.wire.compose import Composer
+from node.wire.messages import Timing
+from node.wire.outgoing import Sink
+
+if TYPE_CHECKING:
+    from node.perception.perceiver import Perceiver
+
+log = logging.getLogger(__name__)
+
+
+class Labeller:
+    """Owns the model. Ends when the mailbox is finished, after `max_frames`, or at `stop`.
+
+    build: loads the model, on the labeller's thread.
+    on_labelled: called with the time from capture to the hand-over of each message, in ns.
+    """
+
+    def __init__(
+        self,
+        build: "Callable[[], Perceiver]",
+        mailbox: Mailbox,
+        composer: Composer,
+        sink: Sink,
+        stop: threading.Event,
+        *,
+        max_frames: int | None = None,
+        on_labelled: Callable[[int], None] = lambda latency_ns: None,
+    ) -> None:
+        self._build = build
+        self._mailbox = mailbox
+        self._composer = composer
+        self._sink = sink
+        self._stop = stop
+        self._max_frames = max_frames
+        self._on_labelled = on_labelled
+        self._thread = threading.Thread(target=self._run, name="perceive", daemon=True)
+        self.ready = threading.Event()
+        self.ended = threading.Event()
+        self.frames = 0
+        self.perceiver: Perceiver | None = None
+        self.failure: Exception | None = None
+
+    def start(self) -> None:
+        """Starts loading, then labelling."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Whether the thread ended in time."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            started = time.monotonic()
+            self.perceiver = self._build()
+            info = self.perceiver.info
+            log.info(
+                "model %s on %s, %s %s, ready in %.1f s",
+                info.name, info.device, info.runtime, info.precision, time.monotonic() - started,
+            )  # fmt: skip
+            self._sink.send(self._composer.info(info, self.perceiver.names))
+            self.ready.set()
+            self._label_all(self.perceiver)
+        except Exception as error:
+            self.failure = error  # raised again by the pipeline, on the thread that waits for us
+        finally:
+            self.ended.set()
+
+    def _label_all(self, perceiver: "Perceiver") -> None:
+        while not self._stop.is_set() and not self._enough():
+            taken = self._mailbox.take(timeout_s=0.2)
+            if taken is not None:
+                self._label(perceiver, taken)
+            elif self._mailbox.finished:
+                return
+
+    def _label(self, perceiver: "Perceiver", taken: Taken) -> None:
+        frame = taken.frame
+        seen = perceiver.perceive(frame.image)
+        timing = Timing(
+            capture=frame.capture_ns,
+            wait=taken.wait_ns,
+            preprocess=seen.preprocess_ns,
+            infer=seen.infer_ns,
+            postprocess=seen.postprocess_ns,
+        )
+        self._sink.send(
+            self._composer.looked(
+                frame,
+                dropped=taken.dropped,
+                timing=timing,
+                model=perceiver.info,
+                labels=seen.labels,
+            )
+        )
+        self.frames += 1
+        self._on_labelled(timing.total)
+
+    def _enough(self) -> bool:
+        return self._max_frames is not None and self.frames >= self._max_frames

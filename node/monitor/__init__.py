@@ -1,0 +1,1 @@
+"""Monitor: what the node knows of its own health."""

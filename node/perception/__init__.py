@@ -1,0 +1,1 @@
+"""Perception: from a frame's pixels to labels. Models, weights, preprocessing, runtimes."""

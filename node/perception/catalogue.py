@@ -1,0 +1,90 @@
+"""The catalogue: every model that a name stands for, and loading one."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.errors import ModelError
+from node.perception import efficientnet_lite, torchvision_models
+from node.perception.model import Model
+
+DEFAULT_MODEL = efficientnet_lite.NAME
+_MODEL_FILES = (".onnx", ".xml", ".pt2")
+_WEIGHTS_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """One model of the catalogue.
+
+    size_mb: of its weights file in MB, None where that is not known.
+    weights_here: the weights are on this machine, so no network is needed.
+    bundled: they come with the installation.
+    """
+
+    name: str
+    task: str
+    size_mb: float | None
+    parameters: int
+    weights_here: bool
+    bundled: bool
+
+
+def entries() -> list[CatalogueEntry]:
+    """All models, the default first, the others by name."""
+    return [_default_entry(), *(_torchvision_entry(name) for name in torchvision_models.names())]
+
+
+def load_model(name: str, weights: Path | None = None) -> Model:
+    """A model by its name, with its own weights or with those of a file.
+
+    Downloads the weights of torchvision's models on first use. Raises ModelError for an unknown
+    name and for weights that cannot be found, fetched or read, or that do not fit.
+    """
+    if name == efficientnet_lite.NAME:
+        return efficientnet_lite.load(weights)
+    if name in torchvision_models.names():
+        return torchvision_models.load(name, weights)
+    raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+
+
+def _default_entry() -> CatalogueEntry:
+    file = efficientnet_lite.bundled_file()
+    return CatalogueEntry(
+        name=efficientnet_lite.NAME,
+        task="classify",
+        size_mb=file.stat().st_size / 1e6 if file else None,
+        parameters=efficientnet_lite.PARAMETERS,
+        weights_here=file is not None,
+        bundled=True,
+    )
+
+
+def _torchvision_entry(name: str) -> CatalogueEntry:
+    found = torchvision_models.entry(name)
+    return CatalogueEntry(
+        name=name,
+        task="classify",
+        size_mb=found.size_mb,
+        parameters=found.parameters,
+        weights_here=found.weights_here,
+        bundled=False,
+    )
+
+
+def _why_unknown(name: str) -> str:
+    suffix = Path(name).suffix.lower()
+    if suffix in _MODEL_FILES:
+        return (
+            f"this version does not run model files ({suffix}); "
+            "give a name that `perception-node models` lists"
+        )
+    if suffix in _WEIGHTS_FILES:
+        return (
+            'is a weights file, not a model; name it with model.weights = "PATH" '
+            "and its model with model.name, as `perception-node models` lists them"
+        )
+    known = [efficientnet_lite.NAME, *torchvision_models.names()]
+    near = difflib.get_close_matches(name.lower(), known, n=3)
+    nearest = f"the nearest: {', '.join(near)}; " if near else ""
+    return f"no model has this name; {nearest}`perception-node models` lists all"

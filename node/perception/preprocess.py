@@ -1,0 +1,255 @@
+"""Preprocessing: how a model wants its picture, as data, and the fast way to make it.
+
+The definition is torchvision's Resize, CenterCrop, ToTensor, Normalize on a PIL image.
+`reference_transform` is that very transform. `Preprocessor` makes the resized and cropped uint8
+pixels on the CPU, `Normalise` does the rest as part of the network that a runtime runs.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from torch import nn
+from torchvision import transforms
+
+from node.frame import Image
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+_SUPPORT_PX: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
+"""Half the width of each filter at scale 1, as in Pillow's Resample.c."""
+_RESIZE: dict[Interpolation, Callable[..., torch.Tensor]] = {
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+}
+_PIL_MODE = {
+    "bilinear": transforms.InterpolationMode.BILINEAR,
+    "bicubic": transforms.InterpolationMode.BICUBIC,
+}
+_MAX_SHIFT = 0.0005
+"""Largest shift of the picture that a cheaper crop may cost, in pixels of the coarser grid: even
+in pure noise, where neighbours differ by 85 grey levels, a twentieth of a grey level."""
+_KEPT_PLANS = 8
+"""Frame sizes whose geometry and buffers are kept; cameras have one, a folder has many."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessSpec:
+    """How one model wants its picture.
+
+    resize_short_px: the shorter side after the resize, which keeps the aspect ratio.
+    crop_px: (height, width) of the centre crop, padded with black where the picture is smaller.
+    interpolation: filter of the resize, always antialiased, as PIL does it.
+    mean, std: RGB, on a scale of 0 to 1; the network gets (pixel / 255 - mean) / std.
+    """
+
+    resize_short_px: int
+    crop_px: tuple[int, int]
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def reference_transform(spec: PreprocessSpec) -> Callable[[PILImage.Image], torch.Tensor]:
+    """torchvision's transform of a PIL RGB image to [3, crop_h, crop_w] float32: what is right."""
+    compose: Callable[[PILImage.Image], torch.Tensor] = transforms.Compose(
+        [
+            transforms.Resize(spec.resize_short_px, _PIL_MODE[spec.interpolation]),
+            transforms.CenterCrop(spec.crop_px),
+            transforms.ToTensor(),
+            transforms.Normalize(spec.mean, spec.std),
+        ]
+    )
+    return compose
+
+
+class Normalise(nn.Module):
+    """From the pixels that `Preprocessor` makes to the network's input; part of every graph."""
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, spec: PreprocessSpec) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (spec.mean, spec.std))
+        scale, offset = 1 / (255 * std), -mean / std
+        self.register_buffer("scale", scale.float().view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("offset", offset.float().view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, h, w, 3] uint8 BGR to [n, 3, h, w] RGB in this module's dtype, channels last."""
+        rgb = pixels.flip(3).permute(0, 3, 1, 2)
+        return rgb.to(self.scale.dtype) * self.scale + self.offset
+
+
+class Preprocessor:
+    """Resizes and crops frames for one model, on the CPU.
+
+    Owned by one thread. Geometry and buffers are made once per frame size. The result of a call
+    lives in such a buffer: the next call overwrites it, so use or copy it before.
+    """
+
+    def __init__(self, spec: PreprocessSpec) -> None:
+        self.spec = spec
+        self._plans: OrderedDict[tuple[int, int], _Plan] = OrderedDict()
+
+    def __call__(self, image: Image) -> torch.Tensor:
+        """The model's view of a frame.
+
+        image: [height, width, 3] uint8 BGR, of any size from 1x1 and any strides.
+        Returns [1, crop_h, crop_w, 3] uint8 BGR, contiguous, valid until the next call. The mean
+        difference to the reference transform is under 0.1 grey level.
+        Raises ValueError for another shape or dtype.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise ValueError(
+                f"image: shape {image.shape}, dtype {image.dtype}; "
+                "give [height, width, 3] uint8 BGR, at least 1x1"
+            )
+        plan = self._plan(image.shape[0], image.shape[1])
+        return plan.run(_contiguous(image))
+
+    def _plan(self, height: int, width: int) -> "_Plan":
+        size = (height, width)
+        if size in self._plans:
+            self._plans.move_to_end(size)
+            return self._plans[size]
+        if len(self._plans) >= _KEPT_PLANS:
+            self._plans.popitem(last=False)
+        plan = self._plans[size] = _Plan(self.spec, height, width)
+        return plan
+
+
+def _contiguous(image: Image) -> Image:
+    # torch.from_numpy warns of arrays that it cannot write to; nobody writes to these.
+    return np.ascontiguousarray(image) if image.flags.writeable else image.copy()
+
+
+class _Plan:
+    """Geometry and buffers for frames of one size.
+
+    A crop of the resized picture needs only a part of the frame. The frame's pixels from the
+    crop's first one on are read as a picture of the frame's full width (each row runs over into
+    the next one's beginning), which needs no copy; the resize gets the true scale, and stops
+    where the crop ends, so what lies beyond is never looked at.
+    """
+
+    def __init__(self, spec: PreprocessSpec, height: int, width: int) -> None:
+        resized_h, resized_w = _resized_size(spec.resize_short_px, height, width)
+        support_px = _SUPPORT_PX[spec.interpolation]
+        rows = _Axis.plan(height, resized_h, spec.crop_px[0], support_px)
+        # A row that starts late runs over its end, which the frame's last row cannot.
+        vertical_first = _vertical_first((height, width), (resized_h, resized_w))
+        offset_allowed = rows.start + rows.length < height and not vertical_first
+        columns = _Axis.plan(width, resized_w, spec.crop_px[1], support_px, offset_allowed)
+
+        row_bytes = width * 3
+        self._shape = (1, 3, rows.length, width)
+        self._strides = (rows.length * row_bytes, 1, row_bytes, 3)
+        self._offset = rows.start * row_bytes + columns.start * 3
+        self._zooms = (1 / rows.scale, 1 / columns.scale)
+        self._resize = _RESIZE[spec.interpolation]
+
+        self._between = _picture(rows.resized, width) if vertical_first else None
+        self._resized = _picture(rows.resized, columns.resized)
+        self._cropped = self._resized.permute(0, 2, 3, 1)[:, rows.crop, columns.crop]
+        self._result = torch.zeros((1, *spec.crop_px, 3), dtype=torch.uint8)
+        self._unpadded = self._result[:, rows.unpadded, columns.unpadded]
+
+    def run(self, image: Image) -> torch.Tensor:
+        """[height, width, 3] uint8, contiguous, to the result of `Preprocessor.__call__`."""
+        pixels = torch.from_numpy(image)
+        source = torch.as_strided(pixels, self._shape, self._strides, self._offset)
+        # The kernel leaves out the pass along an axis that keeps its size.
+        if self._between is not None:
+            source = self._resize_into(self._between, source)
+        self._resize_into(self._resized, source)
+        self._unpadded.copy_(self._cropped)
+        return self._result
+
+    def _resize_into(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        height, width = target.shape[2:]
+        return self._resize(source, [height, width], False, *self._zooms, out=target)
+
+
+def _picture(height: int, width: int) -> torch.Tensor:
+    """[1, 3, height, width] uint8 in channels-last memory."""
+    return torch.empty((1, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+
+
+def _vertical_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
+    """Whether Pillow (from 13 on, ImagingResampleInner) resizes this along the height first: it
+    rounds to whole grey levels in between, so the order shows. Sizes are (height, width) in px."""
+    lost_h, lost_w = size[0] - resized[0], size[1] - resized[1]
+    return lost_h > max(0, 2 * lost_w)
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """One axis of the resize and crop.
+
+    start, length: the part of the frame that is read, in frame pixels.
+    scale: frame pixels per resized pixel.
+    resized: how many resized pixels to compute from `start` on.
+    crop: which of these the crop keeps; unpadded: where in the result they go.
+    """
+
+    start: int
+    length: int
+    scale: float
+    resized: int
+    crop: slice
+    unpadded: slice
+
+    @classmethod
+    def plan(
+        cls, size: int, resized: int, crop: int, support_px: int, offset_allowed: bool = True
+    ) -> "_Axis":
+        """size: of the frame; resized, crop: of the resized picture and of the crop, all in px."""
+        kept = min(crop, resized)
+        first = int(round((resized - kept) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
+        scale = size / resized
+        reach = math.ceil(support_px * max(scale, 1) / scale) + 2
+        end_free = resized - (first + kept) >= reach
+        margin = _margin(first, size, resized, reach) if offset_allowed and end_free else first
+        start = round((first - margin) * size / resized)
+        end = math.ceil((first + kept + reach) * scale)
+        length = min(size, end) - start
+        computed = margin + kept
+        # The kernel takes equal sizes for "nothing to do", whatever the scale says.
+        if scale != 1 and computed in (length, size):
+            computed += 1
+            if computed in (length, size):
+                computed += 1
+        padding = (crop - kept) // 2
+        return cls(
+            start=start,
+            length=length,
+            scale=scale,
+            resized=computed,
+            crop=slice(margin, margin + kept),
+            unpadded=slice(padding, padding + kept),
+        )
+
+
+def _margin(first: int, size: int, resized: int, reach: int) -> int:
+    """How many resized pixels before `first` to compute too, so that the part of the frame that
+    is read begins at a whole pixel: the fewest that shift the picture by at most `_MAX_SHIFT` and
+    leave the crop's first pixel the `reach` of its filter. All of them, where none do: exact."""
+    margins = np.arange(reach, first)
+    starts = (first - margins) * size
+    shifts = np.abs((starts + resized // 2) % resized - resized // 2) / resized
+    good = margins[shifts <= _MAX_SHIFT * max(1.0, size / resized)]
+    return int(good[0]) if good.size else first
+
+
+def _resized_size(short_px: int, height: int, width: int) -> tuple[int, int]:
+    """(height, width) after torchvision's Resize(short_px), by its rounding."""
+    if height <= width:
+        return short_px, int(short_px * width / height)
+    return int(short_px * height / width), short_px

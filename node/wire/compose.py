@@ -1,0 +1,136 @@
+"""Composer: turns what the node did into the messages of one session of one node."""
+
+import secrets
+from dataclasses import dataclass
+
+from node.frame import Frame
+from node.wire.messages import (
+    CameraHealth,
+    HealthMessage,
+    ImageSize,
+    InfoMessage,
+    Label,
+    LabelsMessage,
+    Latency,
+    ModelInfo,
+    NodeState,
+    Status,
+    Timing,
+    boot_id,
+    topic,
+)
+from node.wire.outgoing import Envelope, Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the process uses. cpu: seconds of CPU time per second."""
+
+    rss_bytes: int
+    cpu: float
+    uptime_s: float
+    subscribers: int
+
+
+class Composer:
+    """Makes messages for the sink. Stateless but for the names; safe to call from any thread."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.session = secrets.token_hex(8)
+
+    def looked(
+        self,
+        frame: Frame,
+        *,
+        dropped: int,
+        timing: Timing,
+        model: ModelInfo,
+        labels: tuple[Label, ...],
+    ) -> Outgoing:
+        """The labels of a frame."""
+        stamp = frame.stamp
+        live = stamp is not None and stamp.mono_ns is not None
+        height, width = frame.image.shape[:2]
+
+        def seal(envelope: Envelope) -> LabelsMessage:
+            return LabelsMessage(
+                node=self.node,
+                camera=frame.camera,
+                session=self.session,
+                seq=envelope.seq,
+                status=Status.OK,
+                frame_id=frame.frame_id,
+                stamp_ns=stamp.unix_ns if stamp else None,
+                clock=stamp.clock if stamp else None,
+                stamp_mono_ns=stamp.mono_ns if stamp else None,
+                boot_id=boot_id() if live else None,
+                published_ns=envelope.published_ns,
+                published_mono_ns=envelope.published_mono_ns if live else None,
+                media_ns=frame.media_ns,
+                timing_ns=timing,
+                dropped=dropped,
+                model=model,
+                image=ImageSize(width, height),
+                labels=labels,
+            )
+
+        return Outgoing(topic("labels", frame.camera), seal)
+
+    def blind(self, camera: str, status: Status) -> Outgoing:
+        """That a camera's labels are missing, and why."""
+
+        def seal(envelope: Envelope) -> LabelsMessage:
+            return LabelsMessage(
+                node=self.node,
+                camera=camera,
+                session=self.session,
+                seq=envelope.seq,
+                status=status,
+                boot_id=boot_id(),
+                published_ns=envelope.published_ns,
+                published_mono_ns=envelope.published_mono_ns,
+            )
+
+        return Outgoing(topic("labels", camera), seal)
+
+    def health(
+        self,
+        state: NodeState,
+        cameras: tuple[CameraHealth, ...],
+        latency: Latency | None,
+        usage: Usage,
+    ) -> Outgoing:
+        """How the node is."""
+
+        def seal(envelope: Envelope) -> HealthMessage:
+            return HealthMessage(
+                node=self.node,
+                session=self.session,
+                seq=envelope.seq,
+                published_ns=envelope.published_ns,
+                state=state,
+                cameras=cameras,
+                latency_ns=latency,
+                rss_bytes=usage.rss_bytes,
+                cpu=usage.cpu,
+                uptime_s=usage.uptime_s,
+                subscribers=usage.subscribers,
+            )
+
+        return Outgoing(topic("health", self.node), seal)
+
+    def info(self, model: ModelInfo, names: tuple[str, ...]) -> Outgoing:
+        """What the label ids mean."""
+
+        def seal(envelope: Envelope) -> InfoMessage:
+            return InfoMessage(
+                node=self.node,
+                session=self.session,
+                seq=envelope.seq,
+                published_ns=envelope.published_ns,
+                model=model,
+                names=names,
+            )
+
+        return Outgoing(topic("info", self.node), seal)

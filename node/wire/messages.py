@@ -1,0 +1,337 @@
+"""The message schema, in one place: publisher, client, commands and recordings all use it.
+
+Imports msgpack and the standard library only, since control code on other computers loads it.
+"""
+
+import functools
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from node.errors import MessageError
+
+SCHEMA = 1
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""Longest message a reader accepts, in bytes: far above a full label list, far below harm."""
+
+
+class Status(StrEnum):
+    """Whether a camera's labels are what was seen, or why there are none."""
+
+    OK = "ok"
+    NO_CAMERA = "no_camera"
+    STALLED = "stalled"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One class of the model. score: probability, 0 to 1."""
+
+    id: int
+    name: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Durations in ns. capture: stamp to decoded frame; wait: in the mailbox."""
+
+    capture: int
+    wait: int
+    preprocess: int
+    infer: int
+    postprocess: int
+
+    @property
+    def total(self) -> int:
+        """Capture to message, in ns."""
+        return self.capture + self.wait + self.preprocess + self.infer + self.postprocess
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What labelled the frame. digest: sha256 of the weights file, hexadecimal."""
+
+    name: str
+    task: str
+    runtime: str
+    precision: str
+    device: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """Size of the captured frame in pixels."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsMessage:
+    """One message of `labels/<camera>/`; README's message table explains every field.
+
+    With a status other than `ok` the frame's own fields are None and `labels` is empty: the node
+    did not look, which is not the same as having seen nothing.
+    """
+
+    schema: int = SCHEMA
+    node: str
+    camera: str
+    session: str
+    seq: int
+    status: Status
+    degraded: tuple[str, ...] = ()
+    frame_id: int | None = None
+    stamp_ns: int | None = None
+    clock: str | None = None
+    stamp_mono_ns: int | None = None
+    boot_id: str | None = None
+    published_ns: int
+    published_mono_ns: int | None = None
+    media_ns: int | None = None
+    timing_ns: Timing | None = None
+    dropped: int = 0
+    model: ModelInfo | None = None
+    settings: int = 0
+    image: ImageSize | None = None
+    labels: tuple[Label, ...] = ()
+    retained: bool = False
+
+    @property
+    def best(self) -> Label | None:
+        """The label with the highest score; None when there is none."""
+        return self.labels[0] if self.labels else None
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the frame was captured, or since a message without a frame was sent.
+
+        On the host of the node this is exact, whatever happens to the wall clock
+        (CLOCK_MONOTONIC, one boot id); elsewhere it is as good as the synchronisation of the two
+        clocks. A replay's stamp says nothing about now, so there the age is that of the work:
+        the time since publishing plus the durations before it.
+        """
+        if self.clock == "media" or self.stamp_ns is None:
+            before_ns = self.timing_ns.total if self.timing_ns else 0
+            return _elapsed_s(self.published_ns, self.published_mono_ns, self.boot_id) + (
+                before_ns / 1e9
+            )
+        return _elapsed_s(self.stamp_ns, self.stamp_mono_ns, self.boot_id)
+
+
+MessageKind = Literal["labels", "health", "info"]
+NodeState = Literal["starting", "running", "degraded", "stalled", "stopping"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraHealth:
+    """One camera in the health message. fps: frames captured a second, over the last second."""
+
+    camera: str
+    status: Status
+    fps: float
+    width: int | None
+    height: int | None
+    pixel_format: str | None
+    newest_frame_age_s: float | None
+    frames: int
+    dropped: int
+    reconnects: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Capture to publish over the last second, in ns."""
+
+    p50: int
+    p99: int
+    maximum: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthMessage:
+    """One message of `health/<node>/`, once a second. cpu: seconds of CPU time per second."""
+
+    schema: int = SCHEMA
+    node: str
+    session: str
+    seq: int
+    published_ns: int
+    state: NodeState
+    cameras: tuple[CameraHealth, ...]
+    latency_ns: Latency | None
+    rss_bytes: int
+    cpu: float
+    uptime_s: float
+    subscribers: int
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoMessage:
+    """One message of `info/<node>/`: what the label ids mean. names[i] is the name of id i."""
+
+    schema: int = SCHEMA
+    node: str
+    session: str
+    seq: int
+    published_ns: int
+    model: ModelInfo
+    names: tuple[str, ...]
+    retained: bool = False
+
+
+Message = LabelsMessage | HealthMessage | InfoMessage
+
+_KINDS: Mapping[str, type[LabelsMessage] | type[HealthMessage] | type[InfoMessage]] = {
+    "labels": LabelsMessage,
+    "health": HealthMessage,
+    "info": InfoMessage,
+}
+
+
+def topic(kind: MessageKind, name: str) -> bytes:
+    """`labels/<camera>/`: the closing slash keeps a prefix from matching a longer name."""
+    return f"{kind}/{name}/".encode()
+
+
+def topic_of(message: Message) -> bytes:
+    """The topic that a message goes out on."""
+    match message:
+        case LabelsMessage():
+            return topic("labels", message.camera)
+        case HealthMessage():
+            return topic("health", message.node)
+        case InfoMessage():
+            return topic("info", message.node)
+
+
+def to_map(message: Message) -> dict[str, Any]:
+    """The message as the map that travels; the same keys in msgpack and in JSON."""
+    return asdict(message)
+
+
+def encode(message: Message) -> list[bytes]:
+    """The two parts of a message: topic, msgpack map."""
+    return [topic_of(message), msgpack.packb(to_map(message))]
+
+
+def to_json(message: Message, **extra: str) -> str:
+    """The message as one line of JSON, followed by `extra`."""
+    return json.dumps({**to_map(message), **extra}, ensure_ascii=False)
+
+
+def decode(parts: list[bytes]) -> Message:
+    """The message in the two parts that were received.
+
+    Unknown keys are ignored. Raises MessageError for anything that is not a message of this
+    schema: wrong parts, not msgpack, a missing key, a wrong type, a newer schema.
+    """
+    if len(parts) != 2:
+        raise MessageError(f"a message has {len(parts)} parts where schema {SCHEMA} has 2")
+    head, body = parts
+    kind = head.partition(b"/")[0].decode("ascii", "replace")
+    if kind not in _KINDS:
+        raise MessageError(f"topic {head[:40]!r} is none of {', '.join(_KINDS)}")
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"{len(body)} bytes on {head[:40]!r}; at most {MAX_MESSAGE_BYTES}")
+    try:
+        content = msgpack.unpackb(body, strict_map_key=True, max_ext_len=0)
+    except Exception as error:  # msgpack raises ValueErrors and its own kinds; all mean this
+        raise MessageError(f"{len(body)} bytes on {head[:40]!r} are not msgpack") from error
+    return from_map(kind, content)
+
+
+def from_map(kind: str, content: object) -> Message:
+    """The message in a decoded map; raises MessageError as `decode` does."""
+    if not isinstance(content, Mapping):
+        raise MessageError(f"a {kind} message is a map, this is {type(content).__name__}")
+    schema = content.get("schema")
+    if type(schema) is not int:
+        raise MessageError(f"a {kind} message without a schema number")
+    if schema > SCHEMA:
+        raise MessageError(
+            f"a {kind} message of schema {schema}, newer than the {SCHEMA} read here: "
+            "update perception-node on this computer"
+        )
+    built = _build(_KINDS[kind], content, kind)
+    assert isinstance(built, LabelsMessage | HealthMessage | InfoMessage)
+    return built
+
+
+@functools.cache
+def _field_types(cls: type) -> tuple[tuple[str, Any, bool], ...]:
+    hints = get_type_hints(cls)
+    return tuple((f.name, hints[f.name], f.default is MISSING) for f in fields(cls))
+
+
+def _build(cls: type, content: Mapping[Any, Any], where: str) -> object:
+    values = {}
+    for name, hint, required in _field_types(cls):
+        if name in content:
+            values[name] = _value(hint, content[name], f"{where}.{name}")
+        elif required:
+            raise MessageError(f"{where}.{name} is missing")
+    return cls(**values)
+
+
+def _value(hint: Any, raw: Any, where: str) -> Any:
+    """`raw` as the type `hint`, strictly; raises MessageError."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        if raw is None:
+            return None
+        return _value(next(a for a in get_args(hint) if a is not type(None)), raw, where)
+    if origin is tuple:
+        if not isinstance(raw, list | tuple):
+            raise MessageError(f"{where} is {type(raw).__name__}, not a list")
+        item = get_args(hint)[0]
+        return tuple(_value(item, entry, where) for entry in raw)
+    if origin is Literal:
+        if raw not in get_args(hint):
+            raise MessageError(f"{where} is {raw!r}, none of {', '.join(get_args(hint))}")
+        return raw
+    if hint is Status:
+        if raw not in tuple(Status):
+            raise MessageError(f"{where} is {raw!r}, none of {', '.join(Status)}")
+        return Status(raw)
+    if hint is float and type(raw) in (int, float) and math.isfinite(raw):
+        return float(raw)
+    if hint in (int, str, bool) and type(raw) is hint:
+        return raw
+    if hint not in (int, str, bool, float) and isinstance(raw, Mapping):
+        return _build(hint, raw, where)
+    raise MessageError(f"{where} is {raw!r:.40}, not {getattr(hint, '__name__', hint)}")
+
+
+def retained(message: Message) -> Message:
+    """The same message, marked as sent again for a late joiner."""
+    return replace(message, retained=True)
+
+
+@functools.cache
+def boot_id() -> str | None:
+    """This host's boot id, which says whose CLOCK_MONOTONIC a stamp is on; None off Linux."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _elapsed_s(unix_ns: int, mono_ns: int | None, boot: str | None) -> float:
+    if mono_ns is not None and boot is not None and boot == boot_id():
+        return (time.monotonic_ns() - mono_ns) / 1e9
+    return (time.time_ns() - unix_ns) / 1e9

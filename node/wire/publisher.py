@@ -1,0 +1,225 @@
+"""Publisher: the thread that owns the XPUB socket, and everything that touches it."""
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from pathlib import Path
+
+import zmq
+
+from node.errors import EndpointError
+from node.wire.messages import Message, encode, retained
+from node.wire.outgoing import Observer, Outgoing, Sequencer
+
+OUTBOX = 64
+"""Messages between the threads that make them and the socket. The socket never blocks in live use,
+so this fills only when the machine stands still."""
+SEND_HIGH_WATER_MARK = 256
+"""Messages kept for one slow subscriber before its newest are lost to it (about 0.2 MB)."""
+RETAIN_PERIOD_S = 0.1
+"""Retained messages go to all who subscribe to a topic, so at most this often, whoever joins."""
+_JOINED, _LEFT = 1, 0
+
+
+class Publisher:
+    """Broadcasts messages on one endpoint.
+
+    Live, a subscriber that does not keep up loses messages and costs nobody anything. With
+    `lossless` its backpressure holds the sender instead, until it reads or goes. Binding happens
+    in the constructor, which raises EndpointError.
+
+    observer: called with each message after it was handed to the socket.
+    """
+
+    def __init__(
+        self, endpoint: str, *, lossless: bool = False, observer: Observer | None = None
+    ) -> None:
+        self._endpoint = endpoint
+        self._lossless = lossless
+        self._observer = observer
+        self._outbox: queue.Queue[Outgoing] = queue.Queue(OUTBOX)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._closing = threading.Event()
+        self._give_up = threading.Event()
+        self._newest: dict[bytes, Message] = {}
+        self._retain_wanted: set[bytes] = set()
+        self._retained_at: dict[bytes, float] = {}
+        self._subscriptions = 0
+        self._failure: Exception | None = None
+        self._bound = False
+        bound: queue.Queue[EndpointError | None] = queue.Queue()
+        self._thread = threading.Thread(
+            target=self._run, args=(bound,), name="publish", daemon=True
+        )
+        self._thread.start()
+        error = bound.get()
+        if error is not None:
+            self._thread.join()
+            raise error
+
+    @property
+    def subscriptions(self) -> int:
+        """Topics subscribed to by somebody now."""
+        return self._subscriptions
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Hands a message to the publisher's thread; any thread may.
+
+        Raises what ended that thread, should it have failed (an observer that cannot write).
+        """
+        while not self._closing.is_set():
+            if self._failure is not None:
+                raise self._failure
+            try:
+                self._outbox.put(outgoing, timeout=0.1)
+            except queue.Full:
+                continue
+            self._wake()
+            return
+
+    def wait_for_subscriber(self, stop: threading.Event) -> None:
+        """Returns when somebody subscribes, or the stop event is set."""
+        while not self._subscriptions and not stop.wait(0.02):
+            pass
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Sends what was taken, lets go of the endpoint; after `timeout_s` what is left is lost."""
+        self._closing.set()
+        self._wake()
+        self._thread.join(timeout_s)
+        self._give_up.set()
+        self._thread.join(timeout_s)
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):  # a full pipe wakes it just as well
+            self._wake_writer.send(b"\0")
+
+    def _run(self, bound: "queue.Queue[EndpointError | None]") -> None:
+        context = zmq.Context()
+        xpub = context.socket(zmq.XPUB)
+        try:
+            xpub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
+            xpub.setsockopt(zmq.XPUB_VERBOSER, 1)  # each joiner is told, not only a topic's first
+            xpub.setsockopt(zmq.XPUB_NODROP, int(self._lossless))
+            xpub.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+            xpub.setsockopt(zmq.MAXMSGSIZE, 1024)  # all that a subscriber may send: subscriptions
+            xpub.setsockopt(zmq.LINGER, 1000 if self._lossless else 100)
+            try:
+                bind(xpub, self._endpoint)
+            except EndpointError as error:
+                bound.put(error)
+                return
+            self._bound = True
+            bound.put(None)
+            self._serve(xpub)
+        except Exception as error:
+            self._failure = error  # raised again where the next message is sent
+        finally:
+            xpub.close()
+            context.term()
+            if self._bound:
+                _remove_socket_file(self._endpoint)
+
+    def _serve(self, xpub: "zmq.Socket[bytes]") -> None:
+        sequencer = Sequencer()
+        poller = zmq.Poller()
+        poller.register(xpub, zmq.POLLIN)
+        poller.register(self._wake_reader, zmq.POLLIN)
+        while not (self._closing.is_set() and self._outbox.empty()) and not self._give_up.is_set():
+            poller.poll(20 if self._retain_wanted else 1000)
+            with contextlib.suppress(BlockingIOError):
+                self._wake_reader.recv(4096)
+            self._hear(xpub)
+            while not self._give_up.is_set():
+                try:
+                    outgoing = self._outbox.get_nowait()
+                except queue.Empty:
+                    break
+                message = sequencer.seal(outgoing)
+                self._hand_over(xpub, message)
+                self._newest[outgoing.topic] = message
+                self._retain_wanted.discard(outgoing.topic)  # joiners have this one
+                if self._observer is not None:
+                    self._observer(message)
+            self._retain(xpub)
+
+    def _hand_over(self, xpub: "zmq.Socket[bytes]", message: Message) -> None:
+        parts = encode(message)
+        while not self._give_up.is_set():
+            try:
+                xpub.send_multipart(parts, zmq.NOBLOCK)
+            except zmq.Again:  # lossless only: a subscriber's pipe is full
+                self._hear(xpub)
+                self._give_up.wait(0.001)
+                continue
+            return
+
+    def _hear(self, xpub: "zmq.Socket[bytes]") -> None:
+        """Reads who joined and left."""
+        while xpub.poll(0, zmq.POLLIN):
+            request = xpub.recv(zmq.NOBLOCK)
+            if not request or request[0] not in (_JOINED, _LEFT):
+                continue
+            if request[0] == _LEFT:
+                self._subscriptions = max(0, self._subscriptions - 1)
+                continue
+            self._subscriptions += 1
+            prefix = request[1:]
+            self._retain_wanted.update(t for t in self._newest if t.startswith(prefix))
+
+    def _retain(self, xpub: "zmq.Socket[bytes]") -> None:
+        """Sends the newest message of the topics that somebody joined once more."""
+        now = time.monotonic()
+        for topic in tuple(self._retain_wanted):
+            if now - self._retained_at.get(topic, -RETAIN_PERIOD_S) >= RETAIN_PERIOD_S:
+                self._retain_wanted.discard(topic)
+                self._retained_at[topic] = now
+                self._hand_over(xpub, retained(self._newest[topic]))
+
+
+def bind(xpub: "zmq.Socket[bytes]", endpoint: str) -> None:
+    """Binds, or raises EndpointError saying why not."""
+    if endpoint.startswith("ipc://") and _is_served(endpoint.removeprefix("ipc://")):
+        raise EndpointError(_in_use(endpoint))  # libzmq would take the path away from its owner
+    try:
+        xpub.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            raise EndpointError(_in_use(endpoint)) from error
+        raise EndpointError(
+            f"endpoint {endpoint} cannot be bound: {error.strerror}; "
+            "use an address of this computer, or a folder that this user may write to"
+        ) from error
+
+
+def _remove_socket_file(endpoint: str) -> None:
+    """libzmq leaves the file of an ipc endpoint behind."""
+    path = endpoint.removeprefix("ipc://")
+    if path != endpoint and not path.startswith("@"):
+        Path(path).unlink(missing_ok=True)
+
+
+def _in_use(endpoint: str) -> str:
+    return (
+        f"endpoint {endpoint} is in use, perhaps by a node that still runs; "
+        "stop that one or choose another with --endpoint"
+    )
+
+
+def _is_served(path: str) -> bool:
+    """Whether a process listens on a unix socket; a file left by a killed one does not count."""
+    if path.startswith("@"):  # Linux's abstract namespace: no file
+        path = "\0" + path[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,89 @@
+"""Fixtures that start the real commands in real processes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+COMMAND = [sys.executable, "-m", "node"]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photographs and videos with true labels."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the photographs and videos with true labels are not beside the project: {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def perception_node() -> Run:
+    """Runs a command to its end."""
+
+    def run(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            cwd=ROOT,
+        )
+
+    return run
+
+
+@pytest.fixture
+def start_node() -> Iterator[Start]:
+    """Starts a command in the background; what still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            **options,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def ipc(tmp_path: Path) -> str:
+    """An endpoint nobody else uses."""
+    return f"ipc://{tmp_path}/labels.ipc"
+
+
+@pytest.fixture
+def tcp() -> str:
+    """A loopback endpoint that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def stop(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> tuple[int, float]:
+    """Sends a signal and waits; the exit code, and how long the end took in seconds."""
+    started = time.monotonic()
+    os.kill(process.pid, number)
+    code = process.wait(timeout=10)
+    return code, time.monotonic() - started
