@@ -47,7 +47,8 @@ class ModelConfig(_Section):
 
     name: str = Field("efficientnet_lite0", min_length=1)
     weights: Path | None = None
-    runtime: Literal["auto", "torch"] = "auto"
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     top_k: int = Field(5, ge=1, le=1000)
     threads: int | None = Field(None, ge=1, le=256)

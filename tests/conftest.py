@@ -23,8 +23,18 @@ Start = Callable[..., subprocess.Popen[str]]
 def shared_data() -> Path:
     """The folder of real photographs and videos with true labels."""
     if not SHARED.is_dir():
-        pytest.skip(f"the photographs and videos with true labels are not beside the project: {SHARED}")
+        pytest.skip(
+            f"the photographs and videos with true labels are not beside the project: {SHARED}"
+        )
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of exported models for all tests, and none of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder
 
 
 @pytest.fixture

@@ -62,9 +62,7 @@ def test_replay_labels_every_frame_the_same_at_any_speed(
     assert [of_the_recording(m) for m in fast] == [of_the_recording(m) for m in paced]
 
 
-def test_replay_expect_tells_a_difference(
-    perception_node: Run, clip: Path, tmp_path: Path
-) -> None:
+def test_replay_expect_tells_a_difference(perception_node: Run, clip: Path, tmp_path: Path) -> None:
     golden = tmp_path / "golden.jsonl"
     assert perception_node("replay", clip, "--speed", "max", "--jsonl", golden).returncode == 0
     same = perception_node("replay", clip, "--speed", "max", "--expect", golden)
@@ -336,5 +334,3 @@ def test_the_example_configurations_are_valid(perception_node: Run, file: Path) 
     assert done.returncode == 0, done.stderr
     assert "is valid" in done.stdout
     assert "password" not in done.stdout
-
-

@@ -16,10 +16,10 @@ from node.frame import Image, Stamp
 WIDTH, HEIGHT, FPS = 640, 480, 30.0
 SECONDS_A_PICTURE = 3.0
 
-# Photographs in scikit-image that show a class of ImageNet, and that the default model names rightly
-# in every view below (a test holds it): a cup of espresso and a photographer's tripod. Left out: the
-# cat, which it calls an Egyptian cat as soon as the view moves; the motorcycle and the astronaut,
-# for which ImageNet has no class.
+# Photographs in scikit-image that show a class of ImageNet, and that the default model names
+# rightly in every view below (a test holds it): a cup of espresso and a photographer's tripod. Left
+# out: the cat, which it calls an Egyptian cat as soon as the view moves; the motorcycle and the
+# astronaut, for which ImageNet has no class.
 PICTURES = {"coffee.png": "espresso", "camera.png": "tripod"}
 
 

@@ -20,7 +20,7 @@ CONFIG = click.option(
     help="TOML configuration; config/default.toml explains every key.",
 )  # fmt: skip
 MODEL = click.option("--model", metavar="NAME", help="A name that `perception-node models` lists.")
-RUNTIME = click.option("--runtime", metavar="NAME", help="auto or torch.")
+RUNTIME = click.option("--runtime", metavar="NAME", help="auto, torch, onnxruntime or openvino.")
 ENDPOINT = click.option("--endpoint", metavar="EP", help="tcp://127.0.0.1:PORT or ipc://PATH.")
 SETTINGS = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",

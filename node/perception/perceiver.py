@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from node.config import ModelConfig
-from node.errors import ModelError
 from node.frame import Image
 from node.perception.catalogue import load_model
 from node.perception.classify import top_labels
 from node.perception.model import Model
 from node.perception.preprocess import Preprocessor
 from node.perception.runtime import Runtime
-from node.perception.torch_runtime import TorchRuntime
+from node.perception.runtimes import build_runtime
 from node.wire.messages import Label, ModelInfo
 
 
@@ -58,24 +57,17 @@ class Perceiver:
 
 def build_perceiver(config: ModelConfig) -> Perceiver:
     """Loads the configured model and warms it up. Raises ModelError."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     model = load_model(config.name, config.weights)
-    perceiver = Perceiver(model, TorchRuntime(model, _device(config.device)), top_k=config.top_k)
+    runtime = build_runtime(model, config)
+    if runtime.info.runtime != "torch":
+        # Only the preprocessing is torch's then, which one thread does fastest: a second pool of
+        # threads would fight the runtime's for the same cores.
+        torch.set_num_threads(1)
+    elif config.threads is not None:
+        torch.set_num_threads(config.threads)
+    perceiver = Perceiver(model, runtime, top_k=config.top_k)
     height, width = model.preprocess.crop_px
     black = torch.zeros(height, width, 3, dtype=torch.uint8).numpy()
     for _ in range(2):  # the first pass allocates, the second runs as all later ones
         perceiver.perceive(black)
     return perceiver
-
-
-def _device(wanted: str) -> str:
-    available = torch.cuda.is_available()
-    if wanted == "auto":
-        return "cuda" if available else "cpu"
-    if wanted.startswith("cuda") and not available:
-        raise ModelError(
-            f"model.device = '{wanted}': this computer has no GPU that torch {torch.__version__} "
-            "can use; write \"auto\" or \"cpu\", and see perception-node doctor"
-        )
-    return wanted

@@ -1,0 +1,126 @@
+"""The runtimes give the same answer as PyTorch, from one export that survives accidents."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from conftest import ROOT, Run
+
+from node.capture.photos import read_image
+from node.config import ModelConfig
+from node.errors import ModelError
+from node.perception.catalogue import load_model
+from node.perception.export import exported
+from node.perception.perceiver import Perceiver, build_perceiver
+from node.perception.preprocess import Preprocessor
+from node.perception.runtimes import build_runtime
+
+PICTURES = Path(skimage.__file__).parent / "data"
+NAMES = ("coffee.png", "camera.png", "chelsea.png", "motorcycle_left.png", "astronaut.png")
+
+
+@pytest.fixture(scope="module")
+def torch_perceiver() -> Perceiver:
+    return build_perceiver(ModelConfig(runtime="torch"))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_runtime_gives_the_logits_of_torch(runtime: str) -> None:
+    model = load_model("efficientnet_lite0")
+    preprocess = Preprocessor(model.preprocess)
+    reference = build_runtime(model, ModelConfig(runtime="torch"))
+    other = build_runtime(model, ModelConfig.model_validate({"runtime": runtime}))
+    assert other.info.runtime == runtime
+    for name in NAMES:
+        pixels = preprocess(read_image(PICTURES / name))
+        np.testing.assert_allclose(other.infer(pixels), reference.infer(pixels), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "agreement"),
+    [("onnxruntime", "fp32", 0.99), ("openvino", "fp32", 0.99), ("openvino", "bf16", 0.98)],
+)
+def test_a_runtime_names_photographs_as_torch_does(
+    torch_perceiver: Perceiver, shared_data: Path, runtime: str, precision: str, agreement: float
+) -> None:
+    config = ModelConfig.model_validate({"runtime": runtime, "precision": precision})
+    try:
+        perceiver = build_perceiver(config)
+    except ModelError as error:
+        pytest.skip(str(error))
+    with (shared_data / "photos" / "labels.csv").open() as file:
+        photos = [shared_data / "photos" / row["file"] for row in csv.DictReader(file)][::2]
+    same = 0
+    for photo in photos:
+        image = read_image(photo)
+        same += (
+            perceiver.perceive(image).labels[0].id == torch_perceiver.perceive(image).labels[0].id
+        )
+    assert same / len(photos) >= agreement
+
+
+def test_auto_runs_on_onnxruntime_without_a_gpu(torch_perceiver: Perceiver) -> None:
+    if torch_perceiver.info.device != "cpu":
+        pytest.skip("this computer has a GPU, so auto is torch")
+    perceiver = build_perceiver(ModelConfig())
+    assert perceiver.info.runtime == "onnxruntime"
+    assert perceiver.info.digest == torch_perceiver.info.digest
+
+
+def test_a_damaged_export_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = load_model("efficientnet_lite0")
+    file = exported(model)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:1000])
+    assert exported(model) == file
+    assert len(file.read_bytes()) == len(whole)
+    build_runtime(model, ModelConfig(runtime="onnxruntime"))
+
+
+def test_two_processes_export_at_once(tmp_path: Path) -> None:
+    code = (
+        "from node.perception.catalogue import load_model; "
+        "from node.perception.export import exported; "
+        "import onnxruntime; onnxruntime.InferenceSession(str(exported(load_model("
+        "'efficientnet_lite0'))))"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT, env={"XDG_CACHE_HOME": str(tmp_path), "PATH": ""},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        _, told = process.communicate(timeout=90)
+        assert process.returncode == 0, told
+    assert sorted(f.suffix for f in (tmp_path / "perception-node" / "models").iterdir()) == [
+        ".onnx",
+        ".sha256",
+    ]
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    model = load_model("efficientnet_lite0")
+    with pytest.raises(ModelError, match=r"cannot be written.*XDG_CACHE_HOME"):
+        build_runtime(model, ModelConfig(runtime="onnxruntime"))
+    assert build_runtime(model, ModelConfig()).info.runtime == "torch"
+
+
+def test_bf16_asked_of_a_runtime_without_it_is_said(perception_node: Run, ipc: str) -> None:
+    done = perception_node(
+        "run", "--runtime", "onnxruntime", "--set", "model.precision=bf16", "--endpoint", ipc
+    )
+    assert done.returncode == 3
+    assert "onnxruntime runs in fp32 here" in done.stderr
+    assert "Traceback" not in done.stderr
