@@ -172,7 +172,7 @@ def is_loopback(endpoint: str) -> bool:
 
 def redacted(source: str) -> str:
     """A source as it may be shown: without the user name and password of a URL."""
-    return re.sub(r"(\w+://)[^/\s@]*@", r"\1***@", source)
+    return re.sub(r"(\w+://)[^/\s]*@", r"\1***@", source)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`replay`, `label` and the commands that look things up, as a user runs them."""
 
 import csv
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_replay_says_what_it_read_of_a_video_whose_header_lies(
     messages = lines(out)
     assert len(messages) == 341
     positions = [message["media_ns"] for message in messages]
-    assert all(a < b for a, b in zip(positions, positions[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(positions))
 
 
 def test_label_is_right_about_photographs(

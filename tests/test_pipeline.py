@@ -1,5 +1,6 @@
 """The live pipeline with a model that is too slow, in this process, over a real socket."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def test_a_source_faster_than_the_model_makes_labels_no_older(
     (outcome,) = outcomes
     assert outcome.frames + outcome.dropped == 5 * SOURCE_FPS
     assert outcome.dropped > 3 * outcome.frames
-    for before, after in zip(messages, messages[1:], strict=False):
+    for before, after in itertools.pairwise(messages):
         if after.seq == before.seq + 1:
             assert after.frame_id is not None
             assert before.frame_id is not None

@@ -9,7 +9,7 @@ import skimage
 import torch
 from PIL import Image
 
-from node.perception.preprocess import Normalise, PreprocessSpec, Preprocessor, reference_transform
+from node.perception.preprocess import Normalise, Preprocessor, PreprocessSpec, reference_transform
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 MAX_MEAN_DIFFERENCE = 0.1

@@ -1,0 +1,115 @@
+"""Configuration: what is accepted, and the one line that says what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from node.config import is_loopback, load_config, redacted
+from node.errors import ConfigError
+
+WRONG = {
+    "[model]\ntop_kk = 3": "model.top_kk: unknown key (its value is 3); did you mean top_k?",
+    "modle = 1": "modle: unknown key (its value is 1); did you mean model?",
+    '[[camera]]\nname = "front"\nfbs = 3': "camera.front.fbs: unknown key (its value is 3); did",
+    '[model]\ntop_k = "3"': "model.top_k = '3': should be a valid integer",
+    '[[camera]]\nfps = "fast"': "camera.0.fps = 'fast': should be a valid number",
+    "[model]\ntop_k = 0": "model.top_k = 0: should be greater than or equal to 1",
+    "[[camera]]\nwidth = 99999": "camera.0.width = 99999: should be less than or equal to 16384",
+    "[[camera]]\nfps = nan": "camera.0.fps = nan: should be a finite number",
+    '[[camera]]\nfourcc = "MJ"': "camera.0.fourcc = 'MJ': must match",
+    '[model]\nruntime = "tpu"': "model.runtime = 'tpu': should be 'auto', 'torch'",
+    "[model]\nweights = 3": "weights = 3: must be the path of a file, in quotes",
+    "camera = 3": "camera = 3: write each camera as a [[camera]] section",
+    "model = 3": "model = 3: must be a section, [model]",
+    "[[camera]]\n[[camera]]": "two cameras are named 'camera'",
+    '[[camera]]\nname = "a b"': "camera.a b.name = 'a b': must match",
+    '[wire]\nendpoint = "udp://x"': "endpoint 'udp://x' is neither tcp nor ipc",
+    '[wire]\nendpoint = "tcp://127.0.0.1:70000"': "a port up to 65535",
+    '[wire]\nendpoint = "tcp://0.0.0.0:5570"': "write insecure = true",
+    '[wire]\nendpoint = "tcp://192.168.1.5:5570"': "can be reached from other computers",
+    "x = [": "is not valid TOML",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_is_one_line_with_file_key_and_value(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    told = str(caught.value)
+    assert told.startswith(str(file))
+    assert WRONG[text] in told
+    assert "\n" not in told
+    assert caught.value.exit_code == 2
+
+
+def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for file, told in (
+        (tmp_path / "none.toml", "there is no such file"),
+        (tmp_path, "is a folder"),
+        (binary, "is not UTF-8 text"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            load_config(file)
+
+
+def test_settings_change_keys_and_options_win(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[[camera]]\nname = "front"\nfps = 5.0\n[model]\ntop_k = 2\n')
+    config = load_config(
+        file,
+        ["camera.front.fps=15", "camera.0.width=640", "model.top_k=3", "model.name=resnet18"],
+        {"camera.0.source": "0", "model.name": "resnet50"},
+    )
+    (camera,) = config.camera
+    assert (camera.name, camera.fps, camera.width, camera.source) == ("front", 15.0, 640, "0")
+    assert config.model.top_k == 3
+    assert config.model.name == "resnet50"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("top_k", "write it as key=value"),
+        ("camera.back.fps=3", "no camera 'back'; cameras: front"),
+        ("camera.fps=3", "name the camera, for example camera.0.fps"),
+        ("model.topk=3", "did you mean top_k?"),
+    ],
+)
+def test_a_wrong_setting_is_said(tmp_path: Path, setting: str, told: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[[camera]]\nname = "front"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, [setting])
+    assert told in str(caught.value)
+
+
+def test_another_address_is_allowed_where_it_is_written_out() -> None:
+    config = load_config(None, ["wire.endpoint=tcp://0.0.0.0:5570", "wire.insecure=true"])
+    assert config.wire.endpoint == "tcp://0.0.0.0:5570"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "loopback"),
+    [
+        ("ipc:///tmp/x", True),
+        ("tcp://127.0.0.1:1", True),
+        ("tcp://localhost:1", True),
+        ("tcp://[::1]:1", True),
+        ("tcp://*:1", False),
+        ("tcp://eth0:1", False),
+        ("tcp://127.0.0.1.example:1", False),
+    ],
+)
+def test_only_loopback_is_loopback(endpoint: str, loopback: bool) -> None:
+    assert is_loopback(endpoint) is loopback
+
+
+def test_credentials_are_never_shown() -> None:
+    assert redacted("rtsp://ann:p@ss@10.0.0.1/a") == "rtsp://***@10.0.0.1/a"
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ['camera.0.fps="rtsp://ann:secret@10.0.0.1/a"'])
+    assert "secret" not in str(caught.value)
