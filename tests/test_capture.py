@@ -1,0 +1,460 @@
+"""Sources, pacing, the mailbox and the grabber."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage
+from PIL import Image as PilImage
+from streams import MjpegServer
+
+from node.capture import grabber as grabber_module
+from node.capture.camera import LiveSource
+from node.capture.demo import HEIGHT, WIDTH, DemoSource
+from node.capture.grabber import Grabber
+from node.capture.mailbox import EveryMailbox, LatestMailbox
+from node.capture.open import check_source, open_source
+from node.capture.pacing import LikeACamera, Replayed
+from node.capture.photos import read_image
+from node.capture.source import Picture, Source, SourceFacts
+from node.config import CameraConfig
+from node.errors import SourceError
+from node.frame import Frame, Image, Stamp
+from node.monitor.status import StatusAnnouncer, camera_status
+from node.wire.messages import Status
+
+PICTURES = Path(skimage.__file__).parent / "data"
+WAIT_S = 10.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def grey(shade: int) -> Image:
+    return np.full((48, 64, 3), shade, np.uint8)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Fifteen frames at 30 a second, each of its own shade."""
+    file = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 30.0, (64, 48))
+    for shade in range(15):
+        writer.write(grey(16 * shade))
+    writer.release()
+    return file
+
+
+def all_of(source: Source) -> list[Picture]:
+    return list(iter(source.read, None))  # type: ignore[arg-type]
+
+
+def test_a_video_gives_every_frame_in_order_with_growing_positions(clip: Path) -> None:
+    source = open_source(CameraConfig(source=str(clip)))
+    pictures = all_of(source)
+    shades = [int(picture.image.mean()) for picture in pictures]
+    assert shades == pytest.approx([16 * shade for shade in range(15)], abs=3)
+    positions = [picture.media_ns for picture in pictures]
+    assert all(b - a == pytest.approx(1e9 / 30, rel=0.01) for a, b in itertools.pairwise(positions))
+    assert {picture.stamp.clock for picture in pictures if picture.stamp} == {"media"}
+    assert source.summary() == f"{clip}: 15 frames read"
+
+
+def test_a_looped_video_begins_again_and_its_positions_go_on(clip: Path) -> None:
+    source = open_source(CameraConfig(source=str(clip), loop=True))
+    pictures = [source.read() for _ in range(40)]
+    positions = [picture.media_ns for picture in pictures if picture]
+    assert len(positions) == 40
+    assert all(a < b for a, b in itertools.pairwise(positions))
+    assert pictures[15].image.mean() == pytest.approx(pictures[0].image.mean(), abs=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "1", "I;16"])
+def test_every_kind_of_picture_becomes_bgr(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
+    PilImage.new("RGB", (40, 30), (200, 10, 10)).convert(mode if mode != "I;16" else "L").convert(
+        mode
+    ).save(file)
+    image = read_image(file)
+    assert image.shape == (30, 40, 3)
+    assert image.dtype == np.uint8
+    if mode in ("RGBA", "P", "CMYK"):
+        blue, _, red = image[15, 20]
+        assert red > blue + 100
+
+
+def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
+    file = tmp_path / "turned.jpg"
+    exif = PilImage.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees
+    PilImage.new("RGB", (40, 30)).save(file, exif=exif)
+    assert read_image(file).shape == (40, 30, 3)
+
+
+def test_pictures_come_by_name_and_a_truncated_one_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photo = PilImage.open(PICTURES / "coffee.png").convert("RGB")
+    for name in ("c.jpg", "a.jpg", "b.jpg"):
+        photo.save(tmp_path / name)
+    whole = (tmp_path / "b.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    (tmp_path / "notes.txt").write_text("no picture")
+    for spec in (str(tmp_path), str(tmp_path / "*.jpg")):
+        caplog.clear()
+        source = open_source(CameraConfig(source=spec, fps=10.0))
+        pictures = all_of(source)
+        assert [p.file.name for p in pictures if p.file] == ["a.jpg", "c.jpg"]
+        assert [p.media_ns for p in pictures] == [0, 10**8]
+        assert source.summary() == "2 pictures read, 1 left out because they cannot be read"
+        assert "b.jpg cannot be read" in caplog.text
+
+
+def test_the_demo_moves() -> None:
+    demo = DemoSource()
+    first, later = demo.read(), [demo.read() for _ in range(10)][-1]
+    assert first.image.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(first.image.astype(int) - later.image).mean() > 1
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("rtsp://ann:secret@127.0.0.1:9/x", "cannot be opened; check that the server runs"),
+        ("http://ann:secret@127.0.0.1:9/x", "cannot be opened; check that the server runs"),
+        ("gst:videotestsrc ! appsink", "GStreamer"),
+        ("/dev/video77", "/dev/video77 does not exist; cameras here: "),
+        ("nothing/*.jpg", "no picture matches"),
+    ],
+)
+def test_a_source_that_cannot_be_opened_is_said(source: str, told: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(SourceError) as caught:
+        open_source(CameraConfig(source=source))
+    assert told in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert time.monotonic() - started < 15
+
+
+def test_a_source_is_checked_before_anything_is_loaded(clip: Path) -> None:
+    check_source(CameraConfig(source=str(clip)))
+    check_source(CameraConfig(source="rtsp://127.0.0.1:9/x"))  # may come later
+    check_source(CameraConfig(source="/dev/video77", at_start="wait"))
+    with pytest.raises(SourceError):
+        check_source(CameraConfig(source="/dev/video77"))
+
+
+def test_a_stream_over_http_is_stamped_by_the_host() -> None:
+    server = MjpegServer(grey(120))
+    try:
+        source = open_source(CameraConfig(source=server.url))
+        pictures = [source.read() for _ in range(5)]
+        source.close()
+    finally:
+        server.close()
+    for picture in pictures:
+        assert picture is not None
+        assert picture.image.mean() == pytest.approx(120, abs=3)
+        assert picture.stamp is not None
+        assert picture.stamp.clock == "host"
+        assert abs(time.time_ns() - picture.stamp.unix_ns) < 60e9
+    assert source.live
+
+
+class FakeDevice:
+    """What `cv2.VideoCapture` is for a camera that is not here: grabs quickly, decodes slowly."""
+
+    DECODE_S = 0.03
+
+    def __init__(self, *, backend: str = "V4L2", driver_ns: Callable[[], int] = lambda: 0) -> None:
+        self._backend = backend
+        self._driver_ns = driver_ns
+        self.asked: dict[int, float] = {}
+        self.works = True
+
+    def getBackendName(self) -> str:
+        return self._backend
+
+    def set(self, setting: int, value: float) -> bool:
+        self.asked[setting] = value
+        return True
+
+    def get(self, setting: int) -> float:
+        given = {
+            cv2.CAP_PROP_FRAME_WIDTH: 640,
+            cv2.CAP_PROP_FRAME_HEIGHT: 480,
+            cv2.CAP_PROP_FPS: 15.0,
+            cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"YUYV"),
+            cv2.CAP_PROP_POS_MSEC: self._driver_ns() / 1e6,
+        }
+        return given[setting]
+
+    def grab(self) -> bool:
+        return self.works
+
+    def retrieve(self) -> tuple[bool, Image]:
+        time.sleep(self.DECODE_S)  # decoding, which must not count into the stamp
+        return True, grey(7)
+
+    def release(self) -> None:
+        pass
+
+
+def live(device: FakeDevice, **settings: object) -> LiveSource:
+    config = CameraConfig.model_validate({"name": "front", "source": "0", **settings})
+    return LiveSource(device, "camera 'front'", config)  # type: ignore[arg-type]
+
+
+def test_a_frame_is_stamped_at_grab_before_decoding() -> None:
+    before = time.monotonic_ns()
+    picture = live(FakeDevice()).read()
+    assert picture is not None
+    assert picture.stamp is not None
+    assert picture.stamp.clock == "host"
+    assert picture.stamp.mono_ns is not None
+    assert picture.stamp.mono_ns - before < 0.02e9
+    assert picture.capture_ns >= FakeDevice.DECODE_S * 1e9
+
+
+def test_the_stamp_of_the_driver_is_used_where_it_is_plausible() -> None:
+    picture = live(FakeDevice(driver_ns=lambda: time.monotonic_ns() - 20_000_000)).read()
+    assert picture is not None
+    assert picture.stamp is not None
+    assert picture.stamp.clock == "driver"
+    age_ns = time.time_ns() - picture.stamp.unix_ns
+    assert 20e6 <= age_ns < 2e9
+    for implausible in (lambda: 0, lambda: time.monotonic_ns() + 10**10):
+        picture = live(FakeDevice(driver_ns=implausible)).read()
+        assert picture is not None
+        assert picture.stamp is not None
+        assert picture.stamp.clock == "host"
+    elsewhere = live(FakeDevice(backend="FFMPEG", driver_ns=time.monotonic_ns)).read()
+    assert elsewhere is not None
+    assert elsewhere.stamp is not None
+    assert elsewhere.stamp.clock == "host"
+
+
+def test_what_a_camera_gives_instead_is_said() -> None:
+    device = FakeDevice()
+    facts = live(device, width=1280, height=480, fps=30.0, fourcc="MJPG").facts
+    assert (facts.width, facts.height, facts.fps, facts.pixel_format) == (640, 480, 15.0, "YUYV")
+    assert facts.differences == (
+        "width 1280 asked for, 640 given",
+        "fps 30.0 asked for, 15.0 given",
+        "fourcc MJPG asked for, YUYV given",
+    )
+    assert device.asked[cv2.CAP_PROP_BUFFERSIZE] == 1
+    assert next(iter(device.asked)) == cv2.CAP_PROP_FOURCC
+
+
+def test_a_camera_that_stops_is_said() -> None:
+    device = FakeDevice()
+    source = live(device)
+    device.works = False
+    with pytest.raises(SourceError, match="camera 'front' stopped delivering frames"):
+        source.read()
+
+
+def test_a_file_played_like_a_camera_takes_its_time_and_is_stamped_now(clip: Path) -> None:
+    source = LikeACamera(open_source(CameraConfig(source=str(clip))), threading.Event())
+    stamps = []
+    while (picture := source.read()) is not None:
+        assert picture.stamp is not None
+        assert picture.stamp.clock == "host"
+        assert time.monotonic_ns() - (picture.stamp.mono_ns or 0) < 0.2e9
+        stamps.append(picture.stamp.mono_ns or 0)
+    assert (stamps[-1] - stamps[0]) / 1e9 == pytest.approx(14 / 30, abs=0.15)
+
+
+def test_a_replay_keeps_its_stamps_at_any_speed(clip: Path) -> None:
+    started = time.monotonic()
+    slow = all_of(Replayed(open_source(CameraConfig(source=str(clip))), 1.0, threading.Event()))
+    took_s = time.monotonic() - started
+    assert took_s >= 14 / 30
+    fast = all_of(Replayed(open_source(CameraConfig(source=str(clip))), 50.0, threading.Event()))
+    assert [p.stamp for p in slow] == [p.stamp for p in fast]
+
+
+def frame(camera: str, number: int) -> Frame:
+    return Frame(grey(0), camera, number, Stamp.now(), None, 0)
+
+
+def test_the_newest_frame_wins_and_drops_are_counted() -> None:
+    mailbox = LatestMailbox(["a"])
+    assert mailbox.take(0.01) is None
+    for number in range(5):
+        mailbox.put(frame("a", number))
+    taken = mailbox.take(0.01)
+    assert taken is not None
+    assert (taken.frame.frame_id, taken.dropped) == (4, 4)
+    mailbox.put(frame("a", 5))
+    taken = mailbox.take(0.01)
+    assert taken is not None
+    assert taken.dropped == 0
+    assert mailbox.dropped("a") == 4
+
+
+def test_cameras_are_served_in_turn() -> None:
+    mailbox = LatestMailbox(["a", "b", "c"])
+    served = []
+    for number in range(9):
+        for camera in ("a", "b", "c"):
+            mailbox.put(frame(camera, number))
+        taken = mailbox.take(0.01)
+        assert taken is not None
+        served.append(taken.frame.camera)
+    assert served == ["a", "b", "c"] * 3
+
+
+def test_every_frame_is_taken_once_where_none_may_be_lost() -> None:
+    mailbox = EveryMailbox(["a"], threading.Event())
+
+    def put_all() -> None:
+        for number in range(50):
+            mailbox.put(frame("a", number))
+        mailbox.close("a")
+
+    threading.Thread(target=put_all).start()
+    numbers = []
+    while not mailbox.finished:
+        taken = mailbox.take(WAIT_S)
+        if taken is not None:
+            assert taken.dropped == 0
+            numbers.append(taken.frame.frame_id)
+    assert numbers == list(range(50))
+
+
+def test_a_stop_frees_who_waits_to_put() -> None:
+    stop = threading.Event()
+    mailbox = EveryMailbox(["a"], stop)
+    mailbox.put(frame("a", 0))
+    waiting = threading.Thread(target=lambda: mailbox.put(frame("a", 1)))
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    stop.set()
+    waiting.join(WAIT_S)
+    assert not waiting.is_alive()
+
+
+class FlakyCamera:
+    """A camera that is unplugged after three frames."""
+
+    live = True
+    facts = SourceFacts(fps=30.0)
+
+    def __init__(self) -> None:
+        self._left = 3
+
+    def read(self) -> Picture:
+        if not self._left:
+            raise SourceError("camera 'a' stopped delivering frames")
+        self._left -= 1
+        return Picture(grey(1), Stamp.now(), None, 0)
+
+    def summary(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def stop() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_lost_camera_is_opened_again_and_its_frames_go_on_counting(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    opened = itertools.count()
+
+    def open_flaky() -> Source:
+        if next(opened) == 1:
+            raise SourceError("camera 'a': not there yet")
+        return FlakyCamera()
+
+    grabber = Grabber("a", open_flaky, LatestMailbox(["a"]), stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: grabber.state.reconnects >= 3)
+    state = grabber.state
+    assert state.frames >= 9
+    assert state.failure is None
+    assert state.last_error is not None
+    stop.set()
+    assert grabber.join(WAIT_S)
+
+
+def test_a_camera_missing_at_the_start_ends_or_is_waited_for(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    attempts = itertools.count()
+
+    def open_late() -> Source:
+        if next(attempts) < 3:
+            raise SourceError("camera 'a': missing")
+        return FlakyCamera()
+
+    required = Grabber("a", open_late, LatestMailbox(["a"]), stop, retry_first=False)
+    required.start()
+    wait_until(lambda: required.state.ended)
+    assert "missing" in str(required.state.failure)
+    waited_for = Grabber("a", open_late, LatestMailbox(["a"]), stop, retry_first=True)
+    waited_for.start()
+    wait_until(lambda: waited_for.state.frames > 0)
+    assert waited_for.state.failure is None
+
+
+def test_a_camera_that_hangs_holds_nobody(stop: threading.Event) -> None:
+    release = threading.Event()
+
+    class HungCamera(FlakyCamera):
+        def read(self) -> Picture:
+            release.wait()
+            return super().read()
+
+    grabber = Grabber("a", HungCamera, LatestMailbox(["a"]), stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: grabber.state.open)
+    stop.set()
+    started = time.monotonic()
+    assert not grabber.join(0.2)
+    assert time.monotonic() - started < 1.0
+    release.set()
+    assert grabber.join(WAIT_S)
+
+
+def test_status_never_mixes_up_seeing_and_not_seeing() -> None:
+    assert camera_status(is_open=False, silent_s=None, stall_timeout_s=0.5) is Status.NO_CAMERA
+    assert camera_status(is_open=False, silent_s=0.1, stall_timeout_s=0.5) is Status.NO_CAMERA
+    assert camera_status(is_open=True, silent_s=0.6, stall_timeout_s=0.5) is Status.STALLED
+    assert camera_status(is_open=True, silent_s=0.4, stall_timeout_s=0.5) is Status.OK
+
+
+def test_a_status_is_said_at_its_change_and_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    announcer = StatusAnnouncer()
+    assert not announcer.due(Status.OK)
+    assert announcer.due(Status.STALLED)
+    assert not announcer.due(Status.STALLED)
+    now += 0.9
+    assert not announcer.due(Status.STALLED)
+    now += 0.2
+    assert announcer.due(Status.STALLED)
+    assert announcer.due(Status.NO_CAMERA)
+    assert not announcer.due(Status.OK)
+    assert announcer.due(Status.STALLED)
