@@ -33,6 +33,7 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     yield from _opencv()
     yield from _cameras()
     yield from _torch()
+    yield from _other_runtimes()
     yield from _model(config)
     yield _endpoint(config)
 
@@ -124,6 +125,33 @@ def _torch() -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("gpu", "note", "none that torch can use: the model runs on the CPU")
+
+
+def _other_runtimes() -> Iterator[Finding]:
+    try:
+        import onnxruntime
+
+        providers = ", ".join(onnxruntime.get_available_providers())
+        yield Finding("runtime onnxruntime", "ok", f"{onnxruntime.__version__}, {providers}")
+    except ImportError as error:
+        yield _unloadable("onnxruntime", error)
+    try:
+        import openvino
+
+        devices = ", ".join(openvino.Core().available_devices)
+        version = openvino.__version__.partition("-")[0]
+        yield Finding("runtime openvino", "ok", f"{version}, devices {devices}")
+    except ImportError as error:
+        yield _unloadable("openvino", error)
+
+
+def _unloadable(runtime: str, error: ImportError) -> Finding:
+    return Finding(
+        f"runtime {runtime}",
+        "note",
+        f"does not load: {error}",
+        "only if you need it: install what the lock file names, uv sync --frozen",
+    )
 
 
 def _model(config: NodeConfig) -> Iterator[Finding]:

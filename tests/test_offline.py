@@ -3,13 +3,14 @@
 import csv
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, Run
+from conftest import COMMAND, ROOT, Run
 from PIL import Image
 
 from node.client import Subscriber
@@ -109,11 +110,10 @@ def test_replay_of_the_labelled_video_equals_labelling_its_frames(
     for place, (message, index) in enumerate(zip(messages, truth, strict=True)):
         _, image = capture.read()
         right += message["labels"][0]["id"] == index
-        if place % 6 == 0:  # every sixth keeps the suite short; the order is checked for all
-            direct = perceiver.perceive(image).labels
-            assert [(label["id"], label["score"]) for label in message["labels"]] == [
-                (label.id, label.score) for label in direct
-            ], f"frame {place}"
+        direct = perceiver.perceive(image).labels
+        assert [(label["id"], label["score"]) for label in message["labels"]] == [
+            (label.id, label.score) for label in direct
+        ], f"frame {place}"
     assert right / 600 > 0.8
 
 
@@ -266,8 +266,6 @@ def test_an_endpoint_in_use_is_said(perception_node: Run, tcp: str) -> None:
 
 
 def test_opencv_without_libgl_is_said_in_one_line(tmp_path: Path) -> None:
-    import subprocess
-
     package = tmp_path / "cv2"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -335,3 +333,33 @@ def test_the_example_configurations_are_valid(perception_node: Run, file: Path) 
     assert done.returncode == 0, done.stderr
     assert "is valid" in done.stdout
     assert "password" not in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["label", "{pictures}/*.png"]])
+def test_a_reader_that_goes_away_is_no_error(pictures: Path, arguments: list[str]) -> None:
+    command = subprocess.Popen(
+        [*COMMAND, *(part.format(pictures=pictures) for part in arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert command.stdout is not None
+    command.stdout.readline()
+    command.stdout.close()
+    assert command.wait(timeout=60) == 0
+    assert command.stderr is not None
+    assert "Traceback" not in command.stderr.read()
+    command.stderr.close()
+
+
+def test_a_command_that_fails_leaves_the_earlier_output_alone(
+    perception_node: Run, bad_files: Path, clip: Path
+) -> None:
+    golden = bad_files / "golden.jsonl"
+    golden.write_text("precious\n")
+    for command in (["label", bad_files / "good.png"], ["replay", clip]):
+        done = perception_node(*command, "--model", "resnet19", "--jsonl", golden)
+        assert done.returncode == 3
+        assert golden.read_text() == "precious\n"
+    done = perception_node("label", bad_files / "good.png", "--jsonl", golden)
+    assert done.returncode == 0
+    (message,) = lines(golden)
+    assert message["image"] == {"width": 32, "height": 32}

@@ -1,13 +1,12 @@
 """The command line: which commands there are, and how an error ends one. Each command is a module
 that is loaded when it is used, so that `--help` does not wait for torch."""
 
-import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 import click
+from click.utils import PacifyFlushWrapper
 
 from node import __version__
 from node.cli.stopping import stop_on_signals
@@ -57,6 +56,7 @@ def command_line(arguments: Sequence[str]) -> int:
     with stop_on_signals():
         try:
             commands.main(arguments, prog_name="perception-node", standalone_mode=False)
+            sys.stdout.flush()  # here, where a reader that has gone is expected
         except PerceptionNodeError as error:
             click.echo(f"error: {error}", err=True)
             return error.exit_code
@@ -66,9 +66,9 @@ def command_line(arguments: Sequence[str]) -> int:
             error.show()
             return error.exit_code
         except SystemExit as exit_:
+            if type(sys.stdout) is PacifyFlushWrapper:
+                return 0  # click's sign that the reader of our pipe has gone, as `head` does
             return exit_.code if isinstance(exit_.code, int) else 0
         except BrokenPipeError:
-            with contextlib.suppress(OSError):  # the reader of our pipe has gone, as `head` does
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         return 0

@@ -57,6 +57,7 @@ def command(
     current = files[0]
     left_out = labelled = 0
     console = Console(stderr=True)
+    perceiver = load_perceiver(config.model)
     with json_lines(jsonl) as write, _progress(console) as progress:
 
         def show(message: Message) -> None:
@@ -68,10 +69,9 @@ def command(
                     f"{current}{_position(message)}: {message.best.name} {message.best.score:.3f}"
                 )
 
-        perceiver = load_perceiver(config.model)
         composer = Composer(config.name)
         sink = LocalSink(show)
-        task = progress.add_task("labelling", total=len(files))
+        task = progress.add_task("", total=len(files))
         for current in files:
             try:
                 for frame in _frames(current):
@@ -89,6 +89,7 @@ def command(
                         )
                     )
                     labelled += 1
+                    progress.update(task, description=f"{current.name}, {labelled} labelled")
             except SourceError as error:
                 left_out += 1
                 log.warning("%s; left out", error)
