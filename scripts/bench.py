@@ -36,6 +36,7 @@ from node.perception.preprocess import Preprocessor, reference_transform
 from node.perception.runtimes import build_runtime
 
 WARMUP = 8
+SETTLE_S = 0.02
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
 
 
@@ -62,6 +63,7 @@ def alternately(plain: Callable[[Image], object], ours: Callable[[Image], object
     for place in range(WARMUP + rounds):
         frame = frames[place % len(frames)]
         for kept, function in zip(times, (plain, ours), strict=True):
+            time.sleep(SETTLE_S)  # threads of the other side spin on for a while
             started = time.perf_counter()
             function(frame)
             if place >= WARMUP:

@@ -15,6 +15,9 @@ from node.perception.runtime import Runtime
 from node.perception.runtimes import build_runtime
 from node.wire.messages import Label, ModelInfo
 
+_ALL_THREADS = torch.get_num_threads()
+"""What torch takes by itself: one thread for each core."""
+
 
 @dataclass(frozen=True, slots=True)
 class Perceived:
@@ -59,12 +62,10 @@ def build_perceiver(config: ModelConfig) -> Perceiver:
     """Loads the configured model and warms it up. Raises ModelError."""
     model = load_model(config.name, config.weights)
     runtime = build_runtime(model, config)
-    if runtime.info.runtime != "torch":
-        # Only the preprocessing is torch's then, which one thread does fastest: a second pool of
-        # threads would fight the runtime's for the same cores.
-        torch.set_num_threads(1)
-    elif config.threads is not None:
-        torch.set_num_threads(config.threads)
+    # Beside another runtime only the preprocessing is torch's, which one thread does fastest: a
+    # second pool of threads would fight the runtime's for the same cores.
+    own_threads = config.threads or _ALL_THREADS if runtime.info.runtime == "torch" else 1
+    torch.set_num_threads(own_threads)
     perceiver = Perceiver(model, runtime, top_k=config.top_k)
     height, width = model.preprocess.crop_px
     black = torch.zeros(height, width, 3, dtype=torch.uint8).numpy()
