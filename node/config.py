@@ -131,10 +131,10 @@ def load_config(
         if not separator:
             raise ConfigError(f"--set {setting}: write it as key=value, for example model.top_k=3")
         _apply(content, key, _toml_value(text.strip()))
-        where = f"{file} with --set" if file else "--set"
+        where = f"{file} and the command line" if file else "command line"
     for key, value in options.items():
         _apply(content, key, value)
-        where = f"{file} with the options" if file else "options"
+        where = f"{file} and the command line" if file else "command line"
     try:
         return NodeConfig.model_validate(content)
     except ValidationError as error:

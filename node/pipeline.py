@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.05
 """How often the cameras are looked after: a stall is said at most this much late."""
 HEALTH_PERIOD_S = 1.0
-JOIN_TIMEOUT_S = 0.5
-"""How long a stop waits for each thread; two seconds are all there is."""
+JOIN_TIMEOUT_S = 1.0
+"""How long a stop waits for all threads together; two seconds are all there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,10 @@ def _run(
     finally:
         stopped = stop.is_set()
         stop.set()
+        deadline = time.monotonic() + JOIN_TIMEOUT_S
         labeller.join(JOIN_TIMEOUT_S)
         for grabber in grabbers if capturing else ():
-            grabber.join(JOIN_TIMEOUT_S)
+            grabber.join(max(0.0, deadline - time.monotonic()))
     if labeller.failure is not None:
         raise labeller.failure
     _raise_failure(grabbers)

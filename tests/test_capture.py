@@ -382,8 +382,11 @@ def test_a_lost_camera_is_opened_again_and_its_frames_go_on_counting(
     opened = itertools.count()
 
     def open_flaky() -> Source:
-        if next(opened) == 1:
-            raise SourceError("camera 'a': not there yet")
+        match next(opened):
+            case 1:
+                raise SourceError("camera 'a': not there yet")
+            case 2:
+                raise OSError("what no driver should raise")
         return FlakyCamera()
 
     grabber = Grabber("a", open_flaky, LatestMailbox(["a"]), stop, retry_first=False)

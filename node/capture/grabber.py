@@ -1,10 +1,11 @@
 """Grabber: the thread of one camera. It owns the source, numbers the frames, leaves them in the
 mailbox, and opens a live source again for as long as it takes."""
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,7 +93,8 @@ class Grabber:
         while not self._stop.is_set():
             frames_before = self._state.frames
             try:
-                source = self._open_source()
+                with _as_source_error(self.camera):
+                    source = self._open_source()
             except SourceError as error:
                 if not (opened_before or self._retry_first):
                     raise
@@ -109,7 +111,6 @@ class Grabber:
                     self._complain(error)
                 finally:
                     source.close()
-            self._note(open=False)
             if self._state.frames > frames_before:
                 backoff_s = FIRST_BACKOFF_S
             self._stop.wait(backoff_s)
@@ -129,7 +130,8 @@ class Grabber:
 
     def _read_all(self, source: Source) -> None:
         while not self._stop.is_set():
-            picture = source.read()
+            with _as_source_error(self.camera):
+                picture = source.read()
             if picture is None:
                 self._note(summary=source.summary())
                 return
@@ -140,10 +142,21 @@ class Grabber:
     def _complain(self, error: SourceError) -> None:
         if str(error) != self._state.last_error or self._state.open:
             log.warning("%s; trying again", error)
-        self._note(last_error=str(error))
+        self._note(open=False, last_error=str(error))
 
     def _note(self, **changes: Any) -> None:
         self._state = replace(self._state, **changes)
+
+
+@contextlib.contextmanager
+def _as_source_error(camera: str) -> Iterator[None]:
+    """Whatever a driver or decoder raises costs this camera, and nothing else."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"camera '{camera}' failed: {type(error).__name__}: {error}") from error
 
 
 def number(picture: Picture, camera: str, frame_id: int) -> Frame:
