@@ -32,6 +32,7 @@ class CameraConfig(_Section):
     height: int | None = Field(None, ge=16, le=16384)
     fps: float | None = Field(None, gt=0, le=1000)
     fourcc: str | None = Field(None, pattern=r"^[ -~]{4}$")
+    max_fps: float | None = Field(None, gt=0, le=1000)
     loop: bool = False
     at_start: Literal["require", "wait"] = "require"
     stall_timeout_s: float = Field(0.5, ge=0.05, le=60)
@@ -48,7 +49,7 @@ class ModelConfig(_Section):
     name: str = Field("efficientnet_lite0", min_length=1)
     weights: Path | None = None
     runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     top_k: int = Field(5, ge=1, le=1000)
     threads: int | None = Field(None, ge=1, le=256)

@@ -12,7 +12,7 @@ from node.wire.messages import Timing
 from node.wire.outgoing import Sink
 
 if TYPE_CHECKING:
-    from node.perception.perceiver import Perceiver
+    from node.perception.perceiver import Perceived, Perceiver
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +77,21 @@ class Labeller:
 
     def _label_all(self, perceiver: "Perceiver") -> None:
         while not self._stop.is_set() and not self._enough():
-            taken = self._mailbox.take(timeout_s=0.2)
-            if taken is not None:
-                self._label(perceiver, taken)
+            batch = self._mailbox.take_all(0.2, self._at_most(perceiver))
+            if batch:
+                seen = perceiver.perceive_all([taken.frame.image for taken in batch])
+                for taken, perceived in zip(batch, seen, strict=True):
+                    self._send(perceiver, taken, perceived)
             elif self._mailbox.finished:
                 return
 
-    def _label(self, perceiver: "Perceiver", taken: Taken) -> None:
+    def _at_most(self, perceiver: "Perceiver") -> int:
+        if self._max_frames is None:
+            return perceiver.at_most
+        return min(perceiver.at_most, self._max_frames - self.frames)
+
+    def _send(self, perceiver: "Perceiver", taken: Taken, seen: "Perceived") -> None:
         frame = taken.frame
-        seen = perceiver.perceive(frame.image)
         timing = Timing(
             capture=frame.capture_ns,
             wait=taken.wait_ns,
@@ -100,6 +106,7 @@ class Labeller:
                 timing=timing,
                 model=perceiver.info,
                 labels=seen.labels,
+                degraded=seen.degraded,
             )
         )
         self.frames += 1

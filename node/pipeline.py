@@ -119,7 +119,7 @@ def run_replay(
 
 def _open_live(camera: CameraConfig, stop: threading.Event) -> Source:
     source = open_source(camera)
-    return source if is_live(camera.source) else LikeACamera(source, stop)
+    return source if is_live(camera.source) else LikeACamera(source, stop, camera.max_fps)
 
 
 def _run(
@@ -246,7 +246,8 @@ class _Watch:
 
 
 def _status(camera: CameraConfig, state: CaptureState) -> Status:
-    slowest_s = 2 / state.facts.fps if state.facts.fps else 0.0
+    rates = [fps for fps in (state.facts.fps, camera.max_fps) if fps]
+    slowest_s = 2 / min(rates) if rates else 0.0
     return camera_status(
         is_open=state.open,
         silent_s=_silent_s(state),

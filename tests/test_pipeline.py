@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,10 +27,11 @@ class SlowPerceiver:
         self._perceiver = perceiver
         self.info = perceiver.info
         self.names = perceiver.names
+        self.at_most = 1
 
-    def perceive(self, image: Image) -> Perceived:
+    def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:
         ready = time.monotonic() + MODEL_PERIOD_S
-        seen = self._perceiver.perceive(image)
+        seen = self._perceiver.perceive_all(images)
         time.sleep(max(0.0, ready - time.monotonic()))  # stands for a slower network
         return seen
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
+import torch
 from conftest import ROOT
 
 from node.capture.photos import read_image
@@ -15,6 +16,7 @@ from node.config import ModelConfig
 from node.errors import ModelError
 from node.perception.catalogue import load_model
 from node.perception.export import exported
+from node.perception.openvino_runtime import has_native_bf16
 from node.perception.perceiver import Perceiver, build_perceiver
 from node.perception.preprocess import Preprocessor
 from node.perception.runtimes import build_runtime
@@ -63,11 +65,12 @@ def test_a_runtime_names_photographs_as_torch_does(
     assert same / len(photos) >= agreement
 
 
-def test_auto_runs_on_onnxruntime_without_a_gpu(torch_perceiver: Perceiver) -> None:
-    if torch_perceiver.info.device != "cpu":
+def test_auto_is_openvino_without_a_gpu(torch_perceiver: Perceiver) -> None:
+    if torch.cuda.is_available():
         pytest.skip("this computer has a GPU, so auto is torch")
     perceiver = build_perceiver(ModelConfig())
-    assert perceiver.info.runtime == "onnxruntime"
+    assert perceiver.info.runtime == "openvino"
+    assert perceiver.info.precision == ("bf16" if has_native_bf16() else "fp32")
     assert perceiver.info.digest == torch_perceiver.info.digest
 
 
@@ -100,10 +103,8 @@ def test_two_processes_export_at_once(tmp_path: Path) -> None:
     for process in processes:
         _, told = process.communicate(timeout=90)
         assert process.returncode == 0, told
-    assert sorted(f.suffix for f in (tmp_path / "perception-node" / "models").iterdir()) == [
-        ".onnx",
-        ".sha256",
-    ]
+    (kept,) = (tmp_path / "perception-node" / "models").iterdir()
+    assert sorted(file.name for file in kept.iterdir()) == ["model.onnx", "sha256"]
 
 
 def test_a_cache_that_cannot_be_written_is_said(
@@ -115,11 +116,3 @@ def test_a_cache_that_cannot_be_written_is_said(
     with pytest.raises(ModelError, match=r"cannot be written.*XDG_CACHE_HOME"):
         build_runtime(model, ModelConfig(runtime="onnxruntime"))
     assert build_runtime(model, ModelConfig()).info.runtime == "torch"
-
-
-def test_bf16_asked_of_a_runtime_without_it_is_said() -> None:
-    model = load_model("efficientnet_lite0")
-    for runtime in ("onnxruntime", "torch", "auto"):
-        config = ModelConfig.model_validate({"runtime": runtime, "precision": "bf16"})
-        with pytest.raises(ModelError, match=r"(onnxruntime|torch) runs in fp32 here"):
-            build_runtime(model, config)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from node.capture.opencv import cv2
+from node.capture.pacing import RateLimit
 from node.capture.source import Picture, SourceFacts
 from node.config import CameraConfig, redacted
 from node.errors import SourceError
@@ -29,13 +30,13 @@ class LiveSource:
     def __init__(self, capture: "cv2.VideoCapture", who: str, config: CameraConfig) -> None:
         self._capture = capture
         self._who = who
+        self._limit = RateLimit(config.max_fps)
         self._driver_stamps = capture.getBackendName() == "V4L2"
         self.facts = _negotiate(capture, config)
 
     def read(self) -> Picture | None:
         try:
-            grabbed = self._capture.grab()
-            stamp = self._stamp()
+            grabbed, stamp = self._grab()
             decoded, image = self._capture.retrieve() if grabbed else (False, None)
         except cv2.error as error:
             raise SourceError(f"{self._who} failed in OpenCV: {error.err}") from error
@@ -52,6 +53,15 @@ class LiveSource:
 
     def close(self) -> None:
         self._capture.release()
+
+    def _grab(self) -> tuple[bool, Stamp]:
+        """The next frame that is wanted; those before it are never decoded."""
+        while True:
+            grabbed = self._capture.grab()
+            stamp = self._stamp()
+            assert stamp.mono_ns is not None
+            if not grabbed or self._limit.wants(stamp.mono_ns):
+                return grabbed, stamp
 
     def _stamp(self) -> Stamp:
         if self._driver_stamps:

@@ -29,6 +29,11 @@ class Mailbox(Protocol):
         """The next frame; None when none came within `timeout_s`."""
         ...
 
+    def take_all(self, timeout_s: float, at_most: int) -> list[Taken]:
+        """The frames that are there, one of each camera, of up to `at_most` cameras; waits for the
+        first up to `timeout_s`."""
+        ...
+
     def close(self, camera: str) -> None:
         """This camera puts no more frames."""
         ...
@@ -61,17 +66,25 @@ class _Slots:
         self._changed = threading.Condition()
 
     def take(self, timeout_s: float) -> Taken | None:
+        taken = self.take_all(timeout_s, 1)
+        return taken[0] if taken else None
+
+    def take_all(self, timeout_s: float, at_most: int) -> list[Taken]:
         with self._changed:
             self._changed.wait_for(lambda: self._any_full() or self._all_closed(), timeout_s)
-            for place, camera in enumerate(self._turn):
-                slot = self._slots[camera]
-                if slot.frame is not None:
-                    self._turn.append(self._turn.pop(place))  # who was served goes to the back
-                    taken = Taken(slot.frame, slot.dropped_since, time.monotonic_ns() - slot.put_ns)
-                    slot.frame, slot.dropped_since = None, 0
-                    self._changed.notify_all()
-                    return taken
-            return None
+            served = [name for name in self._turn if self._slots[name].frame is not None][:at_most]
+            for name in served:  # who was served goes to the back
+                self._turn.remove(name)
+                self._turn.append(name)
+            if served:
+                self._changed.notify_all()
+            return [self._emptied(self._slots[name]) for name in served]
+
+    def _emptied(self, slot: _Slot) -> Taken:
+        assert slot.frame is not None
+        taken = Taken(slot.frame, slot.dropped_since, time.monotonic_ns() - slot.put_ns)
+        slot.frame, slot.dropped_since = None, 0
+        return taken
 
     def close(self, camera: str) -> None:
         with self._changed:

@@ -29,22 +29,46 @@ class MediaClock:
         self._stop.wait(max(0.0, (due_ns - now_ns) / 1e9))
 
 
+class RateLimit:
+    """Chooses frames so that at most `max_fps` a second are wanted, None for all, on average and
+    whatever the jitter: a frame that comes late does not put off the next."""
+
+    def __init__(self, max_fps: float | None) -> None:
+        self._period_ns = round(1e9 / max_fps) if max_fps else 0
+        self._due_ns: int | None = None
+
+    def wants(self, stamp_ns: int) -> bool:
+        """Whether to use a frame of this moment, in ns on a clock that only grows."""
+        if self._due_ns is None:
+            self._due_ns = stamp_ns
+        if stamp_ns < self._due_ns:
+            return False
+        self._due_ns = max(self._due_ns + self._period_ns, stamp_ns)
+        return True
+
+
 class LikeACamera:
     """A file played as if it were a camera: at its own rate, and stamped when it comes out."""
 
     live = False
 
-    def __init__(self, source: Source, stop: threading.Event) -> None:
+    def __init__(self, source: Source, stop: threading.Event, max_fps: float | None = None) -> None:
         self._source = source
         self._clock = MediaClock(1.0, stop)
+        self._limit = RateLimit(max_fps)
         self.facts: SourceFacts = source.facts
 
     def read(self) -> Picture | None:
         picture = self._source.read()
+        while picture is not None and not self._wants(picture):
+            picture = self._source.read()
         if picture is None or picture.media_ns is None:
             return picture
         self._clock.wait_until(picture.media_ns)
         return replace(picture, stamp=Stamp.now(), capture_ns=0)
+
+    def _wants(self, picture: Picture) -> bool:
+        return picture.media_ns is None or self._limit.wants(picture.media_ns)
 
     def summary(self) -> str | None:
         return self._source.summary()

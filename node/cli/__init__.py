@@ -18,6 +18,7 @@ COMMANDS = {
     "watch": "Print the labels that a node publishes.",
     "label": "Label pictures, folders and videos offline.",
     "models": "List the models and whether their weights are here.",
+    "tune": "Find the fastest way to run a model on this computer.",
     "doctor": "Say what this computer has, what is wrong, and the mend.",
     "config": "Check a configuration file.",
 }

@@ -68,11 +68,15 @@ def configured(
     return config
 
 
-def load_perceiver(config: ModelConfig) -> "Perceiver":
-    """Imports torch, which takes seconds, and loads the model. Raises ModelError."""
+def load_perceiver(config: ModelConfig, cameras: int = 1) -> "Perceiver":
+    """Imports torch, which takes seconds, and loads the model for so many cameras. All thread
+    counts are set here, from one key. Raises ModelError."""
+    from node.capture.opencv import cv2
     from node.perception.perceiver import build_perceiver
 
-    return build_perceiver(config)
+    # OpenCV only decodes and converts here; more threads would fight the model's for the cores.
+    cv2.setNumThreads(config.threads or 1)
+    return build_perceiver(config, cameras)
 
 
 def set_up_logging(level: str = "info") -> None:

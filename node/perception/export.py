@@ -3,10 +3,9 @@
 The graph holds the normalisation too, so every runtime that reads it is fed the same pixels.
 """
 
+import functools
 import hashlib
 import logging
-import os
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 
 from node import __version__
 from node.errors import ModelError
+from node.perception.cache import kept
 from node.perception.folding import folded
 from node.perception.model import Model
 from node.perception.preprocess import Normalise
@@ -25,63 +25,28 @@ log = logging.getLogger(__name__)
 OPSET = 17
 """ONNX operator set of the export: the newest that torch's TorchScript exporter writes in full."""
 INPUT, OUTPUT = "pixels", "logits"
+_FILE = "model.onnx"
 
 
 def exported(model: Model) -> Path:
     """The ONNX file of a model; made on first use and kept in the cache.
 
     Input `pixels` [n, height, width, 3] uint8 BGR, output `logits` [n, classes] float32; n is free.
-    The file is keyed by weights and versions, written atomically, and made anew where it does not
-    match the checksum beside it. Raises ModelError where the model cannot be exported or the cache
-    cannot be written.
+    Raises ModelError where the model cannot be exported or the cache cannot be written.
     """
-    file = cache_folder() / f"{model.name}-{_key(model)}.onnx"
-    if _is_whole(file):
-        return file
-    started = time.monotonic()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _write(model, file)
-    except OSError as error:
-        raise ModelError(
-            f"{file.parent} cannot be written: {error.strerror}; it keeps exported models, and "
-            "XDG_CACHE_HOME moves it"
-        ) from error
-    log.info("model %s exported to %s in %.1f s", model.name, file, time.monotonic() - started)
-    return file
+    return kept(f"{model.name}-{export_key(model)}", functools.partial(_make, model)) / _FILE
 
 
-def cache_folder() -> Path:
-    """Where exported models are kept (XDG base directory specification)."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "perception-node" / "models"
-
-
-def _key(model: Model) -> str:
+def export_key(model: Model) -> str:
+    """What an export depends on, as 16 hexadecimal digits: weights, preprocessing, versions."""
     parts = (model.digest, repr(model.preprocess), torch.__version__, __version__, str(OPSET))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _is_whole(file: Path) -> bool:
-    try:
-        return _checksum_file(file).read_text() == hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
-        return False
-
-
-def _write(model: Model, file: Path) -> None:
-    """Two processes that do this at once both end with a whole file: each renames its own."""
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        made = Path(folder) / file.name
-        _export(model, made)
-        checksum = Path(folder) / "checksum"
-        checksum.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
-        os.replace(made, file)
-        os.replace(checksum, _checksum_file(file))
-
-
-def _checksum_file(file: Path) -> Path:
-    return file.with_suffix(".sha256")
+def _make(model: Model, folder: Path) -> None:
+    started = time.monotonic()
+    _export(model, folder / _FILE)
+    log.info("model %s exported to ONNX in %.1f s", model.name, time.monotonic() - started)
 
 
 def _export(model: Model, file: Path) -> None:

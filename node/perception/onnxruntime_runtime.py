@@ -19,6 +19,8 @@ class OnnxRuntime:
     threads: CPU threads, None for one a core. Raises ModelError for a file it cannot read.
     """
 
+    degraded = ()
+
     def __init__(self, file: Path, threads: int | None = None) -> None:
         self.info = RuntimeInfo(runtime="onnxruntime", precision="fp32", device="cpu")
         options = ort.SessionOptions()

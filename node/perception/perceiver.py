@@ -1,7 +1,10 @@
-"""Perceiver: image in, labels out. A model, its preprocessing and the runtime that runs it."""
+"""Perceiver: images in, labels out. A model, its preprocessing and the runtime that runs it."""
 
+import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -9,6 +12,7 @@ from node.config import ModelConfig
 from node.frame import Image
 from node.perception.catalogue import load_model
 from node.perception.classify import top_labels
+from node.perception.gpu_preprocess import GpuPreprocessor
 from node.perception.model import Model
 from node.perception.preprocess import Preprocessor
 from node.perception.runtime import Runtime
@@ -17,58 +21,134 @@ from node.wire.messages import Label, ModelInfo
 
 _ALL_THREADS = torch.get_num_threads()
 """What torch takes by itself: one thread for each core."""
+MAX_BATCH = 8
+"""Most cameras in one batch: with more, the first would wait long for the last."""
+_WORTH_BATCHING = 0.9
+"""Share of the time one by one that a batch may take: it makes the first frame wait for all."""
+
+
+class _Preprocess(Protocol):
+    def __call__(self, image: Image) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Perceived:
-    """What was seen in one image, best first, and how long each step took in ns."""
+    """What was seen in one image, best first, and how long each step took in ns, for the whole
+    batch that the image was in. degraded: why this is below what was configured."""
 
     labels: tuple[Label, ...]
     preprocess_ns: int
     infer_ns: int
     postprocess_ns: int
+    degraded: tuple[str, ...] = ()
 
 
 class Perceiver:
-    """Labels images, one at a time, on one thread."""
+    """Labels images on one thread. at_most: how many at once are worth it, here."""
 
     def __init__(self, model: Model, runtime: Runtime, *, top_k: int) -> None:
-        self._preprocess = Preprocessor(model.preprocess)
+        self._model = model
         self._runtime = runtime
         self._top_k = top_k
+        self._preprocess: _Preprocess = _preprocess_for(model, runtime)
         self.names = model.label_names
-        self.info = ModelInfo(
-            name=model.name,
-            task=model.task,
-            runtime=runtime.info.runtime,
-            precision=runtime.info.precision,
-            device=runtime.info.device,
-            digest=model.digest,
-        )
+        self.at_most = 1
+        self._info_of = runtime.info
+        self._info = self._model_info()
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model and what runs it now."""
+        if self._runtime.info is not self._info_of:
+            self._info_of = self._runtime.info
+            self._info = self._model_info()
+        return self._info
 
     def perceive(self, image: Image) -> Perceived:
         """Labels [height, width, 3] uint8 BGR. Raises ModelError."""
+        (seen,) = self.perceive_all([image])
+        return seen
+
+    def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:
+        """Labels several images, of any sizes, in one inference. Raises ModelError."""
         started = time.monotonic_ns()
-        pixels = self._preprocess(image)
+        pixels = self._prepared(images)
         preprocessed = time.monotonic_ns()
         logits = self._runtime.infer(pixels)
         inferred = time.monotonic_ns()
-        labels = top_labels(logits[0], self.names, self._top_k)
-        done = time.monotonic_ns()
-        return Perceived(labels, preprocessed - started, inferred - preprocessed, done - inferred)
+        degraded = self._runtime.degraded
+        seen = []
+        for row in logits:
+            labels = top_labels(row, self.names, self._top_k)
+            done = time.monotonic_ns()
+            seen.append(
+                Perceived(
+                    labels, preprocessed - started, inferred - preprocessed, done - inferred,
+                    degraded,
+                )
+            )  # fmt: skip
+        return seen
+
+    def warm_up(self, cameras: int) -> None:
+        """Runs every size of batch that may come, and finds out whether batches are worth it."""
+        one_s = self._time(1)
+        most = min(cameras, MAX_BATCH)
+        if most > 1 and self._time(most) < _WORTH_BATCHING * most * one_s:
+            self.at_most = most
+            for size in range(2, most):
+                self._time(size)
+
+    def _time(self, size: int) -> float:
+        """Median seconds of a batch of black frames."""
+        height, width = self._model.preprocess.crop_px
+        black = [torch.zeros(height, width, 3, dtype=torch.uint8).numpy()] * size
+        self.perceive_all(black)  # the first pass allocates, and engines compile for the size
+        return statistics.median(_seconds(lambda: self.perceive_all(black)) for _ in range(3))
+
+    def _prepared(self, images: Sequence[Image]) -> torch.Tensor:
+        if len(images) == 1:
+            return self._preprocess(images[0])
+        return torch.cat([self._preprocess(image).clone() for image in images])
+
+    def _model_info(self) -> ModelInfo:
+        running = self._runtime.info
+        return ModelInfo(
+            name=self._model.name,
+            task=self._model.task,
+            runtime=running.runtime,
+            precision=running.precision,
+            device=running.device,
+            digest=self._model.digest,
+        )
 
 
-def build_perceiver(config: ModelConfig) -> Perceiver:
-    """Loads the configured model and warms it up. Raises ModelError."""
+def build_perceiver(config: ModelConfig, cameras: int = 1) -> Perceiver:
+    """Loads the configured model and warms it up for so many cameras. Raises ModelError."""
     model = load_model(config.name, config.weights)
     runtime = build_runtime(model, config)
-    # Beside another runtime only the preprocessing is torch's, which one thread does fastest: a
-    # second pool of threads would fight the runtime's for the same cores.
-    own_threads = config.threads or _ALL_THREADS if runtime.info.runtime == "torch" else 1
-    torch.set_num_threads(own_threads)
+    set_torch_threads(runtime, config.threads)
     perceiver = Perceiver(model, runtime, top_k=config.top_k)
-    height, width = model.preprocess.crop_px
-    black = torch.zeros(height, width, 3, dtype=torch.uint8).numpy()
-    for _ in range(2):  # the first pass allocates, the second runs as all later ones
-        perceiver.perceive(black)
+    perceiver.warm_up(cameras)
     return perceiver
+
+
+def set_torch_threads(runtime: Runtime, threads: int | None) -> None:
+    """Gives torch its share of the CPU threads (None: one a core).
+
+    Beside another runtime only the preprocessing is torch's, which one thread does fastest: a
+    second pool of threads would fight the runtime's for the same cores.
+    """
+    own = threads or _ALL_THREADS if runtime.info.runtime == "torch" else 1
+    torch.set_num_threads(own)
+
+
+def _preprocess_for(model: Model, runtime: Runtime) -> _Preprocess:
+    if runtime.info.device == "cpu":
+        return Preprocessor(model.preprocess)
+    return GpuPreprocessor(model.preprocess, runtime.info.device)
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started

@@ -20,12 +20,21 @@ class RuntimeInfo:
 class Runtime(Protocol):
     """Runs one network. Built with everything it needs; `infer` is called from one thread."""
 
-    info: RuntimeInfo
+    @property
+    def info(self) -> RuntimeInfo:
+        """What runs the model now."""
+        ...
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Why it runs below its configuration; empty when it does not."""
+        ...
 
     def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Logits of a batch.
 
         pixels: [n, height, width, 3] uint8 BGR, what `Preprocessor` made; not kept.
-        Returns [n, classes] float32. Raises ModelError where the engine fails.
+        Returns [n, classes] float32, valid until the next call. Raises ModelError where the engine
+        fails.
         """
         ...

@@ -1,4 +1,4 @@
-"""TorchRuntime: PyTorch in float32, on the CPU or on a GPU."""
+"""TorchRuntime: PyTorch on the CPU or on a GPU, in float32, bfloat16 or float16."""
 
 from typing import cast
 
@@ -13,45 +13,95 @@ from node.perception.model import Model
 from node.perception.preprocess import Normalise
 from node.perception.runtime import RuntimeInfo
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class TorchRuntime:
     """Runs a model's network as PyTorch does, channels last, with its BatchNorms folded.
 
-    Keeps a copy of the network; the model stays as it was. How many threads PyTorch uses is for
-    the caller to set (torch.set_num_threads).
+    Keeps a copy of the network; the model stays as it was. On a GPU the network is captured as a
+    CUDA graph for each batch size, and the answer is the only thing that is waited for. How many
+    threads PyTorch uses is for the caller to set (torch.set_num_threads).
     """
 
-    info: RuntimeInfo
+    degraded = ()
 
-    def __init__(self, model: Model, device: str = "cpu") -> None:
-        """device: `cpu`, `cuda` or `cuda:N`. Raises ModelError where that cannot be used."""
+    def __init__(self, model: Model, device: str = "cpu", precision: str = "fp32") -> None:
+        """device: `cpu`, `cuda` or `cuda:N`; precision: `fp32`, `bf16` or `fp16`.
+
+        Raises ModelError where that cannot be used.
+        """
         self._name = model.name
         self._device = _checked_device(model.name, device)
-        self.info = RuntimeInfo(runtime="torch", precision="fp32", device=str(self._device))
-        network = nn.Sequential(Normalise(model.preprocess), folded(model))
+        self.info = RuntimeInfo(runtime="torch", precision=precision, device=str(self._device))
+        dtype = _DTYPES[precision]
+        # Normalised in float32, then rounded once.
+        network = nn.Sequential(Normalise(model.preprocess), _Round(dtype), folded(model).to(dtype))
         try:
             self._network = network.eval().to(self._device)
         except RuntimeError as error:
-            raise ModelError(
-                f"model {model.name!r}: cannot be put on {device} ({_first_line(error)}); "
-                'free the device or set model.device = "cpu"'
-            ) from error
+            raise self._failed(error) from error
+        self._captured: dict[torch.Size, _Captured] = {}
 
     def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Logits of a batch.
 
-        pixels: [n, height, width, 3] uint8 BGR, what `Preprocessor` made; not kept.
+        pixels: [n, height, width, 3] uint8 BGR, what `Preprocessor` made, on any device; not kept.
         Returns [n, classes] float32. Raises ModelError where PyTorch fails.
         """
         try:
             with torch.inference_mode():
-                logits = self._network(pixels.to(self._device)).float().cpu()
+                if self._device.type == "cuda":
+                    return self._replay(pixels)
+                return cast(NDArray[np.float32], self._network(pixels).float().numpy())
         except RuntimeError as error:
-            raise ModelError(
-                f"model {self._name!r}: failed on {self.info.device} ({_first_line(error)}); "
-                'try model.device = "cpu" or another model'
-            ) from error
-        return cast(NDArray[np.float32], logits.numpy())
+            raise self._failed(error) from error
+
+    def _replay(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        if pixels.shape not in self._captured:
+            self._captured[pixels.shape] = _Captured(self._network, pixels.to(self._device))
+        return self._captured[pixels.shape].run(pixels)
+
+    def _failed(self, error: Exception) -> ModelError:
+        return ModelError(
+            f"model {self._name!r}: failed on {self._device} ({_first_line(error)}); "
+            'free the device, or try model.device = "cpu" or another model'
+        )
+
+
+class _Round(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self._dtype)
+
+
+class _Captured:
+    """A network on a GPU as a CUDA graph: one launch instead of hundreds, for one input shape."""
+
+    def __init__(self, network: nn.Module, pixels: torch.Tensor) -> None:
+        self._pixels = pixels.clone()
+        side = torch.cuda.Stream(pixels.device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(pixels.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):  # cuDNN chooses its kernels and allocates before the capture
+                network(self._pixels)
+        torch.cuda.current_stream(pixels.device).wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._logits = network(self._pixels).float()
+        self._answer = torch.empty(self._logits.shape, dtype=torch.float32, pin_memory=True)
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def run(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        self._pixels.copy_(pixels, non_blocking=True)
+        self._graph.replay()
+        self._answer.copy_(self._logits, non_blocking=True)
+        self._done.record()
+        self._done.synchronize()
+        return cast(NDArray[np.float32], self._answer.numpy())
 
 
 def _checked_device(model_name: str, wanted: str) -> torch.device:

@@ -47,6 +47,7 @@ class Composer:
         timing: Timing,
         model: ModelInfo,
         labels: tuple[Label, ...],
+        degraded: tuple[str, ...] = (),
     ) -> Outgoing:
         """The labels of a frame."""
         stamp = frame.stamp
@@ -73,6 +74,7 @@ class Composer:
                 model=model,
                 image=ImageSize(width, height),
                 labels=labels,
+                degraded=degraded,
             )
 
         return Outgoing(topic("labels", frame.camera), seal)

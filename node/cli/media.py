@@ -1,0 +1,68 @@
+"""What the offline commands share: the pictures and videos of a path, and a progress bar."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from node.errors import SourceError
+
+if TYPE_CHECKING:
+    from node.capture.source import Source
+    from node.frame import Frame
+
+
+def files_of(path: str) -> Iterator[Path]:
+    """The pictures and videos that a path names. Raises SourceError where there are none."""
+    from node.capture.photos import find_photos
+
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        found = sorted(entry for entry in folder.rglob("*") if _is_media(entry))
+        if not found:
+            raise SourceError(f"{folder} holds no pictures and no videos")
+        yield from found
+    elif (photos := find_photos(path)) is not None:
+        yield from photos
+    elif folder.exists():
+        yield folder
+    else:
+        raise SourceError(f"{path}: there is no such file or folder")
+
+
+def _is_media(path: Path) -> bool:
+    from node.capture.photos import is_photo
+    from node.capture.video import SUFFIXES
+
+    return path.is_file() and (is_photo(path) or path.suffix.lower() in SUFFIXES)
+
+
+def frames_of(file: Path) -> Iterator["Frame"]:
+    """The frames of a picture or a video. Raises SourceError where there are none."""
+    from node.capture.grabber import number
+    from node.capture.open import open_file
+
+    source: Source = open_file(file)
+    try:
+        frame_id = 0
+        while (picture := source.read()) is not None:
+            yield number(picture, "label", frame_id)
+            frame_id += 1
+        if not frame_id:
+            raise SourceError(f"{file}: no frame in it can be decoded")
+    finally:
+        source.close()
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar on stderr, nothing where that is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,160 @@
+"""`perception-node tune`: finds the fastest way to run a model on this computer."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from node.cli.media import files_of, frames_of, progress_bar
+from node.cli.options import CONFIG, MODEL, SETTINGS, configured, together
+from node.errors import SourceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from node.frame import Image
+    from node.perception.model import Model
+    from node.perception.tuned import Measured, Tuned
+
+log = logging.getLogger(__name__)
+
+MOST_FRAMES = 400
+_DEMO_STEP = 6
+_TABLE_WIDTH = 120
+
+
+@click.command("tune")
+@together(CONFIG, MODEL, SETTINGS)
+@click.option(
+    "--frames", "paths", multiple=True, metavar="PATH",
+    help="Pictures, folder or video of what the robot sees; 50 frames or more also try int8.",
+)  # fmt: skip
+@click.option(
+    "--floor", type=click.FloatRange(0, 1), metavar="SHARE",
+    help="Least share of frames that must keep their best label (default 0.99, int8 0.98).",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each row.")
+def command(
+    config_file: Path | None,
+    model: str | None,
+    settings: tuple[str, ...],
+    paths: tuple[str, ...],
+    floor: float | None,
+    as_json: bool,
+) -> None:
+    """Measure the runtimes, precisions and thread counts that this computer has, on real frames,
+    and keep the fastest that names them as torch in float32 does. `runtime = "auto"` uses it from
+    then on.
+
+    Without --frames it measures on the demo pictures, which is too few to try int8.
+
+    Example: perception-node tune --frames drive.mp4
+    """
+    config = configured(config_file, settings, model=model)
+    files = [file for path in paths for file in files_of(path)]
+
+    from node.perception.catalogue import load_model
+    from node.perception.tune import FLOORS, tune
+    from node.perception.tuned import keep
+
+    floors = FLOORS if floor is None else dict.fromkeys(FLOORS, floor)
+    loaded = load_model(config.model.name, config.model.weights)
+    with progress_bar(Console(stderr=True)) as progress:
+        task = progress.add_task("reading frames", total=None)
+        pixels = _pixels(loaded, _images(files) if files else _demo_images())
+        where = ", ".join(paths) if paths else "demo"
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        tuned = tune(loaded, pixels, f"{len(pixels)} frames of {where}", floors, show)
+    _print(tuned, as_json)
+    file = keep(loaded, tuned)
+    winner = tuned.winner
+    if winner is None:
+        log.warning("nothing holds the accuracy floor, so nothing is chosen; see %s", file)
+    else:
+        log.info(
+            "auto is now %s %s on %s with %s threads; kept in %s",
+            winner.runtime, winner.precision, winner.device, winner.threads or "all", file,
+        )  # fmt: skip
+
+
+def _images(files: list[Path]) -> Iterator["Image"]:
+    for file in files:
+        try:
+            for frame in frames_of(file):
+                yield frame.image
+        except SourceError as error:
+            log.warning("%s; left out", error)
+
+
+def _demo_images() -> Iterator["Image"]:
+    from node.capture.demo import FPS, PICTURES, SECONDS_A_PICTURE, DemoSource
+
+    source = DemoSource()
+    for place in range(round(len(PICTURES) * SECONDS_A_PICTURE * FPS)):
+        picture = source.read()
+        if place % _DEMO_STEP == 0:
+            yield picture.image
+
+
+def _pixels(model: "Model", images: Iterator["Image"]) -> list["torch.Tensor"]:
+    """At most MOST_FRAMES of the images, evenly over all of them, as the model gets them."""
+    from node.perception.preprocess import Preprocessor
+
+    preprocess = Preprocessor(model.preprocess)
+    kept: list[torch.Tensor] = []
+    every = 1
+    for place, image in enumerate(images):
+        if place % every == 0:
+            kept.append(preprocess(image).clone())
+        if len(kept) > MOST_FRAMES:
+            kept, every = kept[::2], 2 * every
+    if not kept:
+        raise SourceError("tune: none of the frames can be read; name others with --frames")
+    return kept
+
+
+def _print(tuned: "Tuned", as_json: bool) -> None:
+    winner = tuned.winner
+    if as_json:
+        for row in tuned.measured:
+            line = dataclasses.asdict(row) | {"winner": row.choice == winner}
+            click.echo(json.dumps(line, default=str))
+        return
+    table = Table(
+        "", "runtime", "precision", "device", "threads", "ms", "10-90 %", "CPU ms", "agreement",
+        "score diff.", "", box=None, pad_edge=False,
+    )  # fmt: skip
+    for row in tuned.measured:
+        table.add_row("*" if row.choice == winner else "", *_cells(row))
+    console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, _TABLE_WIDTH)
+    console.print(table)
+    console.print(f"{tuned.model} on {tuned.frames}; ms and CPU ms are of one inference")
+
+
+def _cells(row: "Measured") -> tuple[str, ...]:
+    choice = row.choice
+    precision = choice.precision
+    if choice.float_layers:
+        precision += f", first {choice.float_layers} float"
+    names = (choice.runtime, precision, choice.device, str(choice.threads or "all"))
+    if row.median_ms is None:
+        return (*names, "", "", "", "", "", f"cannot: {row.refused}")
+    return (
+        *names,
+        f"{row.median_ms:.2f}",
+        f"{row.p10_ms:.2f}-{row.p90_ms:.2f}",
+        f"{row.cpu_ms:.2f}",
+        f"{row.agreement:.1%}",
+        f"{row.score_difference:.3f}",
+        f"refused: {row.refused}" if row.refused else "",
+    )

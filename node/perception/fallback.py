@@ -1,0 +1,52 @@
+"""CpuFallback: a runtime on a GPU whose place one on the CPU takes when it fails."""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from node.errors import ModelError
+from node.perception.runtime import Runtime, RuntimeInfo
+
+log = logging.getLogger(__name__)
+
+
+class CpuFallback:
+    """Runs on the GPU until that fails, at the start or in flight, then on the CPU for good.
+
+    primary, standby: build the two; the standby only when it is needed. The frame on which the GPU
+    fails is inferred again, so none is lost. Raises ModelError where the standby fails too.
+    """
+
+    def __init__(
+        self, primary: Callable[[], Runtime], standby: Callable[[], Runtime], device: str
+    ) -> None:
+        self._standby = standby
+        self._device = device
+        self.degraded: tuple[str, ...] = ()
+        try:
+            self._runtime = primary()
+        except (ModelError, RuntimeError) as error:
+            self._take_over(error)
+
+    @property
+    def info(self) -> RuntimeInfo:
+        """Of what runs now."""
+        return self._runtime.info
+
+    def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        """Logits of a batch, as `Runtime.infer`."""
+        try:
+            return self._runtime.infer(pixels)
+        except ModelError as error:
+            if self.degraded:
+                raise
+            self._take_over(error)
+        return self._runtime.infer(pixels.cpu())
+
+    def _take_over(self, error: Exception) -> None:
+        log.error("%s; running on the CPU from here on", error)
+        self._runtime = self._standby()
+        self.degraded = (f"{self._device} failed, running on cpu",)

@@ -1,0 +1,70 @@
+"""GpuPreprocessor: the picture that `Preprocessor` makes, made on the GPU from the whole frame."""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from node.frame import Image
+from node.perception.preprocess import PreprocessSpec, _resized_size
+
+
+class GpuPreprocessor:
+    """Uploads frames as uint8 and resizes and crops them there.
+
+    Frames go through pinned memory on a stream of their own; the network's stream waits for it, the
+    CPU does not. Owned by one thread. On `cpu` it does the same without streams, which is how its
+    picture is tested on a computer without a GPU.
+    """
+
+    def __init__(self, spec: PreprocessSpec, device: str) -> None:
+        self.spec = spec
+        self._device = torch.device(device)
+        on_gpu = self._device.type == "cuda"
+        self._stream = torch.cuda.Stream(self._device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self._pinned = torch.empty(0, dtype=torch.uint8)
+        self._uploaded = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def __call__(self, image: Image) -> torch.Tensor:
+        """image: [height, width, 3] uint8 BGR. Returns [1, crop_h, crop_w, 3] uint8 BGR on the
+        device. Raises ValueError as `Preprocessor` does."""
+        with torch.inference_mode():
+            if self._stream is None:
+                return self._resized(torch.from_numpy(np.ascontiguousarray(image)))
+            self._pin(image)
+            with torch.cuda.stream(self._stream):
+                frame = self._pinned.to(self._device, non_blocking=True)
+                assert self._uploaded is not None
+                self._uploaded.record()
+                result = self._resized(frame)
+            network_stream = torch.cuda.current_stream(self._device)
+            network_stream.wait_stream(self._stream)
+            result.record_stream(network_stream)
+            return result
+
+    def _pin(self, image: Image) -> None:
+        if self._pinned.shape != image.shape:
+            self._pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
+        elif self._uploaded is not None:
+            self._uploaded.synchronize()  # the frame before has left the buffer, long ago
+        np.copyto(self._pinned.numpy(), image)
+
+    def _resized(self, frame: torch.Tensor) -> torch.Tensor:
+        height, width = _resized_size(self.spec.resize_short_px, frame.shape[0], frame.shape[1])
+        planes = frame.permute(2, 0, 1).unsqueeze(0).float()
+        resized = functional.interpolate(
+            planes, (height, width), mode=self.spec.interpolation, antialias=True
+        )
+        return self._cropped(resized.round_().clamp_(0, 255)).permute(0, 2, 3, 1).to(torch.uint8)
+
+    def _cropped(self, picture: torch.Tensor) -> torch.Tensor:
+        """torchvision's center_crop: pads with black what is too small, then cuts."""
+        crop_h, crop_w = self.spec.crop_px
+        height, width = picture.shape[2:]
+        pad_h, pad_w = max(0, crop_h - height), max(0, crop_w - width)
+        if pad_h or pad_w:
+            left, top = pad_w // 2, pad_h // 2
+            picture = functional.pad(picture, (left, pad_w - left, top, pad_h - top))
+            height, width = picture.shape[2:]
+        top = int(round((height - crop_h) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
+        left = int(round((width - crop_w) / 2.0))  # noqa: RUF046
+        return picture[:, :, top : top + crop_h, left : left + crop_w]

@@ -1,0 +1,245 @@
+"""Tune: the choices are measured and judged on real frames, kept, and used by `auto`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import skimage
+import torch
+from conftest import Run
+
+from node.capture.photos import read_image
+from node.config import ModelConfig
+from node.errors import ModelError
+from node.perception import tuned as tuned_module
+from node.perception.catalogue import load_model
+from node.perception.fallback import CpuFallback
+from node.perception.gpu_preprocess import GpuPreprocessor
+from node.perception.model import Model
+from node.perception.perceiver import Perceiver, build_perceiver
+from node.perception.preprocess import Preprocessor
+from node.perception.quantise import quantised
+from node.perception.runtime import RuntimeInfo
+from node.perception.runtimes import build_runtime
+from node.perception.torch_runtime import TorchRuntime
+from node.perception.tuned import Choice, Measured, Tuned, keep, kept_result, result_file
+
+PICTURES = Path(skimage.__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model("efficientnet_lite0")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "perception-node"
+
+
+def row(precision: str, ms: float, **more: object) -> Measured:
+    values: dict[str, object] = {
+        "choice": Choice("openvino", precision, "cpu", threads=1),
+        "median_ms": ms, "p10_ms": ms, "p90_ms": ms, "cpu_ms": ms, "agreement": 1.0,
+        "score_difference": 0.0,
+    }  # fmt: skip
+    return Measured(**{**values, **more})  # type: ignore[arg-type]
+
+
+def result(*rows: Measured) -> Tuned:
+    return Tuned("efficientnet_lite0", "3 frames of here", "2026-01-01T00:00:00+00:00", rows)
+
+
+def test_tune_measures_keeps_and_auto_uses_it(
+    perception_node: Run, shared_data: Path, own_cache: Path
+) -> None:
+    folder = own_cache.parent / "photos"
+    folder.mkdir()
+    for photo in sorted((shared_data / "photos").glob("*.JPEG"))[::2][:60]:
+        (folder / photo.name).symlink_to(photo)
+    done = perception_node("tune", "--frames", folder, "--json", timeout_s=240)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    measured = [r for r in rows if r["median_ms"] is not None]
+    ways = {(r["choice"]["runtime"], r["choice"]["precision"]) for r in measured}
+    assert {("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32")} <= ways
+    assert ("openvino", "int8") in ways
+    for r in measured:
+        floor = 0.98 if r["choice"]["precision"] == "int8" else 0.99
+        assert (r["refused"] is not None) == (r["agreement"] < floor), r
+        assert 0 < r["p10_ms"] <= r["median_ms"] <= r["p90_ms"]
+        assert r["cpu_ms"] > 0
+    (winner,) = [r for r in rows if r["winner"]]
+    assert winner["refused"] is None
+    assert winner["median_ms"] <= 1.05 * min(
+        r["median_ms"] for r in measured if r["refused"] is None
+    )
+    (file,) = (own_cache / "tuned").iterdir()
+    content = json.loads(file.read_text())
+    assert content["winner"] == winner["choice"]
+    assert content["computer"]["cores"]
+    assert str(file) in done.stderr
+
+    info = build_perceiver(ModelConfig()).info
+    assert (info.runtime, info.precision) == (
+        winner["choice"]["runtime"],
+        winner["choice"]["precision"],
+    )
+    # int8 by name is what tune accepted, and its error says what to do where it accepted none.
+    accepted = any(r["choice"]["precision"] == "int8" and not r["refused"] for r in measured)
+    int8 = ModelConfig(precision="int8")
+    if accepted:
+        perceiver = build_perceiver(int8)
+        assert perceiver.info.precision == "int8"
+        assert perceiver.perceive(read_image(PICTURES / "coffee.png")).labels[0].name == "espresso"
+    else:
+        with pytest.raises(ModelError, match="lost too many labels"):
+            build_perceiver(int8)
+
+
+def test_int8_without_tuning_is_an_error_with_the_mend(model: Model, own_cache: Path) -> None:
+    with pytest.raises(
+        ModelError, match=r"not calibrated here; run perception-node tune.*--frames"
+    ):
+        build_runtime(model, ModelConfig(precision="int8"))
+
+
+def test_int8_under_the_floor_is_never_used(model: Model, own_cache: Path) -> None:
+    keep(model, result(row("int8", 1.0, refused="agreement under the floor"), row("fp32", 5.0)))
+    assert build_runtime(model, ModelConfig()).info.precision == "fp32"
+    with pytest.raises(ModelError, match="lost too many labels"):
+        build_runtime(model, ModelConfig(precision="int8"))
+
+
+def test_too_few_frames_for_int8_are_said(model: Model) -> None:
+    pixels = Preprocessor(model.preprocess)(read_image(PICTURES / "coffee.png"))
+    with pytest.raises(ModelError, match=r"1 frames to calibrate on; give at least 25"):
+        quantised(model, [pixels])
+
+
+def test_of_equally_fast_choices_the_most_faithful_wins_then_the_quietest() -> None:
+    close = (
+        row("int8", 1.00, agreement=0.98, cpu_ms=1.0),
+        row("bf16", 1.02, agreement=0.99, cpu_ms=3.0),
+        row("fp16", 1.03, agreement=0.99, cpu_ms=2.0),
+        row("fp32", 2.00, cpu_ms=0.5),
+    )
+    winner = result(*close).winner
+    assert winner is not None
+    assert winner.precision == "fp16"
+    assert result(row("fp32", 1.0, refused="under the floor")).winner is None
+
+
+def test_a_result_that_cannot_be_read_is_said_and_left_out(
+    model: Model, own_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = keep(model, result(row("fp32", 1.0)))
+    assert kept_result(model) == result(row("fp32", 1.0))
+    for text in ("{", '{"model": 1}', "[]", '{"measured": [{"choice": {}}]}'):
+        file.write_text(text)
+        assert kept_result(model) is None
+        assert "run perception-node tune again" in caplog.text
+        caplog.clear()
+
+
+def test_a_result_of_another_computer_is_not_used(
+    model: Model, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(model, result(row("fp32", 1.0)))
+    here = tuned_module.computer()
+    monkeypatch.setattr(tuned_module, "computer", lambda: here | {"processor": "another"})
+    assert kept_result(model) is None
+    assert not result_file(model).exists()
+
+
+def test_a_quantised_graph_that_was_deleted_is_not_chosen(model: Model, own_cache: Path) -> None:
+    gone = Choice("openvino", "int8", "cpu", threads=1, graph=own_cache / "gone" / "model.xml")
+    keep(model, result(row("int8", 1.0, choice=gone), row("fp32", 5.0)))
+    kept = kept_result(model)
+    assert kept is not None
+    assert kept.winner == row("fp32", 5.0).choice
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"runtime": "onnxruntime", "precision": "bf16"}, "onnxruntime on a CPU runs in fp32"),
+        ({"runtime": "torch", "precision": "fp16"}, "torch on a CPU runs in fp32 or bf16"),
+        ({"runtime": "torch", "precision": "int8"}, 'write model.runtime = "openvino"'),
+        ({"runtime": "openvino", "device": "cuda"}, 'write model.device = "cpu"'),
+    ],
+)
+def test_a_precision_that_a_runtime_has_not_is_said(
+    model: Model, setting: dict[str, str], told: str
+) -> None:
+    with pytest.raises(ModelError, match=told):
+        build_runtime(model, ModelConfig.model_validate(setting))
+
+
+def test_torch_in_bf16_names_pictures_as_in_fp32(model: Model) -> None:
+    pixels = Preprocessor(model.preprocess)(read_image(PICTURES / "coffee.png"))
+    exact = TorchRuntime(model).infer(pixels)
+    rounded = TorchRuntime(model, precision="bf16").infer(pixels)
+    assert rounded.dtype == exact.dtype
+    assert rounded.argmax() == exact.argmax()
+    assert 0 < abs(rounded - exact).max() < 1
+
+
+class Gpu:
+    """Stands for a GPU: the CPU's answers until it fails."""
+
+    info = RuntimeInfo("torch", "fp16", "cuda:0")
+    degraded = ()
+
+    def __init__(self, model: Model, frames: int) -> None:
+        self._runtime = TorchRuntime(model)
+        self._left = frames
+
+    def infer(self, pixels: torch.Tensor) -> object:
+        if self._left == 0:
+            raise ModelError("model 'x': failed on cuda:0 (an illegal memory access)")
+        self._left -= 1
+        return self._runtime.infer(pixels)
+
+
+def test_a_gpu_that_fails_in_flight_costs_no_frame_and_is_said(model: Model) -> None:
+    image = read_image(PICTURES / "coffee.png")
+    runtime = CpuFallback(lambda: Gpu(model, 1), lambda: TorchRuntime(model), "cuda:0")
+    assert runtime.degraded == ()
+    pixels = Preprocessor(model.preprocess)(image)
+    assert runtime.infer(pixels).argmax() == runtime.infer(pixels).argmax()
+    assert runtime.degraded == ("cuda:0 failed, running on cpu",)
+    assert runtime.info.device == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_said_in_every_message(model: Model) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this computer has a GPU")
+    perceiver = build_perceiver(ModelConfig(device="cuda"))
+    seen = perceiver.perceive(read_image(PICTURES / "coffee.png"))
+    assert seen.degraded == ("cuda failed, running on cpu",)
+    assert perceiver.info.device == "cpu"
+    assert seen.labels[0].name == "espresso"
+
+
+@pytest.mark.parametrize("name", ["coffee.png", "camera.png", "motorcycle_left.png"])
+def test_the_gpu_sees_the_picture_that_the_cpu_sees(model: Model, name: str) -> None:
+    image = read_image(PICTURES / name)
+    on_gpu = GpuPreprocessor(model.preprocess, "cpu")(image)
+    on_cpu = Preprocessor(model.preprocess)(image)
+    assert on_gpu.shape == on_cpu.shape
+    assert (on_gpu.float() - on_cpu.float()).abs().mean() < 0.2
+
+
+def test_a_batch_gives_each_image_its_own_labels(model: Model) -> None:
+    images = [read_image(PICTURES / name) for name in ("coffee.png", "camera.png")]
+    for runtime in ("torch", "onnxruntime", "openvino"):
+        config = ModelConfig.model_validate({"runtime": runtime})
+        perceiver = Perceiver(model, build_runtime(model, config), top_k=3)
+        batch = perceiver.perceive_all(images)
+        assert [seen.labels[0].name for seen in batch] == ["espresso", "tripod"]
+        for seen, image in zip(batch, images, strict=True):
+            alone = perceiver.perceive(image)
+            assert [x.id for x in seen.labels] == [x.id for x in alone.labels]
+            assert seen.labels[0].score == pytest.approx(alone.labels[0].score, abs=1e-4)
