@@ -1,87 +1,69 @@
-"""Measures what the node promises, as ratios taken alternately in one run on the same frames.
+"""Measures what the node promises, as ratios taken by turns in one run on the same frames.
 
-Each row runs the plain way and ours in turn, frame by frame, so that a busy machine slows both, and
-prints the medians, their spread and the ratio. `--json` prints the same for machines.
+`--json` prints one object for machines; README's part on performance explains its keys. With
+`--photos FOLDER` int8 is calibrated on one half of the photographs and the agreement of all
+precisions is judged on the other half.
 """
 
 import argparse
 import json
 import logging
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import bench_wire
 import numpy as np
+import psutil
 import skimage
 import torch
 import torchvision
-from PIL import Image as PilImage
 from rich.console import Console
-from rich.table import Table
 
+from node.bench import Row, preprocessing, rows
 from node.capture.opencv import cv2
-from node.capture.photos import read_image
+from node.capture.photos import find_photos, read_image
+from node.cli.bench import rows_table
 from node.config import ModelConfig
 from node.errors import ModelError
 from node.frame import Image
 from node.perception.catalogue import load_model
-from node.perception.export import exported
 from node.perception.model import Model
-from node.perception.perceiver import Perceiver, build_perceiver
-from node.perception.preprocess import Preprocessor, reference_transform
-from node.perception.runtimes import build_runtime
+from node.perception.perceiver import Perceiver, build_perceiver, set_torch_threads
+from node.perception.preprocess import Preprocessor
+from node.perception.quantise import quantised
+from node.perception.runtimes import build_choice
+from node.perception.tuned import Choice
 
-WARMUP = 8
-SETTLE_S = 0.02
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
+PLAIN = (
+    ("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32"),
+    ("openvino", "bf16"),
+)  # fmt: skip
+FPS = 30
+FLOAT_LAYERS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One comparison. Times are medians in ms, spreads the 10th and 90th percentile.
-
-    ratio: the plain way's median over ours; overhead: ours over the plain way's, less one.
-    """
+class Agreement:
+    """Share of photographs that get the best label of torch in float32 on the reference transform's
+    own pixels, and how many photographs were judged."""
 
     name: str
-    plain_ms: float
-    plain_spread_ms: tuple[float, float]
-    ours_ms: float
-    ours_spread_ms: tuple[float, float]
-    ratio: float
-    note: str = ""
+    agreement: float
+    photographs: int
 
 
-def alternately(plain: Callable[[Image], object], ours: Callable[[Image], object],
-                frames: list[Image], rounds: int) -> tuple[list[float], list[float]]:  # fmt: skip
-    """Runs both on each frame, `rounds` frames in all; times in ms."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for place in range(WARMUP + rounds):
-        frame = frames[place % len(frames)]
-        for kept, function in zip(times, (plain, ours), strict=True):
-            time.sleep(SETTLE_S)  # threads of the other side spin on for a while
-            started = time.perf_counter()
-            function(frame)
-            if place >= WARMUP:
-                kept.append((time.perf_counter() - started) * 1e3)
-    return times
+@dataclass(frozen=True, slots=True)
+class SteadyCpu:
+    """CPU time in percent of one core at 30 frames a second of 720p with the default model: of
+    decoding and the bare runtime alone, and of the whole node."""
 
-
-def row(name: str, plain: list[float], ours: list[float], note: str = "") -> Row:
-    """The comparison of two lists of times in ms."""
-    plain_ms, ours_ms = statistics.median(plain), statistics.median(ours)
-    return Row(
-        name, plain_ms, _spread(plain), ours_ms, _spread(ours), plain_ms / ours_ms, note
-    )  # fmt: skip
-
-
-def _spread(times: list[float]) -> tuple[float, float]:
-    low, high = np.percentile(times, [10, 90])
-    return float(low), float(high)
+    bare_percent: float
+    node_percent: float
 
 
 def frames_of(size: tuple[int, int]) -> list[Image]:
@@ -94,101 +76,111 @@ def frames_of(size: tuple[int, int]) -> list[Image]:
     ]
 
 
-def plain_loop(model: Model) -> Callable[[Image], object]:
-    """The loop that everybody writes first: PIL image, transforms, torch eager, argmax."""
-    transform = reference_transform(model.preprocess)
-
-    def loop(frame: Image) -> object:
-        picture = PilImage.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-        with torch.inference_mode():
-            return model.network(transform(picture).unsqueeze(0)).argmax().item()
-
-    return loop
-
-
-def bench_preprocessing(rounds: int) -> list[Row]:
-    """Our preprocessing against the reference transform, and how far its pixels are from it."""
-    spec = load_model("efficientnet_lite0").preprocess
-    reference = reference_transform(spec)
-    preprocess = Preprocessor(spec)
-    rows = []
-    for name, size in SIZES.items():
-        frames = frames_of(size)
-        pictures = {id(f): PilImage.fromarray(cv2.cvtColor(f, cv2.COLOR_BGR2RGB)) for f in frames}
-        differences = []
-        for frame in frames:
-            mean = torch.tensor(spec.mean).view(3, 1, 1)
-            std = torch.tensor(spec.std).view(3, 1, 1)
-            wanted = (reference(pictures[id(frame)]) * std + mean) * 255
-            got = preprocess(frame)[0].flip(2).permute(2, 0, 1).float()
-            differences.append((got - wanted).abs().mean().item())
-        plain, ours = alternately(
-            lambda f, p=pictures: reference(p[id(f)]), preprocess, frames, rounds
-        )
-        note = f"mean difference {max(differences):.3f} grey levels"
-        rows.append(row(f"preprocessing {name}", plain, ours, note))
-    return rows
+def choices(model: Model, photos: list[Image]) -> list[Choice]:
+    """Every way to run the model here; int8 where there are photographs to calibrate on."""
+    found = [Choice(runtime, precision, "cpu") for runtime, precision in PLAIN]
+    if photos:
+        preprocess = Preprocessor(model.preprocess)
+        pixels = [preprocess(photo).clone() for photo in photos[0::2]]
+        for layers in (0, FLOAT_LAYERS):
+            graph = quantised(model, pixels, layers)
+            found.append(Choice("openvino", "int8", "cpu", graph=graph, float_layers=layers))
+    return found
 
 
-def bench_model(name: str, weights: Path | None, rounds: int) -> list[Row]:
-    """Every runtime against the plain loop and against itself without our code around it."""
+def bench_model(
+    name: str, weights: Path | None, photos: list[Image], rounds: int
+) -> tuple[list[Row], list[Agreement]]:
+    """Every runtime against the plain loop, the bare runtime, and torch's labels."""
+    model = load_model(name, weights)
     frames = frames_of(SIZES["720p"])
-    loop = plain_loop(load_model(name, weights))
-    rows = []
-    for runtime, precision in (
-        ("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"),
-    ):  # fmt: skip
-        config = ModelConfig.model_validate(
-            {"name": name, "weights": weights, "runtime": runtime, "precision": precision,
-             "device": "cpu"}
-        )  # fmt: skip
+    found: list[Row] = []
+    agreements: list[Agreement] = []
+    reference = _reference_labels(model, photos[1::2])
+    for choice in choices(model, photos):
         try:
-            perceiver = build_perceiver(config)
+            runtime, bare = build_choice(model, choice), build_choice(model, choice)
         except ModelError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        ours = perceiver.perceive
-        plain_times, our_times = alternately(_with_all_threads(loop), ours, frames, rounds)
-        rows.append(row(f"{name} {runtime} {precision}: plain loop / ours", plain_times, our_times))
-        rows.append(_beyond_the_runtime(perceiver, config, frames, rounds))
-    return rows
+        set_torch_threads(runtime, None)
+        perceiver = Perceiver(model, runtime, top_k=5)
+        perceiver.warm_up(1)
+        layers = f" ({choice.float_layers} layers float)" if choice.float_layers else ""
+        title = f"{name} {choice.runtime} {choice.precision}{layers}"
+        found += rows(title, model, perceiver, bare, frames, rounds)
+        if photos:
+            same = [
+                perceiver.perceive(photo).labels[0].id == wanted
+                for photo, wanted in zip(photos[1::2], reference, strict=True)
+            ]
+            agreements.append(Agreement(title, sum(same) / len(same), len(same)))
+    return found, agreements
 
 
-def _with_all_threads(loop: Callable[[Image], object]) -> Callable[[Image], object]:
-    """The plain loop gets torch's own number of threads, whatever ours has set."""
-    wanted = _TORCH_THREADS
+def _reference_labels(model: Model, photos: list[Image]) -> list[int]:
+    from node.bench import plain_loop
 
-    def run(frame: Image) -> object:
-        ours = torch.get_num_threads()
-        torch.set_num_threads(wanted)
-        try:
-            return loop(frame)
-        finally:
-            torch.set_num_threads(ours)
-
-    return run
+    loop = plain_loop(model)
+    return [int(loop(photo)) for photo in photos]  # type: ignore[call-overload]
 
 
-def _beyond_the_runtime(
-    perceiver: Perceiver, config: ModelConfig, frames: list[Image], rounds: int
-) -> Row:
-    """What our frame takes beyond the bare runtime's inference of ready pixels."""
-    model = load_model(config.name, config.weights)
-    runtime = build_runtime(model, config)
-    pixels = Preprocessor(model.preprocess)(frames[0]).clone()
-    bare, whole = alternately(
-        lambda frame: runtime.infer(pixels), perceiver.perceive, frames, rounds
-    )
-    beyond = statistics.median(whole) / statistics.median(bare) - 1
-    return row(
-        f"{config.name} {config.runtime} {config.precision}: bare runtime / ours",
-        bare,
-        whole,
-        f"{beyond:+.1%} beyond the bare runtime",
-    )
+def steady_cpu(seconds: float) -> SteadyCpu:
+    """Two processes at 30 frames a second for so long, one after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "720p.mp4"
+        _write_video(video)
+        endpoint = f"ipc://{folder}/labels.ipc"
+        bare = [sys.executable, __file__, "--bare-loop", str(video)]
+        node = [
+            sys.executable, "-m", "node", "run", "--source", str(video), "--endpoint", endpoint,
+            "--set", "camera.0.loop=true",
+        ]  # fmt: skip
+        return SteadyCpu(_cpu_percent(bare, seconds), _cpu_percent(node, seconds))
 
 
-_TORCH_THREADS = torch.get_num_threads()
+def _cpu_percent(command: list[str], seconds: float) -> float:
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process = psutil.Process(child.pid)
+        time.sleep(_STARTED_S)
+        before = sum(process.cpu_times()[:2])
+        time.sleep(seconds)
+        return (sum(process.cpu_times()[:2]) - before) / seconds * 100
+    finally:
+        child.terminate()
+        child.wait(10)
+
+
+_STARTED_S = 12.0
+
+
+def _write_video(file: Path) -> None:
+    width, height = SIZES["720p"]
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height))
+    photos = frames_of(SIZES["720p"])
+    for place in range(10 * FPS):
+        writer.write(np.roll(photos[place // FPS % len(photos)], place % FPS, axis=1))
+    writer.release()
+
+
+def _bare_loop(video: Path) -> None:
+    """What nobody can do without: decode, and infer ready pixels."""
+    cv2.setNumThreads(1)
+    model = load_model("efficientnet_lite0")
+    perceiver = build_perceiver(ModelConfig())
+    info = perceiver.info
+    runtime = build_choice(model, Choice(info.runtime, info.precision, "cpu"))
+    pixels = torch.zeros(1, *model.preprocess.crop_px, 3, dtype=torch.uint8)
+    capture, due = cv2.VideoCapture(str(video)), time.monotonic()
+    while True:
+        decoded, _ = capture.read()
+        if not decoded:
+            capture = cv2.VideoCapture(str(video))
+            continue
+        runtime.infer(pixels)
+        due += 1 / FPS
+        time.sleep(max(0.0, due - time.monotonic()))
 
 
 def seeded_resnet18(folder: Path) -> Path:
@@ -203,32 +195,44 @@ def main() -> None:
     """Runs every row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--rounds", type=int, default=60, help="frames of each row")
+    parser.add_argument("--rounds", type=int, default=60, help="frames of each comparison")
+    parser.add_argument("--seconds", type=float, default=10, help="of the wire's and CPU's rows")
+    parser.add_argument("--photos", help="folder of photographs, for int8 and agreement")
+    parser.add_argument("--bare-loop", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     logging.basicConfig(level="WARNING")
-
-    rows = bench_preprocessing(arguments.rounds)
-    rows += bench_model("efficientnet_lite0", None, arguments.rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        file = seeded_resnet18(Path(folder))
-        rows += bench_model("resnet18", file, arguments.rounds)
-        exported(load_model("resnet18", file)).unlink(missing_ok=True)  # of no use to anybody later
-
-    if arguments.json:
-        print(json.dumps({"torch_threads": _TORCH_THREADS, "rows": [asdict(r) for r in rows]}))
+    if arguments.bare_loop:
+        _bare_loop(arguments.bare_loop)
         return
-    table = Table("row", "plain ms", "ours ms", "ratio", "note", box=None, pad_edge=False)
-    for entry in rows:
-        table.add_row(
-            entry.name,
-            f"{entry.plain_ms:.2f} ({entry.plain_spread_ms[0]:.2f}-{entry.plain_spread_ms[1]:.2f})",
-            f"{entry.ours_ms:.2f} ({entry.ours_spread_ms[0]:.2f}-{entry.ours_spread_ms[1]:.2f})",
-            f"{entry.ratio:.2f}",
-            entry.note,
-        )
-    console = Console(width=150)
-    console.print(table)
-    console.print("resnet18 has seeded weights: its speed is real, its labels are not")
+    found = measure(arguments.photos, arguments.rounds, arguments.seconds)
+    if arguments.json:
+        print(json.dumps(found, default=asdict))
+        return
+    console = Console(width=150, highlight=False)
+    console.print(rows_table(found["rows"]))  # type: ignore[arg-type]
+    for key, value in found.items():
+        if key != "rows":
+            console.print(f"{key}: {json.dumps(value, default=asdict)}")
+
+
+def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str, object]:
+    """All rows, by the keys of `--json`."""
+    files = find_photos(photos_folder) if photos_folder else []
+    photos = [read_image(file) for file in files or []]
+    default = load_model("efficientnet_lite0")
+    found = [preprocessing(name, default, frames_of(size), rounds) for name, size in SIZES.items()]
+    default_rows, agreements = bench_model("efficientnet_lite0", None, photos, rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = seeded_resnet18(Path(folder))
+        resnet_rows, _ = bench_model("resnet18", weights, photos, rounds)
+    return {
+        "rows": [*found, *default_rows, *resnet_rows],
+        "agreement": agreements,
+        "steady_cpu": steady_cpu(seconds),
+        "publish_to_receive": [bench_wire.publish_to_receive(10, hz, seconds) for hz in (30, 200)],
+        "stopped_subscriber": bench_wire.stopped_subscriber(seconds),
+        "notes": ["resnet18 has seeded weights: its speed is real, its labels are not"],
+    }
 
 
 if __name__ == "__main__":

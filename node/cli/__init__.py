@@ -19,6 +19,7 @@ COMMANDS = {
     "label": "Label pictures, folders and videos offline.",
     "models": "List the models and whether their weights are here.",
     "tune": "Find the fastest way to run a model on this computer.",
+    "bench": "Measure this computer: against the plain loop, or stage by stage.",
     "doctor": "Say what this computer has, what is wrong, and the mend.",
     "config": "Check a configuration file.",
 }

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.errors import ModelError
-from node.perception import efficientnet_lite, torchvision_models
+from node.perception import efficientnet_lite, model_file, torchvision_models
 from node.perception.model import Model
 
 DEFAULT_MODEL = efficientnet_lite.NAME
-_MODEL_FILES = (".onnx", ".xml", ".pt2")
 _WEIGHTS_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
@@ -36,13 +35,19 @@ def entries() -> list[CatalogueEntry]:
 
 
 def load_model(name: str, weights: Path | None = None) -> Model:
-    """A model by its name, with its own weights or with those of a file.
+    """A model by its name, with its own weights or with those of a file; or a model file.
 
     Downloads the weights of torchvision's models on first use. Raises ModelError for an unknown
     name and for weights that cannot be found, fetched or read, or that do not fit.
     """
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.load(weights)
+    if Path(name).suffix.lower() in model_file.SUFFIXES:
+        if weights is not None:
+            raise ModelError(
+                f"model {name!r}: a model file has its own weights; leave model.weights out"
+            )
+        return model_file.load(Path(name).expanduser())
     if name in torchvision_models.names():
         return torchvision_models.load(name, weights)
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
@@ -74,11 +79,6 @@ def _torchvision_entry(name: str) -> CatalogueEntry:
 
 def _why_unknown(name: str) -> str:
     suffix = Path(name).suffix.lower()
-    if suffix in _MODEL_FILES:
-        return (
-            f"this version does not run model files ({suffix}); "
-            "give a name that `perception-node models` lists"
-        )
     if suffix in _WEIGHTS_FILES:
         return (
             'is a weights file, not a model; name it with model.weights = "PATH" '

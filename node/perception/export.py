@@ -15,26 +15,30 @@ from torch import nn
 
 from node import __version__
 from node.errors import ModelError
+from node.perception import prefixed
 from node.perception.cache import kept
 from node.perception.folding import folded
 from node.perception.model import Model
+from node.perception.prefixed import INPUT, OUTPUT
 from node.perception.preprocess import Normalise
 
 log = logging.getLogger(__name__)
 
 OPSET = 17
 """ONNX operator set of the export: the newest that torch's TorchScript exporter writes in full."""
-INPUT, OUTPUT = "pixels", "logits"
 _FILE = "model.onnx"
 
 
 def exported(model: Model) -> Path:
-    """The ONNX file of a model; made on first use and kept in the cache.
+    """The ONNX file of a model (OpenVINO's IR, where the user's own file is one); made on first
+    use and kept in the cache.
 
     Input `pixels` [n, height, width, 3] uint8 BGR, output `logits` [n, classes] float32; n is free.
     Raises ModelError where the model cannot be exported or the cache cannot be written.
     """
-    return kept(f"{model.name}-{export_key(model)}", functools.partial(_make, model)) / _FILE
+    folder = kept(f"{model.name}-{export_key(model)}", functools.partial(_make, model))
+    ir = folder / prefixed.IR_FILE
+    return ir if ir.exists() else folder / _FILE
 
 
 def export_key(model: Model) -> str:
@@ -45,8 +49,13 @@ def export_key(model: Model) -> str:
 
 def _make(model: Model, folder: Path) -> None:
     started = time.monotonic()
-    _export(model, folder / _FILE)
-    log.info("model %s exported to ONNX in %.1f s", model.name, time.monotonic() - started)
+    if model.graph is None:
+        _export(model, folder / _FILE)
+    elif model.graph.suffix.lower() == ".xml":
+        prefixed.write_ir(model.graph, model.preprocess, folder / prefixed.IR_FILE)
+    else:
+        prefixed.write_onnx(model.graph, model.preprocess, folder / _FILE)
+    log.info("model %s exported in %.1f s", model.name, time.monotonic() - started)
 
 
 def _export(model: Model, file: Path) -> None:

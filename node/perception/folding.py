@@ -18,6 +18,7 @@ _FOLDING_TOLERANCE = 1e-4
 def folded(model: Model) -> nn.Module:
     """A copy of the network with each BatchNorm that directly follows a convolution folded into
     it, which saves a pass over the picture; a plain copy where folding changes the answer."""
+    assert model.network is not None
     network = copy.deepcopy(model.network).to(memory_format=torch.channels_last)
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return network

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from node.frame import Image
-from node.perception.preprocess import PreprocessSpec, _resized_size
+from node.perception.preprocess import PreprocessSpec, check_image, padding_before, resized_size
 
 
 class GpuPreprocessor:
@@ -27,6 +27,7 @@ class GpuPreprocessor:
     def __call__(self, image: Image) -> torch.Tensor:
         """image: [height, width, 3] uint8 BGR. Returns [1, crop_h, crop_w, 3] uint8 BGR on the
         device. Raises ValueError as `Preprocessor` does."""
+        check_image(image)
         with torch.inference_mode():
             if self._stream is None:
                 return self._resized(torch.from_numpy(np.ascontiguousarray(image)))
@@ -49,7 +50,7 @@ class GpuPreprocessor:
         np.copyto(self._pinned.numpy(), image)
 
     def _resized(self, frame: torch.Tensor) -> torch.Tensor:
-        height, width = _resized_size(self.spec.resize_short_px, frame.shape[0], frame.shape[1])
+        height, width = resized_size(self.spec, frame.shape[0], frame.shape[1])
         planes = frame.permute(2, 0, 1).unsqueeze(0).float()
         resized = functional.interpolate(
             planes, (height, width), mode=self.spec.interpolation, antialias=True
@@ -57,13 +58,15 @@ class GpuPreprocessor:
         return self._cropped(resized.round_().clamp_(0, 255)).permute(0, 2, 3, 1).to(torch.uint8)
 
     def _cropped(self, picture: torch.Tensor) -> torch.Tensor:
-        """torchvision's center_crop: pads with black what is too small, then cuts."""
+        """Pads what is too small, then cuts the centre, as torchvision's center_crop does."""
         crop_h, crop_w = self.spec.crop_px
         height, width = picture.shape[2:]
         pad_h, pad_w = max(0, crop_h - height), max(0, crop_w - width)
         if pad_h or pad_w:
-            left, top = pad_w // 2, pad_h // 2
-            picture = functional.pad(picture, (left, pad_w - left, top, pad_h - top))
+            anchor = self.spec.pad_anchor
+            left, top = padding_before(pad_w, anchor), padding_before(pad_h, anchor)
+            border = (left, pad_w - left, top, pad_h - top)
+            picture = functional.pad(picture, border, value=self.spec.pad_value)
             height, width = picture.shape[2:]
         top = int(round((height - crop_h) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
         left = int(round((width - crop_w) / 2.0))  # noqa: RUF046

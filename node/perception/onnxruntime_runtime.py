@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from node.errors import ModelError
-from node.perception.export import INPUT
+from node.perception.prefixed import INPUT
 from node.perception.runtime import RuntimeInfo
 
 
@@ -22,6 +22,11 @@ class OnnxRuntime:
     degraded = ()
 
     def __init__(self, file: Path, threads: int | None = None) -> None:
+        if file.suffix != ".onnx":
+            raise ModelError(
+                f"{file.name}: ONNX Runtime cannot run an OpenVINO model; "
+                'write model.runtime = "openvino"'
+            )
         self.info = RuntimeInfo(runtime="onnxruntime", precision="fp32", device="cpu")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0

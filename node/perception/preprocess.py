@@ -20,6 +20,7 @@ from torchvision import transforms
 from node.frame import Image
 
 Interpolation = Literal["bilinear", "bicubic"]
+Fit = Literal["crop", "stretch", "letterbox"]
 
 _SUPPORT_PX: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 """Half the width of each filter at scale 1, as in Pillow's Resample.c."""
@@ -42,10 +43,13 @@ _KEPT_PLANS = 8
 class PreprocessSpec:
     """How one model wants its picture.
 
-    resize_short_px: the shorter side after the resize, which keeps the aspect ratio.
-    crop_px: (height, width) of the centre crop, padded with black where the picture is smaller.
+    fit: `crop` resizes the shorter side to `resize_short_px`, keeping the aspect ratio, and cuts
+    the centre; `stretch` resizes to `crop_px` whatever the aspect ratio; `letterbox` resizes to
+    fit into `crop_px` and pads the rest.
+    crop_px: (height, width) of what the network gets.
     interpolation: filter of the resize, always antialiased, as PIL does it.
-    mean, std: RGB, on a scale of 0 to 1; the network gets (pixel / 255 - mean) / std.
+    mean, std: by channel in the order of `color`; the network gets (pixel * scale - mean) / std.
+    pad_value, pad_anchor: grey level of the padding, and where the picture sits in it.
     """
 
     resize_short_px: int
@@ -53,19 +57,78 @@ class PreprocessSpec:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fit: Fit = "crop"
+    color: Literal["rgb", "bgr"] = "rgb"
+    scale: float = 1 / 255
+    pad_value: int = 0
+    pad_anchor: Literal["center", "top-left"] = "center"
+
+    @property
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(factor, offset), each [3] float64, so that the network gets pixel * factor + offset."""
+        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.mean, self.std))
+        return self.scale / std, -mean / std
 
 
 def reference_transform(spec: PreprocessSpec) -> Callable[[PILImage.Image], torch.Tensor]:
-    """torchvision's transform of a PIL RGB image to [3, crop_h, crop_w] float32: what is right."""
+    """torchvision's transform of a PIL RGB image to [3, crop_h, crop_w] float32, in the channel
+    order of the network: what is right."""
     compose: Callable[[PILImage.Image], torch.Tensor] = transforms.Compose(
         [
-            transforms.Resize(spec.resize_short_px, _PIL_MODE[spec.interpolation]),
-            transforms.CenterCrop(spec.crop_px),
+            *_FITTED[spec.fit](spec),
             transforms.ToTensor(),
+            *_unusual(spec),
             transforms.Normalize(spec.mean, spec.std),
         ]
     )
     return compose
+
+
+def _unusual(spec: PreprocessSpec) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """What torchvision's own models need not."""
+    steps: list[Callable[[torch.Tensor], torch.Tensor]] = []
+    if spec.color == "bgr":
+        steps.append(lambda x: x.flip(0))
+    if spec.scale != 1 / 255:
+        steps.append(lambda x: x * (255 * spec.scale))
+    return steps
+
+
+Step = Callable[[PILImage.Image], PILImage.Image]
+
+
+def _crop_steps(spec: PreprocessSpec) -> list[Step]:
+    resize = transforms.Resize(spec.resize_short_px, _PIL_MODE[spec.interpolation])
+    return [resize, transforms.CenterCrop(spec.crop_px)]
+
+
+def _stretch_steps(spec: PreprocessSpec) -> list[Step]:
+    return [transforms.Resize(spec.crop_px, _PIL_MODE[spec.interpolation])]
+
+
+def _letterbox_steps(spec: PreprocessSpec) -> list[Step]:
+    def resize(picture: PILImage.Image) -> PILImage.Image:
+        size = resized_size(spec, picture.height, picture.width)
+        resized: PILImage.Image = transforms.functional.resize(
+            picture, list(size), _PIL_MODE[spec.interpolation]
+        )
+        return resized
+
+    def pad(picture: PILImage.Image) -> PILImage.Image:
+        free_h, free_w = spec.crop_px[0] - picture.height, spec.crop_px[1] - picture.width
+        top, left = padding_before(free_h, spec.pad_anchor), padding_before(free_w, spec.pad_anchor)
+        border = [left, top, free_w - left, free_h - top]
+        padded: PILImage.Image = transforms.functional.pad(picture, border, spec.pad_value)
+        return padded
+
+    return [resize, pad]
+
+
+_FITTED: dict[Fit, Callable[[PreprocessSpec], list[Step]]] = {
+    "crop": _crop_steps,
+    "stretch": _stretch_steps,
+    "letterbox": _letterbox_steps,
+}
 
 
 class Normalise(nn.Module):
@@ -76,15 +139,16 @@ class Normalise(nn.Module):
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
-        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (spec.mean, spec.std))
-        scale, offset = 1 / (255 * std), -mean / std
+        scale, offset = spec.factors
+        self._rgb = spec.color == "rgb"
         self.register_buffer("scale", scale.float().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("offset", offset.float().view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[n, h, w, 3] uint8 BGR to [n, 3, h, w] RGB in this module's dtype, channels last."""
-        rgb = pixels.flip(3).permute(0, 3, 1, 2)
-        return rgb.to(self.scale.dtype) * self.scale + self.offset
+        """[n, h, w, 3] uint8 BGR to [n, 3, h, w] in the network's channel order and this module's
+        dtype, channels last."""
+        ordered = (pixels.flip(3) if self._rgb else pixels).permute(0, 3, 1, 2)
+        return ordered.to(self.scale.dtype) * self.scale + self.offset
 
 
 class Preprocessor:
@@ -106,11 +170,7 @@ class Preprocessor:
         difference to the reference transform is under 0.1 grey level.
         Raises ValueError for another shape or dtype.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise ValueError(
-                f"image: shape {image.shape}, dtype {image.dtype}; "
-                "give [height, width, 3] uint8 BGR, at least 1x1"
-            )
+        check_image(image)
         plan = self._plan(image.shape[0], image.shape[1])
         return plan.run(_contiguous(image))
 
@@ -123,6 +183,15 @@ class Preprocessor:
             self._plans.popitem(last=False)
         plan = self._plans[size] = _Plan(self.spec, height, width)
         return plan
+
+
+def check_image(image: Image) -> None:
+    """Raises ValueError for anything but [height, width, 3] uint8."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(
+            f"image: shape {image.shape}, dtype {image.dtype}; "
+            "give [height, width, 3] uint8 BGR, at least 1x1"
+        )
 
 
 def _contiguous(image: Image) -> Image:
@@ -140,7 +209,7 @@ class _Plan:
     """
 
     def __init__(self, spec: PreprocessSpec, height: int, width: int) -> None:
-        resized_h, resized_w = _resized_size(spec.resize_short_px, height, width)
+        resized_h, resized_w = resized_size(spec, height, width)
         support_px = _SUPPORT_PX[spec.interpolation]
         rows = _Axis.plan(height, resized_h, spec.crop_px[0], support_px)
         # A row that starts late runs over its end, which the frame's last row cannot.
@@ -158,8 +227,8 @@ class _Plan:
         self._between = _picture(rows.resized, width) if vertical_first else None
         self._resized = _picture(rows.resized, columns.resized)
         self._cropped = self._resized.permute(0, 2, 3, 1)[:, rows.crop, columns.crop]
-        self._result = torch.zeros((1, *spec.crop_px, 3), dtype=torch.uint8)
-        self._unpadded = self._result[:, rows.unpadded, columns.unpadded]
+        self._result = torch.full((1, *spec.crop_px, 3), spec.pad_value, dtype=torch.uint8)
+        self._unpadded = self._result[:, rows.unpadded(spec), columns.unpadded(spec)]
 
     def run(self, image: Image) -> torch.Tensor:
         """[height, width, 3] uint8, contiguous, to the result of `Preprocessor.__call__`."""
@@ -196,7 +265,7 @@ class _Axis:
     start, length: the part of the frame that is read, in frame pixels.
     scale: frame pixels per resized pixel.
     resized: how many resized pixels to compute from `start` on.
-    crop: which of these the crop keeps; unpadded: where in the result they go.
+    crop: which of these the crop keeps; free: pixels of the result that nothing fills.
     """
 
     start: int
@@ -204,7 +273,12 @@ class _Axis:
     scale: float
     resized: int
     crop: slice
-    unpadded: slice
+    free: int
+
+    def unpadded(self, spec: PreprocessSpec) -> slice:
+        """Where in the result the crop goes."""
+        before = padding_before(self.free, spec.pad_anchor)
+        return slice(before, before + self.crop.stop - self.crop.start)
 
     @classmethod
     def plan(
@@ -226,14 +300,13 @@ class _Axis:
             computed += 1
             if computed in (length, size):
                 computed += 1
-        padding = (crop - kept) // 2
         return cls(
             start=start,
             length=length,
             scale=scale,
             resized=computed,
             crop=slice(margin, margin + kept),
-            unpadded=slice(padding, padding + kept),
+            free=crop - kept,
         )
 
 
@@ -248,8 +321,20 @@ def _margin(first: int, size: int, resized: int, reach: int) -> int:
     return int(good[0]) if good.size else first
 
 
-def _resized_size(short_px: int, height: int, width: int) -> tuple[int, int]:
-    """(height, width) after torchvision's Resize(short_px), by its rounding."""
+def padding_before(free: int, anchor: Literal["center", "top-left"]) -> int:
+    """Padding before the picture, of `free` pixels in all; torchvision's center_crop rounds so."""
+    return free // 2 if anchor == "center" else 0
+
+
+def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:
+    """(height, width) after the resize, in px. `crop` rounds as torchvision's Resize does,
+    `letterbox` as YOLOX's preproc."""
+    if spec.fit == "stretch":
+        return spec.crop_px
+    if spec.fit == "letterbox":
+        zoom = min(spec.crop_px[0] / height, spec.crop_px[1] / width)
+        return max(1, int(height * zoom)), max(1, int(width * zoom))
+    short_px = spec.resize_short_px
     if height <= width:
         return short_px, int(short_px * width / height)
     return int(short_px * height / width), short_px

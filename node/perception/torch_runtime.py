@@ -34,6 +34,11 @@ class TorchRuntime:
         self._name = model.name
         self._device = _checked_device(model.name, device)
         self.info = RuntimeInfo(runtime="torch", precision=precision, device=str(self._device))
+        if model.network is None:
+            raise ModelError(
+                f"model {model.name!r}: torch cannot run {model.graph}; "
+                'write model.runtime = "auto"'
+            )
         dtype = _DTYPES[precision]
         # Normalised in float32, then rounded once.
         network = nn.Sequential(Normalise(model.preprocess), _Round(dtype), folded(model).to(dtype))

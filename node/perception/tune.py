@@ -20,7 +20,6 @@ from node.perception.perceiver import set_torch_threads
 from node.perception.quantise import MIN_FRAMES, quantised
 from node.perception.runtime import Runtime
 from node.perception.runtimes import GPU_PRECISIONS, PRECISIONS, build_choice
-from node.perception.torch_runtime import TorchRuntime
 from node.perception.tuned import Choice, Measured, Tuned
 
 log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ def tune(
     """
     judged = list(pixels[1::2] if len(pixels) >= INT8_FRAMES else pixels)
     threads_before = torch.get_num_threads()
-    reference = _logits(TorchRuntime(model), judged)
+    reference = _logits(build_choice(model, reference_choice(model)), judged)
     choices, refused = _choices(model, pixels[0::2], progress)
     candidates, failed = _examine(model, choices, judged, reference, progress)
     measured = _measure(candidates, judged, floors, progress)
@@ -70,6 +69,11 @@ def tune(
     ordered = sorted(measured, key=lambda row: row.median_ms or 0)
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     return Tuned(model.name, frames, made, (*ordered, *failed, *refused))
+
+
+def reference_choice(model: Model) -> Choice:
+    """What all others are judged by: torch in float32, OpenVINO's float32 for a bare graph."""
+    return Choice("torch" if model.network is not None else "openvino", "fp32", "cpu")
 
 
 def _choices(

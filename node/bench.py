@@ -1,0 +1,148 @@
+"""Bench: what the node is compared with, and how: alternately, in one run, on the same frames."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+
+from node.errors import ModelError
+from node.frame import Image
+from node.perception.model import Model
+from node.perception.perceiver import Perceiver
+from node.perception.preprocess import Preprocessor, reference_transform
+from node.perception.runtime import Runtime
+
+WARMUP = 8
+SETTLE_S = 0.02
+"""Quiet before each measurement: threads of the other side spin on for a while."""
+_TORCH_THREADS = torch.get_num_threads()
+
+Work = Callable[[Image], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side's times: the median in ms a frame, the 10th and 90th percentile, CPU ms a frame."""
+
+    ms: float
+    p10_ms: float
+    p90_ms: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison. ratio: the median over all frames of theirs by ours, frame by frame.
+
+    beyond: how much longer ours takes, as a share of theirs.
+    """
+
+    name: str
+    theirs: Side
+    ours: Side
+    ratio: float
+    beyond: float
+    note: str = ""
+
+
+def compared(
+    name: str, theirs: Work, ours: Work, frames: Sequence[Image], rounds: int, note: str = ""
+) -> Row:
+    """Runs both on each frame by turns, `rounds` frames in all."""
+    walls = np.zeros((2, rounds))
+    cpus = np.zeros((2, rounds))
+    gc.collect()
+    for place in range(-WARMUP, rounds):
+        frame = frames[place % len(frames)]
+        for side, work in enumerate((theirs, ours)):
+            time.sleep(SETTLE_S)
+            cpu, wall = time.process_time(), time.perf_counter()
+            work(frame)
+            if place >= 0:
+                walls[side, place] = (time.perf_counter() - wall) * 1e3
+                cpus[side, place] = (time.process_time() - cpu) * 1e3
+    side_theirs, side_ours = (_side(walls[side], cpus[side]) for side in range(2))
+    ratio = float(np.median(walls[0] / walls[1]))
+    return Row(name, side_theirs, side_ours, ratio, side_ours.ms / side_theirs.ms - 1, note)
+
+
+def _side(walls: NDArray[np.float64], cpus: NDArray[np.float64]) -> Side:
+    p10, median, p90 = np.percentile(walls, [10, 50, 90])
+    return Side(float(median), float(p10), float(p90), float(cpus.mean()))
+
+
+def plain_loop(model: Model) -> Work:
+    """The loop that everybody writes first: PIL image, transforms, torch eager, argmax; with as
+    many threads as torch takes by itself."""
+    transform = reference_transform(model.preprocess)
+    network = model.network
+    if network is None:
+        raise ModelError(f"model {model.name!r}: has no torch network to compare with")
+
+    def loop(frame: Image) -> object:
+        ours = torch.get_num_threads()
+        torch.set_num_threads(_TORCH_THREADS)
+        try:
+            with torch.inference_mode():
+                return network(transform(_picture(frame)).unsqueeze(0)).argmax().item()
+        finally:
+            torch.set_num_threads(ours)
+
+    return loop
+
+
+def rows(
+    name: str, model: Model, perceiver: Perceiver, bare: Runtime, frames: Sequence[Image],
+    rounds: int,
+) -> list[Row]:  # fmt: skip
+    """A perceiver against the plain loop, and against a bare runtime of the same kind."""
+    pixels = torch.cat([Preprocessor(model.preprocess)(frames[0])])
+    against_runtime = compared(
+        f"{name}: bare runtime / ours",
+        lambda frame: bare.infer(pixels),
+        perceiver.perceive,
+        frames,
+        rounds,
+    )
+    if model.network is None:
+        return [against_runtime]
+    against_loop = compared(
+        f"{name}: plain loop / ours", plain_loop(model), perceiver.perceive, frames, rounds
+    )
+    return [against_loop, against_runtime]
+
+
+def preprocessing(name: str, model: Model, frames: Sequence[Image], rounds: int) -> Row:
+    """Our preprocessing against the reference transform, and how far its pixels are from it."""
+    reference = reference_transform(model.preprocess)
+    preprocess = Preprocessor(model.preprocess)
+    pictures = {id(frame): _picture(frame) for frame in frames}
+    difference = max(
+        _difference(model, reference(pictures[id(frame)]), preprocess(frame)) for frame in frames
+    )
+    return compared(
+        f"preprocessing {name}",
+        lambda frame: reference(pictures[id(frame)]),
+        preprocess,
+        frames,
+        rounds,
+        f"mean difference {difference:.3f} grey levels",
+    )
+
+
+def _picture(frame: Image) -> PilImage.Image:
+    return PilImage.fromarray(np.ascontiguousarray(frame[:, :, ::-1]))
+
+
+def _difference(model: Model, wanted: torch.Tensor, got: torch.Tensor) -> float:
+    """Mean difference in grey levels of the reference's tensor and our pixels."""
+    mean, std = (
+        torch.tensor(x).view(3, 1, 1) for x in (model.preprocess.mean, model.preprocess.std)
+    )
+    levels = (wanted * std + mean) * 255
+    return float((got[0].flip(2).permute(2, 0, 1).float() - levels).abs().mean())

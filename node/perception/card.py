@@ -1,0 +1,115 @@
+"""ModelCard: what the node needs to know about a model file, from the TOML file beside it."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from node.errors import ModelError
+from node.perception.preprocess import PreprocessSpec
+
+_MINIMAL = (
+    'name = "mine", task = "classify", labels = "labels.txt", [input] size = [224, 224], '
+    "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]"
+)
+_Three = tuple[float, float, float]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class InputCard(_Section):
+    """How the network wants its picture; the network gets (pixel * scale - mean) / std."""
+
+    size: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]
+    color: Literal["rgb", "bgr"] = "rgb"
+    resize: Literal["crop", "stretch", "letterbox"] = "crop"
+    resize_short: int | None = Field(None, ge=1, le=16384)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    pad_value: int = Field(0, ge=0, le=255)
+    pad_anchor: Literal["center", "top-left"] = "center"
+    scale: float = Field(1 / 255, gt=0)
+    mean: _Three = (0.0, 0.0, 0.0)
+    std: tuple[
+        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
+    ] = (1.0, 1.0, 1.0)
+
+
+class ModelCard(_Section):
+    """The whole card. labels: a file beside it with a name a line, or the names."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    task: Literal["classify", "detect", "segment"]
+    labels: str | tuple[str, ...]
+    decoder: str | None = None
+    source: str | None = None
+    input: InputCard
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """The same as data for the preprocessing."""
+        given = self.input
+        return PreprocessSpec(
+            resize_short_px=given.resize_short or min(given.size),
+            crop_px=given.size,
+            interpolation=given.interpolation,
+            mean=given.mean,
+            std=given.std,
+            fit=given.resize,
+            color=given.color,
+            scale=given.scale,
+            pad_value=given.pad_value,
+            pad_anchor=given.pad_anchor,
+        )
+
+
+def read_card(model_file: Path) -> ModelCard:
+    """The card beside a model file. Raises ModelError where it is missing or wrong."""
+    file = model_file.with_suffix(".toml")
+    try:
+        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        card = ModelCard.model_validate(content)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{model_file}: its model card {file} is missing; write one: {_MINIMAL}"
+        ) from None
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise ModelError(f"{file}: {_first_problem(error)}") from error
+    except ValueError as error:  # not TOML, not UTF-8
+        raise ModelError(f"{file} is not valid TOML: {error}") from error
+    if card.task != "classify" or card.decoder not in (None, "softmax"):
+        what = card.task if card.task != "classify" else f"decoder {card.decoder}"
+        raise ModelError(
+            f'{file}: task "{what}": this version runs task "classify" (decoder "softmax")'
+        )
+    return card
+
+
+def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
+    """The names of the classes, in order. Raises ModelError."""
+    if not isinstance(card.labels, str):
+        return card.labels
+    file = model_file.parent / card.labels
+    try:
+        return tuple(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{model_file.with_suffix('.toml')}: labels = {card.labels!r}: {file} cannot be read; "
+            "name a text file with a label a line, or list the names"
+        ) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{key} is missing; a card has at least: {_MINIMAL}"
+    if problem["type"] == "extra_forbidden":
+        known = InputCard if key.startswith("input.") else ModelCard
+        return f"{key}: unknown key; keys here: {', '.join(known.model_fields)}"
+    allowed = problem["msg"].removeprefix("Input ")
+    return f"{key} = {problem['input']!r}: {allowed[0].lower()}{allowed[1:]}"

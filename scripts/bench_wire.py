@@ -1,0 +1,150 @@
+"""Measures the wire with real sockets and processes: from publishing to receiving with many
+subscribers, and what a subscriber that stopped reading costs the node."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import psutil
+
+from node.client import Subscriber
+from node.frame import Frame, Stamp
+from node.monitor.profile import Spread
+from node.wire.compose import Composer
+from node.wire.messages import Label, ModelInfo, Timing
+from node.wire.outgoing import Outgoing
+from node.wire.publisher import Publisher
+
+_CAMERA = "front"
+_MODEL = ModelInfo("efficientnet_lite0", "classify", "openvino", "bf16", "cpu", "0" * 64)
+_IMAGE = np.zeros((720, 1280, 3), np.uint8)
+_LABELS = tuple(Label(id=i, name=f"a label of usual length {i}", score=0.2) for i in range(5))
+
+
+def publish_to_receive(subscribers: int, rate_hz: float, seconds: float) -> dict[str, object]:
+    """p50, p95, p99 and maximum in ms over all subscribers, each a process, on ipc."""
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = f"ipc://{folder}/labels.ipc"
+        publisher = Publisher(endpoint)
+        try:
+            readers = [_reader(endpoint, seconds) for _ in range(subscribers)]
+            _wait_for(publisher, subscribers)
+            sent = _publish(publisher, rate_hz, seconds + 0.5)
+            late_ns = [value for reader in readers for value in _late_ns(reader)]
+        finally:
+            publisher.close()
+    spread = Spread.of(late_ns)
+    return {
+        "subscribers": subscribers, "rate_hz": rate_hz, "sent": sent, "received": len(late_ns),
+        "p50_ms": spread.p50, "p95_ms": spread.p95, "p99_ms": spread.p99, "max_ms": spread.max,
+    }  # fmt: skip
+
+
+def stopped_subscriber(seconds: float) -> dict[str, object]:
+    """Publishes at 1,000 Hz to a subscriber that never reads: how long handing over takes in the
+    first and the last tenth, in us, and by how much memory grew after the first tenth, in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = f"ipc://{folder}/labels.ipc"
+        publisher = Publisher(endpoint)
+        try:
+            with Subscriber(endpoint, _CAMERA):
+                _wait_for(publisher, 1)
+                composer, process = Composer("bench"), psutil.Process()
+                many = int(seconds * 1000)
+                took_us, memory = [], []
+                for place in range(many):
+                    message = _message(composer, place)
+                    started = time.perf_counter()
+                    publisher.send(message)
+                    took_us.append((time.perf_counter() - started) * 1e6)
+                    memory.append(process.memory_info().rss)
+                    time.sleep(0.001)
+        finally:
+            publisher.close()
+    tenth = many // 10
+    return {
+        "messages": many,
+        "send_us_first": sorted(took_us[:tenth])[tenth // 2],
+        "send_us_last": sorted(took_us[-tenth:])[tenth // 2],
+        "grown_mib": (memory[-1] - memory[tenth]) / 2**20,
+    }
+
+
+def _message(composer: Composer, place: int) -> Outgoing:
+    frame = Frame(_IMAGE, _CAMERA, place, Stamp.now(), None, 0)
+    return composer.looked(
+        frame, dropped=0, timing=Timing(0, 0, 0, 0, 0), model=_MODEL, labels=_LABELS
+    )
+
+
+def _publish(publisher: Publisher, rate_hz: float, seconds: float) -> int:
+    composer = Composer("bench")
+    started = time.monotonic()
+    place = 0
+    while time.monotonic() - started < seconds:
+        publisher.send(_message(composer, place))
+        place += 1
+        time.sleep(max(0.0, started + place / rate_hz - time.monotonic()))
+    return place
+
+
+def _wait_for(publisher: Publisher, subscribers: int) -> None:
+    deadline = time.monotonic() + 30
+    while publisher.subscriptions < subscribers:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"only {publisher.subscriptions} of {subscribers} subscribers came")
+        time.sleep(0.01)
+    time.sleep(0.3)
+
+
+def _reader(endpoint: str, seconds: float) -> "subprocess.Popen[str]":
+    command = [sys.executable, __file__, "--reader", endpoint, "--seconds", str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _late_ns(reader: "subprocess.Popen[str]") -> list[int]:
+    told, _ = reader.communicate(timeout=60)
+    values: list[int] = json.loads(told)
+    return values
+
+
+def _read(endpoint: str, seconds: float) -> None:
+    late_ns = []
+    with Subscriber(endpoint, _CAMERA) as subscriber:
+        message, _ = subscriber.receive(30)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            message, _ = subscriber.receive(5)
+            now = time.monotonic_ns()
+            if not message.retained and message.published_mono_ns is not None:
+                late_ns.append(now - message.published_mono_ns)
+    print(json.dumps(late_ns))
+
+
+def main() -> None:
+    """Runs both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--reader", metavar="EP", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.reader:
+        _read(arguments.reader, arguments.seconds)
+        return
+    found = {
+        "publish_to_receive": [publish_to_receive(10, hz, arguments.seconds) for hz in (30, 200)],
+        "stopped_subscriber": stopped_subscriber(arguments.seconds),
+    }
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    for row in [*found["publish_to_receive"], found["stopped_subscriber"]]:
+        print(", ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

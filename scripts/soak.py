@@ -1,0 +1,137 @@
+"""Runs the node's own path from mailbox to message for very many frames of a source that is faster
+than the model, and holds that neither memory nor age grows. Exit 1 when one does."""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from array import array
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import psutil
+
+from node.capture.demo import DemoSource
+from node.capture.grabber import number
+from node.capture.mailbox import LatestMailbox
+from node.capture.source import Picture
+from node.config import ModelConfig
+from node.frame import Stamp
+from node.labeller import Labeller
+from node.perception.perceiver import build_perceiver
+from node.wire.compose import Composer
+from node.wire.messages import LabelsMessage, Message, encode
+from node.wire.outgoing import LocalSink
+
+_CAMERA = "soak"
+_POINTS = 10
+_MOST_GROWN_MIB = 20.0
+_MOST_OLDER = 1.5
+_SOURCE_PERIOD_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Soaked:
+    """memory_mib: at equidistant points after the first tenth. kib_per_1000: growth per 1,000
+    frames. age_ms: from capture to message, p50 and p99, in the first and the last tenth."""
+
+    frames: int
+    dropped: int
+    seconds: float
+    memory_mib: list[float]
+    kib_per_1000: float
+    age_first_ms: tuple[float, float]
+    age_last_ms: tuple[float, float]
+
+    @property
+    def flat(self) -> bool:
+        """Whether neither memory nor age grew."""
+        grown = self.memory_mib[-1] - self.memory_mib[0]
+        return grown <= _MOST_GROWN_MIB and self.age_last_ms[0] <= _MOST_OLDER * max(
+            self.age_first_ms[0], 1.0
+        )
+
+
+def soak(frames: int, seconds: float) -> Soaked:
+    """Until so many frames are labelled or so many seconds have passed."""
+    mailbox = LatestMailbox([_CAMERA])
+    stop = threading.Event()
+    ages_ns = array("q")
+    memory: list[int] = []
+    process = psutil.Process()
+
+    def note(message: Message) -> None:
+        if not isinstance(message, LabelsMessage) or message.stamp_mono_ns is None:
+            return
+        encode(message)
+        ages_ns.append(time.monotonic_ns() - message.stamp_mono_ns)
+        if len(ages_ns) % 50 == 0:
+            memory.append(process.memory_info().rss)
+
+    labeller = Labeller(
+        lambda: build_perceiver(ModelConfig()), mailbox, Composer("soak"), LocalSink(note), stop,
+        max_frames=frames,
+    )  # fmt: skip
+    labeller.start()
+    labeller.ready.wait(120)
+    started = time.monotonic()
+    _feed(mailbox, labeller, started + seconds)
+    stop.set()
+    labeller.join(10)
+    if labeller.failure is not None:
+        raise labeller.failure
+    return _summary(ages_ns, memory, mailbox.dropped(_CAMERA), time.monotonic() - started)
+
+
+def _feed(mailbox: LatestMailbox, labeller: Labeller, until: float) -> None:
+    """Frames faster than any model here, from a few kept pictures."""
+    demo = DemoSource()
+    images = [demo.read().image for _ in range(200)][::20]
+    place = 0
+    while not labeller.ended.is_set() and time.monotonic() < until:
+        picture = Picture(images[place % len(images)], Stamp.now(), None, 0)
+        mailbox.put(number(picture, _CAMERA, place))
+        place += 1
+        time.sleep(_SOURCE_PERIOD_S)
+
+
+def _summary(ages_ns: "array[int]", memory: list[int], dropped: int, seconds: float) -> Soaked:
+    tenth = max(1, len(ages_ns) // 10)
+    after = np.array(memory[len(memory) // 10 :]) / 2**20
+    places = np.linspace(0, len(after) - 1, _POINTS).astype(int)
+    slope = np.polyfit(np.arange(len(after)) * 50, after, 1)[0] if len(after) > 2 else 0.0
+    return Soaked(
+        frames=len(ages_ns),
+        dropped=dropped,
+        seconds=seconds,
+        memory_mib=[round(float(after[place]), 1) for place in places],
+        kib_per_1000=float(slope * 1024 * 1000),
+        age_first_ms=_percentiles(ages_ns[:tenth]),
+        age_last_ms=_percentiles(ages_ns[-tenth:]),
+    )
+
+
+def _percentiles(ages_ns: "array[int]") -> tuple[float, float]:
+    p50, p99 = np.percentile(ages_ns, [50, 99]) / 1e6
+    return float(p50), float(p99)
+
+
+def main() -> None:
+    """Soaks, prints, and says by the exit code whether all stayed flat."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    arguments = parser.parse_args()
+    soaked = soak(arguments.frames, arguments.seconds)
+    if arguments.json:
+        print(json.dumps(asdict(soaked) | {"flat": soaked.flat}))
+    else:
+        for key, value in asdict(soaked).items():
+            print(f"{key}: {value}")
+    sys.exit(not soaked.flat)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The measuring tools measure: short real runs, and the arithmetic of a profile."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT, Run
+
+from node.monitor.profile import Profiler, Spread
+from node.wire.messages import LabelsMessage, Status, Timing
+
+MS = 1_000_000
+
+
+def script(name: str, *arguments: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / name, *arguments, "--json"],
+        capture_output=True, text=True, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def message(seq: int, sent_ns: int, dropped: int = 0) -> LabelsMessage:
+    return LabelsMessage(
+        node="n", camera="c", session="s", seq=seq, status=Status.OK, published_ns=0,
+        published_mono_ns=sent_ns, stamp_mono_ns=sent_ns - 10 * MS, dropped=dropped,
+        timing_ns=Timing(1 * MS, 2 * MS, 3 * MS, 4 * MS, 0),
+    )  # fmt: skip
+
+
+def test_a_profile_counts_what_is_missing_and_adds_up() -> None:
+    profiler = Profiler()
+    assert profiler.result() is None
+    profiler.add(replace(message(0, 0), retained=True), 5 * MS)
+    for seq, at_ms, dropped in ((3, 100, 9), (4, 200, 2), (7, 300, 1), (8, 500, 0)):
+        profiler.add(message(seq, at_ms * MS, dropped), (at_ms + 1) * MS)
+    found = profiler.result()
+    assert found is not None
+    assert (found.messages, found.lost, found.dropped) == (4, 2, 3)
+    assert found.total == Spread(11, 11, 11, 11)
+    assert found.stages["infer"].p50 == 4
+    assert found.stages["publish"].max == 1
+    assert found.interval == Spread(100, 200, 200, 200)
+    assert found.fps == pytest.approx(3 / 0.4)
+    assert found.jitter_ms == pytest.approx(47.14, abs=0.01)
+
+
+def test_bench_profiles_the_real_node(perception_node: Run) -> None:
+    done = perception_node("bench", "--profile", "--json", "--seconds", "2")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["messages"] > 20
+    assert set(found["stages"]) == {
+        "capture", "wait", "preprocess", "infer", "postprocess", "publish",
+    }  # fmt: skip
+    assert 0 < found["total"]["p50"] <= found["total"]["p99"] <= found["total"]["max"]
+    assert found["total"]["p50"] >= found["stages"]["infer"]["p50"]
+
+
+def test_bench_compares_and_says_what_is_wrong(perception_node: Run) -> None:
+    done = perception_node("bench", "--json", "--rounds", "5")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["theirs"]["ms"] > 0
+        assert row["ours"]["cpu_ms"] > 0
+        assert row["ratio"] > 0
+    wrong = perception_node("bench", "--profile", "--source", "/nowhere.mp4")
+    assert wrong.returncode == 3
+    assert "/nowhere.mp4" in wrong.stderr.splitlines()[-1]
+
+
+def test_the_soak_is_flat() -> None:
+    found = script("soak.py", "--seconds", "3")
+    assert found["flat"] is True
+    assert isinstance(found["frames"], int)
+    assert found["frames"] > 50
+    assert isinstance(found["dropped"], int)
+    assert found["dropped"] > 0
+
+
+def test_the_wire_is_measured_with_real_subscribers() -> None:
+    found = script("bench_wire.py", "--seconds", "1")
+    for row in found["publish_to_receive"]:  # type: ignore[attr-defined]
+        assert row["received"] >= 10 * row["rate_hz"] * 0.5
+        assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
+    stopped = found["stopped_subscriber"]
+    assert stopped["grown_mib"] < 20  # type: ignore[index]
