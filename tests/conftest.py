@@ -1,5 +1,7 @@
 """Fixtures that start the real commands in real processes."""
 
+import contextlib
+import io
 import os
 import signal
 import socket
@@ -10,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from node.cli import command_line
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -49,6 +53,20 @@ def perception_node() -> Run:
             timeout=timeout_s,
             cwd=ROOT,
         )
+
+    return run
+
+
+@pytest.fixture
+def in_process() -> Run:
+    """Runs a command as `perception_node` does, without a process and its imports: for what a
+    process of its own adds nothing to."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        out, told = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+            code = command_line([str(argument) for argument in arguments])
+        return subprocess.CompletedProcess([], code, out.getvalue(), told.getvalue())
 
     return run
 

@@ -50,10 +50,10 @@ def test_a_profile_counts_what_is_missing_and_adds_up() -> None:
 
 
 def test_bench_profiles_the_real_node(perception_node: Run) -> None:
-    done = perception_node("bench", "--profile", "--json", "--seconds", "2")
+    done = perception_node("bench", "--profile", "--json", "--seconds", "1")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["messages"] > 20
+    assert found["messages"] > 10
     assert set(found["stages"]) == {
         "capture", "wait", "preprocess", "infer", "postprocess", "publish",
     }  # fmt: skip
@@ -61,8 +61,8 @@ def test_bench_profiles_the_real_node(perception_node: Run) -> None:
     assert found["total"]["p50"] >= found["stages"]["infer"]["p50"]
 
 
-def test_bench_compares_and_says_what_is_wrong(perception_node: Run) -> None:
-    done = perception_node("bench", "--json", "--rounds", "5")
+def test_bench_compares_and_says_what_is_wrong(in_process: Run) -> None:
+    done = in_process("bench", "--json", "--rounds", "5")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert len(rows) == 3
@@ -70,16 +70,16 @@ def test_bench_compares_and_says_what_is_wrong(perception_node: Run) -> None:
         assert row["theirs"]["ms"] > 0
         assert row["ours"]["cpu_ms"] > 0
         assert row["ratio"] > 0
-    wrong = perception_node("bench", "--profile", "--source", "/nowhere.mp4")
+    wrong = in_process("bench", "--profile", "--source", "/nowhere.mp4")
     assert wrong.returncode == 3
     assert "/nowhere.mp4" in wrong.stderr.splitlines()[-1]
 
 
 def test_the_soak_is_flat() -> None:
-    found = script("soak.py", "--seconds", "3")
+    found = script("soak.py", "--seconds", "1.5")
     assert found["flat"] is True
     assert isinstance(found["frames"], int)
-    assert found["frames"] > 50
+    assert found["frames"] > 20
     assert isinstance(found["dropped"], int)
     assert found["dropped"] > 0
 

@@ -90,8 +90,8 @@ def test_auto_runs_every_kind_of_model_file(files: Path, name: str) -> None:
     assert seen.labels[0].name == "espresso"
 
 
-def test_the_command_labels_with_a_model_file(files: Path, perception_node: Run) -> None:
-    done = perception_node("label", PICTURES / "coffee.png", "--model", files / "mine.onnx")
+def test_the_command_labels_with_a_model_file(files: Path, in_process: Run) -> None:
+    done = in_process("label", PICTURES / "coffee.png", "--model", files / "mine.onnx")
     assert done.returncode == 0, done.stderr
     assert "espresso" in done.stdout
 

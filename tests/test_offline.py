@@ -79,13 +79,13 @@ def test_replay_labels_every_frame_the_same_at_any_speed(
 
 
 def test_replay_expect_tells_a_difference(
-    perception_node: Run, clip: Path, golden: Path, tmp_path: Path
+    in_process: Run, clip: Path, golden: Path, tmp_path: Path
 ) -> None:
     changed = lines(golden)
     changed[3]["labels"][0]["name"] = "teapot"
     expected = tmp_path / "changed.jsonl"
     expected.write_text("\n".join(json.dumps(message) for message in changed[:-1]))
-    done = perception_node("replay", clip, "--speed", "max", "--expect", expected)
+    done = in_process("replay", clip, "--speed", "max", "--expect", expected)
     assert done.returncode == 1
     assert "line 4: labels: expected teapot" in done.stdout
     assert "1 messages more than expected" in done.stdout
@@ -160,7 +160,7 @@ def test_label_is_right_about_photographs(
 
 
 def test_label_names_pictures_and_leaves_out_what_is_broken(
-    perception_node: Run, pictures: Path, tmp_path: Path
+    in_process: Run, pictures: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -171,7 +171,7 @@ def test_label_names_pictures_and_leaves_out_what_is_broken(
     (folder / "b.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "c.jpg").write_bytes(b"")
     out = tmp_path / "out.jsonl"
-    done = perception_node("label", folder, "--jsonl", out)
+    done = in_process("label", folder, "--jsonl", out)
     assert done.returncode == 0
     assert "b.jpg cannot be read" in done.stderr
     assert "c.jpg is empty" in done.stderr
@@ -183,10 +183,8 @@ def test_label_names_pictures_and_leaves_out_what_is_broken(
     assert Path(second["file"]).name == "grey.png"
 
 
-def test_label_counts_the_frames_of_a_video(
-    perception_node: Run, clip: Path, pictures: Path
-) -> None:
-    done = perception_node("label", pictures / "coffee.png", clip, "--jsonl", "-")
+def test_label_counts_the_frames_of_a_video(in_process: Run, clip: Path, pictures: Path) -> None:
+    done = in_process("label", pictures / "coffee.png", clip, "--jsonl", "-")
     assert done.returncode == 0, done.stderr
     messages = [json.loads(line) for line in done.stdout.splitlines()]
     assert [m["frame_id"] for m in messages] == [0, *range(40)]
@@ -252,9 +250,9 @@ def bad_files(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", BAD_INPUT)
-def test_bad_input_is_one_clear_line(perception_node: Run, bad_files: Path, kind: str) -> None:
+def test_bad_input_is_one_clear_line(in_process: Run, bad_files: Path, kind: str) -> None:
     arguments, code, told = BAD_INPUT[kind]
-    done = perception_node(*(str(part).format(tmp=bad_files) for part in arguments))
+    done = in_process(*(str(part).format(tmp=bad_files) for part in arguments))
     assert done.returncode == code, done.stderr
     assert told in done.stderr
     assert "Traceback" not in done.stderr
@@ -309,8 +307,8 @@ def test_watch_gives_up_after_its_timeout(perception_node: Run, ipc: str) -> Non
     assert f"{ipc}: no message for 0.5 s" in done.stderr
 
 
-def test_models_lists_what_is_here(perception_node: Run) -> None:
-    done = perception_node("models", "--json")
+def test_models_lists_what_is_here(in_process: Run) -> None:
+    done = in_process("models", "--json")
     assert done.returncode == 0, done.stderr
     models = [json.loads(line) for line in done.stdout.splitlines()]
     assert models[0]["name"] == "efficientnet_lite0"
@@ -327,8 +325,8 @@ def test_doctor_looks_at_this_computer(perception_node: Run, tcp: str) -> None:
     assert all(f["mend"] for f in findings.values() if f["verdict"] == "wrong")
 
 
-def test_doctor_finds_what_is_wrong(perception_node: Run, tmp_path: Path) -> None:
-    done = perception_node(
+def test_doctor_finds_what_is_wrong(in_process: Run, tmp_path: Path) -> None:
+    done = in_process(
         "doctor", "--json", "--set", f"model.weights={tmp_path}/none.pth",
         "--set", "wire.endpoint=ipc:///no/such/folder/x",
     )  # fmt: skip
@@ -340,8 +338,8 @@ def test_doctor_finds_what_is_wrong(perception_node: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda f: f.name)
-def test_the_example_configurations_are_valid(perception_node: Run, file: Path) -> None:
-    done = perception_node("config", "check", file)
+def test_the_example_configurations_are_valid(in_process: Run, file: Path) -> None:
+    done = in_process("config", "check", file)
     assert done.returncode == 0, done.stderr
     assert "is valid" in done.stdout
     assert "password" not in done.stdout
@@ -363,15 +361,15 @@ def test_a_reader_that_goes_away_is_no_error(pictures: Path, arguments: list[str
 
 
 def test_a_command_that_fails_leaves_the_earlier_output_alone(
-    perception_node: Run, bad_files: Path, clip: Path
+    in_process: Run, bad_files: Path, clip: Path
 ) -> None:
     golden = bad_files / "golden.jsonl"
     golden.write_text("precious\n")
     for command in (["label", bad_files / "good.png"], ["replay", clip]):
-        done = perception_node(*command, "--model", "resnet19", "--jsonl", golden)
+        done = in_process(*command, "--model", "resnet19", "--jsonl", golden)
         assert done.returncode == 3
         assert golden.read_text() == "precious\n"
-    done = perception_node("label", bad_files / "good.png", "--jsonl", golden)
+    done = in_process("label", bad_files / "good.png", "--jsonl", golden)
     assert done.returncode == 0
     (message,) = lines(golden)
     assert message["image"] == {"width": 32, "height": 32}

@@ -52,13 +52,13 @@ def result(*rows: Measured) -> Tuned:
 
 
 def test_tune_measures_keeps_and_auto_uses_it(
-    perception_node: Run, shared_data: Path, own_cache: Path
+    in_process: Run, shared_data: Path, own_cache: Path
 ) -> None:
     folder = own_cache.parent / "photos"
     folder.mkdir()
-    for photo in sorted((shared_data / "photos").glob("*.JPEG"))[::2][:60]:
+    for photo in sorted((shared_data / "photos").glob("*.JPEG"))[::2][:54]:
         (folder / photo.name).symlink_to(photo)
-    done = perception_node("tune", "--frames", folder, "--json", timeout_s=240)
+    done = in_process("tune", "--frames", folder, "--json", "--set", "model.threads=1")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     measured = [r for r in rows if r["median_ms"] is not None]

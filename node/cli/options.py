@@ -19,7 +19,11 @@ CONFIG = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
     help="TOML configuration; config/default.toml explains every key.",
 )  # fmt: skip
-MODEL = click.option("--model", metavar="NAME", help="A name that `perception-node models` lists.")
+MODEL = click.option(
+    "--model",
+    metavar="NAME",
+    help="A name that `perception-node models` lists, or a model file.",
+)
 RUNTIME = click.option("--runtime", metavar="NAME", help="auto, torch, onnxruntime or openvino.")
 ENDPOINT = click.option("--endpoint", metavar="EP", help="tcp://127.0.0.1:PORT or ipc://PATH.")
 SETTINGS = click.option(

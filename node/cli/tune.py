@@ -52,7 +52,8 @@ def command(
     and keep the fastest that names them as torch in float32 does. `runtime = "auto"` uses it from
     then on.
 
-    Without --frames it measures on the demo pictures, which is too few to try int8.
+    With model.threads set, only that thread count is tried. Without --frames it measures on the
+    demo pictures, which is too few to try int8.
 
     Example: perception-node tune --frames drive.mp4
     """
@@ -73,7 +74,9 @@ def command(
         def show(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
 
-        tuned = tune(loaded, pixels, f"{len(pixels)} frames of {where}", floors, show)
+        tuned = tune(
+            loaded, pixels, f"{len(pixels)} frames of {where}", floors, show, config.model.threads
+        )
     _print(tuned, as_json)
     file = keep(loaded, tuned)
     winner = tuned.winner

@@ -51,18 +51,19 @@ def tune(
     frames: str,
     floors: Mapping[str, float] = FLOORS,
     progress: Progress = lambda what, done, total: None,
+    threads: int | None = None,
 ) -> Tuned:
     """Measures all choices in turn on the same frames.
 
     pixels: real frames, each [1, height, width, 3] uint8 BGR as `Preprocessor` makes them; every
     second one calibrates int8 and is not judged on. frames: what they are, in words.
-    progress: called with what is done, how far, of how much. Raises ModelError where not even
-    torch in float32 runs.
+    progress: called with what is done, how far, of how much. threads: the only thread count to
+    try, None for several. Raises ModelError where not even the reference runs.
     """
     judged = list(pixels[1::2] if len(pixels) >= INT8_FRAMES else pixels)
     threads_before = torch.get_num_threads()
     reference = _logits(build_choice(model, reference_choice(model)), judged)
-    choices, refused = _choices(model, pixels[0::2], progress)
+    choices, refused = _choices(model, pixels[0::2], [threads] if threads else _threads(), progress)
     candidates, failed = _examine(model, choices, judged, reference, progress)
     measured = _measure(candidates, judged, floors, progress)
     torch.set_num_threads(threads_before)
@@ -77,7 +78,10 @@ def reference_choice(model: Model) -> Choice:
 
 
 def _choices(
-    model: Model, calibration: Sequence[torch.Tensor], progress: Progress
+    model: Model,
+    calibration: Sequence[torch.Tensor],
+    threads: Sequence[int],
+    progress: Progress,
 ) -> tuple[list[Choice], list[Measured]]:
     """What can be tried here, and what cannot with the reason."""
     plain = [
@@ -87,9 +91,7 @@ def _choices(
         if precision != "int8"
     ]
     int8, refused = _int8(model, calibration, progress)
-    on_cpu = [
-        replace(choice, threads=threads) for choice in (*plain, *int8) for threads in _threads()
-    ]
+    on_cpu = [replace(choice, threads=count) for choice in (*plain, *int8) for count in threads]
     on_gpu = [
         Choice("torch", precision, f"cuda:{place}")
         for place in range(torch.cuda.device_count())
