@@ -17,9 +17,11 @@ from node.perception.perceiver import Perceiver
 from node.perception.preprocess import Preprocessor, reference_transform
 from node.perception.runtime import Runtime
 
-WARMUP = 8
-SETTLE_S = 0.02
-"""Quiet before each measurement: threads of the other side spin on for a while."""
+BLOCK = 6
+"""Frames that one side does in a row, after one that is not counted: each has its own code, weights
+and threads at hand then, as in a process of its own."""
+SETTLE_S = 0.05
+"""Quiet before each side's turn: threads of the other spin on for a while."""
 _TORCH_THREADS = torch.get_num_threads()
 
 Work = Callable[[Image], object]
@@ -53,19 +55,21 @@ class Row:
 def compared(
     name: str, theirs: Work, ours: Work, frames: Sequence[Image], rounds: int, note: str = ""
 ) -> Row:
-    """Runs both on each frame by turns, `rounds` frames in all."""
+    """Runs both by turns, a few frames each and the same ones, `rounds` frames in all."""
     walls = np.zeros((2, rounds))
     cpus = np.zeros((2, rounds))
     gc.collect()
-    for place in range(-WARMUP, rounds):
-        frame = frames[place % len(frames)]
+    for first in range(-BLOCK, rounds, BLOCK):  # the first block warms up
+        places = range(first, min(first + BLOCK, rounds))
         for side, work in enumerate((theirs, ours)):
             time.sleep(SETTLE_S)
-            cpu, wall = time.process_time(), time.perf_counter()
-            work(frame)
-            if place >= 0:
-                walls[side, place] = (time.perf_counter() - wall) * 1e3
-                cpus[side, place] = (time.process_time() - cpu) * 1e3
+            work(frames[first % len(frames)])
+            for place in places:
+                cpu, wall = time.process_time(), time.perf_counter()
+                work(frames[place % len(frames)])
+                if first >= 0:
+                    walls[side, place] = (time.perf_counter() - wall) * 1e3
+                    cpus[side, place] = (time.process_time() - cpu) * 1e3
     side_theirs, side_ours = (_side(walls[side], cpus[side]) for side in range(2))
     ratio = float(np.median(walls[0] / walls[1]))
     return Row(name, side_theirs, side_ours, ratio, side_ours.ms / side_theirs.ms - 1, note)
