@@ -187,9 +187,10 @@ def test_torch_in_bf16_names_pictures_as_in_fp32(model: Model) -> None:
 
 
 class Gpu:
-    """Stands for a GPU: the CPU's answers until it fails."""
+    """Stands for a GPU: the CPU's answers until it fails. On the device `cpu:0` torch runs what is
+    written for a GPU."""
 
-    info = RuntimeInfo("torch", "fp16", "cuda:0")
+    info = RuntimeInfo("torch", "fp16", "cpu:0")
     degraded = ()
 
     def __init__(self, model: Model, frames: int) -> None:
@@ -204,13 +205,38 @@ class Gpu:
 
 
 def test_a_gpu_that_fails_in_flight_costs_no_frame_and_is_said(model: Model) -> None:
-    image = read_image(PICTURES / "coffee.png")
+    images = [read_image(PICTURES / name) for name in ("coffee.png", "camera.png")]
     runtime = CpuFallback(lambda: Gpu(model, 1), lambda: TorchRuntime(model), "cuda:0")
-    assert runtime.degraded == ()
-    pixels = Preprocessor(model.preprocess)(image)
-    assert runtime.infer(pixels).argmax() == runtime.infer(pixels).argmax()
-    assert runtime.degraded == ("cuda:0 failed, running on cpu",)
-    assert runtime.info.device == "cpu"
+    perceiver = Perceiver(model, runtime, top_k=1)
+    before, after = (perceiver.perceive(image) for image in images)
+    assert (before.labels[0].name, before.degraded) == ("espresso", ())
+    assert after.labels[0].name == "tripod"
+    assert after.degraded == ("cuda:0 failed, running on cpu",)
+    assert perceiver.info.device == "cpu"
+    assert perceiver.info.precision == "fp32"
+
+
+def test_a_gpu_that_fails_before_the_network_is_a_failed_gpu_too(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = CpuFallback(lambda: Gpu(model, 9), lambda: TorchRuntime(model), "cuda:0")
+    perceiver = Perceiver(model, runtime, top_k=1)
+
+    def broken(self: GpuPreprocessor, frame: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(GpuPreprocessor, "_resized", broken)
+    for _ in range(2):
+        seen = perceiver.perceive(read_image(PICTURES / "coffee.png"))
+        assert seen.labels[0].name == "espresso"
+        assert seen.degraded == ("cuda:0 failed, running on cpu",)
+
+
+def test_what_the_cpu_cannot_do_either_is_an_error(model: Model) -> None:
+    runtime = CpuFallback(lambda: Gpu(model, 0), lambda: Gpu(model, 0), "cuda:0")
+    perceiver = Perceiver(model, runtime, top_k=1)
+    with pytest.raises(ModelError, match="illegal memory access"):
+        perceiver.perceive(read_image(PICTURES / "coffee.png"))
 
 
 def test_a_gpu_that_is_not_there_is_said_in_every_message(model: Model) -> None:

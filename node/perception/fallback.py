@@ -16,8 +16,9 @@ log = logging.getLogger(__name__)
 class CpuFallback:
     """Runs on the GPU until that fails, at the start or in flight, then on the CPU for good.
 
-    primary, standby: build the two; the standby only when it is needed. The frame on which the GPU
-    fails is inferred again, so none is lost. Raises ModelError where the standby fails too.
+    primary, standby: build the two; the standby only when it is needed. In flight it is for the
+    caller to say that the GPU failed, since that may show anywhere, and to give the frame again.
+    Raises ModelError where the standby fails too.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class CpuFallback:
         try:
             self._runtime = primary()
         except (ModelError, RuntimeError) as error:
-            self._take_over(error)
+            self.take_over(error)
 
     @property
     def info(self) -> RuntimeInfo:
@@ -38,15 +39,10 @@ class CpuFallback:
 
     def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Logits of a batch, as `Runtime.infer`."""
-        try:
-            return self._runtime.infer(pixels)
-        except ModelError as error:
-            if self.degraded:
-                raise
-            self._take_over(error)
-        return self._runtime.infer(pixels.cpu())
+        return self._runtime.infer(pixels)
 
-    def _take_over(self, error: Exception) -> None:
+    def take_over(self, error: Exception) -> None:
+        """Puts the standby in the place of what failed with this error."""
         log.error("%s; running on the CPU from here on", error)
         self._runtime = self._standby()
         self.degraded = (f"{self._device} failed, running on cpu",)

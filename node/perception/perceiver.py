@@ -9,9 +9,11 @@ from typing import Protocol
 import torch
 
 from node.config import ModelConfig
+from node.errors import ModelError
 from node.frame import Image
 from node.perception.catalogue import load_model
 from node.perception.classify import top_labels
+from node.perception.fallback import CpuFallback
 from node.perception.gpu_preprocess import GpuPreprocessor
 from node.perception.model import Model
 from node.perception.preprocess import Preprocessor
@@ -70,7 +72,19 @@ class Perceiver:
         return seen
 
     def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:
-        """Labels several images, of any sizes, in one inference. Raises ModelError."""
+        """Labels several images, of any sizes, in one inference. When a GPU fails, the CPU labels
+        them. Raises ModelError."""
+        try:
+            return self._perceive(images)
+        except (ModelError, RuntimeError) as error:
+            if not isinstance(self._runtime, CpuFallback) or self._runtime.degraded:
+                raise
+            self._runtime.take_over(error)
+        # What failed may have taken the whole GPU with it, so nothing there is touched again.
+        self._preprocess = _preprocess_for(self._model, self._runtime)
+        return self._perceive(images)
+
+    def _perceive(self, images: Sequence[Image]) -> list[Perceived]:
         started = time.monotonic_ns()
         pixels = self._prepared(images)
         preprocessed = time.monotonic_ns()
