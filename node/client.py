@@ -17,6 +17,8 @@ from node.errors import EndpointError, MessageError
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
     MAX_MESSAGE_BYTES,
+    Box,
+    Detection,
     Label,
     LabelsMessage,
     Status,
@@ -25,6 +27,8 @@ from node.wire.messages import (
 )
 
 __all__ = [
+    "Box",
+    "Detection",
     "Gap",
     "Label",
     "LabelsMessage",

@@ -64,6 +64,22 @@ class ModelConfig(_Section):
         return Path(value).expanduser()
 
 
+class DetectConfig(_Section):
+    """Which boxes of a detector count."""
+
+    score: float = Field(0.25, gt=0, le=1)
+    class_scores: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+    iou: float = Field(0.45, ge=0, le=1)
+    max_detections: int = Field(100, ge=1, le=1000)
+    min_box_px: float = Field(0.0, ge=0)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
 class WireConfig(_Section):
     """Where the labels are broadcast."""
 
@@ -95,6 +111,7 @@ class NodeConfig(_Section):
         default_factory=lambda: (CameraConfig(),), min_length=1
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
+    detect: DetectConfig = Field(default_factory=DetectConfig)
     wire: WireConfig = Field(default_factory=WireConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
@@ -276,6 +293,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     sections: dict[str, type[BaseModel]] = {
         "camera": CameraConfig,
         "model": ModelConfig,
+        "detect": DetectConfig,
         "wire": WireConfig,
         "log": LogConfig,
     }

@@ -30,5 +30,9 @@ class ModelError(PerceptionNodeError):
     exit_code = 3
 
 
+class FrameError(ModelError):
+    """One frame that the model gave no answer for which can be believed; the next may be fine."""
+
+
 class MessageError(PerceptionNodeError):
     """Received bytes that are not a message this version can read."""

@@ -3,12 +3,13 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from node.capture.mailbox import Mailbox, Taken
+from node.errors import FrameError
 from node.wire.compose import Composer
-from node.wire.messages import Timing
+from node.wire.messages import Status, Timing
 from node.wire.outgoing import Sink
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Labeller:
         self.ready = threading.Event()
         self.ended = threading.Event()
         self.frames = 0
+        self.lost_frames = 0
+        self.last_error: str | None = None
         self.perceiver: Perceiver | None = None
         self.failure: Exception | None = None
 
@@ -79,9 +82,11 @@ class Labeller:
         while not self._stop.is_set() and not self._enough():
             batch = self._mailbox.take_all(0.2, self._at_most(perceiver))
             if batch:
-                seen = perceiver.perceive_all([taken.frame.image for taken in batch])
-                for taken, perceived in zip(batch, seen, strict=True):
-                    self._send(perceiver, taken, perceived)
+                for taken, perceived in zip(batch, self._perceived(perceiver, batch), strict=True):
+                    if perceived is None:
+                        self._say_blind(taken)
+                    else:
+                        self._send(perceiver, taken, perceived)
             elif self._mailbox.finished:
                 return
 
@@ -89,6 +94,26 @@ class Labeller:
         if self._max_frames is None:
             return perceiver.at_most
         return min(perceiver.at_most, self._max_frames - self.frames)
+
+    def _perceived(
+        self, perceiver: "Perceiver", batch: list[Taken]
+    ) -> "Sequence[Perceived | None]":
+        """What is in each frame; None where the model gave no answer that can be believed."""
+        try:
+            return perceiver.perceive_all([taken.frame.image for taken in batch])
+        except FrameError as error:
+            if len(batch) > 1:  # find out which
+                return [self._perceived(perceiver, [taken])[0] for taken in batch]
+            self.lost_frames += 1
+            if str(error) != self.last_error:  # once for each kind, not once for each frame
+                log.error("camera '%s': frame lost: %s", batch[0].frame.camera, error)
+            self.last_error = str(error)
+            return [None]
+
+    def _say_blind(self, taken: Taken) -> None:
+        """A lost frame is not a frame with nothing in it."""
+        self.frames += 1
+        self._sink.send(self._composer.blind(taken.frame.camera, Status.STALLED))
 
     def _send(self, perceiver: "Perceiver", taken: Taken, seen: "Perceived") -> None:
         frame = taken.frame
@@ -106,6 +131,7 @@ class Labeller:
                 timing=timing,
                 model=perceiver.info,
                 labels=seen.labels,
+                detections=seen.detections,
                 degraded=seen.degraded,
             )
         )

@@ -178,7 +178,7 @@ def _bare_loop(video: Path) -> None:
         if not decoded:
             capture = cv2.VideoCapture(str(video))
             continue
-        runtime.infer(pixels)
+        runtime.infer(pixels)[0]
         due += 1 / FPS
         time.sleep(max(0.0, due - time.monotonic()))
 

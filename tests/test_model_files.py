@@ -74,10 +74,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_file_gives_the_logits_of_its_model(files: Path, name: str, runtime: str) -> None:
     original = load_model("efficientnet_lite0")
     pixels = Preprocessor(original.preprocess)(read_image(PICTURES / "coffee.png"))
-    wanted = build_runtime(original, ModelConfig(runtime="torch")).infer(pixels)
+    wanted = build_runtime(original, ModelConfig(runtime="torch")).infer(pixels)[0]
     own = load_model(str(files / name))
     assert own.preprocess == original.preprocess
-    got = build_runtime(own, ModelConfig.model_validate({"runtime": runtime})).infer(pixels)
+    got = build_runtime(own, ModelConfig.model_validate({"runtime": runtime})).infer(pixels)[0]
     np.testing.assert_allclose(got, wanted, atol=1e-3)
 
 
@@ -111,7 +111,8 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
     [
         (lambda folder: (folder / "mine.toml").unlink(), "its model card .* is missing; write one"),
         (lambda folder: (folder / "labels.txt").unlink(), "labels.txt cannot be read; name a text"),
-        (rewritten('"classify"', '"detect"'), 'task "detect": this version runs task "classify"'),
+        (rewritten('"classify"', '"detect"'), 'task "detect" with decoder "": this version runs'),
+        (rewritten('"classify"', '"segment"'), 'task "segment": this version runs task'),
         (rewritten('"bicubic"', '"cubic"'), "input.interpolation = 'cubic': should be 'bilinear'"),
         (rewritten("std", "sdt"), "input.sdt: unknown key; keys here: size, color"),
         (rewritten("size = [224, 224]\n", ""), "input.size is missing; a card has at least"),

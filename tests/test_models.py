@@ -18,7 +18,7 @@ from node.config import ModelConfig
 from node.errors import ModelError
 from node.perception import weights as weights_module
 from node.perception.catalogue import entries, load_model
-from node.perception.classify import top_labels
+from node.perception.classify import class_scores, top_labels
 from node.perception.perceiver import build_perceiver
 from node.perception.preprocess import Preprocessor, reference_transform
 from node.perception.runtimes import build_runtime
@@ -65,7 +65,7 @@ def test_it_agrees_with_the_plain_loop_on_photographs(shared_data: Path) -> None
         tensor = reference(PilImage.fromarray(np.ascontiguousarray(image[:, :, ::-1])))
         with torch.inference_mode():
             plain = model.network(tensor.unsqueeze(0)).argmax().item()
-        same += int(runtime.infer(preprocess(image)).argmax()) == plain
+        same += int(runtime.infer(preprocess(image))[0].argmax()) == plain
     assert same / len(photos) >= 0.99
 
 
@@ -82,7 +82,7 @@ def test_a_torchvision_model_gives_what_torchvision_gives(resnet18_file: Path) -
         picture = PilImage.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
         with torch.inference_mode():
             expected = plain(transforms(picture).unsqueeze(0))[0].numpy()
-        got = runtime.infer(preprocess(image))[0]
+        got = runtime.infer(preprocess(image))[0][0]
         np.testing.assert_allclose(got, expected, atol=0.02 * np.abs(expected).max())
     assert model.digest == hashlib.sha256(resnet18_file.read_bytes()).hexdigest()
     assert model.label_names[967] == "espresso"
@@ -96,7 +96,7 @@ def test_models_with_ways_of_their_own_load(name: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     torch.save(plain.state_dict(), file)
     model = load_model(name, file)
-    logits = build_runtime(model, TORCH).infer(
+    (logits,) = build_runtime(model, TORCH).infer(
         Preprocessor(model.preprocess)(read_image(PICTURES / "coffee.png"))
     )
     assert logits.shape == (1, 1000)
@@ -248,13 +248,14 @@ def test_a_file_in_the_cache_that_is_damaged_is_fetched_again(hub: Path) -> None
 
 
 def test_labels_are_best_first_and_equal_ones_by_id() -> None:
-    labels = top_labels(np.array([0.0, 2.0, 1.0, 2.0], np.float32), ("a", "b", "c", "d"), 3)
+    scores = class_scores(np.array([0.0, 2.0, 1.0, 2.0], np.float32), 4)
+    labels = top_labels(scores, ("a", "b", "c", "d"), 3)
     assert [label.name for label in labels] == ["b", "d", "c"]
     assert labels[0].score == pytest.approx(np.exp(2) / (1 + 2 * np.exp(2) + np.exp(1)))
     with pytest.raises(ModelError, match="not finite"):
-        top_labels(np.array([0.0, np.nan], np.float32), ("a", "b"), 1)
+        class_scores(np.array([0.0, np.nan], np.float32), 2)
     with pytest.raises(ModelError, match="for 2 label names"):
-        top_labels(np.zeros(3, np.float32), ("a", "b"), 1)
+        class_scores(np.zeros(3, np.float32), 2)
 
 
 def test_the_offline_models_are_those_that_come_along() -> None:

@@ -179,8 +179,8 @@ def test_a_precision_that_a_runtime_has_not_is_said(
 
 def test_torch_in_bf16_names_pictures_as_in_fp32(model: Model) -> None:
     pixels = Preprocessor(model.preprocess)(read_image(PICTURES / "coffee.png"))
-    exact = TorchRuntime(model).infer(pixels)
-    rounded = TorchRuntime(model, precision="bf16").infer(pixels)
+    exact = TorchRuntime(model).infer(pixels)[0]
+    rounded = TorchRuntime(model, precision="bf16").infer(pixels)[0]
     assert rounded.dtype == exact.dtype
     assert rounded.argmax() == exact.argmax()
     assert 0 < abs(rounded - exact).max() < 1

@@ -17,7 +17,7 @@ from node.cli.options import (
     load_perceiver,
     together,
 )
-from node.errors import SourceError
+from node.errors import FrameError, SourceError
 from node.wire.messages import LabelsMessage, Message, Timing, to_json
 
 log = logging.getLogger(__name__)
@@ -51,17 +51,15 @@ def command(
     current = files[0]
     left_out = labelled = 0
     console = Console(stderr=True)
-    perceiver = load_perceiver(config.model)
+    perceiver = load_perceiver(config.model, 1, config.detect)
     with json_lines(jsonl) as write, progress_bar(console) as progress:
 
         def show(message: Message) -> None:
             assert isinstance(message, LabelsMessage)
             if jsonl is not None:
                 write(to_json(message, file=str(current)))
-            elif message.best is not None:
-                click.echo(
-                    f"{current}{_position(message)}: {message.best.name} {message.best.score:.3f}"
-                )
+            else:
+                click.echo(f"{current}{_position(message)}: {_found(message)}")
 
         composer = Composer(config.name)
         sink = LocalSink(show)
@@ -80,17 +78,23 @@ def command(
                             timing=timing,
                             model=perceiver.info,
                             labels=seen.labels,
+                            detections=seen.detections,
                         )
                     )
                     labelled += 1
                     progress.update(task, description=f"{current.name}, {labelled} labelled")
-            except SourceError as error:
+            except (SourceError, FrameError) as error:
                 left_out += 1
                 log.warning("%s; left out", error)
             progress.advance(task)
     log.info("%d labelled, %d left out because they cannot be read", labelled, left_out)
     if not labelled:
         raise SourceError(f"nothing was labelled: none of {len(files)} files can be read")
+
+
+def _found(message: LabelsMessage) -> str:
+    seen = message.detections or message.labels[:1]
+    return ", ".join(f"{thing.name} {thing.score:.3f}" for thing in seen) or "nothing seen"
 
 
 def _position(message: LabelsMessage) -> str:

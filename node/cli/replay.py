@@ -119,7 +119,7 @@ def command(
                 sink.wait_for_subscriber(stop)
             outcome = run_replay(
                 camera,
-                functools.partial(load_perceiver, config.model),
+                functools.partial(load_perceiver, config.model, 1, config.detect),
                 Composer(config.name),
                 sink,
                 stop,

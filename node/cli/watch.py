@@ -13,7 +13,7 @@ from rich.table import Table
 from node.cli.options import set_up_logging
 from node.client import Gap, NoMessageError, Subscriber
 from node.errors import PerceptionNodeError
-from node.wire.messages import DEFAULT_ENDPOINT, LabelsMessage, Status, to_json
+from node.wire.messages import DEFAULT_ENDPOINT, Detection, Label, LabelsMessage, Status, to_json
 
 POLL_S = 0.1
 _RATE_OVER = 30
@@ -123,7 +123,7 @@ class _Cameras:
                 camera,
                 _status(message),
                 "\n".join(
-                    f"{_bar(label.score)} {escape(label.name)}" for label in message.labels[:3]
+                    f"{_bar(thing.score)} {escape(_named(thing))}" for thing in _best(message)
                 ),
                 f"{message.age_s * 1000:.0f} ms",
                 f"{self._rate(camera):.1f}",
@@ -148,8 +148,17 @@ def _plain(message: LabelsMessage) -> str:
     age = f"{message.age_s * 1000:5.0f} ms"
     if message.status is not Status.OK:
         return f"{message.camera}  {age}  {message.status}"
-    seen = ", ".join(f"{label.name} {label.score:.2f}" for label in message.labels[:3])
+    seen = ", ".join(f"{_named(thing)} {thing.score:.2f}" for thing in _best(message))
     return f"{message.camera}  {age}  {seen or 'nothing seen'}"
+
+
+def _best(message: LabelsMessage) -> tuple[Label | Detection, ...]:
+    return message.detections[:5] or message.labels[:3]
+
+
+def _named(thing: Label | Detection) -> str:
+    track = thing.track if isinstance(thing, Detection) else None
+    return thing.name if track is None else f"{thing.name} #{track}"
 
 
 def _missing(gap: Gap) -> str:

@@ -13,6 +13,11 @@ _MINIMAL = (
     'name = "mine", task = "classify", labels = "labels.txt", [input] size = [224, 224], '
     "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]"
 )
+_DECODERS: dict[str, tuple[str | None, ...]] = {
+    "classify": ("softmax", None),
+    "detect": ("yolox", "boxes"),
+}
+_RUNS = 'task "classify" (decoder "softmax") and task "detect" (decoder "yolox" or "boxes")'
 _Three = tuple[float, float, float]
 
 
@@ -21,13 +26,17 @@ class _Section(BaseModel):
 
 
 class InputCard(_Section):
-    """How the network wants its picture; the network gets (pixel * scale - mean) / std."""
+    """How the network wants its picture; the network gets (pixel * scale - mean) / std.
+
+    antialias: None for what the decoder's own preprocessing does (yolox: no, all others: yes).
+    """
 
     size: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]
     color: Literal["rgb", "bgr"] = "rgb"
     resize: Literal["crop", "stretch", "letterbox"] = "crop"
     resize_short: int | None = Field(None, ge=1, le=16384)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool | None = None
     pad_value: int = Field(0, ge=0, le=255)
     pad_anchor: Literal["center", "top-left"] = "center"
     scale: float = Field(1 / 255, gt=0)
@@ -62,6 +71,7 @@ class ModelCard(_Section):
             scale=given.scale,
             pad_value=given.pad_value,
             pad_anchor=given.pad_anchor,
+            antialias=self.decoder != "yolox" if given.antialias is None else given.antialias,
         )
 
 
@@ -81,10 +91,12 @@ def read_card(model_file: Path) -> ModelCard:
         raise ModelError(f"{file}: {_first_problem(error)}") from error
     except ValueError as error:  # not TOML, not UTF-8
         raise ModelError(f"{file} is not valid TOML: {error}") from error
-    if card.task != "classify" or card.decoder not in (None, "softmax"):
-        what = card.task if card.task != "classify" else f"decoder {card.decoder}"
+    if card.task not in _DECODERS:
+        raise ModelError(f'{file}: task "{card.task}": this version runs {_RUNS}')
+    if card.decoder not in _DECODERS[card.task]:
         raise ModelError(
-            f'{file}: task "{what}": this version runs task "classify" (decoder "softmax")'
+            f'{file}: task "{card.task}" with decoder "{card.decoder or ""}": this version runs '
+            f"{_RUNS}"
         )
     return card
 

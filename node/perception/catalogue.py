@@ -69,7 +69,7 @@ def _torchvision_entry(name: str) -> CatalogueEntry:
     found = torchvision_models.entry(name)
     return CatalogueEntry(
         name=name,
-        task="classify",
+        task=found.task,
         size_mb=found.size_mb,
         parameters=found.parameters,
         weights_here=found.weights_here,

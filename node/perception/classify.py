@@ -3,30 +3,56 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from node.errors import ModelError
+from node.errors import FrameError
+from node.perception.task import Outputs, Seen
 from node.wire.messages import Label
 
 
-def top_labels(
-    logits: NDArray[np.float32], names: tuple[str, ...], top_k: int
-) -> tuple[Label, ...]:
-    """The `top_k` most probable classes, best first, the lower id first where two are equal.
+class Classify:
+    """Reads logits [n, classes]. names: one for each class; top_k: labels wanted."""
 
-    logits: [classes] float32; the scores are their softmax, taken in float64.
-    names: one for each class. Fewer classes than `top_k` give as many labels as there are.
-    Raises ModelError for logits that are not finite or not as many as the names.
+    def __init__(self, names: tuple[str, ...], top_k: int) -> None:
+        self._names = names
+        self._top_k = top_k
+
+    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Seen:
+        """As `Task.read`."""
+        logits = outputs[0][place]
+        scores = class_scores(logits, len(self._names))
+        return Seen(labels=top_labels(scores, self._names, self._top_k), scores=scores)
+
+    def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
+        """Whether the best label is the same."""
+        got, wanted = (class_scores(x[0][0], len(self._names)) for x in (outputs, reference))
+        return float(got.argmax() == wanted.argmax()), float(np.abs(got - wanted).max())
+
+
+def class_scores(logits: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
+    """The softmax of [classes] logits, taken in float64.
+
+    Raises FrameError for logits that are not finite or not as many as the classes.
     """
-    if logits.shape != (len(names),):
-        raise ModelError(
-            f"model output: shape {logits.shape} for {len(names)} label names; "
+    if logits.shape != (classes,):
+        raise FrameError(
+            f"model output: shape {logits.shape} for {classes} label names; "
             "take weights and label names of the same model"
         )
     if not np.isfinite(logits).all():
-        raise ModelError(
+        raise FrameError(
             "model output: not finite (nan or infinity); "
             "the weights are damaged or overflow at this precision, try another of either"
         )
     powers = np.exp(logits.astype(np.float64) - logits.max())
-    scores = powers / powers.sum()
-    best = np.argsort(-logits, kind="stable")[: max(top_k, 0)]
+    scores: NDArray[np.float64] = powers / powers.sum()
+    return scores
+
+
+def top_labels(
+    scores: NDArray[np.float64], names: tuple[str, ...], top_k: int
+) -> tuple[Label, ...]:
+    """The `top_k` most probable classes, best first, the lower id first where two are equal.
+
+    scores: [classes]. Fewer classes than `top_k` give as many labels as there are.
+    """
+    best = np.argsort(-scores, kind="stable")[: max(top_k, 0)]
     return tuple(Label(id=int(i), name=names[i], score=float(scores[i])) for i in best)

@@ -49,6 +49,11 @@ def export_key(model: Model) -> str:
 
 def _make(model: Model, folder: Path) -> None:
     started = time.monotonic()
+    if model.preprocess.fit == "none":
+        raise ModelError(
+            f"model {model.name!r} resizes by itself, by rules that only torch runs; "
+            'write model.runtime = "torch" or "auto"'
+        )
     if model.graph is None:
         _export(model, folder / _FILE)
     elif model.graph.suffix.lower() == ".xml":

@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from node.errors import ModelError
 from node.perception.runtime import Runtime, RuntimeInfo
+from node.perception.task import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,8 @@ class CpuFallback:
         """Of what runs now."""
         return self._runtime.info
 
-    def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """Logits of a batch, as `Runtime.infer`."""
+    def infer(self, pixels: torch.Tensor) -> Outputs:
+        """Outputs for a batch, as `Runtime.infer`."""
         return self._runtime.infer(pixels)
 
     def take_over(self, error: Exception) -> None:

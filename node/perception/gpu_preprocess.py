@@ -50,10 +50,12 @@ class GpuPreprocessor:
         np.copyto(self._pinned.numpy(), image)
 
     def _resized(self, frame: torch.Tensor) -> torch.Tensor:
+        if self.spec.fit == "none":
+            return frame.unsqueeze(0)
         height, width = resized_size(self.spec, frame.shape[0], frame.shape[1])
         planes = frame.permute(2, 0, 1).unsqueeze(0).float()
         resized = functional.interpolate(
-            planes, (height, width), mode=self.spec.interpolation, antialias=True
+            planes, (height, width), mode=self.spec.interpolation, antialias=self.spec.antialias
         )
         return self._cropped(resized.round_().clamp_(0, 255)).permute(0, 2, 3, 1).to(torch.uint8)
 

@@ -12,10 +12,11 @@ from node.perception.preprocess import PreprocessSpec
 class Model:
     """One model, ready to run.
 
-    name: as in the catalogue. task: `classify`.
+    name: as in the catalogue. task: `classify` or `detect`. decoder: how its outputs are read.
     network: in eval mode; takes normalised float32 [n, 3, h, w] in the channel order of
-    `preprocess`, gives logits [n, classes]. None where there is only a graph.
+    `preprocess`, gives logits [n, classes], or what the decoder reads. None for a bare graph.
     label_names: one for each class, in the order of the logits.
+    output_order: places of the outputs that the decoder reads, in its order.
     digest: sha256 of the weights file, hexadecimal.
     graph: the user's own ONNX (.onnx) or OpenVINO (.xml) file, with the network's input and output.
     """
@@ -26,4 +27,6 @@ class Model:
     label_names: tuple[str, ...]
     digest: str
     task: str = "classify"
+    decoder: str = "softmax"
+    output_order: tuple[int, ...] = (0,)
     graph: Path | None = None

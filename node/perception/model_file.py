@@ -2,6 +2,7 @@
 card beside it."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import openvino as ov
@@ -10,6 +11,7 @@ from torch import nn
 
 from node.errors import ModelError
 from node.perception.card import ModelCard, label_names, read_card
+from node.perception.decode import cells_of
 from node.perception.model import Model
 from node.perception.weights import sha256_of
 
@@ -17,7 +19,8 @@ SUFFIXES = (".onnx", ".xml", ".pt2")
 
 
 def load(file: Path) -> Model:
-    """The model in a file with one of SUFFIXES: float32 [n, 3, h, w] in, logits [n, classes] out.
+    """The model in a file with one of SUFFIXES: float32 [n, 3, h, w] in; logits [n, classes] out,
+    or what the card's decoder reads.
 
     Raises ModelError where the file or its card cannot be read, or they do not fit each other.
     """
@@ -28,15 +31,19 @@ def load(file: Path) -> Model:
     exported_program = file.suffix.lower() == ".pt2"
     if exported_program:
         network = _Exported(file)
-        _check_network(network, file, card, len(names))
+        outputs = _outputs_of_network(network, file, card)
     else:
-        _check_graph(file, card, len(names))
+        outputs = _outputs_of_graph(file, card)
+    order = _CHECKS[card.decoder or "softmax"](file, outputs, card, len(names))
     return Model(
         name=card.name,
         network=network if exported_program else None,
         preprocess=card.preprocess,
         label_names=names,
         digest=_digest(file),
+        task=card.task,
+        decoder=card.decoder or "softmax",
+        output_order=order,
         graph=None if exported_program else file,
     )
 
@@ -57,36 +64,43 @@ class _Exported(nn.Module):
     def train(self, mode: bool = True) -> "_Exported":
         return self
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.program(x)
-        return logits
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.program(x)
+        return outputs
 
 
-def _check_network(network: nn.Module, file: Path, card: ModelCard, classes: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """shape: -1 where it is free, empty where nothing is known of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    whole_numbers: bool
+
+
+def _outputs_of_network(network: nn.Module, file: Path, card: ModelCard) -> list[_Output]:
     try:
         with torch.inference_mode():
-            logits = network(torch.zeros(1, 3, *card.input.size))
+            outputs = network(torch.zeros(1, 3, *card.input.size))
     except Exception as error:  # whatever the user's program raises
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{file}: does not take [1, 3, {_size(card)}] float32 ({reason})"
         ) from error
-    if not isinstance(logits, torch.Tensor):
-        raise ModelError(f"{file}: gives a {type(logits).__name__}; export it to give the logits")
-    _check_classes(file, list(logits.shape), classes)
+    tensors = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    if not isinstance(tensors, tuple) or not all(isinstance(x, torch.Tensor) for x in tensors):
+        raise ModelError(f"{file}: gives a {type(outputs).__name__}; export it to give tensors")
+    return [_Output("", tuple(x.shape), not x.is_floating_point()) for x in tensors]
 
 
-def _check_graph(file: Path, card: ModelCard, classes: int) -> None:
+def _outputs_of_graph(file: Path, card: ModelCard) -> list[_Output]:
     try:
         graph = ov.Core().read_model(file)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(f"{file} cannot be read ({reason}); export it again") from error
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise ModelError(
-            f"{file}: has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
-            "a classifier has one of each"
-        )
+    if len(graph.inputs) != 1:
+        raise ModelError(f"{file}: has {len(graph.inputs)} inputs; export it with one, the picture")
     wanted = ov.PartialShape([-1, 3, *card.input.size])
     shape = graph.input().partial_shape
     if graph.input().element_type != ov.Type.f32 or not shape.compatible(wanted):
@@ -94,16 +108,85 @@ def _check_graph(file: Path, card: ModelCard, classes: int) -> None:
             f"{file}: takes {shape} {graph.input().element_type.to_string()}; the card says "
             f"[n, 3, {_size(card)}] float32: mend input.size, or export it so"
         )
-    output = graph.output().partial_shape
-    _check_classes(file, [d.get_length() if d.is_static else -1 for d in output], classes)
+    return [
+        _Output(
+            name=min(output.get_names(), default=""),
+            shape=_lengths(output.partial_shape),
+            whole_numbers=output.element_type.is_integral(),
+        )
+        for output in graph.outputs
+    ]
 
 
-def _check_classes(file: Path, shape: list[int], classes: int) -> None:
+def _lengths(shape: ov.PartialShape) -> tuple[int, ...]:
+    if shape.rank.is_dynamic:
+        return ()
+    return tuple(length.get_length() if length.is_static else -1 for length in shape)
+
+
+def _check_classes(
+    file: Path, outputs: list[_Output], card: ModelCard, classes: int
+) -> tuple[int, ...]:
+    if len(outputs) != 1:
+        raise ModelError(f"{file}: has {len(outputs)} outputs; a classifier has one, the logits")
+    shape = list(outputs[0].shape)
     if len(shape) != 2 or shape[1] not in (classes, -1):
         raise ModelError(
             f"{file}: gives {shape}; its card has {classes} labels, which makes [n, {classes}]: "
             "name the labels that it was trained with"
         )
+    return (0,)
+
+
+def _check_yolox(
+    file: Path, outputs: list[_Output], card: ModelCard, classes: int
+) -> tuple[int, ...]:
+    wanted = (cells_of(card.input.size), 5 + classes)
+    shape = outputs[0].shape
+    fits = len(shape) == 3 and all(a in (b, -1) for a, b in zip(shape[1:], wanted, strict=True))
+    if len(outputs) != 1 or not fits:
+        given = ", ".join(str(list(output.shape)) for output in outputs)
+        raise ModelError(
+            f"{file}: gives {given}; a yolox decoder with {classes} labels and input.size = "
+            f"[{_size(card)}] wants [n, {wanted[0]}, {wanted[1]}]: mend labels, input.size or "
+            "decoder"
+        )
+    return (0,)
+
+
+def _check_boxes(
+    file: Path, outputs: list[_Output], card: ModelCard, classes: int
+) -> tuple[int, ...]:
+    """Places of boxes, scores and classes: by name, else by shape and type, else in that order."""
+    if len(outputs) != 3:
+        raise ModelError(
+            f"{file}: has {len(outputs)} outputs; a boxes decoder wants three: boxes, scores, "
+            "classes"
+        )
+    found = [_kind(output) for output in outputs]
+    if sorted(found) != ["boxes", "classes", "scores"]:
+        found = ["boxes", "scores", "classes"]
+    places = tuple(found.index(kind) for kind in ("boxes", "scores", "classes"))
+    shape = outputs[places[0]].shape
+    if shape and shape[-1] not in (4, -1):
+        raise ModelError(
+            f"{file}: gives boxes of {list(shape)}; a boxes decoder wants [k, 4], as x1, y1, x2, y2"
+        )
+    return places
+
+
+def _kind(output: _Output) -> str:
+    name = output.name.lower()
+    for kind, words in _WORDS.items():
+        if any(word in name for word in words):
+            return kind
+    if output.shape and output.shape[-1] == 4:
+        return "boxes"
+    return "classes" if output.whole_numbers else "scores"
+
+
+_WORDS = {"boxes": ("box", "det"), "scores": ("score", "conf"), "classes": ("class", "label")}
+_CHECKS = {"softmax": _check_classes, "yolox": _check_yolox, "boxes": _check_boxes}
 
 
 def _size(card: ModelCard) -> str:

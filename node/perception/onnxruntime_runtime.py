@@ -1,16 +1,14 @@
 """OnnxRuntime: ONNX Runtime in float32, on the CPU."""
 
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 
 from node.errors import ModelError
 from node.perception.prefixed import INPUT
 from node.perception.runtime import RuntimeInfo
+from node.perception.task import Outputs
 
 
 class OnnxRuntime:
@@ -37,10 +35,9 @@ class OnnxRuntime:
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise ModelError(f"{file} cannot be read by ONNX Runtime: {error}") from error
 
-    def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """Logits of a batch, as `Runtime.infer`."""
+    def infer(self, pixels: torch.Tensor) -> Outputs:
+        """Outputs for a batch, as `Runtime.infer`."""
         try:
-            (logits,) = self._session.run(None, {INPUT: pixels.numpy()})
+            return tuple(self._session.run(None, {INPUT: pixels.numpy()}))
         except Exception as error:  # as above
             raise ModelError(f"ONNX Runtime failed: {error}; try --runtime torch") from error
-        return cast(NDArray[np.float32], logits)

@@ -1,15 +1,14 @@
 """OpenVinoRuntime: OpenVINO on the CPU, in float32, bfloat16 or with an int8 graph."""
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
-import numpy as np
 import openvino as ov
 import torch
-from numpy.typing import NDArray
 
 from node.errors import ModelError
 from node.perception.runtime import RuntimeInfo
+from node.perception.task import Outputs
 
 
 class OpenVinoRuntime:
@@ -42,15 +41,15 @@ class OpenVinoRuntime:
             raise ModelError(f"{file} cannot be read by OpenVINO: {error}") from error
         self._requests: dict[int, ov.InferRequest] = {}
 
-    def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """Logits of a batch, as `Runtime.infer`. The first of each size takes longer."""
+    def infer(self, pixels: torch.Tensor) -> Outputs:
+        """Outputs for a batch, as `Runtime.infer`. The first of each size takes longer."""
         try:
             request = self._request(pixels)
             request.set_input_tensor(ov.Tensor(pixels.numpy(), shared_memory=True))
             request.infer()
         except RuntimeError as error:
             raise ModelError(f"OpenVINO failed: {error}; try --runtime torch") from error
-        return cast(NDArray[np.float32], request.get_output_tensor().data)
+        return tuple(tensor.data for tensor in request.output_tensors)
 
     def _request(self, pixels: torch.Tensor) -> ov.InferRequest:
         """A graph of a known shape runs a tenth faster than one whose batch is free."""

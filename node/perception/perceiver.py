@@ -1,5 +1,6 @@
 """Perceiver: images in, labels out. A model, its preprocessing and the runtime that runs it."""
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -8,18 +9,22 @@ from typing import Protocol
 
 import torch
 
-from node.config import ModelConfig
-from node.errors import ModelError
+from node.config import DetectConfig, ModelConfig
+from node.errors import FrameError, ModelError
 from node.frame import Image
 from node.perception.catalogue import load_model
-from node.perception.classify import top_labels
+from node.perception.classify import Classify
+from node.perception.detect import Detect
 from node.perception.fallback import CpuFallback
 from node.perception.gpu_preprocess import GpuPreprocessor
 from node.perception.model import Model
 from node.perception.preprocess import Preprocessor
 from node.perception.runtime import Runtime
 from node.perception.runtimes import build_runtime
-from node.wire.messages import Label, ModelInfo
+from node.perception.task import Seen, Task
+from node.wire.messages import Detection, Label, ModelInfo
+
+log = logging.getLogger(__name__)
 
 _ALL_THREADS = torch.get_num_threads()
 """What torch takes by itself: one thread for each core."""
@@ -35,23 +40,40 @@ class _Preprocess(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Perceived:
-    """What was seen in one image, best first, and how long each step took in ns, for the whole
-    batch that the image was in. degraded: why this is below what was configured."""
+    """What was seen in one image, and how long each step took in ns, for the whole batch that the
+    image was in. degraded: why this is below what was configured."""
 
-    labels: tuple[Label, ...]
+    seen: Seen
     preprocess_ns: int
     infer_ns: int
     postprocess_ns: int
     degraded: tuple[str, ...] = ()
 
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Best first; empty for a detector."""
+        return self.seen.labels
+
+    @property
+    def detections(self) -> tuple[Detection, ...]:
+        """Best first; empty for a classifier."""
+        return self.seen.detections
+
 
 class Perceiver:
     """Labels images on one thread. at_most: how many at once are worth it, here."""
 
-    def __init__(self, model: Model, runtime: Runtime, *, top_k: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        runtime: Runtime,
+        *,
+        top_k: int,
+        detect: DetectConfig | None = None,
+    ) -> None:
         self._model = model
         self._runtime = runtime
-        self._top_k = top_k
+        self._task = task_of(model, top_k, detect or DetectConfig())
         self._preprocess: _Preprocess = _preprocess_for(model, runtime)
         self.names = model.label_names
         self.at_most = 1
@@ -76,6 +98,8 @@ class Perceiver:
         them. Raises ModelError."""
         try:
             return self._perceive(images)
+        except FrameError:
+            raise
         except (ModelError, RuntimeError) as error:
             if not isinstance(self._runtime, CpuFallback) or self._runtime.degraded:
                 raise
@@ -88,16 +112,17 @@ class Perceiver:
         started = time.monotonic_ns()
         pixels = self._prepared(images)
         preprocessed = time.monotonic_ns()
-        logits = self._runtime.infer(pixels)
+        outputs = self._runtime.infer(pixels)
         inferred = time.monotonic_ns()
         degraded = self._runtime.degraded
         seen = []
-        for row in logits:
-            labels = top_labels(row, self.names, self._top_k)
+        ordered = tuple(outputs[place] for place in self._model.output_order)
+        for place, image in enumerate(images):
+            found = self._task.read(ordered, place, image.shape[:2])
             done = time.monotonic_ns()
             seen.append(
                 Perceived(
-                    labels, preprocessed - started, inferred - preprocessed, done - inferred,
+                    found, preprocessed - started, inferred - preprocessed, done - inferred,
                     degraded,
                 )
             )  # fmt: skip
@@ -107,10 +132,19 @@ class Perceiver:
         """Runs every size of batch that may come, and finds out whether batches are worth it."""
         one_s = self._time(1)
         most = min(cameras, MAX_BATCH)
-        if most > 1 and self._time(most) < _WORTH_BATCHING * most * one_s:
+        if most > 1 and self._is_worth_it(most, one_s):
             self.at_most = most
             for size in range(2, most):
                 self._time(size)
+
+    def _is_worth_it(self, most: int, one_s: float) -> bool:
+        if self._model.decoder == "boxes":  # as many boxes as a picture has: not in batches
+            return False
+        try:
+            return self._time(most) < _WORTH_BATCHING * most * one_s
+        except ModelError as error:
+            log.info("model %s: takes one frame at a time (%s)", self._model.name, error)
+            return False
 
     def _time(self, size: int) -> float:
         """Median seconds of a batch of black frames."""
@@ -136,12 +170,21 @@ class Perceiver:
         )
 
 
-def build_perceiver(config: ModelConfig, cameras: int = 1) -> Perceiver:
+def task_of(model: Model, top_k: int, detect: DetectConfig) -> Task:
+    """What reads the model's outputs. Raises ModelError for settings that do not fit it."""
+    if model.task == "detect":
+        return Detect(model.label_names, model.decoder, model.preprocess, detect)
+    return Classify(model.label_names, top_k)
+
+
+def build_perceiver(
+    config: ModelConfig, cameras: int = 1, detect: DetectConfig | None = None
+) -> Perceiver:
     """Loads the configured model and warms it up for so many cameras. Raises ModelError."""
     model = load_model(config.name, config.weights)
     runtime = build_runtime(model, config)
     set_torch_threads(runtime, config.threads)
-    perceiver = Perceiver(model, runtime, top_k=config.top_k)
+    perceiver = Perceiver(model, runtime, top_k=config.top_k, detect=detect)
     perceiver.warm_up(cameras)
     return perceiver
 

@@ -13,12 +13,13 @@ from node.errors import ModelError
 from node.perception.preprocess import PreprocessSpec
 
 INPUT, OUTPUT = "pixels", "logits"
+"""Names in an exported graph; a user's own graph has outputs `output0`, `output1`, ..."""
 IR_FILE = "model.xml"
 _OWN = "own/"
 
 
 def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
-    """Writes the ONNX file with input `pixels` [n, h, w, 3] uint8 BGR and output `logits`.
+    """Writes the ONNX file with input `pixels` [n, h, w, 3] uint8 BGR and its outputs in float32.
 
     file: input float32 [n, 3, h, w]. Raises ModelError where it cannot be read.
     """
@@ -32,11 +33,15 @@ def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
     batch = given.type.tensor_type.shape.dim[0]
     size = batch.dim_value if batch.HasField("dim_value") else "n"
     pixels = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [size, *spec.crop_px, 3])
-    logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [size, None])
-    last = helper.make_node("Identity", [graph.output[0].name], [OUTPUT])
-    nodes = [*_normalising(spec, given.name), *graph.node, last]
+    names = [f"output{place}" for place in range(len(graph.output))]
+    last = [
+        helper.make_node("Cast", [own.name], [name], to=TensorProto.FLOAT)
+        for own, name in zip(graph.output, names, strict=True)
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    nodes = [*_normalising(spec, given.name), *graph.node, *last]
     constants = [*_constants(spec), *graph.initializer]
-    model.graph.CopyFrom(helper.make_graph(nodes, graph.name, [pixels], [logits], constants))
+    model.graph.CopyFrom(helper.make_graph(nodes, graph.name, [pixels], outputs, constants))
     onnx.save(model, str(target))
 
 

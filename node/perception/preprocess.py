@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -20,13 +20,17 @@ from torchvision import transforms
 from node.frame import Image
 
 Interpolation = Literal["bilinear", "bicubic"]
-Fit = Literal["crop", "stretch", "letterbox"]
+Fit = Literal["crop", "stretch", "letterbox", "none"]
 
 _SUPPORT_PX: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 """Half the width of each filter at scale 1, as in Pillow's Resample.c."""
 _RESIZE: dict[Interpolation, Callable[..., torch.Tensor]] = {
     "bilinear": torch.ops.aten._upsample_bilinear2d_aa.out,
     "bicubic": torch.ops.aten._upsample_bicubic2d_aa.out,
+}
+_RESIZE_PLAIN: dict[Interpolation, Callable[..., torch.Tensor]] = {
+    "bilinear": torch.ops.aten.upsample_bilinear2d.out,
+    "bicubic": torch.ops.aten.upsample_bicubic2d.out,
 }
 _PIL_MODE = {
     "bilinear": transforms.InterpolationMode.BILINEAR,
@@ -45,9 +49,10 @@ class PreprocessSpec:
 
     fit: `crop` resizes the shorter side to `resize_short_px`, keeping the aspect ratio, and cuts
     the centre; `stretch` resizes to `crop_px` whatever the aspect ratio; `letterbox` resizes to
-    fit into `crop_px` and pads the rest.
+    fit into `crop_px` and pads the rest; `none` gives the frame as it is to a network that resizes
+    by itself (torchvision's detectors), and `crop_px` is a frame to warm up with.
     crop_px: (height, width) of what the network gets.
-    interpolation: filter of the resize, always antialiased, as PIL does it.
+    interpolation: filter of the resize. antialias: as PIL does it; without, as OpenCV does it.
     mean, std: by channel in the order of `color`; the network gets (pixel * scale - mean) / std.
     pad_value, pad_anchor: grey level of the padding, and where the picture sits in it.
     """
@@ -62,6 +67,7 @@ class PreprocessSpec:
     scale: float = 1 / 255
     pad_value: int = 0
     pad_anchor: Literal["center", "top-left"] = "center"
+    antialias: bool = True
 
     @property
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,22 +103,33 @@ def _unusual(spec: PreprocessSpec) -> list[Callable[[torch.Tensor], torch.Tensor
 Step = Callable[[PILImage.Image], PILImage.Image]
 
 
+def _resized(
+    spec: PreprocessSpec, picture: PILImage.Image, size: tuple[int, int]
+) -> PILImage.Image:
+    if spec.antialias:
+        mode = _PIL_MODE[spec.interpolation]
+        resized: PILImage.Image = transforms.functional.resize(picture, list(size), mode)
+        return resized
+    pixels = transforms.functional.pil_to_tensor(picture).unsqueeze(0)
+    plain = nn.functional.interpolate(pixels, size, mode=spec.interpolation)
+    return cast(PILImage.Image, transforms.functional.to_pil_image(plain[0]))
+
+
 def _crop_steps(spec: PreprocessSpec) -> list[Step]:
-    resize = transforms.Resize(spec.resize_short_px, _PIL_MODE[spec.interpolation])
+    def resize(picture: PILImage.Image) -> PILImage.Image:
+        return _resized(spec, picture, resized_size(spec, picture.height, picture.width))
+
     return [resize, transforms.CenterCrop(spec.crop_px)]
 
 
 def _stretch_steps(spec: PreprocessSpec) -> list[Step]:
-    return [transforms.Resize(spec.crop_px, _PIL_MODE[spec.interpolation])]
+    return [lambda picture: _resized(spec, picture, spec.crop_px)]
 
 
 def _letterbox_steps(spec: PreprocessSpec) -> list[Step]:
     def resize(picture: PILImage.Image) -> PILImage.Image:
         size = resized_size(spec, picture.height, picture.width)
-        resized: PILImage.Image = transforms.functional.resize(
-            picture, list(size), _PIL_MODE[spec.interpolation]
-        )
-        return resized
+        return _resized(spec, picture, size)
 
     def pad(picture: PILImage.Image) -> PILImage.Image:
         free_h, free_w = spec.crop_px[0] - picture.height, spec.crop_px[1] - picture.width
@@ -128,6 +145,7 @@ _FITTED: dict[Fit, Callable[[PreprocessSpec], list[Step]]] = {
     "crop": _crop_steps,
     "stretch": _stretch_steps,
     "letterbox": _letterbox_steps,
+    "none": lambda spec: [],
 }
 
 
@@ -171,6 +189,8 @@ class Preprocessor:
         Raises ValueError for another shape or dtype.
         """
         check_image(image)
+        if self.spec.fit == "none":
+            return torch.from_numpy(_contiguous(image)).unsqueeze(0)
         plan = self._plan(image.shape[0], image.shape[1])
         return plan.run(_contiguous(image))
 
@@ -222,7 +242,7 @@ class _Plan:
         self._strides = (rows.length * row_bytes, 1, row_bytes, 3)
         self._offset = rows.start * row_bytes + columns.start * 3
         self._zooms = (1 / rows.scale, 1 / columns.scale)
-        self._resize = _RESIZE[spec.interpolation]
+        self._resize = (_RESIZE if spec.antialias else _RESIZE_PLAIN)[spec.interpolation]
 
         self._between = _picture(rows.resized, width) if vertical_first else None
         self._resized = _picture(rows.resized, columns.resized)
@@ -326,11 +346,26 @@ def padding_before(free: int, anchor: Literal["center", "top-left"]) -> int:
     return free // 2 if anchor == "center" else 0
 
 
+def placed(spec: PreprocessSpec, height: int, width: int) -> tuple[float, float, float, float]:
+    """Where a frame of this size in px lies in the network's input: (zoom_y, zoom_x, top, left),
+    so that a frame's x is at left + x * zoom_x there."""
+    resized = resized_size(spec, height, width)
+    top, left = (
+        padding_before(crop - own, spec.pad_anchor)
+        if crop >= own
+        else -int(round((own - crop) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
+        for own, crop in zip(resized, spec.crop_px, strict=True)
+    )
+    return resized[0] / height, resized[1] / width, float(top), float(left)
+
+
 def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:
     """(height, width) after the resize, in px. `crop` rounds as torchvision's Resize does,
     `letterbox` as YOLOX's preproc."""
     if spec.fit == "stretch":
         return spec.crop_px
+    if spec.fit == "none":
+        return height, width
     if spec.fit == "letterbox":
         zoom = min(spec.crop_px[0] / height, spec.crop_px[1] / width)
         return max(1, int(height * zoom)), max(1, int(width * zoom))

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+
+from node.perception.task import Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Runtime(Protocol):
         """Why it runs below its configuration; empty when it does not."""
         ...
 
-    def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """Logits of a batch.
+    def infer(self, pixels: torch.Tensor) -> Outputs:
+        """The network's outputs for a batch.
 
         pixels: [n, height, width, 3] uint8 BGR, what `Preprocessor` made; not kept.
-        Returns [n, classes] float32, valid until the next call. Raises ModelError where the engine
+        Returns float32 arrays, valid until the next call. Raises ModelError where the engine
         fails.
         """
         ...

@@ -76,8 +76,12 @@ def _choices(model: Model, config: ModelConfig) -> list[Choice]:
         return [tuned]
     device = _device(config)
     if device != "cpu":
-        return [_on_gpu(config, device)]
-    if config.runtime == "auto":
+        return [_on_gpu(model, config, device)]
+    if model.preprocess.fit == "none" and config.runtime == "auto":
+        # It resizes by itself, by rules that only torch runs.
+        precision = "fp32" if config.precision == "auto" else str(config.precision)
+        wanted = [("torch", precision)]
+    elif config.runtime == "auto":
         wanted = _by_default(config.precision)
     else:
         wanted = [(config.runtime, "fp32" if config.precision == "auto" else config.precision)]
@@ -131,13 +135,15 @@ def _by_default(precision: str) -> list[tuple[str, str]]:
     return [("openvino", "bf16"), *exact[1:]] if has_native_bf16() else exact
 
 
-def _on_gpu(config: ModelConfig, device: str) -> Choice:
+def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
     if config.runtime not in ("auto", "torch"):
         raise ModelError(
             f"runtime {config.runtime!r} runs on the CPU here, and model.device is {device!r}; "
             'write model.device = "cpu" or model.runtime = "torch"'
         )
-    precision = GPU_PRECISIONS[0] if config.precision == "auto" else config.precision
+    # torchvision's detectors compute boxes in the precision of their weights: not in halves.
+    default = "fp32" if model.preprocess.fit == "none" else GPU_PRECISIONS[0]
+    precision = default if config.precision == "auto" else config.precision
     return Choice("torch", precision, device, config.threads)
 
 

@@ -1,10 +1,6 @@
 """TorchRuntime: PyTorch on the CPU or on a GPU, in float32, bfloat16 or float16."""
 
-from typing import cast
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from node.errors import ModelError
@@ -12,6 +8,7 @@ from node.perception.folding import folded
 from node.perception.model import Model
 from node.perception.preprocess import Normalise
 from node.perception.runtime import RuntimeInfo
+from node.perception.task import Outputs
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,23 +43,26 @@ class TorchRuntime:
             self._network = network.eval().to(self._device)
         except RuntimeError as error:
             raise self._failed(error) from error
+        # What a network that resizes by itself does depends on the frame; it cannot be captured.
+        self._capturable = self._device.type == "cuda" and model.preprocess.fit != "none"
         self._captured: dict[torch.Size, _Captured] = {}
 
-    def infer(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """Logits of a batch.
+    def infer(self, pixels: torch.Tensor) -> Outputs:
+        """Outputs for a batch.
 
         pixels: [n, height, width, 3] uint8 BGR, what `Preprocessor` made, on any device; not kept.
-        Returns [n, classes] float32. Raises ModelError where PyTorch fails.
+        Returns float32 arrays, valid until the next call. Raises ModelError where PyTorch fails.
         """
         try:
             with torch.inference_mode():
-                if self._device.type == "cuda":
+                if self._capturable:
                     return self._replay(pixels)
-                return cast(NDArray[np.float32], self._network(pixels).float().numpy())
+                outputs = _tensors(self._network(pixels.to(self._device)))
+                return tuple(output.float().cpu().numpy() for output in outputs)
         except RuntimeError as error:
             raise self._failed(error) from error
 
-    def _replay(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+    def _replay(self, pixels: torch.Tensor) -> Outputs:
         if pixels.shape not in self._captured:
             self._captured[pixels.shape] = _Captured(self._network, pixels.to(self._device))
         return self._captured[pixels.shape].run(pixels)
@@ -96,17 +96,18 @@ class _Captured:
         torch.cuda.current_stream(pixels.device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._logits = network(self._pixels).float()
-        self._answer = torch.empty(self._logits.shape, dtype=torch.float32, pin_memory=True)
+            self._outputs = [output.float() for output in _tensors(network(self._pixels))]
+        self._answers = [torch.empty(x.shape, pin_memory=True) for x in self._outputs]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def run(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+    def run(self, pixels: torch.Tensor) -> Outputs:
         self._pixels.copy_(pixels, non_blocking=True)
         self._graph.replay()
-        self._answer.copy_(self._logits, non_blocking=True)
+        for answer, output in zip(self._answers, self._outputs, strict=True):
+            answer.copy_(output, non_blocking=True)
         self._done.record()
         self._done.synchronize()
-        return cast(NDArray[np.float32], self._answer.numpy())
+        return tuple(answer.numpy() for answer in self._answers)
 
 
 def _checked_device(model_name: str, wanted: str) -> torch.device:
@@ -118,6 +119,10 @@ def _checked_device(model_name: str, wanted: str) -> torch.device:
             f"devices here: {', '.join(here)}"
         )
     return torch.device(numbered)
+
+
+def _tensors(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (outputs,) if isinstance(outputs, torch.Tensor) else outputs
 
 
 def _first_line(error: Exception) -> str:

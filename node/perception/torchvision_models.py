@@ -1,10 +1,12 @@
-"""torchvision's classifiers, by torchvision's names, with torchvision's newest weights for each."""
+"""torchvision's classifiers and detectors, by torchvision's names, with its newest weights for
+each."""
 
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import nn
 from torchvision import models
 
@@ -34,12 +36,19 @@ class TorchvisionEntry:
     name: str
     size_mb: float
     parameters: int
+    task: str
     weights_here: bool
 
 
 def names() -> list[str]:
-    """The names of all classifiers, sorted."""
-    return sorted(models.list_models(module=models))
+    """The names of all classifiers and detectors, each kind sorted."""
+    return [*sorted(models.list_models(module=models)), *detector_names()]
+
+
+def detector_names() -> list[str]:
+    """The names of all detectors of boxes, sorted."""
+    found = models.list_models(module=models.detection)
+    return sorted(name for name in found if "keypoint" not in name and "mask" not in name)
 
 
 def entry(name: str) -> TorchvisionEntry:
@@ -50,17 +59,20 @@ def entry(name: str) -> TorchvisionEntry:
         name=name,
         size_mb=float(weights.meta["_file_size"]),
         parameters=int(weights.meta["num_params"]),
+        task="detect" if name in detector_names() else "classify",
         weights_here=file.is_file() and file.stat().st_size > 0,
     )
 
 
 def load(name: str, file: Path | None = None) -> Model:
-    """A classifier with torchvision's weights, downloaded where need be, or those of a file.
+    """A model with torchvision's weights, downloaded where need be, or those of a file.
 
     name: one of `names`. file: a state dict of the same network. Raises ModelError.
     """
     published = models.get_model_weights(name).DEFAULT
     weights = read_weights(file or fetch_weights(published.url, name))
+    if name in detector_names():
+        return _load_detector(name, weights, tuple(published.meta["categories"]))
     network: nn.Module = models.get_model(name, weights=None, **_PRETRAINED_ARGUMENTS.get(name, {}))
     put_into(network, _in_todays_names(weights, name), name)
     return Model(
@@ -70,6 +82,44 @@ def load(name: str, file: Path | None = None) -> Model:
         label_names=tuple(published.meta["categories"]),
         digest=weights.digest,
     )
+
+
+def _load_detector(name: str, weights: Weights, names: tuple[str, ...]) -> Model:
+    network: nn.Module = models.get_model(name, weights=None, weights_backbone=None)
+    put_into(network, weights, name)
+    return Model(
+        name=name,
+        network=Detector(network).eval(),
+        preprocess=_WHOLE_FRAME,
+        label_names=names,
+        digest=weights.digest,
+        task="detect",
+        decoder="boxes",
+        output_order=(0, 1, 2),
+    )
+
+
+class Detector(nn.Module):
+    """torchvision's detector, which takes a list of frames of any size, as a network of one."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[1, 3, h, w] float32 RGB, 0 to 1, to boxes [k, 4] in px, scores [k] and ids [k]."""
+        (found,) = self.detector([frames[0]])
+        return found["boxes"], found["scores"], found["labels"]
+
+
+_WHOLE_FRAME = PreprocessSpec(
+    resize_short_px=480,
+    crop_px=(480, 640),
+    interpolation="bilinear",
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    fit="none",
+)
 
 
 def _spec_of(published: models.WeightsEnum) -> PreprocessSpec:

@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
 
+from node.config import DetectConfig
 from node.errors import ModelError
 from node.perception.model import Model
-from node.perception.perceiver import set_torch_threads
+from node.perception.perceiver import set_torch_threads, task_of
 from node.perception.quantise import MIN_FRAMES, quantised
 from node.perception.runtime import Runtime
 from node.perception.runtimes import GPU_PRECISIONS, PRECISIONS, build_choice
+from node.perception.task import Outputs, Task
 from node.perception.tuned import Choice, Measured, Tuned
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def tune(
     """
     judged = list(pixels[1::2] if len(pixels) >= INT8_FRAMES else pixels)
     threads_before = torch.get_num_threads()
-    reference = _logits(build_choice(model, reference_choice(model)), judged)
+    reference = _answers(model, build_choice(model, reference_choice(model)), judged)
     choices, refused = _choices(model, pixels[0::2], [threads] if threads else _threads(), progress)
     candidates, failed = _examine(model, choices, judged, reference, progress)
     measured = _measure(candidates, judged, floors, progress)
@@ -124,13 +125,14 @@ def _examine(
     model: Model,
     choices: Sequence[Choice],
     judged: Sequence[torch.Tensor],
-    reference: NDArray[np.float32],
+    reference: list[Outputs],
     progress: Progress,
 ) -> tuple[list[_Candidate], list[Measured]]:
     """Builds each choice and compares its answers; thread counts share an answer."""
     candidates: list[_Candidate] = []
     failed: list[Measured] = []
     accuracy: dict[Choice, tuple[float, float]] = {}
+    task = task_of(model, 1, DetectConfig())
     for place, choice in enumerate(choices):
         progress("comparing with torch fp32", place, len(choices))
         alike = replace(choice, threads=None)
@@ -138,7 +140,7 @@ def _examine(
             runtime = build_choice(model, choice)
             set_torch_threads(runtime, choice.threads)
             if alike not in accuracy:
-                accuracy[alike] = _compare(_logits(runtime, judged), reference)
+                accuracy[alike] = _compare(task, _answers(model, runtime, judged), reference)
         except ModelError as error:
             failed.append(Measured(choice, refused=str(error)))
             continue
@@ -146,21 +148,18 @@ def _examine(
     return candidates, failed
 
 
-def _logits(runtime: Runtime, pixels: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-    return np.stack([runtime.infer(frame)[0].copy() for frame in pixels])
+def _answers(model: Model, runtime: Runtime, pixels: Sequence[torch.Tensor]) -> list[Outputs]:
+    answers = []
+    for frame in pixels:
+        outputs = runtime.infer(frame)
+        answers.append(tuple(outputs[place].copy() for place in model.output_order))
+    return answers
 
 
-def _compare(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
-    """Share of equal best labels, and the largest difference of a score."""
-    agreement = (logits.argmax(1) == reference.argmax(1)).mean()
-    difference = np.abs(_scores(logits) - _scores(reference)).max()
-    return float(agreement), float(difference)
-
-
-def _scores(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    scores: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
-    return scores
+def _compare(task: Task, got: list[Outputs], reference: list[Outputs]) -> tuple[float, float]:
+    """Mean agreement, and the largest difference of a score."""
+    pairs = [task.agreement(a, b) for a, b in zip(got, reference, strict=True)]
+    return statistics.fmean(share for share, _ in pairs), max(apart for _, apart in pairs)
 
 
 def _measure(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from node.frame import Frame
 from node.wire.messages import (
     CameraHealth,
+    Detection,
     HealthMessage,
     ImageSize,
     InfoMessage,
@@ -47,9 +48,10 @@ class Composer:
         timing: Timing,
         model: ModelInfo,
         labels: tuple[Label, ...],
+        detections: tuple[Detection, ...] = (),
         degraded: tuple[str, ...] = (),
     ) -> Outgoing:
-        """The labels of a frame."""
+        """What was seen in a frame."""
         stamp = frame.stamp
         live = stamp is not None and stamp.mono_ns is not None
         height, width = frame.image.shape[:2]
@@ -74,6 +76,7 @@ class Composer:
                 model=model,
                 image=ImageSize(width, height),
                 labels=labels,
+                detections=detections,
                 degraded=degraded,
             )
 

@@ -43,6 +43,47 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """A box in pixels of the captured frame: centre and size, as vision_msgs BoundingBox2D."""
+
+    cx: float
+    cy: float
+    w: float
+    h: float
+
+    @property
+    def area(self) -> float:
+        """In square pixels."""
+        return self.w * self.h
+
+    def iou(self, other: "Box") -> float:
+        """Intersection over union with another box, 0 to 1."""
+        width = min(self.cx + self.w / 2, other.cx + other.w / 2) - max(
+            self.cx - self.w / 2, other.cx - other.w / 2
+        )
+        height = min(self.cy + self.h / 2, other.cy + other.h / 2) - max(
+            self.cy - self.h / 2, other.cy - other.h / 2
+        )
+        if width <= 0 or height <= 0:
+            return 0.0
+        shared = width * height
+        return shared / (self.area + other.area - shared)
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object. score: 0 to 1; track: its number while it is the same object, None without
+    tracking; labels: what a second model makes of its crop, best first."""
+
+    id: int
+    name: str
+    score: float
+    box: Box
+    track: int | None = None
+    labels: tuple[Label, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Durations in ns. capture: stamp to decoded frame; wait: in the mailbox."""
 
@@ -82,8 +123,8 @@ class ImageSize:
 class LabelsMessage:
     """One message of `labels/<camera>/`; README's message table explains every field.
 
-    With a status other than `ok` the frame's own fields are None and `labels` is empty: the node
-    did not look, which is not the same as having seen nothing.
+    With a status other than `ok` the frame's own fields are None, `labels` and `detections` are
+    empty: the node did not look, which is not the same as having seen nothing.
     """
 
     schema: int = SCHEMA
@@ -107,6 +148,7 @@ class LabelsMessage:
     settings: int = 0
     image: ImageSize | None = None
     labels: tuple[Label, ...] = ()
+    detections: tuple[Detection, ...] = ()
     retained: bool = False
 
     @property
