@@ -13,26 +13,36 @@ from typing import Any, Self
 
 import zmq
 
+from node.client_events import EventStream
 from node.errors import EndpointError, MessageError
+from node.wire.calibration import Bearing, Calibration
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
     MAX_MESSAGE_BYTES,
     Box,
     Detection,
+    EventMessage,
+    InfoMessage,
     Label,
     LabelsMessage,
+    MessageKind,
     Status,
     decode,
     topic,
 )
 
 __all__ = [
+    "Bearing",
     "Box",
+    "Calibration",
     "Detection",
+    "EventMessage",
+    "EventStream",
     "Gap",
     "Label",
     "LabelsMessage",
     "NoMessageError",
+    "NotSeenError",
     "Status",
     "Subscriber",
 ]
@@ -42,6 +52,10 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT_S = 5.0
 _RECEIVE_HIGH_WATER_MARK = 256
 MOST_DRAINED = 10_000
+
+
+class NotSeenError(TimeoutError):
+    """Messages came, and none showed what was waited for."""
 
 
 class NoMessageError(TimeoutError):
@@ -123,7 +137,9 @@ def freshest(messages: list[LabelsMessage], max_age_s: float) -> LabelsMessage |
     return min(fresh, key=lambda message: message.age_s, default=None)
 
 
-def connect(socket: "zmq.Socket[Any]", endpoint: str, camera: str | None) -> None:
+def connect(
+    socket: "zmq.Socket[Any]", endpoint: str, camera: str | None, kind: MessageKind = "labels"
+) -> None:
     socket.setsockopt(zmq.RCVHWM, _RECEIVE_HIGH_WATER_MARK)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.LINGER, 0)
@@ -131,7 +147,7 @@ def connect(socket: "zmq.Socket[Any]", endpoint: str, camera: str | None) -> Non
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-    socket.setsockopt(zmq.SUBSCRIBE, topic("labels", camera) if camera else b"labels/")
+    socket.setsockopt(zmq.SUBSCRIBE, topic(kind, camera) if camera else f"{kind}/".encode())
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
@@ -161,6 +177,9 @@ class Subscriber:
         self._inbox = Inbox(endpoint)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
+        self._camera = camera
+        self._events: EventStream | None = None
+        self._sockets = [self._socket]
         try:
             connect(self._socket, endpoint, camera)
         except EndpointError:
@@ -181,6 +200,53 @@ class Subscriber:
             if found is not None or left_s <= 0:
                 return found
             self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)
+
+    @property
+    def events(self) -> EventStream:
+        """What came, changed and went; received from the first use on, what is open then first."""
+        if self._events is None:
+            socket = self._context.socket(zmq.SUB)
+            self._sockets.append(socket)
+            connect(socket, self._endpoint, self._camera, "events")
+            self._events = EventStream(socket)
+        return self._events
+
+    def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
+        """The next message that shows a class (see `LabelsMessage.shows`).
+
+        Raises NotSeenError when none does in time, NoMessageError when nothing came at all.
+        """
+        deadline = time.monotonic() + timeout_s
+        heard = False
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                message, _ = self.receive(left_s)
+            except NoMessageError:
+                break
+            heard = True
+            if message.shows(name, min_score):
+                return message
+        if not heard:
+            raise NoMessageError(silence(self._endpoint, timeout_s))
+        raise NotSeenError(f"{self._endpoint}: no {name!r} was seen for {timeout_s:g} s")
+
+    def calibration(self, camera: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Calibration:
+        """A camera's calibration, as the node's configuration gives it. Raises NoMessageError
+        where the node does not say in time, LookupError where the camera has none."""
+        socket = self._context.socket(zmq.SUB)
+        try:
+            connect(socket, self._endpoint, None, "info")
+            if not socket.poll(int(timeout_s * 1000), zmq.POLLIN):
+                raise NoMessageError(silence(self._endpoint, timeout_s))
+            info = decode(socket.recv_multipart(zmq.NOBLOCK))
+        finally:
+            socket.close()
+        for found in info.calibrations if isinstance(info, InfoMessage) else ():
+            if found.camera == camera:
+                return found
+        raise LookupError(
+            f"camera {camera!r} has no calibration; give [camera.calibration] in the node's file"
+        )
 
     def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
         """The next message in order, and what is missing before it. Raises NoMessageError."""
@@ -209,7 +275,8 @@ class Subscriber:
 
     def close(self) -> None:
         """Lets go of the connection; twice does no harm."""
-        self._socket.close()
+        for socket in self._sockets:
+            socket.close()
         self._context.term()
 
     def __enter__(self) -> Self:

@@ -10,7 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from node.errors import ConfigError
 from node.wire.messages import DEFAULT_ENDPOINT
@@ -19,8 +27,38 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 MAX_CAMERAS = 32
 
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Polygon = Annotated[tuple[tuple[Fraction, Fraction], ...], Field(min_length=3, max_length=100)]
+"""Corners (x, y) in fractions of the picture's width and height."""
+Anchor = Literal["bottom", "center"]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _as_tuples(value: object) -> object:
+    """TOML's lists are tuples here, since configurations do not change."""
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+class RegionConfig(_Section):
+    """A named part of a camera's picture, whose coming and going is an event."""
+
+    name: Name
+    polygon: Annotated[Polygon, BeforeValidator(_as_tuples)]
+
+
+class CalibrationConfig(_Section):
+    """A pinhole camera in OpenCV's convention, in pixels of a picture of width x height."""
+
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    fx: float = Field(gt=0)
+    fy: float = Field(gt=0)
+    cx: float
+    cy: float
+    distortion: Annotated[tuple[float, ...], Field(max_length=8), BeforeValidator(_as_tuples)] = ()
 
 
 class CameraConfig(_Section):
@@ -36,6 +74,10 @@ class CameraConfig(_Section):
     loop: bool = False
     at_start: Literal["require", "wait"] = "require"
     stall_timeout_s: float = Field(0.5, ge=0.05, le=60)
+    roi: Annotated[Polygon, BeforeValidator(_as_tuples)] | None = None
+    roi_mode: Literal["crop", "mask"] = "crop"
+    regions: Annotated[tuple[RegionConfig, ...], BeforeValidator(_as_tuples)] = ()
+    calibration: CalibrationConfig | None = None
 
     @field_validator("source", mode="before")
     @classmethod
@@ -80,6 +122,31 @@ class DetectConfig(_Section):
         return tuple(value) if isinstance(value, list) else value
 
 
+class TrackConfig(_Section):
+    """How a detector's objects are followed from frame to frame."""
+
+    enabled: bool = False
+    start_score: float = Field(0.5, gt=0, le=1)
+    min_hits: int = Field(2, ge=1, le=100)
+    lost_s: float = Field(1.0, ge=0, le=60)
+    per_class: bool = True
+    anchor: Anchor = "bottom"
+
+
+class SmoothConfig(_Section):
+    """How a classifier's scores are averaged, and which labels are stable."""
+
+    time_constant_s: float = Field(0.0, ge=0, le=60)
+    enter: float = Field(0.5, gt=0, le=1)
+    leave: float = Field(0.3, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.leave > self.enter:
+            raise ValueError(f"leave = {self.leave:g} is above enter = {self.enter:g}; turn them")
+        return self
+
+
 class WireConfig(_Section):
     """Where the labels are broadcast."""
 
@@ -112,6 +179,8 @@ class NodeConfig(_Section):
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     detect: DetectConfig = Field(default_factory=DetectConfig)
+    track: TrackConfig = Field(default_factory=TrackConfig)
+    smooth: SmoothConfig = Field(default_factory=SmoothConfig)
     wire: WireConfig = Field(default_factory=WireConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
@@ -294,6 +363,8 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "camera": CameraConfig,
         "model": ModelConfig,
         "detect": DetectConfig,
+        "track": TrackConfig,
+        "smooth": SmoothConfig,
         "wire": WireConfig,
         "log": LogConfig,
     }

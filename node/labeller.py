@@ -3,11 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from node.capture.mailbox import Mailbox, Taken
+from node.config import NodeConfig
 from node.errors import FrameError
+from node.frame import Frame, Image
+from node.perception.scene import Scene, scenes
+from node.wire.calibration import Calibration
 from node.wire.compose import Composer
 from node.wire.messages import Status, Timing
 from node.wire.outgoing import Sink
@@ -21,12 +25,14 @@ log = logging.getLogger(__name__)
 class Labeller:
     """Owns the model. Ends when the mailbox is finished, after `max_frames`, or at `stop`.
 
+    config: of the cameras and what is remembered of each.
     build: loads the model, on the labeller's thread.
     on_labelled: called with the time from capture to the hand-over of each message, in ns.
     """
 
     def __init__(
         self,
+        config: NodeConfig,
         build: "Callable[[], Perceiver]",
         mailbox: Mailbox,
         composer: Composer,
@@ -36,6 +42,7 @@ class Labeller:
         max_frames: int | None = None,
         on_labelled: Callable[[int], None] = lambda latency_ns: None,
     ) -> None:
+        self._config = config
         self._build = build
         self._mailbox = mailbox
         self._composer = composer
@@ -44,6 +51,7 @@ class Labeller:
         self._max_frames = max_frames
         self._on_labelled = on_labelled
         self._thread = threading.Thread(target=self._run, name="perceive", daemon=True)
+        self._scenes: Mapping[str, Scene] = {}
         self.ready = threading.Event()
         self.ended = threading.Event()
         self.frames = 0
@@ -70,7 +78,9 @@ class Labeller:
                 "model %s on %s, %s %s, ready in %.1f s",
                 info.name, info.device, info.runtime, info.precision, time.monotonic() - started,
             )  # fmt: skip
-            self._sink.send(self._composer.info(info, self.perceiver.names))
+            names = self.perceiver.names
+            self._sink.send(self._composer.info(info, names, _calibrations(self._config)))
+            self._scenes = scenes(self._config, names)
             self.ready.set()
             self._label_all(self.perceiver)
         except Exception as error:
@@ -100,7 +110,7 @@ class Labeller:
     ) -> "Sequence[Perceived | None]":
         """What is in each frame; None where the model gave no answer that can be believed."""
         try:
-            return perceiver.perceive_all([taken.frame.image for taken in batch])
+            return perceiver.perceive_all([self._cut(taken.frame) for taken in batch])
         except FrameError as error:
             if len(batch) > 1:  # find out which
                 return [self._perceived(perceiver, [taken])[0] for taken in batch]
@@ -110,6 +120,9 @@ class Labeller:
             self.last_error = str(error)
             return [None]
 
+    def _cut(self, frame: Frame) -> Image:
+        return self._scenes[frame.camera].cut(frame.image)
+
     def _say_blind(self, taken: Taken) -> None:
         """A lost frame is not a frame with nothing in it."""
         self.frames += 1
@@ -117,12 +130,15 @@ class Labeller:
 
     def _send(self, perceiver: "Perceiver", taken: Taken, seen: "Perceived") -> None:
         frame = taken.frame
+        observing = time.monotonic_ns()
+        observed = self._scenes[frame.camera].observe(frame, seen.seen)
+        observed_ns = time.monotonic_ns() - observing
         timing = Timing(
             capture=frame.capture_ns,
             wait=taken.wait_ns,
             preprocess=seen.preprocess_ns,
             infer=seen.infer_ns,
-            postprocess=seen.postprocess_ns,
+            postprocess=seen.postprocess_ns + observed_ns,
         )
         self._sink.send(
             self._composer.looked(
@@ -130,13 +146,23 @@ class Labeller:
                 dropped=taken.dropped,
                 timing=timing,
                 model=perceiver.info,
-                labels=seen.labels,
-                detections=seen.detections,
+                labels=observed.labels,
+                detections=observed.detections,
                 degraded=seen.degraded,
             )
         )
+        for happening in observed.happenings:
+            self._sink.send(self._composer.event(frame, happening))
         self.frames += 1
         self._on_labelled(timing.total)
 
     def _enough(self) -> bool:
         return self._max_frames is not None and self.frames >= self._max_frames
+
+
+def _calibrations(config: NodeConfig) -> tuple[Calibration, ...]:
+    return tuple(
+        Calibration(camera=camera.name, **camera.calibration.model_dump())
+        for camera in config.camera
+        if camera.calibration is not None
+    )

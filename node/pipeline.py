@@ -76,6 +76,7 @@ def run_live(
     publisher = Publisher(config.wire.endpoint)
     latency = LatencyMeter()
     labeller = Labeller(
+        config,
         build,
         mailbox,
         composer,
@@ -94,7 +95,7 @@ def run_live(
 
 
 def run_replay(
-    camera: CameraConfig,
+    config: NodeConfig,
     build: "Callable[[], Perceiver]",
     composer: Composer,
     sink: Sink,
@@ -102,10 +103,14 @@ def run_replay(
     *,
     speed: float | None,
 ) -> Outcome:
-    """Labels every frame of a recording once, in order. speed: None for as fast as it goes.
+    """Labels every frame of the first camera's recording once, in order.
+
+    speed: None for as fast as it goes.
 
     Raises PerceptionNodeError as `run_live` does, and whatever the sink's observer raised.
     """
+
+    camera = config.camera[0]
 
     def opened() -> Source:
         source = open_source(camera)
@@ -113,7 +118,7 @@ def run_replay(
 
     mailbox = EveryMailbox([camera.name], stop)
     grabber = Grabber(camera.name, opened, mailbox, stop, retry_first=False)
-    labeller = Labeller(build, mailbox, composer, sink, stop)
+    labeller = Labeller(config, build, mailbox, composer, sink, stop)
     return _run(labeller, [grabber], mailbox, stop, each_tick=lambda ready: None)
 
 

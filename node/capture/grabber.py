@@ -135,7 +135,8 @@ class Grabber:
             if picture is None:
                 self._note(summary=source.summary())
                 return
-            frame = number(picture, self.camera, self._state.frames)
+            epoch = self._state.reconnects + picture.lap
+            frame = number(picture, self.camera, self._state.frames, epoch)
             self._note(frames=frame.frame_id + 1, newest_mono_ns=time.monotonic_ns())
             self._mailbox.put(frame)
 
@@ -159,7 +160,7 @@ def _as_source_error(camera: str) -> Iterator[None]:
         raise SourceError(f"camera '{camera}' failed: {type(error).__name__}: {error}") from error
 
 
-def number(picture: Picture, camera: str, frame_id: int) -> Frame:
+def number(picture: Picture, camera: str, frame_id: int, epoch: int = 0) -> Frame:
     """The frame that a picture is once it has its number."""
     return Frame(
         image=picture.image,
@@ -169,4 +170,5 @@ def number(picture: Picture, camera: str, frame_id: int) -> Frame:
         media_ns=picture.media_ns,
         capture_ns=picture.capture_ns,
         file=picture.file,
+        epoch=epoch,
     )

@@ -13,6 +13,7 @@ class Picture:
     """What a source read: a frame that does not know its number yet.
 
     image: [height, width, 3] uint8, BGR. capture_ns: from the stamp to the decoded image.
+    lap: how often a recording that loops began again.
     """
 
     image: Image
@@ -20,6 +21,7 @@ class Picture:
     media_ns: int | None
     capture_ns: int
     file: Path | None = None
+    lap: int = 0
 
 
 @dataclass(frozen=True, slots=True)

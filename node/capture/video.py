@@ -32,6 +32,7 @@ class VideoSource:
         self._step_ns = int(1e9 / (header_fps if 0 < header_fps <= 1000 else FALLBACK_FPS))
         self._claimed = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self._read = 0
+        self._laps = 0
         self._last_ns: int | None = None
         self._base_ns = 0
         self.facts = SourceFacts(
@@ -45,6 +46,7 @@ class VideoSource:
         decoded, image = self._capture.read()
         if not decoded and self._loop and self._read:
             self._rewind()
+            self._laps += 1
             decoded, image = self._capture.read()
         if not decoded:
             return None
@@ -52,7 +54,9 @@ class VideoSource:
         self._read += 1
         capture_ns = time.monotonic_ns() - started_ns
         pixels = cast(Image, image)
-        return Picture(pixels, Stamp.at_media(media_ns), media_ns, capture_ns, self._file)
+        return Picture(
+            pixels, Stamp.at_media(media_ns), media_ns, capture_ns, self._file, self._laps
+        )
 
     def summary(self) -> str | None:
         if self._claimed > 0 and self._claimed != self._read and not self._loop:

@@ -118,7 +118,7 @@ def command(
             if isinstance(sink, Publisher) and wait_for_subscriber:
                 sink.wait_for_subscriber(stop)
             outcome = run_replay(
-                camera,
+                config,
                 functools.partial(load_perceiver, config.model, 1, config.detect),
                 Composer(config.name),
                 sink,

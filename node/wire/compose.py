@@ -4,9 +4,12 @@ import secrets
 from dataclasses import dataclass
 
 from node.frame import Frame
+from node.wire.calibration import Calibration
 from node.wire.messages import (
     CameraHealth,
     Detection,
+    EventMessage,
+    Happening,
     HealthMessage,
     ImageSize,
     InfoMessage,
@@ -82,6 +85,40 @@ class Composer:
 
         return Outgoing(topic("labels", frame.camera), seal)
 
+    def event(self, frame: Frame, happening: Happening) -> Outgoing:
+        """That something came, changed or went."""
+        stamp = frame.stamp
+        live = stamp is not None and stamp.mono_ns is not None
+
+        def seal(envelope: Envelope) -> EventMessage:
+            return EventMessage(
+                node=self.node,
+                camera=frame.camera,
+                session=self.session,
+                seq=envelope.seq,
+                kind=happening.kind,
+                key=happening.key,
+                id=happening.id,
+                name=happening.name,
+                score=happening.score,
+                track=happening.track,
+                box=happening.box,
+                region=happening.region,
+                previous=happening.previous,
+                since_ns=happening.since_ns,
+                duration_ns=happening.duration_ns,
+                reset=happening.reset,
+                frame_id=frame.frame_id,
+                stamp_ns=stamp.unix_ns if stamp else None,
+                clock=stamp.clock if stamp else None,
+                stamp_mono_ns=stamp.mono_ns if stamp else None,
+                boot_id=boot_id() if live else None,
+                published_ns=envelope.published_ns,
+                media_ns=frame.media_ns,
+            )
+
+        return Outgoing(topic("events", frame.camera), seal, happening.key, happening.ends)
+
     def blind(self, camera: str, status: Status) -> Outgoing:
         """That a camera's labels are missing, and why."""
 
@@ -125,8 +162,13 @@ class Composer:
 
         return Outgoing(topic("health", self.node), seal)
 
-    def info(self, model: ModelInfo, names: tuple[str, ...]) -> Outgoing:
-        """What the label ids mean."""
+    def info(
+        self,
+        model: ModelInfo,
+        names: tuple[str, ...],
+        calibrations: tuple[Calibration, ...] = (),
+    ) -> Outgoing:
+        """What the label ids mean, and where the cameras look."""
 
         def seal(envelope: Envelope) -> InfoMessage:
             return InfoMessage(
@@ -136,6 +178,7 @@ class Composer:
                 published_ns=envelope.published_ns,
                 model=model,
                 names=names,
+                calibrations=calibrations,
             )
 
         return Outgoing(topic("info", self.node), seal)

@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgpack
 
 from node.errors import MessageError
+from node.wire.calibration import Calibration
 
 SCHEMA = 1
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
@@ -35,11 +36,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One class of the model. score: probability, 0 to 1."""
+    """One class of the model. score: probability in this frame, 0 to 1.
+
+    With smoothing, stable: whether its average has entered and not left; since_ns: stamp of when it
+    entered. None without smoothing.
+    """
 
     id: int
     name: str
     score: float
+    stable: bool | None = None
+    since_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +179,113 @@ class LabelsMessage:
             )
         return _elapsed_s(self.stamp_ns, self.stamp_mono_ns, self.boot_id)
 
+    @property
+    def stable(self) -> tuple[Label, ...]:
+        """The labels that smoothing says are there, best first; empty without smoothing."""
+        return tuple(label for label in self.labels if label.stable)
 
-MessageKind = Literal["labels", "health", "info"]
+    def of_class(self, name: str) -> tuple[Detection, ...]:
+        """The detections of one class, best first."""
+        return tuple(one for one in self.detections if one.name == name)
+
+    def largest(self, name: str | None = None) -> Detection | None:
+        """The detection with the largest box, of one class or of all; None where there is none."""
+        among = self.detections if name is None else self.of_class(name)
+        return max(among, key=lambda one: one.box.area, default=None)
+
+    def nearest_to_centre(self, name: str | None = None) -> Detection | None:
+        """The detection whose centre is nearest to the picture's; None where there is none."""
+        if self.image is None:
+            return None
+        x, y = self.image.width / 2, self.image.height / 2
+        among = self.detections if name is None else self.of_class(name)
+        return min(among, key=lambda one: math.hypot(one.box.cx - x, one.box.cy - y), default=None)
+
+    def track(self, number: int) -> Detection | None:
+        """The detection of a track; None while it is not seen."""
+        return next((one for one in self.detections if one.track == number), None)
+
+    def shows(self, name: str, min_score: float = 0.0) -> bool:
+        """Whether a class is here: detected, or a stable label, or without smoothing the best."""
+        things = self.detections or self.stable or self.labels[:1]
+        if any(label.stable is not None for label in self.labels):
+            things = self.stable
+        return any(thing.name == name and thing.score >= min_score for thing in things)
+
+
+EventKind = Literal["appeared", "changed", "left", "region_entered", "region_left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One event, but for the names and stamps that its message gets.
+
+    key: what it is about, the same from its beginning to its end. ends: nothing follows on it.
+    since_ns: stamp of its beginning; duration_ns: until it was last seen, where it ended.
+    reset: it ended because the source began anew, not because it was seen to go.
+    """
+
+    kind: EventKind
+    key: str
+    id: int
+    name: str
+    score: float
+    since_ns: int
+    track: int | None = None
+    box: Box | None = None
+    region: str | None = None
+    previous: str | None = None
+    duration_ns: int | None = None
+    reset: bool = False
+
+    @property
+    def ends(self) -> bool:
+        """Whether this closes what an earlier one opened."""
+        return self.kind in ("left", "region_left")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventMessage:
+    """One message of `events/<camera>/`: something came, changed or went.
+
+    key: what it is about, the same from its beginning to its end. since_ns: stamp of its
+    beginning; duration_ns: until it was last seen, where it ended. reset: it ended because the
+    source began anew, not because it was seen to go. The stamp is that of the frame that told.
+    """
+
+    schema: int = SCHEMA
+    node: str
+    camera: str
+    session: str
+    seq: int
+    kind: EventKind
+    key: str
+    id: int
+    name: str
+    score: float
+    track: int | None = None
+    box: Box | None = None
+    region: str | None = None
+    previous: str | None = None
+    since_ns: int
+    duration_ns: int | None = None
+    reset: bool = False
+    frame_id: int
+    stamp_ns: int | None
+    clock: str | None
+    stamp_mono_ns: int | None = None
+    boot_id: str | None = None
+    published_ns: int
+    media_ns: int | None = None
+    retained: bool = False
+
+    @property
+    def ends(self) -> bool:
+        """Whether this closes what an earlier event opened."""
+        return self.kind in ("left", "region_left")
+
+
+MessageKind = Literal["labels", "events", "health", "info"]
 NodeState = Literal["starting", "running", "degraded", "stalled", "stopping"]
 
 
@@ -233,13 +345,15 @@ class InfoMessage:
     published_ns: int
     model: ModelInfo
     names: tuple[str, ...]
+    calibrations: tuple[Calibration, ...] = ()
     retained: bool = False
 
 
-Message = LabelsMessage | HealthMessage | InfoMessage
+Message = LabelsMessage | EventMessage | HealthMessage | InfoMessage
 
-_KINDS: Mapping[str, type[LabelsMessage] | type[HealthMessage] | type[InfoMessage]] = {
+_KINDS: Mapping[str, type[Message]] = {
     "labels": LabelsMessage,
+    "events": EventMessage,
     "health": HealthMessage,
     "info": InfoMessage,
 }
@@ -255,6 +369,8 @@ def topic_of(message: Message) -> bytes:
     match message:
         case LabelsMessage():
             return topic("labels", message.camera)
+        case EventMessage():
+            return topic("events", message.camera)
         case HealthMessage():
             return topic("health", message.node)
         case InfoMessage():
@@ -310,7 +426,7 @@ def from_map(kind: str, content: object) -> Message:
             "update perception-node on this computer"
         )
     built = _build(_KINDS[kind], content, kind)
-    assert isinstance(built, LabelsMessage | HealthMessage | InfoMessage)
+    assert isinstance(built, Message)
     return built
 
 

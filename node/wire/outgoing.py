@@ -24,10 +24,16 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message but for its envelope. topic: what its number counts on."""
+    """A message but for its envelope. topic: what its number counts on.
+
+    key: of the messages of a topic the newest of each key is sent again to late joiners; one that
+    `ends` is not, and takes that of its key away.
+    """
 
     topic: bytes
     seal: Callable[[Envelope], Message]
+    key: str = ""
+    ends: bool = False
 
 
 class Sequencer:

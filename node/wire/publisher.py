@@ -45,7 +45,7 @@ class Publisher:
         self._wake_writer.setblocking(False)
         self._closing = threading.Event()
         self._give_up = threading.Event()
-        self._newest: dict[bytes, Message] = {}
+        self._newest: dict[bytes, dict[str, Message]] = {}
         self._retain_wanted: set[bytes] = set()
         self._retained_at: dict[bytes, float] = {}
         self._subscriptions = 0
@@ -136,6 +136,7 @@ class Publisher:
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(4096)
             self._hear(xpub)
+            self._retain(xpub)  # before what is newer
             while not self._give_up.is_set():
                 try:
                     outgoing = self._outbox.get_nowait()
@@ -143,11 +144,18 @@ class Publisher:
                     break
                 message = sequencer.seal(outgoing)
                 self._hand_over(xpub, message)
-                self._newest[outgoing.topic] = message
-                self._retain_wanted.discard(outgoing.topic)  # joiners have this one
+                self._keep(outgoing, message)
                 if self._observer is not None:
                     self._observer(message)
             self._retain(xpub)
+
+    def _keep(self, outgoing: Outgoing, message: Message) -> None:
+        newest = self._newest.setdefault(outgoing.topic, {})
+        newest.pop(outgoing.key, None)  # so that the order is that of the numbers
+        if not outgoing.ends:
+            newest[outgoing.key] = message
+        if not outgoing.key:
+            self._retain_wanted.discard(outgoing.topic)  # joiners have this one
 
     def _hand_over(self, xpub: "zmq.Socket[bytes]", message: Message) -> None:
         parts = encode(message)
@@ -180,7 +188,8 @@ class Publisher:
             if now - self._retained_at.get(topic, -RETAIN_PERIOD_S) >= RETAIN_PERIOD_S:
                 self._retain_wanted.discard(topic)
                 self._retained_at[topic] = now
-                self._hand_over(xpub, retained(self._newest[topic]))
+                for message in self._newest[topic].values():
+                    self._hand_over(xpub, retained(message))
 
 
 def bind(xpub: "zmq.Socket[bytes]", endpoint: str) -> None:

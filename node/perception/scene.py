@@ -1,0 +1,78 @@
+"""Scene: what one camera saw over time. It owns all that is remembered between two frames."""
+
+from dataclasses import dataclass
+
+from node.config import CameraConfig, NodeConfig
+from node.frame import Frame, Image
+from node.perception.happenings import Happenings
+from node.perception.region import RegionOfInterest
+from node.perception.smoothing import Smoother
+from node.perception.task import Seen
+from node.perception.tracking import Tracker
+from node.wire.messages import Detection, Happening, Label
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a frame tells together with those before it."""
+
+    labels: tuple[Label, ...]
+    detections: tuple[Detection, ...]
+    happenings: tuple[Happening, ...] = ()
+
+
+class Scene:
+    """Region, smoothing, tracking and happenings of one camera. Used by one thread.
+
+    A source that is opened anew or starts again from its beginning shows another scene: all that
+    was remembered goes.
+    """
+
+    def __init__(self, camera: CameraConfig, config: NodeConfig, names: tuple[str, ...]) -> None:
+        self._region = (
+            RegionOfInterest(camera.roi, crop=camera.roi_mode == "crop") if camera.roi else None
+        )
+        self._smoother = Smoother(names, config.smooth) if config.smooth.time_constant_s else None
+        self._tracker = Tracker(config.track) if config.track.enabled else None
+        self._happenings = Happenings(camera.regions, config.track.anchor)
+        self._epoch: int | None = None
+
+    def cut(self, image: Image) -> Image:
+        """What the network is to see of a frame."""
+        return image if self._region is None else self._region.cut(image)
+
+    def observe(self, frame: Frame, seen: Seen) -> Observed:
+        """What was seen in a frame, in pixels of the frame, with what is known from before."""
+        detections = self._region.placed(seen.detections) if self._region else seen.detections
+        ended = self._began_anew(frame.epoch)
+        if frame.stamp is None:  # a photograph: nothing came before it
+            return Observed(seen.labels, detections, ended)
+        clock_ns = frame.stamp.mono_ns
+        at_s = (frame.stamp.unix_ns if clock_ns is None else clock_ns) / 1e9
+        stamp_ns = frame.stamp.unix_ns
+        labels = seen.labels
+        found: list[Happening] = []
+        if self._smoother is not None and seen.scores is not None:
+            labels = self._smoother.update(labels, seen.scores, at_s, stamp_ns)
+            found = self._happenings.of_labels(labels, stamp_ns)
+        elif self._tracker is not None and seen.scores is None:
+            tracked = self._tracker.update(detections, at_s)
+            detections = tracked.detections
+            size = (frame.image.shape[0], frame.image.shape[1])
+            found = self._happenings.of_tracks(detections, tracked.alive, size, stamp_ns)
+        return Observed(labels, detections, (*ended, *found))
+
+    def _began_anew(self, epoch: int) -> tuple[Happening, ...]:
+        if epoch == self._epoch:
+            return ()
+        self._epoch = epoch
+        if self._smoother is not None:
+            self._smoother.reset()
+        if self._tracker is not None:
+            self._tracker.reset()
+        return tuple(self._happenings.reset())
+
+
+def scenes(config: NodeConfig, names: tuple[str, ...]) -> dict[str, Scene]:
+    """A scene for each camera. names: of the model's classes."""
+    return {camera.name: Scene(camera, config, names) for camera in config.camera}

@@ -1,0 +1,51 @@
+"""Calibration: from a pixel to the direction that it lies in. Needs the standard library only:
+control code on other computers uses it."""
+
+import math
+from dataclasses import dataclass
+
+_ITERATIONS = 20
+"""Of the fixed point that takes the distortion away; OpenCV's undistortPoints does 5 by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bearing:
+    """A direction from the camera in radians: azimuth to the right, elevation up, of its axis."""
+
+    azimuth_rad: float
+    elevation_rad: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A pinhole camera with distortion, in OpenCV's convention (calib3d): focal lengths and centre
+    in pixels of a picture of width x height, distortion (k1, k2, p1, p2[, k3[, k4, k5, k6]])."""
+
+    camera: str
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...] = ()
+
+    def bearing(self, x: float, y: float, width: int, height: int) -> Bearing:
+        """The direction of a pixel of a picture of this size, which may be another than that of
+        the calibration as long as it shows the same view."""
+        u = (x * self.width / width - self.cx) / self.fx
+        v = (y * self.height / height - self.cy) / self.fy
+        u, v = self._undistorted(u, v)
+        return Bearing(math.atan2(u, 1.0), math.atan2(-v, math.hypot(u, 1.0)))
+
+    def _undistorted(self, u: float, v: float) -> tuple[float, float]:
+        k1, k2, p1, p2, k3, k4, k5, k6 = (*self.distortion, *(0.0,) * (8 - len(self.distortion)))
+        x, y = u, v
+        for _ in range(_ITERATIONS):
+            r2 = x * x + y * y
+            radial = (1 + r2 * (k4 + r2 * (k5 + r2 * k6))) / (1 + r2 * (k1 + r2 * (k2 + r2 * k3)))
+            x, y = (
+                (u - 2 * p1 * x * y - p2 * (r2 + 2 * x * x)) * radial,
+                (v - p1 * (r2 + 2 * y * y) - 2 * p2 * x * y) * radial,
+            )
+        return x, y

@@ -1,0 +1,104 @@
+"""Events as control code receives them: from a real node, over real sockets."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from node.client import EventMessage, NoMessageError, NotSeenError, Subscriber
+from node.client_events import EventInbox
+from node.frame import Frame, Stamp
+from node.wire.compose import Composer
+from node.wire.messages import EventKind, Happening, Message, encode, retained
+from node.wire.outgoing import Envelope
+from node.wire.publisher import Publisher
+from tests.conftest import Start
+from tests.test_scene import IMAGE
+
+YOLOX = Path("models/yolox_nano.onnx")
+BOTTLES = Path("video/bottle-detection.mp4")
+FRAME = Frame(IMAGE, "front", 3, Stamp.now(), None, 0)
+
+
+def happening(kind: EventKind, track: int) -> Happening:
+    return Happening(kind, f"track {track}", 0, "cup", 0.9, 1, track=track)
+
+
+def event(kind: EventKind, track: int, seq: int) -> EventMessage:
+    made = COMPOSER.event(FRAME, happening(kind, track)).seal(Envelope(seq, 0, 0))
+    assert isinstance(made, EventMessage)
+    return made
+
+
+COMPOSER = Composer("node")
+
+
+def test_a_late_joiner_gets_what_is_open_and_then_what_comes(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/wire"
+    sent: list[Message] = []
+    publisher = Publisher(endpoint, observer=sent.append)
+    try:
+        for kind, track in (("appeared", 1), ("appeared", 2), ("left", 1), ("appeared", 3)):
+            publisher.send(COMPOSER.event(FRAME, happening(kind, track)))  # type: ignore[arg-type]
+        deadline = time.monotonic() + 5
+        while len(sent) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with Subscriber(endpoint) as early, Subscriber(endpoint, "front") as late:
+            seen = [early.events.receive(5), early.events.receive(5)]
+            assert [(e.track, e.seq, e.retained) for e in seen if e] == [(2, 1, True), (3, 3, True)]
+            assert late.events.receive(5) is not None
+            publisher.send(COMPOSER.event(FRAME, happening("left", 2)))
+            gone = early.events.receive(5)
+            assert gone is not None
+            assert (gone.kind, gone.seq, gone.retained) == ("left", 4, False)
+            assert [e.track for e in early.events.now()] == [3]
+            assert early.events.receive(0.3) is None, "each once, though others joined"
+            assert early.events.lost == 0
+    finally:
+        publisher.close()
+
+
+def test_an_event_that_is_lost_is_counted_and_one_that_comes_twice_is_not_told_twice() -> None:
+    inbox = EventInbox()
+    given = [event("appeared", 1, 0), event("appeared", 2, 1), event("left", 2, 4)]
+    assert [inbox.open(encode(e)) for e in given] == given
+    assert inbox.lost == 2
+    assert inbox.open(encode(given[2])) is None
+    assert inbox.open(encode(retained(given[0]))) is None
+    assert [e.key for e in inbox.now(None)] == ["track 1"]
+
+
+def test_events_and_boxes_of_a_real_video(shared_data: Path, start_node: Start) -> None:
+    endpoint = f"ipc://@events-{time.monotonic_ns()}"
+    node: subprocess.Popen[str] = start_node(
+        "replay", shared_data / BOTTLES, "--model", shared_data / YOLOX, "--endpoint", endpoint,
+        "--speed", "max", "--wait-for-subscriber", "--set", "track.enabled=true",
+        "--set", "camera.0.calibration={width=640,height=360,fx=500.0,fy=500.0,cx=320.0,cy=180.0}",
+    )  # fmt: skip
+    with Subscriber(endpoint) as subscriber:
+        events = subscriber.events
+        message = subscriber.wait_for("bottle", 60)
+        bottle = message.largest("bottle")
+        assert bottle is not None
+        assert message.of_class("bottle")[0].score >= bottle.score
+        assert message.nearest_to_centre() is not None
+        bearing = subscriber.calibration("camera").bearing(bottle.box.cx, bottle.box.cy, 640, 360)
+        assert abs(bearing.azimuth_rad) < 0.6
+        first = events.receive(20)
+        assert first is not None
+        assert (first.kind, first.name) == ("appeared", "bottle")
+        assert first.box is not None
+        tracked = next(m for m, _ in subscriber if any(one.track for one in m.detections))
+        number = next(one.track for one in tracked.detections if one.track is not None)
+        assert tracked.track(number) is not None
+        with pytest.raises(NotSeenError, match="no 'zebra' was seen"):
+            subscriber.wait_for("zebra", 0.2)
+    node.terminate()
+    node.wait(10)
+
+
+def test_a_camera_without_calibration_says_how_to_give_one(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/wire"
+    with Subscriber(endpoint) as subscriber, pytest.raises(NoMessageError):
+        subscriber.calibration("front", 0.1)

@@ -1,0 +1,218 @@
+"""What is remembered between frames: tracks, stable labels, and the events that they make."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+import pytest
+
+from node.config import CameraConfig, NodeConfig, RegionConfig
+from node.frame import Frame, Stamp
+from node.perception.region import RegionOfInterest, contains
+from node.perception.scene import Observed, Scene
+from node.perception.task import Seen
+from node.wire.calibration import Calibration
+from node.wire.messages import Box, Detection, Happening, Label
+
+DOCK = RegionConfig(name="dock", polygon=((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)))
+IMAGE = np.zeros((100, 200, 3), np.uint8)
+
+
+def frame(at_s: float, epoch: int = 0) -> Frame:
+    ns = round(at_s * 1e9)
+    return Frame(IMAGE, "front", 0, Stamp(ns, ns, "host"), None, 0, epoch=epoch)
+
+
+def thing(x: float, name: str = "cup", score: float = 0.9) -> Detection:
+    return Detection(id=len(name), name=name, score=score, box=Box(cx=x, cy=50, w=30, h=40))
+
+
+def scene(regions: Sequence[RegionConfig] = (), **sections: dict) -> Scene:
+    config = NodeConfig.model_validate(sections)
+    camera = CameraConfig(name="front", regions=tuple(regions))
+    return Scene(camera, config, ("nothing", "cat", "dog"))
+
+
+def watched(it: Scene, times: Iterable[float], speed: float = 20.0) -> list[Observed]:
+    """A thing that moves to the right, from x = 20 at 0 s on."""
+    return [it.observe(frame(t), Seen(detections=(thing(20 + speed * t),))) for t in times]
+
+
+def happened(seen: Iterable[Observed]) -> list[Happening]:
+    return [one for observed in seen for one in observed.happenings]
+
+
+TRACK = {"enabled": True, "lost_s": 1.0, "min_hits": 2}
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        np.arange(0, 3, 1 / 30),
+        np.arange(0, 3, 1 / 10),
+        np.cumsum(np.random.default_rng(0).uniform(0.01, 0.2, 30)),
+        [0, 0.1, 0.2, 0.9, 1.0, 1.1, 1.9, 2.0],
+    ],
+    ids=["30 fps", "10 fps", "uneven", "missed"],
+)
+def test_a_thing_keeps_its_number_at_any_frame_times(times: Sequence[float]) -> None:
+    seen = watched(scene(track=TRACK), times)
+    assert {one.track for observed in seen[1:] for one in observed.detections} == {1}
+    (came,) = happened(seen)
+    assert (came.kind, came.name, came.track) == ("appeared", "cup", 1)
+
+
+def test_a_track_is_remembered_for_seconds_not_for_frames() -> None:
+    for step_s in (1 / 30, 1 / 5):
+        it = scene(track=TRACK)
+        watched(it, (0.0, 0.1, 0.2), speed=0)
+        hidden = [it.observe(frame(t), Seen()) for t in np.arange(0.3, 1.0, step_s)]
+        assert happened(hidden) == [], "it only hides"
+        (again,) = watched(it, (1.1,), speed=0)
+        assert again.detections[0].track == 1
+        gone = happened(it.observe(frame(t), Seen()) for t in np.arange(1.2, 3.0, step_s))
+        assert [(one.kind, one.track, one.reset) for one in gone] == [("left", 1, False)]
+        assert gone[0].duration_ns == pytest.approx(1.0e9, abs=1e6)
+        assert gone[0].since_ns == pytest.approx(0.1e9, abs=1e6)
+
+
+def test_a_source_that_begins_anew_shows_other_things() -> None:
+    it = scene(track=TRACK)
+    watched(it, (0.0, 0.1), speed=0)
+    seen = [it.observe(frame(t, epoch=1), Seen(detections=(thing(20),))) for t in (0.05, 0.15)]
+    assert [(one.kind, one.track, one.reset) for one in happened(seen)] == [
+        ("left", 1, True),
+        ("appeared", 2, False),
+    ]
+
+
+def test_another_class_of_the_same_track_is_a_change() -> None:
+    it = scene(track={**TRACK, "per_class": False})
+    watched(it, (0.0, 0.1), speed=0)
+    seen = it.observe(frame(0.2), Seen(detections=(thing(20, "bowl"),)))
+    (changed,) = seen.happenings
+    assert (changed.kind, changed.previous, changed.name, changed.track) == (
+        "changed", "cup", "bowl", 1,
+    )  # fmt: skip
+
+
+def test_a_number_does_not_go_over_to_a_thing_of_another_class() -> None:
+    it = scene(track=TRACK)
+    watched(it, (0.0, 0.1), speed=0)
+    seen = [it.observe(frame(t), Seen(detections=(thing(20, "bowl"),))) for t in (0.2, 0.3)]
+    assert [one.track for observed in seen for one in observed.detections] == [None, 2]
+
+
+def test_regions_are_entered_and_left_once_each() -> None:
+    it = scene([DOCK], track=TRACK)
+    there = watched(it, np.arange(0, 8, 0.1))
+    back = [
+        it.observe(frame(8 + t), Seen(detections=(thing(180 - 20 * t),)))
+        for t in np.arange(0, 8, 0.1)
+    ]
+    gone = [it.observe(frame(16 + t), Seen()) for t in np.arange(0, 2, 0.1)]
+    told = happened([*there, *back, *gone])
+    assert [(one.kind, one.region) for one in told] == [
+        ("appeared", None),
+        ("region_entered", "dock"),
+        ("region_left", "dock"),
+        ("left", None),
+    ]
+    assert told[2].duration_ns == pytest.approx(8e9, rel=0.05)
+    assert told[1].key == told[2].key != told[0].key == told[3].key
+
+
+def test_a_thing_that_goes_inside_a_region_leaves_the_region_first() -> None:
+    it = scene([DOCK], track=TRACK)
+    for t in (0.0, 0.1):
+        it.observe(frame(t), Seen(detections=(thing(150),)))
+    told = happened(it.observe(frame(t), Seen()) for t in (0.2, 1.5))
+    assert [one.kind for one in told] == ["region_left", "left"]
+
+
+SMOOTH = {"time_constant_s": 0.5, "enter": 0.5, "leave": 0.3}
+
+
+def labelled(cat: float) -> Seen:
+    scores = np.array([(1 - cat) / 2, cat, (1 - cat) / 2])
+    best = int(scores.argmax())
+    return Seen(labels=(Label(best, ("nothing", "cat", "dog")[best], scores[best]),), scores=scores)
+
+
+@pytest.mark.parametrize("fps", [5, 30, 100])
+def test_a_label_is_stable_after_the_stated_time_at_any_frame_rate(fps: int) -> None:
+    it = scene(smooth=SMOOTH)
+    it.observe(frame(0), labelled(0.0))
+    entered = next(
+        t for t in np.arange(1 / fps, 3, 1 / fps)
+        if any(x.stable for x in it.observe(frame(t), labelled(0.9)).labels)
+    )  # fmt: skip
+    assert entered == pytest.approx(0.5 * math.log(0.9 / (0.9 - 0.5)), abs=1.01 / fps)
+
+
+def test_raw_and_stable_labels_stand_side_by_side() -> None:
+    it = scene(smooth=SMOOTH)
+    for t in np.arange(0, 2, 0.1):
+        it.observe(frame(t), labelled(0.9))
+    seen = it.observe(frame(2.0), labelled(0.1))
+    raw, stable = seen.labels
+    assert (raw.name, raw.stable, raw.since_ns) == ("nothing", False, None)
+    assert (stable.name, stable.stable) == ("cat", True)
+    assert stable.score == pytest.approx(0.1)
+    assert stable.since_ns == pytest.approx(0.5e9, abs=0.15e9)
+
+
+def test_a_flickering_label_neither_comes_nor_goes() -> None:
+    it = scene(smooth=SMOOTH)
+    steady = [it.observe(frame(t), labelled(0.9)) for t in np.arange(0, 2, 0.1)]
+    assert [one.kind for one in happened(steady)] == ["appeared"]
+    flickering = [
+        it.observe(frame(2 + t), labelled(0.9 if i % 2 else 0.0))
+        for i, t in enumerate(np.arange(0, 5, 0.1))
+    ]
+    assert happened(flickering) == []
+    gone = happened(it.observe(frame(7 + t), labelled(0.0)) for t in np.arange(0, 2, 0.1))
+    assert [(one.kind, one.name) for one in gone] == [("left", "cat")]
+
+
+def test_a_photograph_has_no_past() -> None:
+    it = scene(smooth=SMOOTH)
+    photo = Frame(IMAGE, "front", 0, None, None, 0)
+    assert it.observe(photo, labelled(0.9)).labels[0].stable is None
+
+
+def test_points_are_inside_by_the_even_odd_rule() -> None:
+    arrow = ((0.0, 0.0), (1.0, 0.5), (0.0, 1.0), (0.4, 0.5))
+    assert contains(arrow, 0.7, 0.5)
+    assert contains(arrow, 0.2, 0.2)
+    assert not contains(arrow, 0.2, 0.5)
+    assert not contains(arrow, 0.9, 0.1)
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_a_region_of_interest_shows_its_part_only_and_boxes_stay_in_the_frame(crop: bool) -> None:
+    picture = np.random.default_rng(0).integers(1, 255, (100, 200, 3), np.uint8)
+    region = RegionOfInterest(((0.5, 0.0), (1.0, 0.0), (1.0, 0.5)), crop=crop)
+    shown = region.cut(picture)
+    assert shown.shape[:2] == ((50, 100) if crop else (100, 200))
+    inside = shown[5, -5] if crop else shown[5, 195]
+    np.testing.assert_array_equal(inside, picture[5, 195])
+    assert not shown[40, 10].any()
+    (one,) = region.placed([thing(20)])
+    assert one.box.cx == (120 if crop else 20)
+
+
+@pytest.mark.parametrize("distortion", [(), (0.1, -0.05, 0.001, 0.002), (-0.3, 0.1, 0, 0, 0.02)])
+def test_bearings_are_those_of_opencv(distortion: tuple[float, ...]) -> None:
+    calibration = Calibration("front", 1280, 720, 900, 910, 630, 350, distortion)
+    matrix = np.array([[900, 0, 630], [0, 910, 350], [0, 0, 1.0]])
+    for x, y in ((630, 350), (100, 100), (1200, 650), (640, 20)):
+        undistorted = cv2.undistortImagePoints(
+            np.array([[[x, y]]], float), matrix, np.array(distortion or (0.0,) * 4),
+            arg1=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-12),
+        )  # fmt: skip
+        u, v = (undistorted[0, 0] - (630, 350)) / (900, 910)
+        bearing = calibration.bearing(x / 2, y / 2, 640, 360)
+        assert math.tan(bearing.azimuth_rad) == pytest.approx(u, abs=1e-5)
+        assert -math.tan(bearing.elevation_rad) * math.hypot(u, 1) == pytest.approx(v, abs=1e-5)
