@@ -16,12 +16,49 @@ from node.client import (
     Gap,
     Inbox,
     NoMessageError,
+    NotSeenError,
     connect,
     freshest,
     silence,
 )
+from node.client_events import EventInbox
 from node.errors import EndpointError
-from node.wire.messages import DEFAULT_ENDPOINT, LabelsMessage
+from node.wire.messages import DEFAULT_ENDPOINT, EventMessage, LabelsMessage
+
+
+class AsyncEventStream:
+    """Events as they come. `AsyncSubscriber.events` makes one."""
+
+    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+        self._socket = socket
+        self._inbox = EventInbox()
+
+    async def receive(self, timeout_s: float) -> EventMessage | None:
+        """As `EventStream.receive`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    event = self._inbox.open(await self._socket.recv_multipart())
+                    if event is not None:
+                        return event
+        except TimeoutError:
+            return None
+
+    async def __aiter__(self) -> AsyncIterator[EventMessage]:
+        """Every event, for as long as it takes."""
+        while True:
+            event = self._inbox.open(await self._socket.recv_multipart())
+            if event is not None:
+                yield event
+
+    def now(self, camera: str | None = None) -> tuple[EventMessage, ...]:
+        """As `EventStream.now`."""
+        return self._inbox.now(camera)
+
+    @property
+    def lost(self) -> int:
+        """As `EventStream.lost`."""
+        return self._inbox.lost
 
 
 class AsyncSubscriber:
@@ -39,6 +76,9 @@ class AsyncSubscriber:
         self._inbox = Inbox(endpoint)
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.SUB)
+        self._sockets = [self._socket]
+        self._camera = camera
+        self._events: AsyncEventStream | None = None
         try:
             connect(self._socket, endpoint, camera)
         except EndpointError:
@@ -55,6 +95,32 @@ class AsyncSubscriber:
             if found is not None or left_s <= 0:
                 return found
             await self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)  # type: ignore[call-arg]  # pyzmq's stub lacks it
+
+    @property
+    def events(self) -> AsyncEventStream:
+        """As `Subscriber.events`."""
+        if self._events is None:
+            socket = self._context.socket(zmq.SUB)
+            self._sockets.append(socket)
+            connect(socket, self._endpoint, self._camera, "events")
+            self._events = AsyncEventStream(socket)
+        return self._events
+
+    async def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
+        """As `Subscriber.wait_for`."""
+        deadline = time.monotonic() + timeout_s
+        heard = False
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                message, _ = await self.receive(left_s)
+            except NoMessageError:
+                break
+            heard = True
+            if message.shows(name, min_score):
+                return message
+        if not heard:
+            raise NoMessageError(silence(self._endpoint, timeout_s))
+        raise NotSeenError(f"{self._endpoint}: no {name!r} was seen for {timeout_s:g} s")
 
     async def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
         """As `Subscriber.receive`."""
@@ -84,7 +150,8 @@ class AsyncSubscriber:
 
     def close(self) -> None:
         """Lets go of the connection; twice does no harm."""
-        self._socket.close()
+        for socket in self._sockets:
+            socket.close()
         self._context.term()
 
     async def __aenter__(self) -> Self:

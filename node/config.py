@@ -42,6 +42,14 @@ def _as_tuples(value: object) -> object:
     return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _as_path(key: str, value: object) -> object:
+    if value is None or isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} = {value!r}: must be the path of a file, in quotes")
+    return Path(value).expanduser()
+
+
 class RegionConfig(_Section):
     """A named part of a camera's picture, whose coming and going is an event."""
 
@@ -99,11 +107,7 @@ class ModelConfig(_Section):
     @field_validator("weights", mode="before")
     @classmethod
     def _path(cls, value: object) -> object:
-        if value is None or isinstance(value, Path):
-            return value
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"weights = {value!r}: must be the path of a file, in quotes")
-        return Path(value).expanduser()
+        return _as_path("weights", value)
 
 
 class DetectConfig(_Section):
@@ -115,6 +119,41 @@ class DetectConfig(_Section):
     iou: float = Field(0.45, ge=0, le=1)
     max_detections: int = Field(100, ge=1, le=1000)
     min_box_px: float = Field(0.0, ge=0)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class CropsConfig(_Section):
+    """A second model, a classifier, that looks at each detection's crop."""
+
+    model: str | None = Field(None, min_length=1)
+    weights: Path | None = None
+    top_k: int = Field(3, ge=1, le=1000)
+    classes: tuple[str, ...] | None = None
+    max_crops: int = Field(8, ge=1, le=64)
+    margin: float = Field(0.15, ge=0, le=2)
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _as_path("weights", value)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class SegmentConfig(_Section):
+    """What is told of a segmentation."""
+
+    min_fraction: float = Field(0.005, ge=0, le=1)
+    classes: tuple[str, ...] | None = None
+    masks: bool = False
+    mask_px: int = Field(128, ge=8, le=512)
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -179,6 +218,8 @@ class NodeConfig(_Section):
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     detect: DetectConfig = Field(default_factory=DetectConfig)
+    crops: CropsConfig = Field(default_factory=CropsConfig)
+    segment: SegmentConfig = Field(default_factory=SegmentConfig)
     track: TrackConfig = Field(default_factory=TrackConfig)
     smooth: SmoothConfig = Field(default_factory=SmoothConfig)
     wire: WireConfig = Field(default_factory=WireConfig)
@@ -363,6 +404,8 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "camera": CameraConfig,
         "model": ModelConfig,
         "detect": DetectConfig,
+        "crops": CropsConfig,
+        "segment": SegmentConfig,
         "track": TrackConfig,
         "smooth": SmoothConfig,
         "wire": WireConfig,

@@ -79,7 +79,15 @@ class Labeller:
                 info.name, info.device, info.runtime, info.precision, time.monotonic() - started,
             )  # fmt: skip
             names = self.perceiver.names
-            self._sink.send(self._composer.info(info, names, _calibrations(self._config)))
+            self._sink.send(
+                self._composer.info(
+                    info,
+                    names,
+                    _calibrations(self._config),
+                    self.perceiver.crop_info,
+                    self.perceiver.crop_names,
+                )
+            )
             self._scenes = scenes(self._config, names)
             self.ready.set()
             self._label_all(self.perceiver)
@@ -146,8 +154,10 @@ class Labeller:
                 dropped=taken.dropped,
                 timing=timing,
                 model=perceiver.info,
-                labels=observed.labels,
-                detections=observed.detections,
+                labels=observed.seen.labels,
+                detections=observed.seen.detections,
+                areas=observed.seen.areas,
+                masks=observed.seen.masks,
                 degraded=seen.degraded,
             )
         )

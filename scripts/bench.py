@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import bench_postprocess
 import bench_wire
 import numpy as np
 import psutil
@@ -226,7 +227,7 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
         weights = seeded_resnet18(Path(folder))
         resnet_rows, _ = bench_model("resnet18", weights, photos, rounds)
     return {
-        "rows": [*found, *default_rows, *resnet_rows],
+        "rows": [*found, bench_postprocess.row(rounds), *default_rows, *resnet_rows],
         "agreement": agreements,
         "steady_cpu": steady_cpu(seconds),
         "publish_to_receive": [bench_wire.publish_to_receive(10, hz, seconds) for hz in (30, 200)],

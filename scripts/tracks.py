@@ -36,7 +36,7 @@ def main(
 ) -> None:
     """Follow the objects of a video and print a table of the tracks."""
     config = configured(None, ("track.enabled=true", *settings), model=model)
-    perceiver = load_perceiver(config.model, 1, config.detect)
+    perceiver = load_perceiver(config)
     scene = Scene(config.camera[0], config, perceiver.names)
     times: dict[int, list[float]] = defaultdict(list)
     names: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -48,7 +48,7 @@ def main(
         frame_id += 1
         if frame.frame_id % every or frame.stamp is None:
             continue
-        seen = scene.observe(frame, perceiver.perceive(frame.image).seen)
+        seen = scene.observe(frame, perceiver.perceive(frame.image).seen).seen
         for one in seen.detections:
             if one.track is not None:
                 times[one.track].append(frame.stamp.unix_ns / 1e9)

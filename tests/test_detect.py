@@ -40,7 +40,7 @@ def test_yolox_finds_what_the_reference_finds(runtime: str, precision: str, shar
     config = ModelConfig.model_validate(
         {"name": str(YOLOX), "runtime": runtime, "precision": precision}
     )
-    perceiver = build_perceiver(config, 1, DetectConfig(score=0.25, iou=0.45))
+    perceiver = build_perceiver(config, detect=DetectConfig(score=0.25, iou=0.45))
     reference = json.loads((SCENES / "reference.json").read_text())
     found, wanted, extra = 0, 0, 0
     for file, objects in reference.items():
@@ -105,7 +105,7 @@ def test_torchvisions_detectors_give_what_torchvision_gives(name: str, tmp_path:
     torch.save(plain.state_dict(), file)
     image = read_image(PICTURES / "coffee.png")
     detect = DetectConfig(score=0.001, max_detections=1000)
-    perceiver = build_perceiver(ModelConfig(name=name, weights=file), 1, detect)
+    perceiver = build_perceiver(ModelConfig(name=name, weights=file), detect=detect)
     got = perceiver.perceive(image).detections
     rgb = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1).float() / 255
     with torch.inference_mode():

@@ -1,19 +1,23 @@
 """Events as control code receives them: from a real node, over real sockets."""
 
+import asyncio
+import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from node.client import EventMessage, NoMessageError, NotSeenError, Subscriber
+from node.client_async import AsyncSubscriber
 from node.client_events import EventInbox
 from node.frame import Frame, Stamp
 from node.wire.compose import Composer
 from node.wire.messages import EventKind, Happening, Message, encode, retained
 from node.wire.outgoing import Envelope
 from node.wire.publisher import Publisher
-from tests.conftest import Start
+from tests.conftest import ROOT, Start
 from tests.test_scene import IMAGE
 
 YOLOX = Path("models/yolox_nano.onnx")
@@ -102,3 +106,58 @@ def test_a_camera_without_calibration_says_how_to_give_one(tmp_path: Path) -> No
     endpoint = f"ipc://{tmp_path}/wire"
     with Subscriber(endpoint) as subscriber, pytest.raises(NoMessageError):
         subscriber.calibration("front", 0.1)
+
+
+def test_the_readmes_example_of_objects_runs_as_it_stands(
+    start_node: Start, shared_data: Path, ipc: str
+) -> None:
+    readme = (ROOT / "README.md").read_text()
+    example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    start_node(
+        "run", "--source", shared_data / "video/one-by-one-person-detection.mp4",
+        "--model", shared_data / YOLOX, "--set", "track.enabled=true", "--endpoint", ipc,
+        "--set", 'detect.classes=["person"]',
+        "--set", "camera.0.loop=true", "--set",
+        "camera.0.calibration={width=768, height=432, fx=600.0, fy=600.0, cx=384.0, cy=216.0}",
+    )  # fmt: skip
+    assert "node.events.receive(timeout_s=10)" in example
+    example = example.replace("Subscriber()", f"Subscriber({ipc!r})")
+    example = example.replace("timeout_s=10)", "timeout_s=10):\n        break\n    if event")
+    example = example.replace(":\n        print(event", " is not None:\n        print(event")
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert done.returncode == 0, (done.stderr, example)
+    assert re.search(r"^person #(\d+|None) at [+-]\d\.\d\d rad$", done.stdout, re.MULTILINE)
+    assert re.search(r"^(appeared|left) person \d+ None$", done.stdout, re.MULTILINE)
+
+
+def test_asyncio_gets_the_same_events(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/wire"
+    sent: list[Message] = []
+    publisher = Publisher(endpoint, observer=sent.append)
+
+    async def listen() -> None:
+        async with AsyncSubscriber(endpoint) as node:
+            first = await node.events.receive(5)
+            assert first is not None
+            assert (first.track, first.retained) == (1, True)
+            publisher.send(COMPOSER.event(FRAME, happening("appeared", 2)))
+            async with asyncio.timeout(5):
+                async for event in node.events:
+                    assert (event.track, event.retained) == (2, False)
+                    break
+            assert [e.track for e in node.events.now("front")] == [1, 2]
+            assert await node.events.receive(0.1) is None
+            assert node.events.lost == 0
+            with pytest.raises(NoMessageError):
+                await node.wait_for("cup", 0.1)
+
+    try:
+        publisher.send(COMPOSER.event(FRAME, happening("appeared", 1)))
+        deadline = time.monotonic() + 5
+        while not sent and time.monotonic() < deadline:
+            time.sleep(0.01)
+        asyncio.run(listen())
+    finally:
+        publisher.close()

@@ -112,7 +112,7 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
         (lambda folder: (folder / "mine.toml").unlink(), "its model card .* is missing; write one"),
         (lambda folder: (folder / "labels.txt").unlink(), "labels.txt cannot be read; name a text"),
         (rewritten('"classify"', '"detect"'), 'task "detect" with decoder "": this version runs'),
-        (rewritten('"classify"', '"segment"'), 'task "segment": this version runs task'),
+        (rewritten('"classify"', '"segment"'), "which makes .n, 1000, height, width."),
         (rewritten('"bicubic"', '"cubic"'), "input.interpolation = 'cubic': should be 'bilinear'"),
         (rewritten("std", "sdt"), "input.sdt: unknown key; keys here: size, color"),
         (rewritten("size = [224, 224]\n", ""), "input.size is missing; a card has at least"),

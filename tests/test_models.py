@@ -1,7 +1,9 @@
 """Models: the default one with its real weights, torchvision's by name, and weights that fail."""
 
+import dataclasses
 import hashlib
 import re
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,18 +13,19 @@ import pytest
 import skimage
 import torch
 import torchvision
+from conftest import Run
 from PIL import Image as PilImage
 
 from node.capture.photos import read_image
 from node.config import ModelConfig
 from node.errors import ModelError
-from node.perception import weights as weights_module
 from node.perception.catalogue import entries, load_model
 from node.perception.classify import class_scores, top_labels
+from node.perception.download import OFFLINE_MODELS, fetched
 from node.perception.perceiver import build_perceiver
 from node.perception.preprocess import Preprocessor, reference_transform
+from node.perception.released import RELEASED
 from node.perception.runtimes import build_runtime
-from node.perception.weights import fetch_weights
 
 PICTURES = Path(skimage.__file__).parent / "data"
 TORCH = ModelConfig(runtime="torch", device="cpu")
@@ -212,9 +215,9 @@ def test_weights_are_downloaded_once_and_checked(hub: Path) -> None:
     name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     server = WeightsServer(content)
     url = f"{server.url}/{name}"
-    assert fetch_weights(url, "net") == hub / name
+    assert fetched(url, "net") == hub / name
     server.close()
-    assert fetch_weights(url, "net").read_bytes() == content  # no server any more
+    assert fetched(url, "net").read_bytes() == content  # no server any more
     assert [file.name for file in hub.iterdir()] == [name]
 
 
@@ -227,7 +230,7 @@ def test_a_download_that_fails_says_where_to_put_the_file(hub: Path, fault: str)
     if fault == "no network":
         server.close()
     with pytest.raises(ModelError) as caught:
-        fetch_weights(url, "net")
+        fetched(url, "net")
     if fault != "no network":
         server.close()
     told = str(caught.value)
@@ -243,7 +246,7 @@ def test_a_file_in_the_cache_that_is_damaged_is_fetched_again(hub: Path) -> None
     hub.mkdir(parents=True)
     (hub / name).write_bytes(content[:100])
     server = WeightsServer(content)
-    assert fetch_weights(f"{server.url}/{name}", "net").read_bytes() == content
+    assert fetched(f"{server.url}/{name}", "net").read_bytes() == content
     server.close()
 
 
@@ -259,5 +262,32 @@ def test_labels_are_best_first_and_equal_ones_by_id() -> None:
 
 
 def test_the_offline_models_are_those_that_come_along() -> None:
-    assert tuple(e.name for e in entries() if e.bundled) == weights_module.OFFLINE_MODELS
+    assert tuple(e.name for e in entries() if e.bundled) == OFFLINE_MODELS
     assert re.fullmatch(r"[0-9a-f]{64}", load_model("efficientnet_lite0").digest)
+
+
+def test_a_released_model_runs_by_its_name_and_is_held_against_its_sha256(
+    hub: Path, shared_data: Path, in_process: Run
+) -> None:
+    hub.mkdir(parents=True)
+    kept = hub / "yolox_nano.onnx"
+    shutil.copy(shared_data / "models" / "yolox_nano.onnx", kept)
+    result = in_process("models", "fetch", "yolox_nano")
+    assert (result.returncode, result.stdout.strip()) == (0, str(kept))
+    model = load_model("yolox_nano")
+    assert (model.task, model.label_names[0], len(model.label_names)) == ("detect", "person", 80)
+
+
+def test_a_released_model_that_cannot_be_had_says_where_to_put_it(
+    hub: Path, in_process: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = WeightsServer(b"a page that says no")
+    nano = dataclasses.replace(RELEASED["yolox_nano"], url=f"{server.url}/yolox_nano.onnx")
+    monkeypatch.setitem(RELEASED, "yolox_nano", nano)
+    result = in_process("models", "fetch", "yolox_nano")
+    server.close()
+    assert result.returncode == 3
+    assert f"put that file at {hub / 'yolox_nano.onnx'}" in result.stderr
+    assert "its sha256 does not begin with 695e750a" in result.stderr
+    assert list(hub.iterdir()) == []
+    assert in_process("models", "fetch", "yolox_nan").stderr.count("the nearest: yolox_nano") == 1

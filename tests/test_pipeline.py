@@ -27,6 +27,7 @@ class SlowPerceiver:
         self._perceiver = perceiver
         self.info = perceiver.info
         self.names = perceiver.names
+        self.crop_info, self.crop_names = perceiver.crop_info, perceiver.crop_names
         self.at_most = 1
 
     def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:

@@ -195,7 +195,7 @@ def test_a_node_that_is_killed_does_not_hold_its_ipc_endpoint(
 
 def test_the_control_loop_of_the_readme_runs_as_it_stands(start_node: Start, tcp: str) -> None:
     readme = (ROOT / "README.md").read_text()
-    loop, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    loop = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
     assert "tcp://127.0.0.1:5570" in loop
     start_node("run", "--source", "demo", "--endpoint", tcp)
     with Subscriber(tcp) as subscriber:

@@ -58,7 +58,7 @@ TRACK = {"enabled": True, "lost_s": 1.0, "min_hits": 2}
 )
 def test_a_thing_keeps_its_number_at_any_frame_times(times: Sequence[float]) -> None:
     seen = watched(scene(track=TRACK), times)
-    assert {one.track for observed in seen[1:] for one in observed.detections} == {1}
+    assert {one.track for observed in seen[1:] for one in observed.seen.detections} == {1}
     (came,) = happened(seen)
     assert (came.kind, came.name, came.track) == ("appeared", "cup", 1)
 
@@ -70,7 +70,7 @@ def test_a_track_is_remembered_for_seconds_not_for_frames() -> None:
         hidden = [it.observe(frame(t), Seen()) for t in np.arange(0.3, 1.0, step_s)]
         assert happened(hidden) == [], "it only hides"
         (again,) = watched(it, (1.1,), speed=0)
-        assert again.detections[0].track == 1
+        assert again.seen.detections[0].track == 1
         gone = happened(it.observe(frame(t), Seen()) for t in np.arange(1.2, 3.0, step_s))
         assert [(one.kind, one.track, one.reset) for one in gone] == [("left", 1, False)]
         assert gone[0].duration_ns == pytest.approx(1.0e9, abs=1e6)
@@ -101,7 +101,7 @@ def test_a_number_does_not_go_over_to_a_thing_of_another_class() -> None:
     it = scene(track=TRACK)
     watched(it, (0.0, 0.1), speed=0)
     seen = [it.observe(frame(t), Seen(detections=(thing(20, "bowl"),))) for t in (0.2, 0.3)]
-    assert [one.track for observed in seen for one in observed.detections] == [None, 2]
+    assert [one.track for observed in seen for one in observed.seen.detections] == [None, 2]
 
 
 def test_regions_are_entered_and_left_once_each() -> None:
@@ -146,7 +146,7 @@ def test_a_label_is_stable_after_the_stated_time_at_any_frame_rate(fps: int) -> 
     it.observe(frame(0), labelled(0.0))
     entered = next(
         t for t in np.arange(1 / fps, 3, 1 / fps)
-        if any(x.stable for x in it.observe(frame(t), labelled(0.9)).labels)
+        if any(x.stable for x in it.observe(frame(t), labelled(0.9)).seen.labels)
     )  # fmt: skip
     assert entered == pytest.approx(0.5 * math.log(0.9 / (0.9 - 0.5)), abs=1.01 / fps)
 
@@ -156,7 +156,7 @@ def test_raw_and_stable_labels_stand_side_by_side() -> None:
     for t in np.arange(0, 2, 0.1):
         it.observe(frame(t), labelled(0.9))
     seen = it.observe(frame(2.0), labelled(0.1))
-    raw, stable = seen.labels
+    raw, stable = seen.seen.labels
     assert (raw.name, raw.stable, raw.since_ns) == ("nothing", False, None)
     assert (stable.name, stable.stable) == ("cat", True)
     assert stable.score == pytest.approx(0.1)
@@ -179,7 +179,7 @@ def test_a_flickering_label_neither_comes_nor_goes() -> None:
 def test_a_photograph_has_no_past() -> None:
     it = scene(smooth=SMOOTH)
     photo = Frame(IMAGE, "front", 0, None, None, 0)
-    assert it.observe(photo, labelled(0.9)).labels[0].stable is None
+    assert it.observe(photo, labelled(0.9)).seen.labels[0].stable is None
 
 
 def test_points_are_inside_by_the_even_odd_rule() -> None:
@@ -199,7 +199,7 @@ def test_a_region_of_interest_shows_its_part_only_and_boxes_stay_in_the_frame(cr
     inside = shown[5, -5] if crop else shown[5, 195]
     np.testing.assert_array_equal(inside, picture[5, 195])
     assert not shown[40, 10].any()
-    (one,) = region.placed([thing(20)])
+    (one,) = region.placed(Seen(detections=(thing(20),))).detections
     assert one.box.cx == (120 if crop else 20)
 
 

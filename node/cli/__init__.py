@@ -17,7 +17,7 @@ COMMANDS = {
     "replay": "Label every frame of a recording once, in order.",
     "watch": "Print the labels that a node publishes.",
     "label": "Label pictures, folders and videos offline.",
-    "models": "List the models and whether their weights are here.",
+    "models": "List the models and whether their weights are here; fetch them.",
     "tune": "Find the fastest way to run a model on this computer.",
     "bench": "Measure this computer: against the plain loop, or stage by stage.",
     "doctor": "Say what this computer has, what is wrong, and the mend.",

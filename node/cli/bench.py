@@ -77,7 +77,7 @@ def _compared(config: "NodeConfig", rounds: int) -> list["Row"]:
     from node.perception.catalogue import load_model
     from node.perception.runtimes import build_runtime
 
-    perceiver = load_perceiver(config.model, 1, config.detect)
+    perceiver = load_perceiver(config)
     loaded = load_model(config.model.name, config.model.weights)
     info = perceiver.info
     height, width = frames[0].shape[:2]

@@ -51,7 +51,7 @@ def command(
     current = files[0]
     left_out = labelled = 0
     console = Console(stderr=True)
-    perceiver = load_perceiver(config.model, 1, config.detect)
+    perceiver = load_perceiver(config)
     with json_lines(jsonl) as write, progress_bar(console) as progress:
 
         def show(message: Message) -> None:
@@ -79,6 +79,8 @@ def command(
                             model=perceiver.info,
                             labels=seen.labels,
                             detections=seen.detections,
+                            areas=seen.seen.areas,
+                            masks=seen.seen.masks,
                         )
                     )
                     labelled += 1
@@ -93,6 +95,8 @@ def command(
 
 
 def _found(message: LabelsMessage) -> str:
+    if message.areas:
+        return ", ".join(f"{area.name} {area.fraction:.1%}" for area in message.areas)
     seen = message.detections or message.labels[:1]
     return ", ".join(f"{thing.name} {thing.score:.3f}" for thing in seen) or "nothing seen"
 

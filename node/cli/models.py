@@ -1,4 +1,4 @@
-"""`perception-node models`: the catalogue."""
+"""`perception-node models`: the catalogue, and fetching what is in it."""
 
 import dataclasses
 import json
@@ -8,13 +8,32 @@ from rich.console import Console
 from rich.table import Table
 
 
-@click.command("models")
+@click.group("models", invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def command(as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
     """List the models by name, task and size, and whether their weights are already here.
 
     Example: perception-node models
     """
+    if context.invoked_subcommand is None:
+        _list(as_json)
+
+
+@command.command("fetch")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+def fetch_command(names: tuple[str, ...]) -> None:
+    """Download models now, so that a robot needs no network later; prints where each lies.
+
+    Example: perception-node models fetch yolox_nano
+    """
+    from node.perception.catalogue import fetch
+
+    for name in names:
+        click.echo(fetch(name))
+
+
+def _list(as_json: bool) -> None:
     from node.perception.catalogue import entries
 
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from node.config import DetectConfig, ModelConfig, NodeConfig, load_config
+from node.config import NodeConfig, load_config
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
@@ -72,17 +72,21 @@ def configured(
     return config
 
 
-def load_perceiver(
-    config: ModelConfig, cameras: int = 1, detect: DetectConfig | None = None
-) -> "Perceiver":
+def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
     """Imports torch, which takes seconds, and loads the model for so many cameras. All thread
     counts are set here, from one key. Raises ModelError."""
     from node.capture.opencv import cv2
     from node.perception.perceiver import build_perceiver
 
     # OpenCV only decodes and converts here; more threads would fight the model's for the cores.
-    cv2.setNumThreads(config.threads or 1)
-    return build_perceiver(config, cameras, detect)
+    cv2.setNumThreads(config.model.threads or 1)
+    return build_perceiver(
+        config.model,
+        cameras,
+        detect=config.detect,
+        crops=config.crops,
+        segment=config.segment,
+    )
 
 
 def set_up_logging(level: str = "info") -> None:

@@ -119,7 +119,7 @@ def command(
                 sink.wait_for_subscriber(stop)
             outcome = run_replay(
                 config,
-                functools.partial(load_perceiver, config.model, 1, config.detect),
+                functools.partial(load_perceiver, config),
                 Composer(config.name),
                 sink,
                 stop,

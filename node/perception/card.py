@@ -16,8 +16,12 @@ _MINIMAL = (
 _DECODERS: dict[str, tuple[str | None, ...]] = {
     "classify": ("softmax", None),
     "detect": ("yolox", "boxes"),
+    "segment": ("pixels", None),
 }
-_RUNS = 'task "classify" (decoder "softmax") and task "detect" (decoder "yolox" or "boxes")'
+_RUNS = (
+    'task "classify" (decoder "softmax"), task "detect" (decoder "yolox" or "boxes") and task '
+    '"segment" (decoder "pixels")'
+)
 _Three = tuple[float, float, float]
 
 
@@ -91,8 +95,6 @@ def read_card(model_file: Path) -> ModelCard:
         raise ModelError(f"{file}: {_first_problem(error)}") from error
     except ValueError as error:  # not TOML, not UTF-8
         raise ModelError(f"{file} is not valid TOML: {error}") from error
-    if card.task not in _DECODERS:
-        raise ModelError(f'{file}: task "{card.task}": this version runs {_RUNS}')
     if card.decoder not in _DECODERS[card.task]:
         raise ModelError(
             f'{file}: task "{card.task}" with decoder "{card.decoder or ""}": this version runs '

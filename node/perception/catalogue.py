@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.errors import ModelError
-from node.perception import efficientnet_lite, model_file, torchvision_models
+from node.perception import efficientnet_lite, model_file, released, torchvision_models
 from node.perception.model import Model
 
 DEFAULT_MODEL = efficientnet_lite.NAME
@@ -31,14 +31,18 @@ class CatalogueEntry:
 
 def entries() -> list[CatalogueEntry]:
     """All models, the default first, the others by name."""
-    return [_default_entry(), *(_torchvision_entry(name) for name in torchvision_models.names())]
+    return [
+        _default_entry(),
+        *(_torchvision_entry(name) for name in torchvision_models.names()),
+        *(_released_entry(name) for name in released.RELEASED),
+    ]
 
 
 def load_model(name: str, weights: Path | None = None) -> Model:
     """A model by its name, with its own weights or with those of a file; or a model file.
 
-    Downloads the weights of torchvision's models on first use. Raises ModelError for an unknown
-    name and for weights that cannot be found, fetched or read, or that do not fit.
+    Downloads on first use what does not come with the installation. Raises ModelError for an
+    unknown name and for weights that cannot be found, fetched or read, or that do not fit.
     """
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.load(weights)
@@ -50,6 +54,19 @@ def load_model(name: str, weights: Path | None = None) -> Model:
         return model_file.load(Path(name).expanduser())
     if name in torchvision_models.names():
         return torchvision_models.load(name, weights)
+    if name in released.RELEASED:
+        return released.load(name, weights)
+    raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+
+
+def fetch(name: str) -> Path:
+    """The file of a model of the catalogue, downloaded where need be. Raises ModelError."""
+    if name == efficientnet_lite.NAME:
+        return efficientnet_lite.weights_file()
+    if name in torchvision_models.names():
+        return torchvision_models.fetch(name)
+    if name in released.RELEASED:
+        return released.fetch(name)
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
@@ -77,6 +94,18 @@ def _torchvision_entry(name: str) -> CatalogueEntry:
     )
 
 
+def _released_entry(name: str) -> CatalogueEntry:
+    found = released.RELEASED[name]
+    return CatalogueEntry(
+        name=name,
+        task=found.task,
+        size_mb=found.size_mb,
+        parameters=found.parameters,
+        weights_here=released.weights_here(name),
+        bundled=False,
+    )
+
+
 def _why_unknown(name: str) -> str:
     suffix = Path(name).suffix.lower()
     if suffix in _WEIGHTS_FILES:
@@ -84,7 +113,7 @@ def _why_unknown(name: str) -> str:
             'is a weights file, not a model; name it with model.weights = "PATH" '
             "and its model with model.name, as `perception-node models` lists them"
         )
-    known = [efficientnet_lite.NAME, *torchvision_models.names()]
+    known = [efficientnet_lite.NAME, *torchvision_models.names(), *released.RELEASED]
     near = difflib.get_close_matches(name.lower(), known, n=3)
     nearest = f"the nearest: {', '.join(near)}; " if near else ""
     return f"no model has this name; {nearest}`perception-node models` lists all"

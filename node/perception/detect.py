@@ -53,12 +53,7 @@ class Detect:
         places = places[order[:MOST_CANDIDATES]]
         if not candidates.suppressed:
             places = places[_nms(boxes, candidates, places, self._config.iou)]
-        return Seen(
-            detections=tuple(
-                self._detection(boxes[i], candidates.ids[i], candidates.scores[i])
-                for i in places[: self._config.max_detections]
-            )
-        )
+        return Seen(detections=self._detections(candidates, boxes, places))
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
         """Share of the reference's objects of score 0.35 or more that are found, with the same
@@ -82,13 +77,19 @@ class Detect:
         found: Floats = np.clip((boxes - offset) / zoom, 0, limits)
         return found
 
-    def _detection(self, box: Floats, class_id: np.int64, score: np.float32) -> Detection:
-        x1, y1, x2, y2 = (float(x) for x in box)
-        return Detection(
-            id=int(class_id),
-            name=self._names[class_id],
-            score=min(1.0, float(score)),
-            box=Box(cx=(x1 + x2) / 2, cy=(y1 + y2) / 2, w=x2 - x1, h=y2 - y1),
+    def _detections(
+        self, candidates: Candidates, boxes: Floats, places: NDArray[np.int64]
+    ) -> tuple[Detection, ...]:
+        """places: of the candidates that stay, best first."""
+        places = places[: self._config.max_detections]
+        corners = boxes[places].astype(np.float64)
+        sizes = corners[:, 2:] - corners[:, :2]
+        shapes = np.concatenate([corners[:, :2] + sizes / 2, sizes], 1).tolist()
+        ids = candidates.ids[places].tolist()
+        scores = np.minimum(candidates.scores[places], 1.0).tolist()
+        return tuple(
+            Detection(class_id, self._names[class_id], score, Box(*shape))
+            for class_id, score, shape in zip(ids, scores, shapes, strict=True)
         )
 
 

@@ -44,7 +44,7 @@ def bundled_file() -> Path | None:
 def load(file: Path | None = None) -> Model:
     """EfficientNet-Lite0 with the bundled weights or those of a file: a state dict with timm's
     names of the tensors or with those of the bundled file. Raises ModelError."""
-    weights = read_weights(file or _installed_file())
+    weights = read_weights(file or weights_file())
     network: nn.Module = timm.create_model(_TIMM_NAME, pretrained=False)
     put_into(network, _in_timm_names(weights, network), NAME)
     return Model(
@@ -56,7 +56,8 @@ def load(file: Path | None = None) -> Model:
     )
 
 
-def _installed_file() -> Path:
+def weights_file() -> Path:
+    """The weights file in the installed package. Raises ModelError where it is not installed."""
     file = bundled_file()
     if file is None:
         raise ModelError(

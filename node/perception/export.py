@@ -66,6 +66,7 @@ def _make(model: Model, folder: Path) -> None:
 def _export(model: Model, file: Path) -> None:
     network = nn.Sequential(Normalise(model.preprocess), folded(model)).eval()
     pixels = torch.zeros((1, *model.preprocess.crop_px, 3), dtype=torch.uint8)
+    free = {0: "n"} if model.preprocess.fit != "short" else {0: "n", 1: "h", 2: "w"}
     try:
         with warnings.catch_warnings():
             # The TorchScript exporter is deprecated in favour of one that needs onnxscript; it
@@ -77,7 +78,7 @@ def _export(model: Model, file: Path) -> None:
                 str(file),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "n"}, OUTPUT: {0: "n"}},
+                dynamic_axes={INPUT: free, OUTPUT: {0: "n"}},
                 opset_version=OPSET,
                 dynamo=False,
             )

@@ -61,8 +61,8 @@ class GpuPreprocessor:
 
     def _cropped(self, picture: torch.Tensor) -> torch.Tensor:
         """Pads what is too small, then cuts the centre, as torchvision's center_crop does."""
-        crop_h, crop_w = self.spec.crop_px
         height, width = picture.shape[2:]
+        crop_h, crop_w = (height, width) if self.spec.fit == "short" else self.spec.crop_px
         pad_h, pad_w = max(0, crop_h - height), max(0, crop_w - width)
         if pad_h or pad_w:
             anchor = self.spec.pad_anchor

@@ -12,21 +12,21 @@ from torch import nn
 from node.errors import ModelError
 from node.perception.card import ModelCard, label_names, read_card
 from node.perception.decode import cells_of
+from node.perception.download import sha256_of
 from node.perception.model import Model
-from node.perception.weights import sha256_of
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
 
 
-def load(file: Path) -> Model:
+def load(file: Path, card: ModelCard | None = None) -> Model:
     """The model in a file with one of SUFFIXES: float32 [n, 3, h, w] in; logits [n, classes] out,
-    or what the card's decoder reads.
+    or what the card's decoder reads. card: None for the one beside the file.
 
     Raises ModelError where the file or its card cannot be read, or they do not fit each other.
     """
     if not file.is_file():
         raise ModelError(f"model {file}: there is no such file")
-    card = read_card(file)
+    card = card or read_card(file)
     names = label_names(card, file)
     exported_program = file.suffix.lower() == ".pt2"
     if exported_program:
@@ -34,7 +34,8 @@ def load(file: Path) -> Model:
         outputs = _outputs_of_network(network, file, card)
     else:
         outputs = _outputs_of_graph(file, card)
-    order = _CHECKS[card.decoder or "softmax"](file, outputs, card, len(names))
+    decoder = card.decoder or _DEFAULT_DECODER[card.task]
+    order = _CHECKS[decoder](file, outputs, card, len(names))
     return Model(
         name=card.name,
         network=network if exported_program else None,
@@ -42,7 +43,7 @@ def load(file: Path) -> Model:
         label_names=names,
         digest=_digest(file),
         task=card.task,
-        decoder=card.decoder or "softmax",
+        decoder=decoder,
         output_order=order,
         graph=None if exported_program else file,
     )
@@ -154,6 +155,20 @@ def _check_yolox(
     return (0,)
 
 
+def _check_pixels(
+    file: Path, outputs: list[_Output], card: ModelCard, classes: int
+) -> tuple[int, ...]:
+    if len(outputs) != 1:
+        raise ModelError(f"{file}: has {len(outputs)} outputs; a segmentation has one, the logits")
+    shape = list(outputs[0].shape)
+    if len(shape) != 4 or shape[1] not in (classes, -1):
+        raise ModelError(
+            f"{file}: gives {shape}; its card has {classes} labels, which makes "
+            f"[n, {classes}, height, width]: name the labels that it was trained with"
+        )
+    return (0,)
+
+
 def _check_boxes(
     file: Path, outputs: list[_Output], card: ModelCard, classes: int
 ) -> tuple[int, ...]:
@@ -186,7 +201,13 @@ def _kind(output: _Output) -> str:
 
 
 _WORDS = {"boxes": ("box", "det"), "scores": ("score", "conf"), "classes": ("class", "label")}
-_CHECKS = {"softmax": _check_classes, "yolox": _check_yolox, "boxes": _check_boxes}
+_CHECKS = {
+    "softmax": _check_classes,
+    "yolox": _check_yolox,
+    "boxes": _check_boxes,
+    "pixels": _check_pixels,
+}
+_DEFAULT_DECODER = {"classify": "softmax", "segment": "pixels"}
 
 
 def _size(card: ModelCard) -> str:

@@ -1,5 +1,6 @@
 """OpenVinoRuntime: OpenVINO on the CPU, in float32, bfloat16 or with an int8 graph."""
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,9 @@ import torch
 from node.errors import ModelError
 from node.perception.runtime import RuntimeInfo
 from node.perception.task import Outputs
+
+_KEPT_SHAPES = 16
+"""Input shapes that stay compiled: a camera has one for each size of batch."""
 
 
 class OpenVinoRuntime:
@@ -39,7 +43,7 @@ class OpenVinoRuntime:
             self._graph = self._core.read_model(file)
         except RuntimeError as error:
             raise ModelError(f"{file} cannot be read by OpenVINO: {error}") from error
-        self._requests: dict[int, ov.InferRequest] = {}
+        self._requests: OrderedDict[tuple[int, ...], ov.InferRequest] = OrderedDict()
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
         """Outputs for a batch, as `Runtime.infer`. The first of each size takes longer."""
@@ -53,12 +57,15 @@ class OpenVinoRuntime:
 
     def _request(self, pixels: torch.Tensor) -> ov.InferRequest:
         """A graph of a known shape runs a tenth faster than one whose batch is free."""
-        batch = pixels.shape[0]
-        if batch not in self._requests:
-            self._graph.reshape(list(pixels.shape))
+        shape = tuple(pixels.shape)
+        if shape not in self._requests:
+            if len(self._requests) >= _KEPT_SHAPES:
+                self._requests.popitem(last=False)
+            self._graph.reshape(list(shape))
             compiled = self._core.compile_model(self._graph, "CPU", self._options)
-            self._requests[batch] = compiled.create_infer_request()
-        return self._requests[batch]
+            self._requests[shape] = compiled.create_infer_request()
+        self._requests.move_to_end(shape)
+        return self._requests[shape]
 
 
 def has_native_bf16() -> bool:

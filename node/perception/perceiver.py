@@ -4,16 +4,17 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
-from node.config import DetectConfig, ModelConfig
+from node.config import CropsConfig, DetectConfig, ModelConfig, SegmentConfig
 from node.errors import FrameError, ModelError
 from node.frame import Image
 from node.perception.catalogue import load_model
 from node.perception.classify import Classify
+from node.perception.crops import Crops
 from node.perception.detect import Detect
 from node.perception.fallback import CpuFallback
 from node.perception.gpu_preprocess import GpuPreprocessor
@@ -21,6 +22,7 @@ from node.perception.model import Model
 from node.perception.preprocess import Preprocessor
 from node.perception.runtime import Runtime
 from node.perception.runtimes import build_runtime
+from node.perception.segment import Segment
 from node.perception.task import Seen, Task
 from node.wire.messages import Detection, Label, ModelInfo
 
@@ -41,7 +43,8 @@ class _Preprocess(Protocol):
 @dataclass(frozen=True, slots=True)
 class Perceived:
     """What was seen in one image, and how long each step took in ns, for the whole batch that the
-    image was in. degraded: why this is below what was configured."""
+    image was in; the second model's work on crops is part of the postprocessing. degraded: why
+    this is below what was configured."""
 
     seen: Seen
     preprocess_ns: int
@@ -70,10 +73,15 @@ class Perceiver:
         *,
         top_k: int,
         detect: DetectConfig | None = None,
+        segment: SegmentConfig | None = None,
+        crops: Crops | None = None,
     ) -> None:
+        """crops: what looks at each detection's crop. Raises ModelError for settings that do not
+        fit the model."""
         self._model = model
         self._runtime = runtime
-        self._task = task_of(model, top_k, detect or DetectConfig())
+        self._crops = crops
+        self._task = task_of(model, top_k, detect or DetectConfig(), segment or SegmentConfig())
         self._preprocess: _Preprocess = _preprocess_for(model, runtime)
         self.names = model.label_names
         self.at_most = 1
@@ -87,6 +95,16 @@ class Perceiver:
             self._info_of = self._runtime.info
             self._info = self._model_info()
         return self._info
+
+    @property
+    def crop_info(self) -> ModelInfo | None:
+        """What looks at the crops, None where nothing does."""
+        return self._crops.info if self._crops else None
+
+    @property
+    def crop_names(self) -> tuple[str, ...]:
+        """Its classes, in order; none where nothing does."""
+        return self._crops.names if self._crops else ()
 
     def perceive(self, image: Image) -> Perceived:
         """Labels [height, width, 3] uint8 BGR. Raises ModelError."""
@@ -115,22 +133,26 @@ class Perceiver:
         outputs = self._runtime.infer(pixels)
         inferred = time.monotonic_ns()
         degraded = self._runtime.degraded
-        seen = []
+        perceived = []
         ordered = tuple(outputs[place] for place in self._model.output_order)
         for place, image in enumerate(images):
-            found = self._task.read(ordered, place, image.shape[:2])
+            seen = self._task.read(ordered, place, image.shape[:2])
+            if self._crops is not None:
+                seen = replace(seen, detections=self._crops.label(image, seen.detections))
             done = time.monotonic_ns()
-            seen.append(
+            perceived.append(
                 Perceived(
-                    found, preprocessed - started, inferred - preprocessed, done - inferred,
-                    degraded,
+                    seen, preprocessed - started, inferred - preprocessed, done - inferred,
+                    (*degraded, *self._crops.degraded) if self._crops else degraded,
                 )
             )  # fmt: skip
-        return seen
+        return perceived
 
     def warm_up(self, cameras: int) -> None:
         """Runs every size of batch that may come, and finds out whether batches are worth it."""
         one_s = self._time(1)
+        if self._crops is not None:
+            self._crops.warm_up()
         most = min(cameras, MAX_BATCH)
         if most > 1 and self._is_worth_it(most, one_s):
             self.at_most = most
@@ -138,8 +160,8 @@ class Perceiver:
                 self._time(size)
 
     def _is_worth_it(self, most: int, one_s: float) -> bool:
-        if self._model.decoder == "boxes":  # as many boxes as a picture has: not in batches
-            return False
+        if self._model.decoder == "boxes" or self._model.preprocess.fit == "short":
+            return False  # as many boxes as a picture has, or another size for each camera
         try:
             return self._time(most) < _WORTH_BATCHING * most * one_s
         except ModelError as error:
@@ -170,23 +192,54 @@ class Perceiver:
         )
 
 
-def task_of(model: Model, top_k: int, detect: DetectConfig) -> Task:
+def task_of(model: Model, top_k: int, detect: DetectConfig, segment: SegmentConfig) -> Task:
     """What reads the model's outputs. Raises ModelError for settings that do not fit it."""
     if model.task == "detect":
         return Detect(model.label_names, model.decoder, model.preprocess, detect)
+    if model.task == "segment":
+        return Segment(model.label_names, model.preprocess, segment)
     return Classify(model.label_names, top_k)
 
 
 def build_perceiver(
-    config: ModelConfig, cameras: int = 1, detect: DetectConfig | None = None
+    config: ModelConfig,
+    cameras: int = 1,
+    *,
+    detect: DetectConfig | None = None,
+    crops: CropsConfig | None = None,
+    segment: SegmentConfig | None = None,
 ) -> Perceiver:
-    """Loads the configured model and warms it up for so many cameras. Raises ModelError."""
+    """Loads the configured model, and the one for crops, and warms them up for so many cameras.
+    Raises ModelError."""
     model = load_model(config.name, config.weights)
     runtime = build_runtime(model, config)
+    second = _build_crops(model, config, crops) if crops and crops.model else None
     set_torch_threads(runtime, config.threads)
-    perceiver = Perceiver(model, runtime, top_k=config.top_k, detect=detect)
+    perceiver = Perceiver(
+        model, runtime, top_k=config.top_k, detect=detect, segment=segment, crops=second
+    )
     perceiver.warm_up(cameras)
     return perceiver
+
+
+def _build_crops(model: Model, config: ModelConfig, crops: CropsConfig) -> Crops:
+    """The second model, on the same device and threads, in its own best runtime."""
+    assert crops.model is not None
+    if model.task != "detect":
+        raise ModelError(
+            f'crops.model = "{crops.model}": model {model.name!r} finds no objects to look at; '
+            "take a detector as model.name, or leave crops.model out"
+        )
+    second = load_model(crops.model, crops.weights)
+    if second.task != "classify":
+        raise ModelError(
+            f'crops.model = "{crops.model}": task "{second.task}"; a crop wants a classifier'
+        )
+    own = config.model_copy(
+        update={"name": crops.model, "weights": crops.weights, "precision": "auto"}
+    )
+    classifier = Perceiver(second, build_runtime(second, own), top_k=crops.top_k)
+    return Crops(classifier, crops, model.label_names)
 
 
 def set_torch_threads(runtime: Runtime, threads: int | None) -> None:

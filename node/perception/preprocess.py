@@ -20,7 +20,7 @@ from torchvision import transforms
 from node.frame import Image
 
 Interpolation = Literal["bilinear", "bicubic"]
-Fit = Literal["crop", "stretch", "letterbox", "none"]
+Fit = Literal["crop", "stretch", "letterbox", "short", "none"]
 
 _SUPPORT_PX: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 """Half the width of each filter at scale 1, as in Pillow's Resample.c."""
@@ -49,9 +49,10 @@ class PreprocessSpec:
 
     fit: `crop` resizes the shorter side to `resize_short_px`, keeping the aspect ratio, and cuts
     the centre; `stretch` resizes to `crop_px` whatever the aspect ratio; `letterbox` resizes to
-    fit into `crop_px` and pads the rest; `none` gives the frame as it is to a network that resizes
-    by itself (torchvision's detectors), and `crop_px` is a frame to warm up with.
-    crop_px: (height, width) of what the network gets.
+    fit into `crop_px` and pads the rest; `short` resizes the shorter side to `resize_short_px` and
+    keeps all of the picture; `none` gives the frame as it is to a network that resizes by itself
+    (torchvision's detectors).
+    crop_px: (height, width) of what the network gets; for the last two, of a frame to warm up with.
     interpolation: filter of the resize. antialias: as PIL does it; without, as OpenCV does it.
     mean, std: by channel in the order of `color`; the network gets (pixel * scale - mean) / std.
     pad_value, pad_anchor: grey level of the padding, and where the picture sits in it.
@@ -145,6 +146,7 @@ _FITTED: dict[Fit, Callable[[PreprocessSpec], list[Step]]] = {
     "crop": _crop_steps,
     "stretch": _stretch_steps,
     "letterbox": _letterbox_steps,
+    "short": lambda spec: _crop_steps(spec)[:1],
     "none": lambda spec: [],
 }
 
@@ -231,11 +233,12 @@ class _Plan:
     def __init__(self, spec: PreprocessSpec, height: int, width: int) -> None:
         resized_h, resized_w = resized_size(spec, height, width)
         support_px = _SUPPORT_PX[spec.interpolation]
-        rows = _Axis.plan(height, resized_h, spec.crop_px[0], support_px)
+        result_h, result_w = network_size(spec, height, width)
+        rows = _Axis.plan(height, resized_h, result_h, support_px)
         # A row that starts late runs over its end, which the frame's last row cannot.
         vertical_first = _vertical_first((height, width), (resized_h, resized_w))
         offset_allowed = rows.start + rows.length < height and not vertical_first
-        columns = _Axis.plan(width, resized_w, spec.crop_px[1], support_px, offset_allowed)
+        columns = _Axis.plan(width, resized_w, result_w, support_px, offset_allowed)
 
         row_bytes = width * 3
         self._shape = (1, 3, rows.length, width)
@@ -247,7 +250,8 @@ class _Plan:
         self._between = _picture(rows.resized, width) if vertical_first else None
         self._resized = _picture(rows.resized, columns.resized)
         self._cropped = self._resized.permute(0, 2, 3, 1)[:, rows.crop, columns.crop]
-        self._result = torch.full((1, *spec.crop_px, 3), spec.pad_value, dtype=torch.uint8)
+        shape = (1, result_h, result_w, 3)
+        self._result = torch.full(shape, spec.pad_value, dtype=torch.uint8)
         self._unpadded = self._result[:, rows.unpadded(spec), columns.unpadded(spec)]
 
     def run(self, image: Image) -> torch.Tensor:
@@ -354,9 +358,16 @@ def placed(spec: PreprocessSpec, height: int, width: int) -> tuple[float, float,
         padding_before(crop - own, spec.pad_anchor)
         if crop >= own
         else -int(round((own - crop) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
-        for own, crop in zip(resized, spec.crop_px, strict=True)
+        for own, crop in zip(resized, network_size(spec, height, width), strict=True)
     )
     return resized[0] / height, resized[1] / width, float(top), float(left)
+
+
+def network_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:
+    """(height, width) in px of what the network gets of a frame of this size."""
+    if spec.fit in ("short", "none"):
+        return resized_size(spec, height, width)
+    return spec.crop_px
 
 
 def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Regions: polygons of a camera's picture. What is looked at, and where things come and go."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,8 @@ from PIL import ImageDraw
 
 from node.config import Polygon
 from node.frame import Image
-from node.wire.messages import Box, Detection
+from node.perception.task import Seen
+from node.wire.messages import Box
 
 
 def contains(polygon: Polygon, x: float, y: float) -> bool:
@@ -47,9 +47,13 @@ class RegionOfInterest:
         part = image[self._top : self._top + height, self._left : self._left + width]
         return np.multiply(part, self._mask, out=self._masked)
 
-    def placed(self, detections: Sequence[Detection]) -> tuple[Detection, ...]:
-        """The detections of the last picture, in pixels of the frame."""
-        return tuple(replace(one, box=self._moved(one.box)) for one in detections)
+    def placed(self, seen: Seen) -> Seen:
+        """What was seen in the last picture, in pixels of the frame."""
+        return replace(
+            seen,
+            detections=tuple(replace(x, box=self._moved(x.box)) for x in seen.detections),
+            masks=tuple(replace(x, box=self._moved(x.box)) for x in seen.masks),
+        )
 
     def _moved(self, box: Box) -> Box:
         return replace(box, cx=box.cx + self._left, cy=box.cy + self._top)

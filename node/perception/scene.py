@@ -1,6 +1,6 @@
 """Scene: what one camera saw over time. It owns all that is remembered between two frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from node.config import CameraConfig, NodeConfig
 from node.frame import Frame, Image
@@ -9,15 +9,14 @@ from node.perception.region import RegionOfInterest
 from node.perception.smoothing import Smoother
 from node.perception.task import Seen
 from node.perception.tracking import Tracker
-from node.wire.messages import Detection, Happening, Label
+from node.wire.messages import Happening
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What a frame tells together with those before it."""
 
-    labels: tuple[Label, ...]
-    detections: tuple[Detection, ...]
+    seen: Seen
     happenings: tuple[Happening, ...] = ()
 
 
@@ -43,24 +42,25 @@ class Scene:
 
     def observe(self, frame: Frame, seen: Seen) -> Observed:
         """What was seen in a frame, in pixels of the frame, with what is known from before."""
-        detections = self._region.placed(seen.detections) if self._region else seen.detections
+        if self._region is not None:
+            seen = self._region.placed(seen)
         ended = self._began_anew(frame.epoch)
         if frame.stamp is None:  # a photograph: nothing came before it
-            return Observed(seen.labels, detections, ended)
+            return Observed(seen, ended)
         clock_ns = frame.stamp.mono_ns
         at_s = (frame.stamp.unix_ns if clock_ns is None else clock_ns) / 1e9
         stamp_ns = frame.stamp.unix_ns
-        labels = seen.labels
         found: list[Happening] = []
         if self._smoother is not None and seen.scores is not None:
-            labels = self._smoother.update(labels, seen.scores, at_s, stamp_ns)
+            labels = self._smoother.update(seen.labels, seen.scores, at_s, stamp_ns)
+            seen = replace(seen, labels=labels)
             found = self._happenings.of_labels(labels, stamp_ns)
         elif self._tracker is not None and seen.scores is None:
-            tracked = self._tracker.update(detections, at_s)
-            detections = tracked.detections
+            tracked = self._tracker.update(seen.detections, at_s)
+            seen = replace(seen, detections=tracked.detections)
             size = (frame.image.shape[0], frame.image.shape[1])
-            found = self._happenings.of_tracks(detections, tracked.alive, size, stamp_ns)
-        return Observed(labels, detections, (*ended, *found))
+            found = self._happenings.of_tracks(seen.detections, tracked.alive, size, stamp_ns)
+        return Observed(seen, (*ended, *found))
 
     def _began_anew(self, epoch: int) -> tuple[Happening, ...]:
         if epoch == self._epoch:

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from node.wire.messages import Detection, Label
+from node.wire.messages import Area, Detection, Label, Mask
 
 Outputs = tuple[NDArray[np.float32], ...]
 """A network's outputs, each [n, ...], in the order of its graph."""
@@ -21,6 +21,8 @@ class Seen:
 
     labels: tuple[Label, ...] = ()
     detections: tuple[Detection, ...] = ()
+    areas: tuple[Area, ...] = ()
+    masks: tuple[Mask, ...] = ()
     scores: NDArray[np.float64] | None = None
 
 

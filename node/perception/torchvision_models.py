@@ -1,5 +1,5 @@
-"""torchvision's classifiers and detectors, by torchvision's names, with its newest weights for
-each."""
+"""torchvision's classifiers, detectors and segmentations, by torchvision's names, with its newest
+weights for each."""
 
 import re
 from dataclasses import dataclass, replace
@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torchvision import models
 
+from node.perception.download import fetched, is_here
 from node.perception.model import Model
 from node.perception.preprocess import Interpolation, PreprocessSpec
-from node.perception.weights import Weights, cached_file, fetch_weights, put_into, read_weights
+from node.perception.weights import Weights, put_into, read_weights
 
 # Names in the weights of densenet that modules must not have any more; torchvision's
 # densenet._load_state_dict mends them the same way.
@@ -41,8 +42,9 @@ class TorchvisionEntry:
 
 
 def names() -> list[str]:
-    """The names of all classifiers and detectors, each kind sorted."""
-    return [*sorted(models.list_models(module=models)), *detector_names()]
+    """The names of all classifiers, detectors and segmentations, each kind sorted."""
+    classifiers = sorted(models.list_models(module=models))
+    return [*classifiers, *detector_names(), *segmentation_names()]
 
 
 def detector_names() -> list[str]:
@@ -51,16 +53,27 @@ def detector_names() -> list[str]:
     return sorted(name for name in found if "keypoint" not in name and "mask" not in name)
 
 
+def segmentation_names() -> list[str]:
+    """The names of all networks that tell the class of each pixel, sorted."""
+    return sorted(models.list_models(module=models.segmentation))
+
+
+def task_of(name: str) -> str:
+    """name: one of `names`."""
+    if name in segmentation_names():
+        return "segment"
+    return "detect" if name in detector_names() else "classify"
+
+
 def entry(name: str) -> TorchvisionEntry:
     """name: one of `names`."""
     weights = models.get_model_weights(name).DEFAULT
-    file = cached_file(weights.url)
     return TorchvisionEntry(
         name=name,
         size_mb=float(weights.meta["_file_size"]),
         parameters=int(weights.meta["num_params"]),
-        task="detect" if name in detector_names() else "classify",
-        weights_here=file.is_file() and file.stat().st_size > 0,
+        task=task_of(name),
+        weights_here=is_here(weights.url),
     )
 
 
@@ -70,9 +83,12 @@ def load(name: str, file: Path | None = None) -> Model:
     name: one of `names`. file: a state dict of the same network. Raises ModelError.
     """
     published = models.get_model_weights(name).DEFAULT
-    weights = read_weights(file or fetch_weights(published.url, name))
-    if name in detector_names():
+    weights = read_weights(file or fetch(name))
+    task = task_of(name)
+    if task == "detect":
         return _load_detector(name, weights, tuple(published.meta["categories"]))
+    if task == "segment":
+        return _load_segmentation(name, weights, published)
     network: nn.Module = models.get_model(name, weights=None, **_PRETRAINED_ARGUMENTS.get(name, {}))
     put_into(network, _in_todays_names(weights, name), name)
     return Model(
@@ -82,6 +98,11 @@ def load(name: str, file: Path | None = None) -> Model:
         label_names=tuple(published.meta["categories"]),
         digest=weights.digest,
     )
+
+
+def fetch(name: str) -> Path:
+    """torchvision's weights of a model, downloaded where need be. Raises ModelError."""
+    return fetched(models.get_model_weights(name).DEFAULT.url, name)
 
 
 def _load_detector(name: str, weights: Weights, names: tuple[str, ...]) -> Model:
@@ -97,6 +118,43 @@ def _load_detector(name: str, weights: Weights, names: tuple[str, ...]) -> Model
         decoder="boxes",
         output_order=(0, 1, 2),
     )
+
+
+def _load_segmentation(name: str, weights: Weights, published: models.WeightsEnum) -> Model:
+    network: nn.Module = models.get_model(name, weights=None, weights_backbone=None, aux_loss=None)
+    state = {key: x for key, x in weights.state.items() if not key.startswith("aux_classifier.")}
+    put_into(network, replace(weights, state=state), name)
+    preset = published.transforms()
+    short_px = preset.resize_size[0]
+    return Model(
+        name=name,
+        network=Segmentation(network).eval(),
+        preprocess=PreprocessSpec(
+            resize_short_px=short_px,
+            crop_px=(short_px, short_px * 4 // 3),
+            interpolation=cast(Interpolation, preset.interpolation.value),
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            fit="short",
+        ),
+        label_names=tuple(published.meta["categories"]),
+        digest=weights.digest,
+        task="segment",
+        decoder="pixels",
+    )
+
+
+class Segmentation(nn.Module):
+    """torchvision's segmentation, whose answer is a dict, as a network of one output."""
+
+    def __init__(self, segmentation: nn.Module) -> None:
+        super().__init__()
+        self.segmentation = segmentation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, 3, h, w] to logits [n, classes, h, w]."""
+        logits: torch.Tensor = self.segmentation(x)["out"]
+        return logits
 
 
 class Detector(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import torch
 
-from node.config import DetectConfig
+from node.config import DetectConfig, SegmentConfig
 from node.errors import ModelError
 from node.perception.model import Model
 from node.perception.perceiver import set_torch_threads, task_of
@@ -132,7 +132,7 @@ def _examine(
     candidates: list[_Candidate] = []
     failed: list[Measured] = []
     accuracy: dict[Choice, tuple[float, float]] = {}
-    task = task_of(model, 1, DetectConfig())
+    task = task_of(model, 1, DetectConfig(), SegmentConfig())
     for place, choice in enumerate(choices):
         progress("comparing with torch fp32", place, len(choices))
         alike = replace(choice, threads=None)

@@ -1,34 +1,19 @@
-"""Weights files: finding and downloading them, reading them, and putting them into a network.
+"""Weights files: reading them, and putting them into a network."""
 
-Downloads are kept where torch hub keeps them, so a machine that has used torchvision has them.
-"""
-
-import hashlib
-import http.client
 import os
 import pickle
-import re
-import secrets
-import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
-from urllib.parse import urlsplit
+from typing import cast
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 from torch import nn
 
 from node.errors import ModelError
+from node.perception.download import reason_of, sha256_of
 
-OFFLINE_MODELS = ("efficientnet_lite0",)
-"""Models whose weights come with the installation."""
-_TIMEOUT_S = 10.0
-_CHUNK_BYTES = 1 << 18
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
 _NESTED_UNDER = ("state_dict", "model")
 
 StateDict = dict[str, torch.Tensor]
@@ -41,37 +26,6 @@ class Weights:
     file: Path
     state: StateDict
     digest: str
-
-
-def sha256_of(file: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def cached_file(url: str) -> Path:
-    """Where the weights of this address lie once downloaded: torch hub's checkpoint directory."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
-
-
-def fetch_weights(url: str, model_name: str) -> Path:
-    """The downloaded weights of a model, downloading them first where they are not there.
-
-    A file name like `resnet18-f37072fd.pth` ends in the beginning of the file's sha256; a file
-    that differs is downloaded again. Raises ModelError where that fails.
-    """
-    file = cached_file(url)
-    if _is_whole(file):
-        return file
-    try:
-        _download(url, file)
-    except (OSError, http.client.HTTPException) as error:
-        raise ModelError(
-            f"model {model_name!r}: its weights {file.name} could not be downloaded from {url} "
-            f"({_reason(error)}); put that file at {file}, or name a copy with "
-            f'model.weights = "PATH"; works without a network: {", ".join(OFFLINE_MODELS)}'
-        ) from error
-    return file
 
 
 def read_weights(file: Path) -> Weights:
@@ -114,7 +68,7 @@ def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
         network.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
-            f"weights {weights.file}: do not fit model {model_name!r} ({_reason(error)}); "
+            f"weights {weights.file}: do not fit model {model_name!r} ({reason_of(error)}); "
             "save them with torch.save(model.state_dict(), PATH)"
         ) from error
 
@@ -126,65 +80,6 @@ def is_counter(tensor_name: str) -> bool:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(str(n) for n in tensor.shape) or "a single number"
-
-
-def _is_whole(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > 0 and _matches_name(file, file.name)
-
-
-def _matches_name(file: Path, name: str) -> bool:
-    found = _HASH_IN_NAME.search(name)
-    return found is None or sha256_of(file).startswith(found[1])
-
-
-def _download(url: str, target: Path) -> None:
-    """Downloads to a name of its own first, so that no reader and no second process ever sees a
-    part of the file. Raises OSError or HTTPException."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with (
-            urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response,
-            part.open("wb") as stream,
-            _progress() as progress,
-        ):
-            size = response.headers.get("Content-Length")
-            total = int(size) if size and size.isdigit() else None
-            task = progress.add_task(target.name, total=total)
-            received = _copy(response, stream, lambda n: progress.advance(task, n))
-        if total is not None and received != total:
-            raise OSError(f"the connection ended after {received} of {total} bytes")
-        if not _matches_name(part, target.name):
-            raise OSError("what came is damaged: its sha256 is not the one in the file's name")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _copy(source: BinaryIO, target: BinaryIO, advance: Callable[[int], None]) -> int:
-    received = 0
-    while chunk := source.read(_CHUNK_BYTES):
-        target.write(chunk)
-        advance(len(chunk))
-        received += len(chunk)
-    return received
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        "downloading {task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return " ".join(str(reason).split()) or type(error).__name__
 
 
 def _problem_with(file: Path) -> str | None:
@@ -204,7 +99,7 @@ def _problem_with(file: Path) -> str | None:
 
 def _why_unreadable(file: Path, error: Exception) -> str:
     if isinstance(error, OSError):
-        return f"cannot be read ({_reason(error)})"
+        return f"cannot be read ({reason_of(error)})"
     if _is_torchscript(file):
         return (
             "is a TorchScript archive, not a state dict; "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from node.frame import Frame
 from node.wire.calibration import Calibration
 from node.wire.messages import (
+    Area,
     CameraHealth,
     Detection,
     EventMessage,
@@ -16,6 +17,7 @@ from node.wire.messages import (
     Label,
     LabelsMessage,
     Latency,
+    Mask,
     ModelInfo,
     NodeState,
     Status,
@@ -52,6 +54,8 @@ class Composer:
         model: ModelInfo,
         labels: tuple[Label, ...],
         detections: tuple[Detection, ...] = (),
+        areas: tuple[Area, ...] = (),
+        masks: tuple[Mask, ...] = (),
         degraded: tuple[str, ...] = (),
     ) -> Outgoing:
         """What was seen in a frame."""
@@ -80,6 +84,8 @@ class Composer:
                 image=ImageSize(width, height),
                 labels=labels,
                 detections=detections,
+                areas=areas,
+                masks=masks,
                 degraded=degraded,
             )
 
@@ -167,6 +173,8 @@ class Composer:
         model: ModelInfo,
         names: tuple[str, ...],
         calibrations: tuple[Calibration, ...] = (),
+        crop_model: ModelInfo | None = None,
+        crop_names: tuple[str, ...] = (),
     ) -> Outgoing:
         """What the label ids mean, and where the cameras look."""
 
@@ -179,6 +187,8 @@ class Composer:
                 model=model,
                 names=names,
                 calibrations=calibrations,
+                crop_model=crop_model,
+                crop_names=crop_names,
             )
 
         return Outgoing(topic("info", self.node), seal)

@@ -4,6 +4,7 @@ Imports msgpack and the standard library only, since control code on other compu
 """
 
 import functools
+import itertools
 import json
 import math
 import time
@@ -91,6 +92,47 @@ class Detection:
 
 
 @dataclass(frozen=True, slots=True)
+class Area:
+    """How much of the picture is one class. fraction: of what the network saw, 0 to 1."""
+
+    id: int
+    name: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which part of the picture is one class: a grid of height x width cells over `box`.
+
+    counts: run lengths down the columns from the left, by turns outside and inside, outside first:
+    COCO's uncompressed run-length encoding. box: where the grid lies, in pixels of the frame.
+    """
+
+    id: int
+    name: str
+    width: int
+    height: int
+    box: Box
+    counts: tuple[int, ...]
+
+    def cells(self) -> bytes:
+        """[width * height] 1 inside and 0 outside, column after column."""
+        runs = (bytes([place % 2]) * count for place, count in enumerate(self.counts))
+        return b"".join(runs)
+
+    def contains(self, x: float, y: float) -> bool:
+        """Whether a point in pixels of the frame lies inside."""
+        left, top = self.box.cx - self.box.w / 2, self.box.cy - self.box.h / 2
+        column = math.floor((x - left) / self.box.w * self.width)
+        row = math.floor((y - top) / self.box.h * self.height)
+        if not (0 <= column < self.width and 0 <= row < self.height):
+            return False
+        ends = itertools.accumulate(self.counts)
+        place = column * self.height + row
+        return next((n % 2 == 1 for n, end in enumerate(ends) if place < end), False)
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Durations in ns. capture: stamp to decoded frame; wait: in the mailbox."""
 
@@ -130,8 +172,8 @@ class ImageSize:
 class LabelsMessage:
     """One message of `labels/<camera>/`; README's message table explains every field.
 
-    With a status other than `ok` the frame's own fields are None, `labels` and `detections` are
-    empty: the node did not look, which is not the same as having seen nothing.
+    With a status other than `ok` the frame's own fields are None, `labels`, `detections` and
+    `areas` are empty: the node did not look, which is not the same as having seen nothing.
     """
 
     schema: int = SCHEMA
@@ -156,6 +198,8 @@ class LabelsMessage:
     image: ImageSize | None = None
     labels: tuple[Label, ...] = ()
     detections: tuple[Detection, ...] = ()
+    areas: tuple[Area, ...] = ()
+    masks: tuple[Mask, ...] = ()
     retained: bool = False
 
     @property
@@ -205,8 +249,19 @@ class LabelsMessage:
         """The detection of a track; None while it is not seen."""
         return next((one for one in self.detections if one.track == number), None)
 
+    def area(self, name: str) -> float:
+        """The fraction of the picture that is one class, 0 to 1; 0 where it is not listed."""
+        return sum(one.fraction for one in self.areas if one.name == name)
+
+    def mask(self, name: str) -> Mask | None:
+        """Where a class is; None where it has no mask."""
+        return next((one for one in self.masks if one.name == name), None)
+
     def shows(self, name: str, min_score: float = 0.0) -> bool:
-        """Whether a class is here: detected, or a stable label, or without smoothing the best."""
+        """Whether a class is here: detected, or a stable label, or without smoothing the best, or
+        with an area (whose fraction is its score)."""
+        if self.areas:
+            return self.area(name) > 0 and self.area(name) >= min_score
         things = self.detections or self.stable or self.labels[:1]
         if any(label.stable is not None for label in self.labels):
             things = self.stable
@@ -336,7 +391,10 @@ class HealthMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfoMessage:
-    """One message of `info/<node>/`: what the label ids mean. names[i] is the name of id i."""
+    """One message of `info/<node>/`: what the label ids mean. names[i] is the name of id i.
+
+    crop_model, crop_names: the same of the second model, which looks at each detection's crop.
+    """
 
     schema: int = SCHEMA
     node: str
@@ -346,6 +404,8 @@ class InfoMessage:
     model: ModelInfo
     names: tuple[str, ...]
     calibrations: tuple[Calibration, ...] = ()
+    crop_model: ModelInfo | None = None
+    crop_names: tuple[str, ...] = ()
     retained: bool = False
 
 
