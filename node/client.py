@@ -5,156 +5,70 @@ A subscriber belongs to the thread (or event loop) that made it.
 """
 
 import logging
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 import zmq
 
 from node.client_events import EventStream
-from node.errors import EndpointError, MessageError
+from node.client_inbox import (
+    DEFAULT_TIMEOUT_S,
+    MOST_DRAINED,
+    CannotSeeError,
+    Gap,
+    Inbox,
+    NodeGoneError,
+    NoMessageError,
+    NotLookingError,
+    NotSeenError,
+    NotUsableError,
+    TooOldError,
+    connect,
+    freshest,
+    silence,
+)
+from node.errors import EndpointError
 from node.wire.calibration import Bearing, Calibration
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
-    MAX_MESSAGE_BYTES,
     Box,
     Detection,
     EventMessage,
+    HealthMessage,
     InfoMessage,
     Label,
     LabelsMessage,
-    MessageKind,
     Status,
     decode,
-    topic,
 )
 
 __all__ = [
     "Bearing",
     "Box",
     "Calibration",
+    "CannotSeeError",
     "Detection",
     "EventMessage",
     "EventStream",
     "Gap",
+    "HealthMessage",
     "Label",
     "LabelsMessage",
     "NoMessageError",
+    "NodeGoneError",
+    "NotLookingError",
     "NotSeenError",
+    "NotUsableError",
+    "StaleGuard",
     "Status",
     "Subscriber",
+    "TooOldError",
 ]
 
 log = logging.getLogger(__name__)
-
-DEFAULT_TIMEOUT_S = 5.0
-_RECEIVE_HIGH_WATER_MARK = 256
-MOST_DRAINED = 10_000
-
-
-class NotSeenError(TimeoutError):
-    """Messages came, and none showed what was waited for."""
-
-
-class NoMessageError(TimeoutError):
-    """Nothing was received in the time given: the node is gone, unreachable, or silent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """What is missing between a message and the one before it of the same camera.
-
-    dropped: frames that the node gave up in favour of newer ones, before inference.
-    lost: messages that were sent and did not arrive.
-    restarted: the node was started anew in between; what it sent before is not counted.
-    """
-
-    dropped: int = 0
-    lost: int = 0
-    restarted: bool = False
-
-    def __bool__(self) -> bool:
-        """Whether anything is missing."""
-        return bool(self.dropped or self.lost or self.restarted)
-
-
-class Inbox:
-    """Decodes what was received, leaves out what came twice, and tells the gaps.
-
-    rejected: messages that could not be read; last_rejection: the reason of the newest.
-    """
-
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self._last: dict[str, LabelsMessage] = {}
-        self.rejected = 0
-        self.last_rejection: str | None = None
-
-    def open(self, parts: list[bytes]) -> tuple[LabelsMessage, Gap] | None:
-        """The message in `parts` and the gap before it; None if it is unreadable or not new."""
-        try:
-            message = decode(parts)
-        except MessageError as error:
-            self._reject(str(error))
-            return None
-        if not isinstance(message, LabelsMessage):
-            return None
-        last = self._last.get(message.camera)
-        if last is not None and last.session == message.session and message.seq <= last.seq:
-            return None  # retained for somebody else who joined
-        self._last[message.camera] = message
-        return message, _gap(last, message)
-
-    def newest(self) -> list[LabelsMessage]:
-        """The newest message of each camera."""
-        return list(self._last.values())
-
-    def _reject(self, reason: str) -> None:
-        self.rejected += 1
-        if reason != self.last_rejection:  # once for each kind, not once for each message
-            self.last_rejection = reason
-            log.warning("%s: message left out: %s", self._endpoint, reason)
-
-
-def _gap(last: LabelsMessage | None, message: LabelsMessage) -> Gap:
-    if last is None:
-        return Gap()
-    if last.session != message.session:
-        return Gap(dropped=message.dropped, restarted=True)
-    lost = message.seq - last.seq - 1
-    dropped = message.dropped
-    if lost and message.frame_id is not None and last.frame_id is not None:
-        # The lost messages took their own counts of dropped frames with them.
-        dropped = max(dropped, message.frame_id - last.frame_id - 1 - lost)
-    return Gap(dropped=dropped, lost=lost)
-
-
-def freshest(messages: list[LabelsMessage], max_age_s: float) -> LabelsMessage | None:
-    """The youngest of those that are not older than `max_age_s`."""
-    fresh = [message for message in messages if message.age_s <= max_age_s]
-    return min(fresh, key=lambda message: message.age_s, default=None)
-
-
-def connect(
-    socket: "zmq.Socket[Any]", endpoint: str, camera: str | None, kind: MessageKind = "labels"
-) -> None:
-    socket.setsockopt(zmq.RCVHWM, _RECEIVE_HIGH_WATER_MARK)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-    socket.setsockopt(zmq.SUBSCRIBE, topic(kind, camera) if camera else f"{kind}/".encode())
-    try:
-        socket.connect(endpoint)
-    except zmq.ZMQError as error:
-        raise EndpointError(
-            f"endpoint {endpoint!r} cannot be connected to: {error.strerror}; "
-            f"write tcp://HOST:PORT or ipc://PATH, for example {DEFAULT_ENDPOINT}"
-        ) from error
 
 
 class Subscriber:
@@ -200,6 +114,64 @@ class Subscriber:
             if found is not None or left_s <= 0:
                 return found
             self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)
+
+    def require(
+        self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
+    ) -> LabelsMessage:
+        """The newest labels that were seen at most `max_age_s` seconds ago, of one camera or any.
+
+        Waits up to `timeout_s` for them. Otherwise raises a NotUsableError, by its kind:
+        NodeGoneError, CannotSeeError, NotLookingError or TooOldError.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._drain()
+            try:
+                return self._inbox.required(max_age_s, camera)
+            except NotUsableError:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise
+            self.wait(left_s)
+
+    def on_stale(
+        self,
+        max_age_s: float,
+        callback: Callable[[NotUsableError], object],
+        *,
+        camera: str | None = None,
+        on_fresh: Callable[[LabelsMessage], object] | None = None,
+    ) -> "StaleGuard":
+        """Calls back as soon as there are no labels younger than `max_age_s` any more, for a safe
+        stop, on a thread with a connection of its own, whatever this thread does. See StaleGuard.
+        """
+        return StaleGuard(self._endpoint, max_age_s, callback, camera or self._camera, on_fresh)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether something came within so many seconds."""
+        return bool(self._socket.poll(max(0, int(timeout_s * 1000) + 1), zmq.POLLIN))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the node was heard in the last 2.5 seconds: it speaks once a second at least."""
+        self._drain()
+        return self._inbox.alive
+
+    def health(self, timeout_s: float = 0.0) -> HealthMessage:
+        """The node's newest health, at most seconds old. Raises NoMessageError where none came."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._drain()
+            if self._inbox.health is not None:
+                return self._inbox.health
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise NoMessageError(silence(self._endpoint, timeout_s))
+            self.wait(left_s)
+
+    def late(self, camera: str) -> int:
+        """Messages of a camera that came after its deadline (`deadline_s` of the node)."""
+        return self._inbox.late[camera]
 
     @property
     def events(self) -> EventStream:
@@ -299,5 +271,66 @@ class Subscriber:
             self._inbox.open(parts)
 
 
-def silence(endpoint: str, timeout_s: float) -> str:
-    return f"{endpoint}: no message for {timeout_s:g} s; is the node running, on this endpoint?"
+class StaleGuard:
+    """Watches over the age of labels on a thread of its own, until it is closed.
+
+    callback gets the NotUsableError that says why, once each time that labels become unusable, also
+    where there were none from the start; on_fresh the first message that is usable again. Both run
+    on the guard's thread, so keep them short: the next one waits.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        max_age_s: float,
+        callback: Callable[[NotUsableError], object],
+        camera: str | None = None,
+        on_fresh: Callable[[LabelsMessage], object] | None = None,
+    ) -> None:
+        self._subscriber = Subscriber(endpoint, camera)
+        self._max_age_s = max_age_s
+        self._callback = callback
+        self._on_fresh = on_fresh
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stale-guard", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Watches no more."""
+        self._closing.set()
+        self._thread.join(1.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        stale: bool | None = None
+        patience = time.monotonic() + self._max_age_s  # to connect in
+        with self._subscriber as subscriber:
+            while not self._closing.is_set():
+                try:
+                    message = subscriber.require(self._max_age_s)
+                    if stale and self._on_fresh is not None:
+                        self._told(self._on_fresh, message)
+                    stale = False
+                    left_s = self._max_age_s - message.age_s
+                except NotUsableError as error:
+                    left_s = patience - time.monotonic() if stale is None else 0.1
+                    if stale is False or (stale is None and left_s <= 0):
+                        stale = True
+                        self._told(self._callback, error)
+                subscriber.wait(min(max(left_s, 0.0), 0.1))
+
+    def _told(self, callback: Callable[[Any], object], what: object) -> None:
+        try:
+            callback(what)
+        except Exception:  # the user's own; the guard goes on
+            log.exception("a callback of the stale guard failed")

@@ -10,18 +10,19 @@ from typing import Self
 import zmq
 import zmq.asyncio
 
-from node.client import (
+from node.client_events import EventInbox
+from node.client_inbox import (
     DEFAULT_TIMEOUT_S,
     MOST_DRAINED,
     Gap,
     Inbox,
     NoMessageError,
     NotSeenError,
+    NotUsableError,
     connect,
     freshest,
     silence,
 )
-from node.client_events import EventInbox
 from node.errors import EndpointError
 from node.wire.messages import DEFAULT_ENDPOINT, EventMessage, LabelsMessage
 
@@ -95,6 +96,26 @@ class AsyncSubscriber:
             if found is not None or left_s <= 0:
                 return found
             await self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)  # type: ignore[call-arg]  # pyzmq's stub lacks it
+
+    async def require(
+        self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
+    ) -> LabelsMessage:
+        """As `Subscriber.require`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            await self._drain()
+            try:
+                return self._inbox.required(max_age_s, camera)
+            except NotUsableError:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise
+            await self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)  # type: ignore[call-arg]  # pyzmq's stub lacks it
+
+    @property
+    def alive(self) -> bool:
+        """As `Subscriber.alive`, as far as was received."""
+        return self._inbox.alive
 
     @property
     def events(self) -> AsyncEventStream:

@@ -82,6 +82,8 @@ class CameraConfig(_Section):
     loop: bool = False
     at_start: Literal["require", "wait"] = "require"
     stall_timeout_s: float = Field(0.5, ge=0.05, le=60)
+    detect_frozen: bool = True
+    deadline_s: float | None = Field(None, gt=0, le=60)
     roi: Annotated[Polygon, BeforeValidator(_as_tuples)] | None = None
     roi_mode: Literal["crop", "mask"] = "crop"
     regions: Annotated[tuple[RegionConfig, ...], BeforeValidator(_as_tuples)] = ()
@@ -103,6 +105,7 @@ class ModelConfig(_Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     top_k: int = Field(5, ge=1, le=1000)
     threads: int | None = Field(None, ge=1, le=256)
+    inference_timeout_s: float = Field(5.0, ge=0.1, le=600)
 
     @field_validator("weights", mode="before")
     @classmethod
@@ -186,6 +189,33 @@ class SmoothConfig(_Section):
         return self
 
 
+class StepConfig(_Section):
+    """One step down: a smaller model, fewer frames, or both."""
+
+    model: str | None = Field(None, min_length=1)
+    weights: Path | None = None
+    every: int = Field(1, ge=1, le=100)
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _as_path("weights", value)
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.model is None and self.every == 1:
+            raise ValueError("a step that changes nothing; give it model or every")
+        return self
+
+
+class DegradeConfig(_Section):
+    """What to give up, step by step, when a camera's deadline cannot be held."""
+
+    steps: Annotated[tuple[StepConfig, ...], Field(max_length=8), BeforeValidator(_as_tuples)] = ()
+    down_after_s: float = Field(1.0, ge=0.1, le=600)
+    up_after_s: float = Field(10.0, ge=0.1, le=3600)
+
+
 class WireConfig(_Section):
     """Where the labels are broadcast."""
 
@@ -222,6 +252,7 @@ class NodeConfig(_Section):
     segment: SegmentConfig = Field(default_factory=SegmentConfig)
     track: TrackConfig = Field(default_factory=TrackConfig)
     smooth: SmoothConfig = Field(default_factory=SmoothConfig)
+    degrade: DegradeConfig = Field(default_factory=DegradeConfig)
     wire: WireConfig = Field(default_factory=WireConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
@@ -238,6 +269,12 @@ class NodeConfig(_Section):
             raise ValueError(f"two cameras are named {twice[0]!r}; give each [[camera]] its own")
         if len(names) > MAX_CAMERAS:
             raise ValueError(f"{len(names)} cameras; at most {MAX_CAMERAS}")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_need_a_deadline(self) -> Self:
+        if self.degrade.steps and all(camera.deadline_s is None for camera in self.camera):
+            raise ValueError("degrade.steps: no camera has a deadline to hold; set deadline_s")
         return self
 
 
@@ -408,6 +445,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "segment": SegmentConfig,
         "track": TrackConfig,
         "smooth": SmoothConfig,
+        "degrade": DegradeConfig,
         "wire": WireConfig,
         "log": LogConfig,
     }

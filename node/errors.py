@@ -24,6 +24,10 @@ class SourceError(PerceptionNodeError):
     exit_code = 3
 
 
+class PictureError(SourceError):
+    """One picture of a camera that cannot be decoded; the next may be fine."""
+
+
 class ModelError(PerceptionNodeError):
     """A model or its weights that cannot be found, fetched, read or run."""
 
@@ -32,6 +36,13 @@ class ModelError(PerceptionNodeError):
 
 class FrameError(ModelError):
     """One frame that the model gave no answer for which can be believed; the next may be fine."""
+
+
+class InferenceError(PerceptionNodeError):
+    """A model that fails again and again, or hangs: only a new process helps, which the
+    supervisor starts."""
+
+    exit_code = 4
 
 
 class MessageError(PerceptionNodeError):

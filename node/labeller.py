@@ -1,48 +1,83 @@
 """Labeller: the thread that takes frames, perceives them and sends their labels."""
 
 import logging
+import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from node.capture.mailbox import Mailbox, Taken
-from node.config import NodeConfig
-from node.errors import FrameError
+from node.config import ModelConfig, NodeConfig
+from node.errors import FrameError, InferenceError, PerceptionNodeError
 from node.frame import Frame, Image
+from node.ladder import Ladder
 from node.perception.scene import Scene, scenes
 from node.wire.calibration import Calibration
 from node.wire.compose import Composer
-from node.wire.messages import Status, Timing
-from node.wire.outgoing import Sink
+from node.wire.messages import LabelsMessage, Message, Status, Timing, topic
+from node.wire.outgoing import Probe, Sink
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceived, Perceiver
 
 log = logging.getLogger(__name__)
 
+MOST_FAILURES = 10
+"""Frames in a row that the model may fail on before the node ends: then only a new one helps."""
+PROBATION_FRAMES = 10
+"""Frames for which the model before is kept at hand after another has taken its place."""
+MOST_CALLS = 64
+_Result = TypeVar("_Result")
+
+Builder = Callable[[NodeConfig], "Perceiver"]
+"""Loads the model of a configuration and warms it up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One message that went out. latency_ns: from capture to its hand-over; late: beyond its
+    camera's deadline."""
+
+    camera: str
+    latency_ns: int
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A frame and the message that tells of it."""
+
+    image: Image
+    message: LabelsMessage
+
 
 class Labeller:
     """Owns the model. Ends when the mailbox is finished, after `max_frames`, or at `stop`.
 
     config: of the cameras and what is remembered of each.
-    build: loads the model, on the labeller's thread.
-    on_labelled: called with the time from capture to the hand-over of each message, in ns.
+    build: loads a model, first on the labeller's thread.
+    on_labelled: called with each message that told what was seen.
+
+    What changes it comes through `call`, which runs between two frames.
     """
 
     def __init__(
         self,
         config: NodeConfig,
-        build: "Callable[[], Perceiver]",
+        build: Builder,
         mailbox: Mailbox,
         composer: Composer,
         sink: Sink,
         stop: threading.Event,
         *,
         max_frames: int | None = None,
-        on_labelled: Callable[[int], None] = lambda latency_ns: None,
+        on_labelled: Callable[[Labelled], None] = lambda labelled: None,
     ) -> None:
-        self._config = config
+        self.config = config
         self._build = build
         self._mailbox = mailbox
         self._composer = composer
@@ -52,13 +87,41 @@ class Labeller:
         self._on_labelled = on_labelled
         self._thread = threading.Thread(target=self._run, name="perceive", daemon=True)
         self._scenes: Mapping[str, Scene] = {}
+        self._deadlines_ns = {
+            x.name: int(x.deadline_s * 1e9) for x in config.camera if x.deadline_s is not None
+        }
+        self._ladder = Ladder(config.degrade)
+        self._on_step: list[Perceiver | None] = [None]
+        self._configured: Perceiver | None = None
+        self._before: tuple[Perceiver, NodeConfig] | None = None
+        self._probation = 0
+        self._calls: queue.Queue[Callable[[], None]] = queue.Queue(MOST_CALLS)
+        self._skipped: defaultdict[str, int] = defaultdict(int)
+        self._snapshots: defaultdict[str, list[Future[Snapshot]]] = defaultdict(list)
+        self._failures = 0
+        self._began_ns: int | None = None
+        self._last_frames: dict[str, Frame] = {}
+        self.newest: dict[str, Image] = {}
+        self.paused: frozenset[str] = frozenset()
         self.ready = threading.Event()
         self.ended = threading.Event()
         self.frames = 0
         self.lost_frames = 0
         self.last_error: str | None = None
+        self.degraded: tuple[str, ...] = ()
         self.perceiver: Perceiver | None = None
         self.failure: Exception | None = None
+
+    @property
+    def busy_s(self) -> float:
+        """How long the inference of now has been going on, in seconds; 0 between two."""
+        began_ns = self._began_ns
+        return 0.0 if began_ns is None else (time.monotonic_ns() - began_ns) / 1e9
+
+    @property
+    def recovering(self) -> bool:
+        """Whether it is busy with bringing up another runtime in the place of one that failed."""
+        return self.perceiver is not None and self.perceiver.recovering
 
     def start(self) -> None:
         """Starts loading, then labelling."""
@@ -69,64 +132,221 @@ class Labeller:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def call(self, work: Callable[[], _Result]) -> "Future[_Result]":
+        """Runs `work` on the labeller's thread, between two frames. Any thread may ask."""
+        answer: Future[_Result] = Future()
+
+        def do() -> None:
+            try:
+                answer.set_result(work())
+            except Exception as error:
+                answer.set_exception(error)
+
+        try:
+            self._calls.put_nowait(do)
+        except queue.Full:
+            answer.set_exception(PerceptionNodeError("too many requests at once; ask again"))
+        self._mailbox.poke()
+        return answer
+
+    # What `call` may run.
+
+    def reconfigure(self, config: NodeConfig) -> None:
+        """Other thresholds, top-k and smoothing from the next frame on. Raises ModelError and
+        changes nothing where they do not fit the model."""
+        used = {id(x): x for x in self._on_step if x is not None}.values()
+        tasks = [perceiver.task_for(config) for perceiver in used]
+        for perceiver, task in zip(used, tasks, strict=True):
+            perceiver.use(task)
+        for scene in self._scenes.values():
+            scene.reconfigure(config)
+        self._change(config)
+
+    def pause(self, cameras: frozenset[str]) -> None:
+        """Looks at these no more, and says so."""
+        self.paused |= cameras
+        self._change(self.config)
+        for camera in sorted(cameras):
+            self._sink.send(self._composer.blind(camera, Status.PAUSED))
+
+    def resume(self, cameras: frozenset[str]) -> None:
+        """Looks at these again."""
+        self.paused -= cameras
+        self._change(self.config)
+
+    def swap(self, perceiver: "Perceiver", config: NodeConfig) -> None:
+        """Another model from the next frame on; the one before comes back if this one fails on one
+        of its first frames."""
+        assert self._configured is not None
+        self._before, self._probation = (self._configured, self.config), PROBATION_FRAMES
+        self._install(perceiver, config)
+
+    def first_seqs(self) -> "Future[dict[str, int]]":
+        """By camera the number of the first message that comes after all that was sent till now."""
+        cameras = [camera.name for camera in self.config.camera]
+        answer: Future[dict[str, int]] = Future()
+        self._sink.send(
+            Probe(
+                tuple(topic("labels", camera) for camera in cameras),
+                lambda seqs: answer.set_result(dict(zip(cameras, seqs, strict=True))),
+            )
+        )
+        return answer
+
+    def snapshot(self, camera: str) -> "Future[Snapshot]":
+        """The next labelled frame of a camera, with its message."""
+        answer: Future[Snapshot] = Future()
+        self._snapshots[camera].append(answer)
+        return answer
+
+    def _change(self, config: NodeConfig) -> None:
+        self.config = config
+        self._composer.settings += 1
+
+    def _install(self, perceiver: "Perceiver", config: NodeConfig) -> None:
+        self._configured = self._on_step[0] = perceiver
+        self._change(config)
+        self._use(self._on_step[self._ladder.level] or perceiver)
+
+    def _use(self, perceiver: "Perceiver") -> None:
+        """Another model, or the first: what its labels mean is said anew."""
+        before, self.perceiver = self.perceiver, perceiver
+        if before is None or before.names != perceiver.names:
+            for name, scene in self._scenes.items():
+                for happening in scene.close():
+                    self._sink.send(self._composer.event(self._last_frames[name], happening))
+            self._scenes = scenes(self.config, perceiver.names)
+        self._sink.send(
+            self._composer.info(
+                perceiver.info,
+                perceiver.names,
+                _calibrations(self.config),
+                perceiver.crop_info,
+                perceiver.crop_names,
+            )
+        )
+
+    # The thread.
+
     def _run(self) -> None:
         try:
             started = time.monotonic()
-            self.perceiver = self._build()
-            info = self.perceiver.info
+            self._configured = self._build(self.config)
+            self._on_step = [self._configured, *self._built_steps()]
+            info = self._configured.info
             log.info(
                 "model %s on %s, %s %s, ready in %.1f s",
                 info.name, info.device, info.runtime, info.precision, time.monotonic() - started,
             )  # fmt: skip
-            names = self.perceiver.names
-            self._sink.send(
-                self._composer.info(
-                    info,
-                    names,
-                    _calibrations(self._config),
-                    self.perceiver.crop_info,
-                    self.perceiver.crop_names,
-                )
-            )
-            self._scenes = scenes(self._config, names)
+            self._use(self._configured)
             self.ready.set()
-            self._label_all(self.perceiver)
+            self._label_all()
         except Exception as error:
             self.failure = error  # raised again by the pipeline, on the thread that waits for us
         finally:
             self.ended.set()
 
-    def _label_all(self, perceiver: "Perceiver") -> None:
+    def _built_steps(self) -> "list[Perceiver | None]":
+        """The model of each step of the ladder, ready to be used at once; None for the one that is
+        used above it."""
+        built: list[Perceiver | None] = []
+        for step in self.config.degrade.steps:
+            if step.model is None:
+                built.append(built[-1] if built else None)
+                continue
+            model = ModelConfig(
+                name=step.model,
+                weights=step.weights,
+                device=self.config.model.device,
+                threads=self.config.model.threads,
+                top_k=self.config.model.top_k,
+            )
+            built.append(self._build(self.config.model_copy(update={"model": model})))
+        return built
+
+    def _label_all(self) -> None:
         while not self._stop.is_set() and not self._enough():
-            batch = self._mailbox.take_all(0.2, self._at_most(perceiver))
+            assert self.perceiver is not None
+            batch = self._mailbox.take_all(0.2, self._at_most(self.perceiver))
+            self._do_calls()
+            batch = [taken for taken in batch if self._looks_at(taken)]
             if batch:
-                for taken, perceived in zip(batch, self._perceived(perceiver, batch), strict=True):
+                for taken, perceived in zip(batch, self._perceived(batch), strict=True):
                     if perceived is None:
                         self._say_blind(taken)
                     else:
-                        self._send(perceiver, taken, perceived)
+                        self._send(taken, perceived)
             elif self._mailbox.finished:
                 return
+
+    def _do_calls(self) -> None:
+        while True:
+            try:
+                self._calls.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _looks_at(self, taken: Taken) -> bool:
+        camera = taken.frame.camera
+        if camera in self.paused:
+            return False
+        step = self._ladder.step
+        if step is not None and taken.frame.frame_id % step.every:
+            self._skipped[camera] += 1 + taken.dropped
+            return False
+        return True
 
     def _at_most(self, perceiver: "Perceiver") -> int:
         if self._max_frames is None:
             return perceiver.at_most
         return min(perceiver.at_most, self._max_frames - self.frames)
 
-    def _perceived(
-        self, perceiver: "Perceiver", batch: list[Taken]
-    ) -> "Sequence[Perceived | None]":
+    def _perceived(self, batch: list[Taken]) -> "Sequence[Perceived | None]":
         """What is in each frame; None where the model gave no answer that can be believed."""
+        assert self.perceiver is not None
+        images = [self._cut(taken.frame) for taken in batch]
+        self._began_ns = time.monotonic_ns()
         try:
-            return perceiver.perceive_all([self._cut(taken.frame) for taken in batch])
-        except FrameError as error:
+            seen = self.perceiver.perceive_all(images)
+        except Exception as error:  # whatever a model raises costs this frame, not the node
+            self._began_ns = None
             if len(batch) > 1:  # find out which
-                return [self._perceived(perceiver, [taken])[0] for taken in batch]
-            self.lost_frames += 1
-            if str(error) != self.last_error:  # once for each kind, not once for each frame
-                log.error("camera '%s': frame lost: %s", batch[0].frame.camera, error)
-            self.last_error = str(error)
+                return [self._perceived([taken])[0] for taken in batch]
+            if self._before is not None:
+                self._roll_back(error)
+                return self._perceived(batch)
+            self._note_lost(batch[0].frame.camera, error)
             return [None]
+        self._began_ns = None
+        self._failures = 0
+        if self._before is not None:
+            self._probation -= len(batch)
+            if self._probation <= 0:
+                self._before = None
+        return seen
+
+    def _roll_back(self, error: Exception) -> None:
+        assert self._before is not None
+        assert self.perceiver is not None
+        name = self.perceiver.info.name
+        self.last_error = f"model {name} failed, the one before is back: {error}"
+        log.error("%s", self.last_error)
+        (perceiver, config), self._before = self._before, None
+        self._install(perceiver, config)
+
+    def _note_lost(self, camera: str, error: Exception) -> None:
+        self.lost_frames += 1
+        self._failures += 1
+        told = str(error) if isinstance(error, PerceptionNodeError) else repr(error)
+        if told != self.last_error:  # once for each kind, not once for each frame
+            log.error("camera '%s': frame lost: %s", camera, told)
+        self.last_error = told
+        if self._failures >= MOST_FAILURES and not isinstance(error, FrameError):
+            self._sink.send(self._composer.blind(camera, Status.STALLED))
+            raise InferenceError(
+                f"the model failed on {self._failures} frames in a row ({told}); ending, so that a "
+                "supervisor starts the node anew"
+            ) from error
 
     def _cut(self, frame: Frame) -> Image:
         return self._scenes[frame.camera].cut(frame.image)
@@ -136,35 +356,70 @@ class Labeller:
         self.frames += 1
         self._sink.send(self._composer.blind(taken.frame.camera, Status.STALLED))
 
-    def _send(self, perceiver: "Perceiver", taken: Taken, seen: "Perceived") -> None:
+    def _send(self, taken: Taken, perceived: "Perceived") -> None:
+        assert self.perceiver is not None
         frame = taken.frame
         observing = time.monotonic_ns()
-        observed = self._scenes[frame.camera].observe(frame, seen.seen)
+        observed = self._scenes[frame.camera].observe(frame, perceived.seen)
         observed_ns = time.monotonic_ns() - observing
         timing = Timing(
             capture=frame.capture_ns,
             wait=taken.wait_ns,
-            preprocess=seen.preprocess_ns,
-            infer=seen.infer_ns,
-            postprocess=seen.postprocess_ns + observed_ns,
+            preprocess=perceived.preprocess_ns,
+            infer=perceived.infer_ns,
+            postprocess=perceived.postprocess_ns + observed_ns,
         )
+        self.degraded = (*perceived.degraded, *self._ladder.reason)
         self._sink.send(
             self._composer.looked(
                 frame,
-                dropped=taken.dropped,
+                dropped=taken.dropped + self._skipped.pop(frame.camera, 0),
                 timing=timing,
-                model=perceiver.info,
+                model=self.perceiver.info,
                 labels=observed.seen.labels,
                 detections=observed.seen.detections,
                 areas=observed.seen.areas,
                 masks=observed.seen.masks,
-                degraded=seen.degraded,
+                degraded=self.degraded,
+                on_sealed=self._snapshot_taker(frame),
             )
         )
         for happening in observed.happenings:
             self._sink.send(self._composer.event(frame, happening))
         self.frames += 1
-        self._on_labelled(timing.total)
+        self.newest[frame.camera] = frame.image
+        self._last_frames[frame.camera] = frame
+        self._note_labelled(frame, timing.total)
+
+    def _snapshot_taker(self, frame: Frame) -> Callable[[Message], None] | None:
+        wanted = self._snapshots.pop(frame.camera, None)
+        if not wanted:
+            return None
+
+        def take(message: Message) -> None:
+            assert isinstance(message, LabelsMessage)
+            for answer in wanted:
+                answer.set_result(Snapshot(frame.image, message))
+
+        return take
+
+    def _note_labelled(self, frame: Frame, work_ns: int) -> None:
+        """work_ns: what the stages took; the clock knows better where there is one."""
+        camera, stamp = frame.camera, frame.stamp
+        latency_ns = work_ns
+        if stamp is not None and stamp.mono_ns is not None:
+            latency_ns = time.monotonic_ns() - stamp.mono_ns
+        deadline_ns = self._deadlines_ns.get(camera)
+        late = deadline_ns is not None and latency_ns > deadline_ns
+        self._on_labelled(Labelled(camera, latency_ns, late))
+        if not self.config.degrade.steps or deadline_ns is None:
+            return
+        if self._ladder.note(late, time.monotonic()):
+            log.warning("%s", "; ".join(self._ladder.reason) or "deadline held again, all as set")
+            chosen = self._on_step[self._ladder.level] or self._configured
+            assert chosen is not None
+            if chosen is not self.perceiver:
+                self._use(chosen)
 
     def _enough(self) -> bool:
         return self._max_frames is not None and self.frames >= self._max_frames

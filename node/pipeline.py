@@ -6,33 +6,29 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from node.capture.grabber import CaptureState, Grabber
+from node.capture.grabber import Grabber
 from node.capture.mailbox import EveryMailbox, LatestMailbox, Mailbox
 from node.capture.open import is_live, open_source
-from node.capture.pacing import LikeACamera, Replayed
+from node.capture.pacing import LikeACamera, RateLimit, Replayed
 from node.capture.source import Source
 from node.config import CameraConfig, NodeConfig
-from node.errors import PerceptionNodeError
-from node.labeller import Labeller
-from node.monitor.status import StatusAnnouncer, camera_status
-from node.monitor.usage import LatencyMeter, ProcessMeter
-from node.wire.compose import Composer, Usage
-from node.wire.messages import CameraHealth, NodeState, Status
+from node.errors import InferenceError, PerceptionNodeError
+from node.labeller import Builder, Labeller
+from node.monitor.supervisor import Supervisor
+from node.watch import Meters, Watch
+from node.wire.compose import Composer
 from node.wire.outgoing import Sink
 from node.wire.publisher import Publisher
-
-if TYPE_CHECKING:
-    from node.perception.perceiver import Perceiver
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 """How often the cameras are looked after: a stall is said at most this much late."""
-HEALTH_PERIOD_S = 1.0
 JOIN_TIMEOUT_S = 1.0
 """How long a stop waits for all threads together; two seconds are all there is."""
+RECOVERY_TIMEOUT_S = 120.0
+"""How long the CPU may take to come up in the place of a GPU that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class Outcome:
 
 def run_live(
     config: NodeConfig,
-    build: "Callable[[], Perceiver]",
+    build: Builder,
     stop: threading.Event,
     *,
     max_frames: int | None = None,
@@ -58,23 +54,26 @@ def run_live(
     """Labels the newest frames of all cameras until `stop`, the end of all files, or `max_frames`.
 
     Raises PerceptionNodeError: an endpoint that cannot be bound, a model that cannot be loaded, a
-    required source that cannot be opened.
+    required source that cannot be opened; InferenceError for a model that fails again and again or
+    hangs.
     """
     names = [camera.name for camera in config.camera]
     mailbox = LatestMailbox(names)
+    limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
     grabbers = [
         Grabber(
-            camera.name,
-            functools.partial(_open_live, camera, stop),
+            camera,
+            functools.partial(_open_live, camera, limits[camera.name], stop),
             mailbox,
             stop,
             retry_first=camera.at_start == "wait",
         )
         for camera in config.camera
     ]
-    composer = Composer(config.name)
+    deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
+    composer = Composer(config.name, deadlines_s)
     publisher = Publisher(config.wire.endpoint)
-    latency = LatencyMeter()
+    meters = Meters(names)
     labeller = Labeller(
         config,
         build,
@@ -83,20 +82,40 @@ def run_live(
         publisher,
         stop,
         max_frames=max_frames,
-        on_labelled=latency.add,
+        on_labelled=meters.add,
     )
-    watch = _Watch(config, grabbers, mailbox, composer, publisher, latency)
+    watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters)
+    supervisor = Supervisor()
     log.info("publishing on %s", config.wire.endpoint)
+
+    def each_tick(running: bool) -> None:
+        watch.tick(running)
+        if labeller.busy_s > _patience_s(config, labeller):
+            watch.hung()
+            raise InferenceError(
+                f"the model hangs for {labeller.busy_s:.1f} s on one frame (the limit is "
+                f"model.inference_timeout_s = {config.model.inference_timeout_s:g}); ending, so "
+                "that a supervisor starts the node anew"
+            )
+        if running:
+            supervisor.ready()
+            supervisor.alive(f"{labeller.frames} frames labelled")
+
     try:
-        return _run(labeller, grabbers, mailbox, stop, each_tick=watch.tick)
+        return _run(labeller, grabbers, mailbox, stop, each_tick=each_tick)
     finally:
+        supervisor.stopping()
         watch.stopping()
         publisher.close()
 
 
+def _patience_s(config: NodeConfig, labeller: Labeller) -> float:
+    return RECOVERY_TIMEOUT_S if labeller.recovering else config.model.inference_timeout_s
+
+
 def run_replay(
     config: NodeConfig,
-    build: "Callable[[], Perceiver]",
+    build: Builder,
     composer: Composer,
     sink: Sink,
     stop: threading.Event,
@@ -117,14 +136,14 @@ def run_replay(
         return Replayed(source, speed, stop) if speed is not None else source
 
     mailbox = EveryMailbox([camera.name], stop)
-    grabber = Grabber(camera.name, opened, mailbox, stop, retry_first=False)
+    grabber = Grabber(camera, opened, mailbox, stop, retry_first=False)
     labeller = Labeller(config, build, mailbox, composer, sink, stop)
     return _run(labeller, [grabber], mailbox, stop, each_tick=lambda ready: None)
 
 
-def _open_live(camera: CameraConfig, stop: threading.Event) -> Source:
-    source = open_source(camera)
-    return source if is_live(camera.source) else LikeACamera(source, stop, camera.max_fps)
+def _open_live(camera: CameraConfig, limit: RateLimit, stop: threading.Event) -> Source:
+    source = open_source(camera, limit)
+    return source if is_live(camera.source) else LikeACamera(source, stop, limit)
 
 
 def _run(
@@ -171,104 +190,3 @@ def _raise_failure(grabbers: list[Grabber]) -> None:
         failure: PerceptionNodeError | None = grabber.state.failure
         if failure is not None:
             raise failure
-
-
-class _Watch:
-    """Looks after the cameras of a live run: says what they cannot see, and the node's health.
-    Used by the pipeline's own thread only."""
-
-    def __init__(
-        self,
-        config: NodeConfig,
-        grabbers: list[Grabber],
-        mailbox: Mailbox,
-        composer: Composer,
-        publisher: Publisher,
-        latency: LatencyMeter,
-    ) -> None:
-        self._config = config
-        self._grabbers = grabbers
-        self._mailbox = mailbox
-        self._composer = composer
-        self._publisher = publisher
-        self._latency = latency
-        self._meter = ProcessMeter()
-        self._announcers = [StatusAnnouncer() for _ in grabbers]
-        self._health_at = 0.0
-        self._frames_before = [0] * len(grabbers)
-
-    def tick(self, running: bool) -> None:
-        """Publishes what is due."""
-        statuses = [
-            _status(camera, grabber.state)
-            for camera, grabber in zip(self._config.camera, self._grabbers, strict=True)
-        ]
-        for grabber, announcer, status in zip(
-            self._grabbers, self._announcers, statuses, strict=True
-        ):
-            if announcer.due(status):
-                self._publisher.send(self._composer.blind(grabber.camera, status))
-        if time.monotonic() - self._health_at >= HEALTH_PERIOD_S:
-            self._send_health(_node_state(running, statuses), statuses)
-
-    def stopping(self) -> None:
-        """Says that the node goes."""
-        self._send_health("stopping", [Status.NO_CAMERA] * len(self._grabbers))
-
-    def _send_health(self, state: NodeState, statuses: list[Status]) -> None:
-        now = time.monotonic()
-        elapsed_s = now - self._health_at if self._health_at else HEALTH_PERIOD_S
-        self._health_at = now
-        cameras = tuple(
-            self._camera_health(place, status, elapsed_s) for place, status in enumerate(statuses)
-        )
-        usage = Usage(
-            rss_bytes=self._meter.rss_bytes(),
-            cpu=self._meter.cpu(),
-            uptime_s=self._meter.uptime_s(),
-            subscribers=self._publisher.subscriptions,
-        )
-        self._publisher.send(self._composer.health(state, cameras, self._latency.take(), usage))
-
-    def _camera_health(self, place: int, status: Status, elapsed_s: float) -> CameraHealth:
-        grabber = self._grabbers[place]
-        state = grabber.state
-        fps = (state.frames - self._frames_before[place]) / elapsed_s
-        self._frames_before[place] = state.frames
-        return CameraHealth(
-            camera=grabber.camera,
-            status=status,
-            fps=fps,
-            width=state.facts.width,
-            height=state.facts.height,
-            pixel_format=state.facts.pixel_format,
-            newest_frame_age_s=_silent_s(state) if state.frames else None,
-            frames=state.frames,
-            dropped=self._mailbox.dropped(grabber.camera),
-            reconnects=state.reconnects,
-            last_error=state.last_error,
-        )
-
-
-def _status(camera: CameraConfig, state: CaptureState) -> Status:
-    rates = [fps for fps in (state.facts.fps, camera.max_fps) if fps]
-    slowest_s = 2 / min(rates) if rates else 0.0
-    return camera_status(
-        is_open=state.open,
-        silent_s=_silent_s(state),
-        stall_timeout_s=max(camera.stall_timeout_s, slowest_s),
-    )
-
-
-def _silent_s(state: CaptureState) -> float | None:
-    if state.newest_mono_ns is None:
-        return None
-    return (time.monotonic_ns() - state.newest_mono_ns) / 1e9
-
-
-def _node_state(running: bool, statuses: list[Status]) -> NodeState:
-    if not running:
-        return "starting"
-    if all(status is not Status.OK for status in statuses):
-        return "stalled"
-    return "running" if all(status is Status.OK for status in statuses) else "degraded"

@@ -16,7 +16,7 @@ from node.capture.demo import DemoSource
 from node.capture.grabber import number
 from node.capture.mailbox import LatestMailbox
 from node.capture.source import Picture
-from node.config import CameraConfig, ModelConfig, NodeConfig
+from node.config import CameraConfig, NodeConfig
 from node.frame import Stamp
 from node.labeller import Labeller
 from node.perception.perceiver import build_perceiver
@@ -71,7 +71,8 @@ def soak(frames: int, seconds: float) -> Soaked:
 
     labeller = Labeller(
         NodeConfig(camera=(CameraConfig(name=_CAMERA),)),
-        lambda: build_perceiver(ModelConfig()), mailbox, Composer("soak"), LocalSink(note), stop,
+        lambda config: build_perceiver(config.model),
+        mailbox, Composer("soak"), LocalSink(note), stop,
         max_frames=frames,
     )  # fmt: skip
     labeller.start()

@@ -1,5 +1,6 @@
 """Servers on loopback for tests of streams."""
 
+import itertools
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,18 +12,18 @@ from numpy.typing import NDArray
 FPS = 30
 
 
+def _part(picture: NDArray[np.uint8]) -> bytes:
+    _, jpeg = cv2.imencode(".jpg", picture)
+    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+    return head.encode() + jpeg.tobytes() + b"\r\n"
+
+
 class MjpegServer:
-    """Streams one picture as motion JPEG over HTTP until closed; then its port refuses."""
+    """Streams one picture, moving sideways, as motion JPEG over HTTP until closed; then its port
+    refuses."""
 
     def __init__(self, picture: NDArray[np.uint8], port: int = 0) -> None:
-        _, jpeg = cv2.imencode(".jpg", picture)
-        part = (
-            b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: "
-            + str(len(jpeg)).encode()
-            + b"\r\n\r\n"
-            + jpeg.tobytes()
-            + b"\r\n"
-        )
+        parts = [_part(np.roll(picture, shift, axis=1)) for shift in range(4)]
         self._closing = threading.Event()
         closing = self._closing
 
@@ -32,7 +33,9 @@ class MjpegServer:
                 self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
                 self.end_headers()
                 try:
-                    while not closing.is_set():
+                    for part in itertools.cycle(parts):
+                        if closing.is_set():
+                            return
                         self.wfile.write(part)
                         time.sleep(1 / FPS)  # the camera's own period
                 except OSError:

@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -13,15 +13,13 @@ import skimage
 from PIL import Image as PilImage
 from streams import MjpegServer
 
-from node.capture import grabber as grabber_module
 from node.capture.camera import LiveSource
 from node.capture.demo import HEIGHT, WIDTH, DemoSource
-from node.capture.grabber import Grabber
 from node.capture.mailbox import EveryMailbox, LatestMailbox
 from node.capture.open import check_source, open_source
 from node.capture.pacing import LikeACamera, Replayed
 from node.capture.photos import read_image
-from node.capture.source import Picture, Source, SourceFacts
+from node.capture.source import Picture, Source
 from node.config import CameraConfig
 from node.errors import SourceError
 from node.frame import Frame, Image, Stamp
@@ -344,100 +342,6 @@ def test_a_stop_frees_who_waits_to_put() -> None:
     stop.set()
     waiting.join(WAIT_S)
     assert not waiting.is_alive()
-
-
-class FlakyCamera:
-    """A camera that is unplugged after three frames."""
-
-    live = True
-    facts = SourceFacts(fps=30.0)
-
-    def __init__(self) -> None:
-        self._left = 3
-
-    def read(self) -> Picture:
-        if not self._left:
-            raise SourceError("camera 'a' stopped delivering frames")
-        self._left -= 1
-        return Picture(grey(1), Stamp.now(), None, 0)
-
-    def summary(self) -> None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.fixture
-def stop() -> Iterator[threading.Event]:
-    event = threading.Event()
-    yield event
-    event.set()
-
-
-def test_a_lost_camera_is_opened_again_and_its_frames_go_on_counting(
-    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
-    opened = itertools.count()
-
-    def open_flaky() -> Source:
-        match next(opened):
-            case 1:
-                raise SourceError("camera 'a': not there yet")
-            case 2:
-                raise OSError("what no driver should raise")
-        return FlakyCamera()
-
-    grabber = Grabber("a", open_flaky, LatestMailbox(["a"]), stop, retry_first=False)
-    grabber.start()
-    wait_until(lambda: grabber.state.reconnects >= 3)
-    state = grabber.state
-    assert state.frames >= 9
-    assert state.failure is None
-    assert state.last_error is not None
-    stop.set()
-    assert grabber.join(WAIT_S)
-
-
-def test_a_camera_missing_at_the_start_ends_or_is_waited_for(
-    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
-    attempts = itertools.count()
-
-    def open_late() -> Source:
-        if next(attempts) < 3:
-            raise SourceError("camera 'a': missing")
-        return FlakyCamera()
-
-    required = Grabber("a", open_late, LatestMailbox(["a"]), stop, retry_first=False)
-    required.start()
-    wait_until(lambda: required.state.ended)
-    assert "missing" in str(required.state.failure)
-    waited_for = Grabber("a", open_late, LatestMailbox(["a"]), stop, retry_first=True)
-    waited_for.start()
-    wait_until(lambda: waited_for.state.frames > 0)
-    assert waited_for.state.failure is None
-
-
-def test_a_camera_that_hangs_holds_nobody(stop: threading.Event) -> None:
-    release = threading.Event()
-
-    class HungCamera(FlakyCamera):
-        def read(self) -> Picture:
-            release.wait()
-            return super().read()
-
-    grabber = Grabber("a", HungCamera, LatestMailbox(["a"]), stop, retry_first=False)
-    grabber.start()
-    wait_until(lambda: grabber.state.open)
-    stop.set()
-    started = time.monotonic()
-    assert not grabber.join(0.2)
-    assert time.monotonic() - started < 1.0
-    release.set()
-    assert grabber.join(WAIT_S)
 
 
 def test_status_never_mixes_up_seeing_and_not_seeing() -> None:

@@ -29,6 +29,7 @@ class SlowPerceiver:
         self.names = perceiver.names
         self.crop_info, self.crop_names = perceiver.crop_info, perceiver.crop_names
         self.at_most = 1
+        self.recovering = False
 
     def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:
         ready = time.monotonic() + MODEL_PERIOD_S
@@ -57,7 +58,7 @@ def slow_node(fast_source: Path, ipc: str) -> Iterator[tuple[NodeConfig, list[Ou
     outcomes: list[Outcome] = []
     thread = threading.Thread(
         target=lambda: outcomes.append(
-            run_live(config, lambda: SlowPerceiver(build_perceiver(config.model)), stop)  # type: ignore[arg-type, return-value]
+            run_live(config, lambda config: SlowPerceiver(build_perceiver(config.model)), stop)  # type: ignore[arg-type, return-value]
         )
     )
     thread.start()

@@ -83,7 +83,7 @@ def test_a_video_played_live_keeps_the_limit_and_its_pace(tmp_path: Path) -> Non
         writer.write(np.full((48, 64, 3), 8 * level, np.uint8))
     writer.release()
     started = time.monotonic()
-    source = LikeACamera(VideoSource(file), threading.Event(), max_fps=10)
+    source = LikeACamera(VideoSource(file), threading.Event(), RateLimit(10))
     positions = []
     while (picture := source.read()) is not None:
         positions.append(picture.media_ns / 1e9)  # type: ignore[operator]

@@ -10,7 +10,7 @@ from node.capture.opencv import cv2
 from node.capture.pacing import RateLimit
 from node.capture.source import Picture, SourceFacts
 from node.config import CameraConfig, redacted
-from node.errors import SourceError
+from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
 
 OPEN_TIMEOUT_MS = 5000
@@ -27,23 +27,34 @@ class LiveSource:
 
     live = True
 
-    def __init__(self, capture: "cv2.VideoCapture", who: str, config: CameraConfig) -> None:
+    def __init__(
+        self,
+        capture: "cv2.VideoCapture",
+        who: str,
+        config: CameraConfig,
+        limit: RateLimit | None = None,
+    ) -> None:
         self._capture = capture
         self._who = who
-        self._limit = RateLimit(config.max_fps)
+        self._limit = limit or RateLimit(config.max_fps)
         self._driver_stamps = capture.getBackendName() == "V4L2"
         self.facts = _negotiate(capture, config)
 
     def read(self) -> Picture | None:
         try:
             grabbed, stamp = self._grab()
-            decoded, image = self._capture.retrieve() if grabbed else (False, None)
         except cv2.error as error:
             raise SourceError(f"{self._who} failed in OpenCV: {error.err}") from error
         if not grabbed:
             raise SourceError(f"{self._who} stopped delivering frames")
+        try:
+            decoded, image = self._capture.retrieve()
+        except cv2.error as error:
+            raise PictureError(
+                f"{self._who} delivered a frame that OpenCV cannot decode: {error.err}"
+            ) from error
         if not decoded or image is None:
-            raise SourceError(f"{self._who} delivered a frame that cannot be decoded")
+            raise PictureError(f"{self._who} delivered a frame that cannot be decoded")
         assert stamp.mono_ns is not None
         capture_ns = time.monotonic_ns() - stamp.mono_ns
         return Picture(cast(Image, image), stamp, None, capture_ns)
@@ -87,7 +98,7 @@ def check_device(config: CameraConfig) -> Path:
     return device
 
 
-def open_device(config: CameraConfig) -> LiveSource:
+def open_device(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource:
     """The camera with a number or a /dev path. Raises SourceError."""
     device = check_device(config)
     who = f"camera '{config.name}': {device}"
@@ -97,10 +108,10 @@ def open_device(config: CameraConfig) -> LiveSource:
             f"{who} cannot be opened as a camera; is another program using it, or is it the "
             f"metadata device of a camera? cameras here: {cameras_here()}"
         )
-    return LiveSource(capture, who, config)
+    return LiveSource(capture, who, config, limit)
 
 
-def open_url(config: CameraConfig) -> LiveSource:
+def open_url(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource:
     """The stream at an address. Raises SourceError."""
     who = f"camera '{config.name}': {redacted(config.source)}"
     capture = cv2.VideoCapture(
@@ -118,7 +129,7 @@ def open_url(config: CameraConfig) -> LiveSource:
             f"{who} cannot be opened; check that the server runs and that address, user and "
             "password are right"
         )
-    return LiveSource(capture, who, config)
+    return LiveSource(capture, who, config, limit)
 
 
 def check_gstreamer(config: CameraConfig) -> None:
@@ -131,7 +142,7 @@ def check_gstreamer(config: CameraConfig) -> None:
         )
 
 
-def open_gstreamer(config: CameraConfig) -> LiveSource:
+def open_gstreamer(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource:
     """The pipeline behind `gst:`, which ends in an appsink. Raises SourceError."""
     pipeline = config.source.removeprefix("gst:").strip()
     who = f"camera '{config.name}': gst:{redacted(pipeline)}"
@@ -142,7 +153,7 @@ def open_gstreamer(config: CameraConfig) -> LiveSource:
             f"{who} does not start; try it with gst-launch-1.0, and end it with "
             "'! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1'"
         )
-    return LiveSource(capture, who, config)
+    return LiveSource(capture, who, config, limit)
 
 
 def has_gstreamer() -> bool:

@@ -1,5 +1,5 @@
-"""Grabber: the thread of one camera. It owns the source, numbers the frames, leaves them in the
-mailbox, and opens a live source again for as long as it takes."""
+"""Grabber: the threads of one camera, one at a time. It owns the source, numbers the frames, leaves
+them in the mailbox, and opens a live source again for as long as it takes."""
 
 import contextlib
 import logging
@@ -9,15 +9,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from node.capture.freshness import Freshness, stall_after_s
 from node.capture.mailbox import Mailbox
 from node.capture.source import Picture, Source, SourceFacts
-from node.errors import SourceError
+from node.config import CameraConfig
+from node.errors import PictureError, SourceError
 from node.frame import Frame
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
+REOPEN_AFTER_S = 5.0
+"""Without a good new picture for so long, a source that still delivers is opened anew."""
+HUNG_AFTER_S = 12.0
+"""A source that is still in one call after so long is given up: OpenCV's own limits are 5 s for
+streams and 10 s for V4L2."""
+MOST_HUNG = 4
+"""Threads of one camera that may hang in a driver at once; then it waits for one of them."""
 _UNKNOWN = SourceFacts()
 
 
@@ -27,12 +36,15 @@ class CaptureState:
 
     newest_mono_ns: when the newest frame (or, before it, the source) came, CLOCK_MONOTONIC in ns.
     ended: no frame will come any more, because the file is over or `failure` says why.
+    corrupt: pictures that could not be decoded. repeated: pictures that were not new.
     """
 
     open: bool = False
     ended: bool = False
     facts: SourceFacts = _UNKNOWN
     frames: int = 0
+    corrupt: int = 0
+    repeated: int = 0
     reconnects: int = 0
     newest_mono_ns: int | None = None
     last_error: str | None = None
@@ -40,124 +52,227 @@ class CaptureState:
     summary: str | None = None
 
 
-class Grabber:
-    """Captures one camera on a thread of its own.
+class _Turn:
+    """One thread's time as the camera's. entered_ns: when it went into a call of the source, on
+    CLOCK_MONOTONIC; None outside."""
 
-    open_source is called on that thread. With `retry_first` a source that cannot be opened at the
-    start is waited for like one that was lost; otherwise it is the grabber's `failure`.
+    def __init__(self) -> None:
+        self.entered_ns: int | None = None
+        self.thread: threading.Thread | None = None
+
+
+class Grabber:
+    """Captures one camera on a thread of its own. A thread that hangs in its driver is given up and
+    another takes its place; what it still brings is thrown away.
+
+    open_source is called on that thread. With `at_start = "wait"` a source that cannot be opened at
+    the start is waited for like one that was lost; otherwise it is the grabber's `failure`.
     """
 
     def __init__(
         self,
-        camera: str,
+        config: CameraConfig,
         open_source: Callable[[], Source],
         mailbox: Mailbox,
         stop: threading.Event,
         *,
         retry_first: bool,
+        hung_after_s: float = HUNG_AFTER_S,
     ) -> None:
-        self.camera = camera
+        self.camera = config.name
+        self._config = config
         self._open_source = open_source
         self._mailbox = mailbox
         self._stop = stop
         self._retry_first = retry_first
+        self._hung_after_ns = int(hung_after_s * 1e9)
         self._state = CaptureState()
-        self._thread = threading.Thread(target=self._run, name=f"capture-{camera}", daemon=True)
+        self._lock = threading.Lock()
+        self._turn = _Turn()
+        self._given_up: list[_Turn] = []
+        self._opened_before = False
+        self._live = False
 
     @property
     def state(self) -> CaptureState:
-        """A snapshot; replaced as a whole by the grabber's thread, so always of one piece."""
+        """A snapshot; replaced as a whole, so always of one piece."""
         return self._state
 
     def start(self) -> None:
         """Starts capturing."""
-        self._thread.start()
+        self._begin(_Turn())
+
+    def look_after(self) -> None:
+        """Gives up a thread that hangs. To be called now and then, by one thread."""
+        turn = self._turn
+        entered_ns = turn.entered_ns
+        if entered_ns is None or not (self._live or self._retry_first):
+            return
+        if time.monotonic_ns() - entered_ns < self._hung_after_ns:
+            return
+        self._given_up = [x for x in self._given_up if x.thread and x.thread.is_alive()]
+        if len(self._given_up) >= MOST_HUNG:
+            return
+        self._complain(
+            turn, f"camera '{self.camera}' hangs in its driver for {self._hung_after_ns / 1e9:g} s"
+        )
+        self._given_up.append(turn)
+        self._begin(_Turn())
 
     def join(self, timeout_s: float) -> bool:
         """Whether the thread ended in time. One that hangs in a driver dies with the process."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        thread = self._turn.thread
+        if thread is None:
+            return True
+        thread.join(timeout_s)
+        return not thread.is_alive()
 
-    def _run(self) -> None:
+    def _begin(self, turn: _Turn) -> None:
+        name = f"capture-{self.camera}"
+        turn.thread = threading.Thread(target=self._run, args=(turn,), name=name, daemon=True)
+        with self._lock:
+            self._turn = turn
+        turn.thread.start()
+
+    def _goes_on(self, turn: _Turn) -> bool:
+        return turn is self._turn and not self._stop.is_set()
+
+    def _run(self, turn: _Turn) -> None:
         try:
-            self._capture()
+            self._capture(turn)
         except SourceError as error:
-            self._note(failure=error, last_error=str(error))
+            self._note(turn, failure=error, last_error=str(error))
         finally:
-            self._note(open=False, ended=True)
-            self._mailbox.close(self.camera)
+            if turn is self._turn:
+                self._note(turn, open=False, ended=True)
+                self._mailbox.close(self.camera)
 
-    def _capture(self) -> None:
+    def _capture(self, turn: _Turn) -> None:
         backoff_s = FIRST_BACKOFF_S
-        opened_before = False
-        while not self._stop.is_set():
+        while self._goes_on(turn):
             frames_before = self._state.frames
             try:
-                with _as_source_error(self.camera):
+                with self._calling(turn):
                     source = self._open_source()
             except SourceError as error:
-                if not (opened_before or self._retry_first):
+                if not (self._opened_before or self._retry_first):
                     raise
-                self._complain(error)
+                self._complain(turn, str(error))
             else:
-                self._opened(source, again=opened_before)
-                opened_before = True
                 try:
-                    self._read_all(source)
+                    self._opened(turn, source)
+                    self._read_all(turn, source)
                     return
                 except SourceError as error:
                     if not source.live:
                         raise
-                    self._complain(error)
+                    self._complain(turn, str(error))
                 finally:
-                    source.close()
+                    with contextlib.suppress(SourceError), self._calling(turn):
+                        source.close()
             if self._state.frames > frames_before:
                 backoff_s = FIRST_BACKOFF_S
             self._stop.wait(backoff_s)
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
-    def _opened(self, source: Source, *, again: bool) -> None:
+    def _opened(self, turn: _Turn, source: Source) -> None:
+        if not self._goes_on(turn):
+            return
         for difference in source.facts.differences:
             log.warning("camera '%s': %s", self.camera, difference)
-        if again:
+        if self._opened_before:
             log.info("camera '%s' is open again", self.camera)
         self._note(
+            turn,
             open=True,
             facts=source.facts,
-            reconnects=self._state.reconnects + again,
+            reconnects=self._state.reconnects + self._opened_before,
             newest_mono_ns=time.monotonic_ns(),
         )
+        self._opened_before = True
+        self._live = source.live
 
-    def _read_all(self, source: Source) -> None:
-        while not self._stop.is_set():
-            with _as_source_error(self.camera):
-                picture = source.read()
+    def _read_all(self, turn: _Turn, source: Source) -> None:
+        freshness = Freshness() if source.live and self._config.detect_frozen else None
+        sizes = _Sizes(self._state.facts)
+        while self._goes_on(turn):
+            try:
+                with self._calling(turn):
+                    picture = source.read()
+            except PictureError as error:
+                self._note(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
+                self._reopen_if_useless("delivers nothing that can be decoded")
+                continue
             if picture is None:
-                self._note(summary=source.summary())
+                self._note(turn, summary=source.summary())
                 return
-            epoch = self._state.reconnects + picture.lap
+            if freshness is not None and (same := freshness.repeats(picture)) is not None:
+                self._note(turn, repeated=self._state.repeated + 1)
+                if self._silent_s() > stall_after_s(self._config, self._state.facts):
+                    self._note(turn, last_error=f"camera '{self.camera}' repeats the same {same}")
+                    self._reopen_if_useless(f"repeats the same {same}")
+                    continue
+            else:
+                self._note(turn, newest_mono_ns=time.monotonic_ns())
+            facts = sizes.seen(picture)
+            epoch = self._state.reconnects + picture.lap + sizes.changes
             frame = number(picture, self.camera, self._state.frames, epoch)
-            self._note(frames=frame.frame_id + 1, newest_mono_ns=time.monotonic_ns())
-            self._mailbox.put(frame)
+            self._note(turn, facts=facts, frames=frame.frame_id + 1)
+            if self._goes_on(turn):
+                self._mailbox.put(frame)
 
-    def _complain(self, error: SourceError) -> None:
-        if str(error) != self._state.last_error or self._state.open:
-            log.warning("%s; trying again", error)
-        self._note(open=False, last_error=str(error))
+    def _reopen_if_useless(self, why: str) -> None:
+        if self._silent_s() > REOPEN_AFTER_S:
+            raise SourceError(f"camera '{self.camera}' {why} for {REOPEN_AFTER_S:g} s")
 
-    def _note(self, **changes: Any) -> None:
-        self._state = replace(self._state, **changes)
+    def _silent_s(self) -> float:
+        newest_ns = self._state.newest_mono_ns
+        return 0.0 if newest_ns is None else (time.monotonic_ns() - newest_ns) / 1e9
+
+    def _complain(self, turn: _Turn, problem: str) -> None:
+        if problem != self._state.last_error or self._state.open:
+            log.warning("%s; trying again", problem)
+        self._note(turn, open=False, last_error=problem)
+
+    def _note(self, turn: _Turn, **changes: Any) -> None:
+        with self._lock:
+            if turn is self._turn:  # what was given up says nothing any more
+                self._state = replace(self._state, **changes)
+
+    @contextlib.contextmanager
+    def _calling(self, turn: _Turn) -> Iterator[None]:
+        """A call of the source: it may hang, and whatever a driver or decoder raises costs this
+        camera, and nothing else."""
+        turn.entered_ns = time.monotonic_ns()
+        try:
+            yield
+        except SourceError:
+            raise
+        except Exception as error:
+            raise SourceError(
+                f"camera '{self.camera}' failed: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            turn.entered_ns = None
 
 
-@contextlib.contextmanager
-def _as_source_error(camera: str) -> Iterator[None]:
-    """Whatever a driver or decoder raises costs this camera, and nothing else."""
-    try:
-        yield
-    except SourceError:
-        raise
-    except Exception as error:
-        raise SourceError(f"camera '{camera}' failed: {type(error).__name__}: {error}") from error
+class _Sizes:
+    """Pictures may change their size in flight: what is remembered of the scene then goes."""
+
+    def __init__(self, facts: SourceFacts) -> None:
+        self._facts = facts
+        self._size: tuple[int, int] | None = None
+        self.changes = 0
+
+    def seen(self, picture: Picture) -> SourceFacts:
+        """The source's facts, with the size of this picture."""
+        height, width = picture.image.shape[:2]
+        if self._size is not None and self._size != (height, width):
+            self.changes += 1
+        if self._size != (height, width):
+            self._size = (height, width)
+            self._facts = replace(self._facts, width=width, height=height)
+        return self._facts
 
 
 def number(picture: Picture, camera: str, frame_id: int, epoch: int = 0) -> Frame:

@@ -34,6 +34,10 @@ class Mailbox(Protocol):
         first up to `timeout_s`."""
         ...
 
+    def poke(self) -> None:
+        """Who waits to take has something else to do."""
+        ...
+
     def close(self, camera: str) -> None:
         """This camera puts no more frames."""
         ...
@@ -64,6 +68,7 @@ class _Slots:
         self._slots = {camera: _Slot() for camera in cameras}
         self._turn = list(self._slots)
         self._changed = threading.Condition()
+        self._poked = False
 
     def take(self, timeout_s: float) -> Taken | None:
         taken = self.take_all(timeout_s, 1)
@@ -71,7 +76,10 @@ class _Slots:
 
     def take_all(self, timeout_s: float, at_most: int) -> list[Taken]:
         with self._changed:
-            self._changed.wait_for(lambda: self._any_full() or self._all_closed(), timeout_s)
+            self._changed.wait_for(
+                lambda: self._any_full() or self._all_closed() or self._poked, timeout_s
+            )
+            self._poked = False
             served = [name for name in self._turn if self._slots[name].frame is not None][:at_most]
             for name in served:  # who was served goes to the back
                 self._turn.remove(name)
@@ -85,6 +93,11 @@ class _Slots:
         taken = Taken(slot.frame, slot.dropped_since, time.monotonic_ns() - slot.put_ns)
         slot.frame, slot.dropped_since = None, 0
         return taken
+
+    def poke(self) -> None:
+        with self._changed:
+            self._poked = True
+            self._changed.notify_all()
 
     def close(self, camera: str) -> None:
         with self._changed:

@@ -11,6 +11,7 @@ from node.capture.camera import (
     open_url,
 )
 from node.capture.demo import DemoSource
+from node.capture.pacing import RateLimit
 from node.capture.photos import PhotoFile, PhotoSource, find_photos, is_photo
 from node.capture.source import Source
 from node.capture.video import VideoSource
@@ -28,15 +29,18 @@ def is_live(source: str) -> bool:
     return source.isdecimal() or source.startswith(("/dev/", "gst:")) or "://" in source
 
 
-def open_source(config: CameraConfig) -> Source:
-    """Opens the source of a camera. Raises SourceError, its message naming the source."""
+def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
+    """Opens the source of a camera. Raises SourceError, its message naming the source.
+
+    limit: which frames of a live source are decoded; None: as the configuration says.
+    """
     source = config.source
     if source == "demo":
         return DemoSource()
     if source.startswith("gst:"):
-        return open_gstreamer(config)
+        return open_gstreamer(config, limit)
     if is_live(source):
-        return open_url(config) if "://" in source else open_device(config)
+        return open_url(config, limit) if "://" in source else open_device(config, limit)
     files = source.removeprefix("file://")
     photos = find_photos(files)
     if photos is not None:

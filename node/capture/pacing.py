@@ -31,11 +31,17 @@ class MediaClock:
 
 class RateLimit:
     """Chooses frames so that at most `max_fps` a second are wanted, None for all, on average and
-    whatever the jitter: a frame that comes late does not put off the next."""
+    whatever the jitter: a frame that comes late does not put off the next. Any thread may change
+    the rate."""
 
     def __init__(self, max_fps: float | None) -> None:
-        self._period_ns = round(1e9 / max_fps) if max_fps else 0
+        self.change(max_fps)
         self._due_ns: int | None = None
+
+    def change(self, max_fps: float | None) -> None:
+        """Another rate from the next frame on."""
+        self.max_fps = max_fps
+        self._period_ns = round(1e9 / max_fps) if max_fps else 0
 
     def wants(self, stamp_ns: int) -> bool:
         """Whether to use a frame of this moment, in ns on a clock that only grows."""
@@ -52,10 +58,12 @@ class LikeACamera:
 
     live = False
 
-    def __init__(self, source: Source, stop: threading.Event, max_fps: float | None = None) -> None:
+    def __init__(
+        self, source: Source, stop: threading.Event, limit: RateLimit | None = None
+    ) -> None:
         self._source = source
         self._clock = MediaClock(1.0, stop)
-        self._limit = RateLimit(max_fps)
+        self._limit = limit or RateLimit(None)
         self.facts: SourceFacts = source.facts
 
     def read(self) -> Picture | None:

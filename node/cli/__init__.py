@@ -47,7 +47,7 @@ def commands() -> None:
     """Labels camera frames on a robot and broadcasts the labels to its control processes.
 
     Exit codes: 0 done, 1 a check failed, 2 bad usage or configuration, 3 a source or model could
-    not be opened.
+    not be opened, 4 the model failed again and again or hung.
 
     Example: perception-node run --source demo
     """

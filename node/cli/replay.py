@@ -1,6 +1,5 @@
 """`perception-node replay`: lossless labelling of a recording."""
 
-import functools
 import logging
 from pathlib import Path
 
@@ -119,7 +118,7 @@ def command(
                 sink.wait_for_subscriber(stop)
             outcome = run_replay(
                 config,
-                functools.partial(load_perceiver, config),
+                load_perceiver,
                 Composer(config.name),
                 sink,
                 stop,

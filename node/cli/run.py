@@ -54,7 +54,7 @@ def command(
 
     from node.pipeline import run_live
 
-    build = functools.partial(load_perceiver, config, len(config.camera))
+    build = functools.partial(load_perceiver, cameras=len(config.camera))
     with stoppable() as stop:
         outcome = run_live(config, build, stop, max_frames=max_frames)
     for summary in outcome.summaries:

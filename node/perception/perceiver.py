@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from node.config import CropsConfig, DetectConfig, ModelConfig, SegmentConfig
+from node.config import CropsConfig, DetectConfig, ModelConfig, NodeConfig, SegmentConfig
 from node.errors import FrameError, ModelError
 from node.frame import Image
 from node.perception.catalogue import load_model
@@ -64,7 +64,10 @@ class Perceived:
 
 
 class Perceiver:
-    """Labels images on one thread. at_most: how many at once are worth it, here."""
+    """Labels images on one thread. at_most: how many at once are worth it, here.
+
+    recovering: it is busy with bringing up the CPU in the place of a GPU that failed.
+    """
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class Perceiver:
         self._runtime = runtime
         self._crops = crops
         self._task = task_of(model, top_k, detect or DetectConfig(), segment or SegmentConfig())
+        self.recovering = False
         self._preprocess: _Preprocess = _preprocess_for(model, runtime)
         self.names = model.label_names
         self.at_most = 1
@@ -106,6 +110,14 @@ class Perceiver:
         """Its classes, in order; none where nothing does."""
         return self._crops.names if self._crops else ()
 
+    def task_for(self, config: NodeConfig) -> Task:
+        """What would read the model's outputs by another configuration. Raises ModelError."""
+        return task_of(self._model, config.model.top_k, config.detect, config.segment)
+
+    def use(self, task: Task) -> None:
+        """Reads the outputs so from the next frame on."""
+        self._task = task
+
     def perceive(self, image: Image) -> Perceived:
         """Labels [height, width, 3] uint8 BGR. Raises ModelError."""
         (seen,) = self.perceive_all([image])
@@ -121,7 +133,11 @@ class Perceiver:
         except (ModelError, RuntimeError) as error:
             if not isinstance(self._runtime, CpuFallback) or self._runtime.degraded:
                 raise
-            self._runtime.take_over(error)
+            self.recovering = True
+            try:
+                self._runtime.take_over(error)
+            finally:
+                self.recovering = False
         # What failed may have taken the whole GPU with it, so nothing there is touched again.
         self._preprocess = _preprocess_for(self._model, self._runtime)
         return self._perceive(images)

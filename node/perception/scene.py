@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from node.config import CameraConfig, NodeConfig
+from node.config import CameraConfig, NodeConfig, SmoothConfig
 from node.frame import Frame, Image
 from node.perception.happenings import Happenings
 from node.perception.region import RegionOfInterest
@@ -31,7 +31,9 @@ class Scene:
         self._region = (
             RegionOfInterest(camera.roi, crop=camera.roi_mode == "crop") if camera.roi else None
         )
-        self._smoother = Smoother(names, config.smooth) if config.smooth.time_constant_s else None
+        self._names = names
+        self._smooth = config.smooth
+        self._smoother = _smoother(names, config.smooth)
         self._tracker = Tracker(config.track) if config.track.enabled else None
         self._happenings = Happenings(camera.regions, config.track.anchor)
         self._epoch: int | None = None
@@ -62,6 +64,16 @@ class Scene:
             found = self._happenings.of_tracks(seen.detections, tracked.alive, size, stamp_ns)
         return Observed(seen, (*ended, *found))
 
+    def reconfigure(self, config: NodeConfig) -> None:
+        """Other smoothing from the next frame on; where it changed, what was averaged goes."""
+        if config.smooth != self._smooth:
+            self._smooth = config.smooth
+            self._smoother = _smoother(self._names, config.smooth)
+
+    def close(self) -> tuple[Happening, ...]:
+        """The end of all that is open: nobody looks at it any more."""
+        return tuple(self._happenings.reset())
+
     def _began_anew(self, epoch: int) -> tuple[Happening, ...]:
         if epoch == self._epoch:
             return ()
@@ -71,6 +83,10 @@ class Scene:
         if self._tracker is not None:
             self._tracker.reset()
         return tuple(self._happenings.reset())
+
+
+def _smoother(names: tuple[str, ...], config: SmoothConfig) -> Smoother | None:
+    return Smoother(names, config) if config.time_constant_s else None
 
 
 def scenes(config: NodeConfig, names: tuple[str, ...]) -> dict[str, Scene]:

@@ -1,6 +1,7 @@
 """Composer: turns what the node did into the messages of one session of one node."""
 
 import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from node.frame import Frame
@@ -18,6 +19,7 @@ from node.wire.messages import (
     LabelsMessage,
     Latency,
     Mask,
+    Message,
     ModelInfo,
     NodeState,
     Status,
@@ -38,11 +40,26 @@ class Usage:
     subscribers: int
 
 
-class Composer:
-    """Makes messages for the sink. Stateless but for the names; safe to call from any thread."""
+@dataclass(frozen=True, slots=True)
+class PerceptionHealth:
+    """How the model does. lost_frames: that it failed on; last_error: its newest failure."""
 
-    def __init__(self, node: str) -> None:
+    lost_frames: int = 0
+    last_error: str | None = None
+    degraded: tuple[str, ...] = ()
+
+
+class Composer:
+    """Makes messages for the sink; safe to call from any thread.
+
+    settings: number of the settings in force, for who changes them to raise.
+    deadlines_s: by camera, for those that have one.
+    """
+
+    def __init__(self, node: str, deadlines_s: Mapping[str, float] | None = None) -> None:
         self.node = node
+        self.settings = 0
+        self._deadlines_ns = {name: int(s * 1e9) for name, s in (deadlines_s or {}).items()}
         self.session = secrets.token_hex(8)
 
     def looked(
@@ -57,11 +74,13 @@ class Composer:
         areas: tuple[Area, ...] = (),
         masks: tuple[Mask, ...] = (),
         degraded: tuple[str, ...] = (),
+        on_sealed: Callable[[Message], None] | None = None,
     ) -> Outgoing:
         """What was seen in a frame."""
         stamp = frame.stamp
         live = stamp is not None and stamp.mono_ns is not None
         height, width = frame.image.shape[:2]
+        settings = self.settings
 
         def seal(envelope: Envelope) -> LabelsMessage:
             return LabelsMessage(
@@ -79,8 +98,10 @@ class Composer:
                 published_mono_ns=envelope.published_mono_ns if live else None,
                 media_ns=frame.media_ns,
                 timing_ns=timing,
+                deadline_ns=self._deadlines_ns.get(frame.camera),
                 dropped=dropped,
                 model=model,
+                settings=settings,
                 image=ImageSize(width, height),
                 labels=labels,
                 detections=detections,
@@ -89,7 +110,7 @@ class Composer:
                 degraded=degraded,
             )
 
-        return Outgoing(topic("labels", frame.camera), seal)
+        return Outgoing(topic("labels", frame.camera), seal, on_sealed=on_sealed)
 
     def event(self, frame: Frame, happening: Happening) -> Outgoing:
         """That something came, changed or went."""
@@ -127,6 +148,7 @@ class Composer:
 
     def blind(self, camera: str, status: Status) -> Outgoing:
         """That a camera's labels are missing, and why."""
+        settings = self.settings
 
         def seal(envelope: Envelope) -> LabelsMessage:
             return LabelsMessage(
@@ -135,6 +157,8 @@ class Composer:
                 session=self.session,
                 seq=envelope.seq,
                 status=status,
+                deadline_ns=self._deadlines_ns.get(camera),
+                settings=settings,
                 boot_id=boot_id(),
                 published_ns=envelope.published_ns,
                 published_mono_ns=envelope.published_mono_ns,
@@ -148,6 +172,7 @@ class Composer:
         cameras: tuple[CameraHealth, ...],
         latency: Latency | None,
         usage: Usage,
+        perception: PerceptionHealth,
     ) -> Outgoing:
         """How the node is."""
 
@@ -160,6 +185,10 @@ class Composer:
                 state=state,
                 cameras=cameras,
                 latency_ns=latency,
+                lost_frames=perception.lost_frames,
+                last_error=perception.last_error,
+                degraded=perception.degraded,
+                settings=self.settings,
                 rss_bytes=usage.rss_bytes,
                 cpu=usage.cpu,
                 uptime_s=usage.uptime_s,

@@ -192,6 +192,7 @@ class LabelsMessage:
     published_mono_ns: int | None = None
     media_ns: int | None = None
     timing_ns: Timing | None = None
+    deadline_ns: int | None = None
     dropped: int = 0
     model: ModelInfo | None = None
     settings: int = 0
@@ -222,6 +223,11 @@ class LabelsMessage:
                 before_ns / 1e9
             )
         return _elapsed_s(self.stamp_ns, self.stamp_mono_ns, self.boot_id)
+
+    @property
+    def late(self) -> bool:
+        """Whether it is older than its camera's deadline now."""
+        return self.deadline_ns is not None and self.age_s * 1e9 > self.deadline_ns
 
     @property
     def stable(self) -> tuple[Label, ...]:
@@ -346,7 +352,11 @@ NodeState = Literal["starting", "running", "degraded", "stalled", "stopping"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraHealth:
-    """One camera in the health message. fps: frames captured a second, over the last second."""
+    """One camera in the health message. fps: frames captured a second, over the last second.
+
+    corrupt: pictures that could not be decoded; repeated: that were the same as the one before;
+    deadline_misses: messages that went out later than the camera's deadline.
+    """
 
     camera: str
     status: Status
@@ -357,7 +367,10 @@ class CameraHealth:
     newest_frame_age_s: float | None
     frames: int
     dropped: int
+    corrupt: int = 0
+    repeated: int = 0
     reconnects: int
+    deadline_misses: int = 0
     last_error: str | None
 
 
@@ -372,7 +385,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthMessage:
-    """One message of `health/<node>/`, once a second. cpu: seconds of CPU time per second."""
+    """One message of `health/<node>/`, once a second. cpu: seconds of CPU time per second.
+
+    lost_frames: frames that the model failed on; last_error: its newest failure.
+    """
 
     schema: int = SCHEMA
     node: str
@@ -382,6 +398,10 @@ class HealthMessage:
     state: NodeState
     cameras: tuple[CameraHealth, ...]
     latency_ns: Latency | None
+    lost_frames: int = 0
+    last_error: str | None = None
+    degraded: tuple[str, ...] = ()
+    settings: int = 0
     rss_bytes: int
     cpu: float
     uptime_s: float

@@ -27,13 +27,15 @@ class Outgoing:
     """A message but for its envelope. topic: what its number counts on.
 
     key: of the messages of a topic the newest of each key is sent again to late joiners; one that
-    `ends` is not, and takes that of its key away.
+    `ends` is not, and takes that of its key away. on_sealed: called with the finished message, on
+    the thread that hands over; quick, and never raising.
     """
 
     topic: bytes
     seal: Callable[[Envelope], Message]
     key: str = ""
     ends: bool = False
+    on_sealed: Callable[[Message], None] | None = None
 
 
 class Sequencer:
@@ -46,7 +48,22 @@ class Sequencer:
         """The finished message."""
         seq = self._next[outgoing.topic]
         self._next[outgoing.topic] = seq + 1
-        return outgoing.seal(Envelope(seq, time.time_ns(), time.monotonic_ns()))
+        message = outgoing.seal(Envelope(seq, time.time_ns(), time.monotonic_ns()))
+        if outgoing.on_sealed is not None:
+            outgoing.on_sealed(message)
+        return message
+
+    def answer(self, probe: "Probe") -> None:
+        """Says the numbers that a probe asks for."""
+        probe.on_reached(tuple(self._next[topic] for topic in probe.topics))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Asks, in its place among the messages, for the next number of each topic."""
+
+    topics: tuple[bytes, ...]
+    on_reached: Callable[[tuple[int, ...]], None]
 
 
 Observer = Callable[[Message], None]
@@ -56,7 +73,7 @@ Observer = Callable[[Message], None]
 class Sink(Protocol):
     """Where a pipeline's messages go."""
 
-    def send(self, outgoing: Outgoing) -> None:
+    def send(self, outgoing: Outgoing | Probe) -> None:
         """Takes a message; may block while the ones before it are on their way."""
         ...
 
@@ -72,9 +89,12 @@ class LocalSink:
         self._observer = observer
         self._sequencer = Sequencer()
 
-    def send(self, outgoing: Outgoing) -> None:
+    def send(self, outgoing: Outgoing | Probe) -> None:
         """Hands the message to the observer."""
-        self._observer(self._sequencer.seal(outgoing))
+        if isinstance(outgoing, Probe):
+            self._sequencer.answer(outgoing)
+        else:
+            self._observer(self._sequencer.seal(outgoing))
 
     def close(self) -> None:
         """Nothing is held."""

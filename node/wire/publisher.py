@@ -11,7 +11,7 @@ import zmq
 
 from node.errors import EndpointError
 from node.wire.messages import Message, encode, retained
-from node.wire.outgoing import Observer, Outgoing, Sequencer
+from node.wire.outgoing import Observer, Outgoing, Probe, Sequencer
 
 OUTBOX = 64
 """Messages between the threads that make them and the socket. The socket never blocks in live use,
@@ -39,7 +39,7 @@ class Publisher:
         self._endpoint = endpoint
         self._lossless = lossless
         self._observer = observer
-        self._outbox: queue.Queue[Outgoing] = queue.Queue(OUTBOX)
+        self._outbox: queue.Queue[Outgoing | Probe] = queue.Queue(OUTBOX)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -66,7 +66,7 @@ class Publisher:
         """Topics subscribed to by somebody now."""
         return self._subscriptions
 
-    def send(self, outgoing: Outgoing) -> None:
+    def send(self, outgoing: Outgoing | Probe) -> None:
         """Hands a message to the publisher's thread; any thread may.
 
         Raises what ended that thread, should it have failed (an observer that cannot write).
@@ -142,6 +142,9 @@ class Publisher:
                     outgoing = self._outbox.get_nowait()
                 except queue.Empty:
                     break
+                if isinstance(outgoing, Probe):
+                    sequencer.answer(outgoing)
+                    continue
                 message = sequencer.seal(outgoing)
                 self._hand_over(xpub, message)
                 self._keep(outgoing, message)

@@ -1,0 +1,213 @@
+"""Inbox: what a subscriber knows of a node, whichever way it receives. Needs pyzmq and msgpack
+only."""
+
+import logging
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from node.errors import EndpointError, MessageError
+from node.wire.messages import (
+    DEFAULT_ENDPOINT,
+    MAX_MESSAGE_BYTES,
+    HealthMessage,
+    LabelsMessage,
+    MessageKind,
+    Status,
+    decode,
+    topic,
+)
+
+log = logging.getLogger(__name__)
+
+DEFAULT_TIMEOUT_S = 5.0
+ALIVE_S = 2.5
+"""Silence after which a node is taken for gone: it sends its health once a second."""
+_RECEIVE_HIGH_WATER_MARK = 256
+MOST_DRAINED = 10_000
+
+
+class NotSeenError(TimeoutError):
+    """Messages came, and none showed what was waited for."""
+
+
+class NotUsableError(RuntimeError):
+    """There are no labels to act on; its kind says why. message: the newest of the camera, None
+    where there is none."""
+
+    def __init__(self, why: str, message: LabelsMessage | None) -> None:
+        super().__init__(why)
+        self.message = message
+
+
+class NodeGoneError(NotUsableError):
+    """Nothing was heard of the node lately, or it said that it stops."""
+
+
+class CannotSeeError(NotUsableError):
+    """The node lives, and its camera cannot see (`no_camera`, `stalled`)."""
+
+
+class NotLookingError(NotUsableError):
+    """The node lives, and was told not to look (`paused`)."""
+
+
+class TooOldError(NotUsableError):
+    """The node lives and looks, and its newest labels are older than allowed."""
+
+
+class NoMessageError(TimeoutError):
+    """Nothing was received in the time given: the node is gone, unreachable, or silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What is missing between a message and the one before it of the same camera.
+
+    dropped: frames that the node gave up in favour of newer ones, before inference.
+    lost: messages that were sent and did not arrive.
+    restarted: the node was started anew in between; what it sent before is not counted.
+    """
+
+    dropped: int = 0
+    lost: int = 0
+    restarted: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether anything is missing."""
+        return bool(self.dropped or self.lost or self.restarted)
+
+
+class Inbox:
+    """Decodes what was received, leaves out what came twice, and tells the gaps.
+
+    rejected: messages that could not be read; last_rejection: the reason of the newest.
+    late: by camera, messages that came after their camera's deadline. health: the newest.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._last: dict[str, LabelsMessage] = {}
+        self._heard_s: float | None = None
+        self.health: HealthMessage | None = None
+        self.late: Counter[str] = Counter()
+        self.rejected = 0
+        self.last_rejection: str | None = None
+
+    def open(self, parts: list[bytes]) -> tuple[LabelsMessage, Gap] | None:
+        """The message in `parts` and the gap before it; None if it is unreadable or not new."""
+        try:
+            message = decode(parts)
+        except MessageError as error:
+            self._reject(str(error))
+            return None
+        self._heard_s = time.monotonic()
+        if isinstance(message, HealthMessage):
+            self.health = message
+        if not isinstance(message, LabelsMessage):
+            return None
+        last = self._last.get(message.camera)
+        if last is not None and last.session == message.session and message.seq <= last.seq:
+            return None  # retained for somebody else who joined
+        self._last[message.camera] = message
+        self.late[message.camera] += message.late
+        return message, _gap(last, message)
+
+    def newest(self) -> list[LabelsMessage]:
+        """The newest message of each camera."""
+        return list(self._last.values())
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since anything came from the node, whatever it was."""
+        return math.inf if self._heard_s is None else time.monotonic() - self._heard_s
+
+    @property
+    def alive(self) -> bool:
+        """Whether the node was heard lately, and did not say that it goes."""
+        going = self.health is not None and self.health.state == "stopping"
+        return self.silent_s <= ALIVE_S and not going
+
+    def required(self, max_age_s: float, camera: str | None) -> LabelsMessage:
+        """The freshest labels, or the NotUsableError that says why there are none."""
+        known = [x for x in self.newest() if camera is None or x.camera == camera]
+        seen = [x for x in known if x.status is Status.OK]
+        fresh = freshest(seen, max_age_s)
+        if fresh is not None:
+            return fresh
+        if not self.alive:
+            gone = (
+                "the node said that it stops"
+                if self.silent_s <= ALIVE_S
+                else f"nothing from the node for {min(self.silent_s, 1e6):.1f} s"
+            )
+            raise NodeGoneError(f"{self._endpoint}: {gone}", None)
+        newest = max(known, key=lambda x: x.published_ns, default=None)
+        if newest is None:
+            raise TooOldError(f"{self._endpoint}: the node lives, and has sent no labels yet", None)
+        if newest.status is Status.PAUSED:
+            raise NotLookingError(f"camera {newest.camera!r} is paused", newest)
+        if newest.status is not Status.OK:
+            raise CannotSeeError(f"camera {newest.camera!r} cannot see: {newest.status}", newest)
+        raise TooOldError(
+            f"camera {newest.camera!r}: the newest labels are {newest.age_s:.3f} s old, allowed "
+            f"are {max_age_s:g} s",
+            newest,
+        )
+
+    def _reject(self, reason: str) -> None:
+        self.rejected += 1
+        if reason != self.last_rejection:  # once for each kind, not once for each message
+            self.last_rejection = reason
+            log.warning("%s: message left out: %s", self._endpoint, reason)
+
+
+def _gap(last: LabelsMessage | None, message: LabelsMessage) -> Gap:
+    if last is None:
+        return Gap()
+    if last.session != message.session:
+        return Gap(dropped=message.dropped, restarted=True)
+    lost = message.seq - last.seq - 1
+    dropped = message.dropped
+    if lost and message.frame_id is not None and last.frame_id is not None:
+        # The lost messages took their own counts of dropped frames with them.
+        dropped = max(dropped, message.frame_id - last.frame_id - 1 - lost)
+    return Gap(dropped=dropped, lost=lost)
+
+
+def freshest(messages: list[LabelsMessage], max_age_s: float) -> LabelsMessage | None:
+    """The youngest of those that are not older than `max_age_s`."""
+    fresh = [message for message in messages if message.age_s <= max_age_s]
+    return min(fresh, key=lambda message: message.age_s, default=None)
+
+
+def connect(
+    socket: "zmq.Socket[Any]", endpoint: str, camera: str | None, kind: MessageKind = "labels"
+) -> None:
+    """Subscribes to one kind of message of one camera, or of all. Raises EndpointError."""
+    socket.setsockopt(zmq.RCVHWM, _RECEIVE_HIGH_WATER_MARK)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+    socket.setsockopt(zmq.SUBSCRIBE, topic(kind, camera) if camera else f"{kind}/".encode())
+    if kind == "labels":
+        socket.setsockopt(zmq.SUBSCRIBE, b"health/")
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise EndpointError(
+            f"endpoint {endpoint!r} cannot be connected to: {error.strerror}; "
+            f"write tcp://HOST:PORT or ipc://PATH, for example {DEFAULT_ENDPOINT}"
+        ) from error
+
+
+def silence(endpoint: str, timeout_s: float) -> str:
+    """What to say where nothing came."""
+    return f"{endpoint}: no message for {timeout_s:g} s; is the node running, on this endpoint?"

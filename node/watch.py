@@ -1,0 +1,159 @@
+"""Watch: looks after the cameras of a live run, says what they cannot see, and how the node is."""
+
+import logging
+import time
+
+from node.capture.freshness import stall_after_s
+from node.capture.grabber import CaptureState, Grabber
+from node.capture.mailbox import Mailbox
+from node.config import CameraConfig, NodeConfig
+from node.labeller import Labelled, Labeller
+from node.monitor.status import StatusAnnouncer, camera_status
+from node.monitor.usage import LatencyMeter, ProcessMeter
+from node.wire.compose import Composer, PerceptionHealth, Usage
+from node.wire.messages import CameraHealth, NodeState, Status
+from node.wire.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+HEALTH_PERIOD_S = 1.0
+
+
+class Meters:
+    """What the labeller's messages tell: how late they are."""
+
+    def __init__(self, cameras: list[str]) -> None:
+        self.latency = LatencyMeter()
+        self.misses = dict.fromkeys(cameras, 0)
+
+    def add(self, labelled: Labelled) -> None:
+        """Notes one message; on the labeller's thread."""
+        self.latency.add(labelled.latency_ns)
+        self.misses[labelled.camera] += labelled.late
+
+
+class Watch:
+    """Used by the pipeline's own thread only."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        grabbers: list[Grabber],
+        labeller: Labeller,
+        mailbox: Mailbox,
+        composer: Composer,
+        publisher: Publisher,
+        meters: Meters,
+    ) -> None:
+        self._config = config
+        self._grabbers = grabbers
+        self._labeller = labeller
+        self._mailbox = mailbox
+        self._composer = composer
+        self._publisher = publisher
+        self._meters = meters
+        self._process = ProcessMeter()
+        self._announcers = [StatusAnnouncer() for _ in grabbers]
+        self._health_at = 0.0
+        self._frames_before = [0] * len(grabbers)
+
+    def tick(self, running: bool) -> None:
+        """Publishes what is due."""
+        for grabber in self._grabbers:
+            grabber.look_after()
+        statuses = self.statuses()
+        for grabber, announcer, status in zip(
+            self._grabbers, self._announcers, statuses, strict=True
+        ):
+            if announcer.due(status):
+                self._publisher.send(self._composer.blind(grabber.camera, status))
+        if time.monotonic() - self._health_at >= HEALTH_PERIOD_S:
+            self._send_health(self._node_state(running, statuses), statuses)
+
+    def statuses(self) -> list[Status]:
+        """Of each camera, now."""
+        return [
+            Status.PAUSED
+            if camera.name in self._labeller.paused
+            else _status(camera, grabber.state)
+            for camera, grabber in zip(self._config.camera, self._grabbers, strict=True)
+        ]
+
+    def hung(self) -> None:
+        """Says that nothing is looked at any more."""
+        for grabber in self._grabbers:
+            self._publisher.send(self._composer.blind(grabber.camera, Status.STALLED))
+        self._send_health("stalled", [Status.STALLED] * len(self._grabbers))
+
+    def stopping(self) -> None:
+        """Says that the node goes."""
+        self._send_health("stopping", [Status.NO_CAMERA] * len(self._grabbers))
+
+    def health_of(self, statuses: list[Status], elapsed_s: float) -> tuple[CameraHealth, ...]:
+        """Of each camera. elapsed_s: since this was asked before."""
+        return tuple(
+            self._camera_health(place, status, elapsed_s) for place, status in enumerate(statuses)
+        )
+
+    def _node_state(self, running: bool, statuses: list[Status]) -> NodeState:
+        if not running:
+            return "starting"
+        if all(status is not Status.OK for status in statuses):
+            return "stalled"
+        fine = all(status is Status.OK for status in statuses) and not self._labeller.degraded
+        return "running" if fine else "degraded"
+
+    def _send_health(self, state: NodeState, statuses: list[Status]) -> None:
+        now = time.monotonic()
+        elapsed_s = now - self._health_at if self._health_at else HEALTH_PERIOD_S
+        self._health_at = now
+        usage = Usage(
+            rss_bytes=self._process.rss_bytes(),
+            cpu=self._process.cpu(),
+            uptime_s=self._process.uptime_s(),
+            subscribers=self._publisher.subscriptions,
+        )
+        perception = PerceptionHealth(
+            lost_frames=self._labeller.lost_frames,
+            last_error=self._labeller.last_error,
+            degraded=self._labeller.degraded,
+        )
+        cameras = self.health_of(statuses, elapsed_s)
+        latency = self._meters.latency.take()
+        self._publisher.send(self._composer.health(state, cameras, latency, usage, perception))
+
+    def _camera_health(self, place: int, status: Status, elapsed_s: float) -> CameraHealth:
+        grabber = self._grabbers[place]
+        state = grabber.state
+        fps = (state.frames - self._frames_before[place]) / elapsed_s
+        self._frames_before[place] = state.frames
+        return CameraHealth(
+            camera=grabber.camera,
+            status=status,
+            fps=fps,
+            width=state.facts.width,
+            height=state.facts.height,
+            pixel_format=state.facts.pixel_format,
+            newest_frame_age_s=_silent_s(state) if state.frames else None,
+            frames=state.frames,
+            dropped=self._mailbox.dropped(grabber.camera),
+            corrupt=state.corrupt,
+            repeated=state.repeated,
+            reconnects=state.reconnects,
+            deadline_misses=self._meters.misses[grabber.camera],
+            last_error=state.last_error,
+        )
+
+
+def _status(camera: CameraConfig, state: CaptureState) -> Status:
+    return camera_status(
+        is_open=state.open,
+        silent_s=_silent_s(state),
+        stall_timeout_s=stall_after_s(camera, state.facts),
+    )
+
+
+def _silent_s(state: CaptureState) -> float | None:
+    if state.newest_mono_ns is None:
+        return None
+    return (time.monotonic_ns() - state.newest_mono_ns) / 1e9

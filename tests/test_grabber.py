@@ -1,0 +1,298 @@
+"""Grabber: cameras that come, go, hang, freeze, break and change their size."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from node.capture import grabber as grabber_module
+from node.capture.freshness import Freshness, stall_after_s
+from node.capture.grabber import Grabber
+from node.capture.mailbox import LatestMailbox
+from node.capture.source import Picture, Source, SourceFacts
+from node.config import CameraConfig
+from node.errors import PictureError, SourceError
+from node.frame import Image, Stamp
+
+WAIT_S = 10.0
+CAMERA = CameraConfig(name="a", stall_timeout_s=0.1)
+RANDOM = np.random.default_rng(0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def noise(height: int = 48, width: int = 64) -> Image:
+    """As from a sensor: never the same twice."""
+    return RANDOM.integers(0, 256, (height, width, 3), np.uint8)
+
+
+class FlakyCamera:
+    """A camera that is unplugged after three frames."""
+
+    live = True
+    facts = SourceFacts(fps=30.0)
+
+    def __init__(self) -> None:
+        self._left = 3
+
+    def read(self) -> Picture:
+        if not self._left:
+            raise SourceError("camera 'a' stopped delivering frames")
+        self._left -= 1
+        return Picture(noise(), Stamp.now(), None, 0)
+
+    def summary(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def stop() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_lost_camera_is_opened_again_and_its_frames_go_on_counting(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    opened = itertools.count()
+
+    def open_flaky() -> Source:
+        match next(opened):
+            case 1:
+                raise SourceError("camera 'a': not there yet")
+            case 2:
+                raise OSError("what no driver should raise")
+        return FlakyCamera()
+
+    grabber = Grabber(CAMERA, open_flaky, LatestMailbox(["a"]), stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: grabber.state.reconnects >= 3)
+    state = grabber.state
+    assert state.frames >= 9
+    assert state.failure is None
+    assert state.last_error is not None
+    stop.set()
+    assert grabber.join(WAIT_S)
+
+
+def test_a_camera_missing_at_the_start_ends_or_is_waited_for(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    attempts = itertools.count()
+
+    def open_late() -> Source:
+        if next(attempts) < 3:
+            raise SourceError("camera 'a': missing")
+        return FlakyCamera()
+
+    required = Grabber(CAMERA, open_late, LatestMailbox(["a"]), stop, retry_first=False)
+    required.start()
+    wait_until(lambda: required.state.ended)
+    assert "missing" in str(required.state.failure)
+    waited_for = Grabber(CAMERA, open_late, LatestMailbox(["a"]), stop, retry_first=True)
+    waited_for.start()
+    wait_until(lambda: waited_for.state.frames > 0)
+    assert waited_for.state.failure is None
+
+
+def test_a_camera_that_hangs_holds_nobody(stop: threading.Event) -> None:
+    release = threading.Event()
+
+    class HungCamera(FlakyCamera):
+        def read(self) -> Picture:
+            release.wait()
+            return super().read()
+
+    grabber = Grabber(CAMERA, HungCamera, LatestMailbox(["a"]), stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: grabber.state.open)
+    stop.set()
+    started = time.monotonic()
+    assert not grabber.join(0.2)
+    assert time.monotonic() - started < 1.0
+    release.set()
+    assert grabber.join(WAIT_S)
+
+
+class Camera:
+    """Delivers what `pictures` makes, a hundred a second."""
+
+    live = True
+    facts = SourceFacts(fps=100.0)
+
+    def __init__(self, pictures: Callable[[], Image]) -> None:
+        self._pictures = pictures
+
+    def read(self) -> Picture:
+        time.sleep(0.01)  # the camera's own period
+        return Picture(self._pictures(), Stamp.now(), None, 0)
+
+    def summary(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def silent_s(grabber: Grabber) -> float:
+    newest = grabber.state.newest_mono_ns
+    return 0.0 if newest is None else (time.monotonic_ns() - newest) / 1e9
+
+
+def test_a_frozen_picture_is_silence_and_the_camera_is_opened_anew(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(grabber_module, "REOPEN_AFTER_S", 0.5)
+    opened = itertools.count()
+    frozen = noise()
+
+    def open_camera() -> Source:
+        return Camera(noise if next(opened) else lambda: frozen.copy())
+
+    mailbox = LatestMailbox(["a"])
+    grabber = Grabber(CAMERA, open_camera, mailbox, stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: silent_s(grabber) > 0.15)
+    put = grabber.state.frames
+    wait_until(lambda: silent_s(grabber) > 0.3 or grabber.state.reconnects > 0)
+    assert grabber.state.reconnects or grabber.state.frames == put, "no frozen frame is labelled"
+    wait_until(lambda: grabber.state.reconnects == 1 and grabber.state.frames > put + 3)
+    assert silent_s(grabber) < 0.1
+    assert grabber.state.repeated >= 20
+    assert "repeats the same picture for" in str(grabber.state.last_error)
+
+
+def test_a_still_scene_can_be_declared(stop: threading.Event) -> None:
+    still = noise()
+    config = CAMERA.model_copy(update={"detect_frozen": False})
+    grabber = Grabber(
+        config, lambda: Camera(lambda: still), LatestMailbox(["a"]), stop, retry_first=False
+    )
+    grabber.start()
+    wait_until(lambda: grabber.state.frames >= 30)
+    assert silent_s(grabber) < 0.1
+
+
+def test_a_drivers_stamp_that_stands_still_is_no_new_frame() -> None:
+    freshness = Freshness()
+    now_ns = time.monotonic_ns()
+    stamps = [Stamp.from_driver(now_ns + step) for step in (0, 1000, 1000, 2000)]
+    seen = [freshness.repeats(Picture(noise(), stamp, None, 0)) for stamp in stamps]
+    assert seen == [None, None, "stamp", None]
+
+
+def test_a_slow_source_is_given_two_of_its_periods() -> None:
+    assert stall_after_s(CameraConfig(stall_timeout_s=0.5), SourceFacts(fps=30.0)) == 0.5
+    assert stall_after_s(CameraConfig(stall_timeout_s=0.5), SourceFacts(fps=1.0)) == 2.0
+    assert stall_after_s(CameraConfig(stall_timeout_s=0.5, max_fps=0.5), SourceFacts()) == 4.0
+
+
+def test_a_corrupt_picture_costs_itself_and_many_reopen_the_camera(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(grabber_module, "REOPEN_AFTER_S", 0.2)
+    turns = itertools.count()
+    broken = threading.Event()
+
+    def picture() -> Image:
+        if broken.is_set() or next(turns) % 3 == 1:
+            raise PictureError("camera 'a' delivered a frame that cannot be decoded")
+        return noise()
+
+    grabber = Grabber(
+        CAMERA, lambda: Camera(picture), LatestMailbox(["a"]), stop, retry_first=False
+    )
+    grabber.start()
+    wait_until(lambda: grabber.state.corrupt >= 5)
+    assert grabber.state.reconnects == 0
+    assert grabber.state.frames >= 8
+    broken.set()
+    wait_until(lambda: grabber.state.reconnects >= 2)
+    assert not grabber.state.ended
+
+
+def test_a_hung_driver_is_given_up_and_its_late_frames_are_thrown_away(
+    stop: threading.Event,
+) -> None:
+    release = threading.Event()
+    opened = itertools.count()
+
+    class HangsAtFirst(Camera):
+        def __init__(self) -> None:
+            super().__init__(noise)
+            self.hangs = next(opened) == 0
+
+        def read(self) -> Picture:
+            if self.hangs:
+                release.wait()
+                return Picture(noise(7, 7), Stamp.now(), None, 0)
+            return super().read()
+
+    mailbox = LatestMailbox(["a"])
+    grabber = Grabber(CAMERA, HangsAtFirst, mailbox, stop, retry_first=False, hung_after_s=0.2)
+    grabber.start()
+    wait_until(lambda: grabber.state.open)
+    wait_until(lambda: grabber.look_after() or grabber.state.frames > 3)
+    assert grabber.state.reconnects == 1
+    release.set()
+    deadline = time.monotonic() + 0.3
+    while time.monotonic() < deadline:
+        taken = mailbox.take(0.1)
+        assert taken is None or taken.frame.image.shape == (48, 64, 3)
+    assert grabber.state.facts.width == 64
+
+
+def test_few_threads_hang_however_long_it_takes(stop: threading.Event) -> None:
+    release = threading.Event()
+
+    def open_hung() -> Source:
+        release.wait()
+        raise SourceError("camera 'a': late")
+
+    grabber = Grabber(
+        CAMERA, open_hung, LatestMailbox(["a"]), stop, retry_first=True, hung_after_s=0.01
+    )
+    grabber.start()
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        grabber.look_after()
+        time.sleep(0.005)
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("capture-a") <= grabber_module.MOST_HUNG + 1
+    stop.set()
+    release.set()
+    wait_until(lambda: "capture-a" not in [thread.name for thread in threading.enumerate()])
+
+
+def test_a_change_of_size_in_flight_is_another_scene(stop: threading.Event) -> None:
+    wide = threading.Event()
+    mailbox = LatestMailbox(["a"])
+    grabber = Grabber(
+        CAMERA, lambda: Camera(lambda: noise(48, 128 if wide.is_set() else 64)), mailbox, stop,
+        retry_first=False,
+    )  # fmt: skip
+    grabber.start()
+    before = mailbox.take(WAIT_S)
+    assert before is not None
+    wide.set()
+    deadline = time.monotonic() + WAIT_S
+    while (after := mailbox.take(WAIT_S)) is None or after.frame.image.shape[1] != 128:
+        assert time.monotonic() < deadline
+    assert after.frame.epoch == before.frame.epoch + 1
+    assert (grabber.state.facts.width, grabber.state.reconnects) == (128, 0)

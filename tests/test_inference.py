@@ -1,0 +1,220 @@
+"""A model that fails, hangs or is late: what the node says, and how it ends."""
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Start
+
+from node.client import HealthMessage, LabelsMessage, NodeGoneError, Subscriber
+from node.config import NodeConfig, load_config
+from node.errors import FrameError, InferenceError, ModelError
+from node.frame import Image
+from node.labeller import MOST_FAILURES
+from node.perception.perceiver import Perceived, Perceiver, build_perceiver
+from node.pipeline import run_live
+
+WAIT_S = 20.0
+
+
+class Faulty(Perceiver):
+    """The real one, but for the frames that `fault` spoils."""
+
+    fault: Callable[[int], None]
+    taken = 0
+
+    def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:
+        seen = super().perceive_all(images)
+        self.taken += 1
+        self.fault(self.taken)
+        return seen
+
+
+def faulty(config: NodeConfig, fault: Callable[[int], None]) -> Perceiver:
+    perceiver = build_perceiver(config.model)
+    perceiver.__class__ = Faulty
+    perceiver.fault = fault  # type: ignore[attr-defined]
+    return perceiver
+
+
+@contextmanager
+def running(
+    ipc: str, fault: Callable[[int], None], *settings: str
+) -> Iterator[tuple[Subscriber, list[BaseException]]]:
+    """A node on the demo pictures with a model that has this fault, and how it ended."""
+    config = load_config(None, settings, {"wire.endpoint": ipc})
+    stop = threading.Event()
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            run_live(config, lambda config: faulty(config, fault), stop)
+        except InferenceError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    with Subscriber(ipc, timeout_s=WAIT_S) as subscriber:
+        thread.start()
+        try:
+            yield subscriber, ended
+        finally:
+            stop.set()
+            thread.join(WAIT_S)
+
+
+def received_until(
+    subscriber: Subscriber, enough: Callable[[list[LabelsMessage]], bool]
+) -> list[LabelsMessage]:
+    """From the first labelled frame on."""
+    seen: list[LabelsMessage] = []
+    deadline = time.monotonic() + WAIT_S
+    while not enough(seen):
+        assert time.monotonic() < deadline, [message.status for message in seen]
+        message, _ = subscriber.receive(WAIT_S)
+        if seen or message.status == "ok":
+            seen.append(message)
+    return seen
+
+
+def health_until(subscriber: Subscriber, enough: Callable[[HealthMessage], bool]) -> HealthMessage:
+    deadline = time.monotonic() + WAIT_S
+    while not enough(health := subscriber.health(WAIT_S)):
+        assert time.monotonic() < deadline, health
+        subscriber.wait(0.1)
+    return health
+
+
+@pytest.mark.parametrize("error", [ModelError("engine failed"), FrameError("nan"), KeyError("x")])
+def test_an_exception_costs_one_frame_and_says_so(ipc: str, error: Exception) -> None:
+    def fault(taken: int) -> None:
+        if taken % 4 == 0:
+            raise error
+
+    with running(ipc, fault) as (subscriber, ended):
+        statuses = [m.status for m in received_until(subscriber, lambda seen: len(seen) >= 30)]
+        health = health_until(subscriber, lambda health: health.lost_frames >= 5)
+    assert 5 <= statuses.count("stalled") <= 10
+    assert set(statuses) == {"ok", "stalled"}
+    assert str(error) in str(health.last_error)
+    assert not ended
+
+
+def test_a_model_that_only_fails_ends_the_node(ipc: str) -> None:
+    def fault(taken: int) -> None:
+        if taken > 5:
+            raise RuntimeError("the driver is gone")
+
+    with running(ipc, fault) as (subscriber, ended):
+        seen = received_until(subscriber, lambda seen: len(seen) >= 5 + MOST_FAILURES)
+        assert [m.status for m in seen[-MOST_FAILURES:]] == ["stalled"] * MOST_FAILURES
+        deadline = time.monotonic() + WAIT_S
+        while subscriber.alive:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(NodeGoneError, match=r"it stops|nothing from"):
+            subscriber.require(60.0)
+    assert "failed on 10 frames in a row (RuntimeError('the driver is gone'))" in str(ended[0])
+
+
+def test_a_model_that_hangs_is_said_and_ends_the_node_in_time(ipc: str) -> None:
+    release = threading.Event()
+
+    def fault(taken: int) -> None:
+        if taken == 5:
+            release.wait(WAIT_S)
+
+    with running(ipc, fault, "model.inference_timeout_s=0.5") as (subscriber, ended):
+        seen = received_until(subscriber, lambda seen: bool(seen) and seen[-1].status != "ok")
+        started = time.monotonic()
+        while not ended and time.monotonic() < started + WAIT_S:
+            time.sleep(0.01)
+        assert time.monotonic() - started < 2.0
+        release.set()
+    assert seen[-1].status == "stalled"
+    assert "hangs for 0.5 s on one frame" in str(ended[0])
+
+
+def test_the_process_ends_with_exit_code_4_though_a_thread_hangs(ipc: str) -> None:
+    program = (
+        "import sys, threading\n"
+        "from node.perception import perceiver as p\n"
+        "real = p.Perceiver.perceive_all\n"
+        "taken = [0]\n"
+        "def hung(self, images):\n"
+        "    taken[0] += 1\n"
+        "    if taken[0] > 20: threading.Event().wait()\n"
+        "    return real(self, images)\n"
+        "p.Perceiver.perceive_all = hung\n"
+        "from node.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", "--endpoint", ipc,
+         "--set", "model.inference_timeout_s=0.5"],
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert re.search(r"^error: the model hangs for 0\.\d s", done.stderr, re.MULTILINE)
+
+
+def test_late_messages_are_counted_by_the_node_and_seen_by_the_client(ipc: str) -> None:
+    def fault(taken: int) -> None:
+        time.sleep(0.02)  # stands for a slower network
+
+    with running(ipc, fault, "camera.0.deadline_s=0.005") as (subscriber, _):
+        seen = received_until(subscriber, lambda seen: len(seen) >= 20)
+        assert subscriber.late("camera") >= 20
+        health_until(subscriber, lambda health: health.cameras[0].deadline_misses >= 10)
+    assert all(message.deadline_ns == 5_000_000 and message.late for message in seen)
+
+
+def test_the_ladder_goes_down_says_so_and_comes_up_again(ipc: str) -> None:
+    slow = threading.Event()
+    slow.set()
+
+    def fault(taken: int) -> None:
+        if slow.is_set():
+            time.sleep(0.06)
+
+    settings = (
+        "camera.0.deadline_s=0.05", "degrade.steps=[{every=3}]", "degrade.down_after_s=0.3",
+        "degrade.up_after_s=0.5",
+    )  # fmt: skip
+    with running(ipc, fault, *settings) as (subscriber, _):
+        reason = ("deadline not held, step 1 of 1: one frame in 3",)
+        seen = received_until(subscriber, lambda seen: sum(m.degraded == reason for m in seen) >= 3)
+        assert seen[0].degraded == ()
+        fewer = [m for m in seen if m.degraded]
+        assert all(m.frame_id is not None and m.frame_id % 3 == 0 for m in fewer)
+        slow.clear()
+        received_until(subscriber, lambda seen: bool(seen) and seen[-1].degraded == ())
+
+
+def test_systemd_is_told_of_readiness_and_life(
+    start_node: Start, ipc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(path))
+        notify.settimeout(WAIT_S)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        node = start_node("run", "--endpoint", ipc)
+        told = [notify.recv(1000).decode()]
+        began = time.monotonic()
+        while len(told) < 6:
+            told.append(notify.recv(1000).decode())
+        assert told[0] == "READY=1"
+        assert all(t.startswith("WATCHDOG=1\nSTATUS=") for t in told[1:])
+        assert time.monotonic() - began < 2.5
+        node.terminate()
+        while not told[-1].startswith("STOPPING"):
+            told.append(notify.recv(1000).decode())
+    assert node.wait(10) == 0

@@ -1,0 +1,57 @@
+"""The ladder: down when the deadline is not held, up again with hysteresis."""
+
+import numpy as np
+import pytest
+
+from node.config import DegradeConfig, NodeConfig, StepConfig, load_config
+from node.errors import ConfigError
+from node.ladder import Ladder
+
+TWO = DegradeConfig(
+    steps=(StepConfig(every=2), StepConfig(model="resnet18", every=2)), down_after_s=1.0,
+    up_after_s=5.0,
+)  # fmt: skip
+
+
+def levels(ladder: Ladder, start_s: float, end_s: float, late: bool) -> list[tuple[float, int]]:
+    """When each level began."""
+    return [
+        (round(float(t), 1), ladder.level)
+        for t in np.arange(start_s, end_s, 0.1)
+        if ladder.note(late, float(t))
+    ]
+
+
+def test_it_goes_down_step_by_step_and_says_so() -> None:
+    ladder = Ladder(TWO)
+    assert levels(ladder, 0, 10, late=True) == [(1.0, 1), (2.0, 2)]
+    assert ladder.reason == ("deadline not held, step 2 of 2: model resnet18, one frame in 2",)
+    assert levels(ladder, 10, 21, late=False) == [(15.0, 1), (20.1, 0)]
+    assert ladder.reason == ()
+    assert levels(ladder, 21, 60, late=False) == []
+
+
+def test_single_late_messages_change_nothing() -> None:
+    ladder = Ladder(TWO)
+    assert not any(ladder.note(place % 3 == 0, place / 10) for place in range(300))
+
+
+def test_a_try_that_fails_makes_the_next_wait_longer() -> None:
+    ladder = Ladder(TWO)
+    changes = [
+        (round(float(t), 1), ladder.level)
+        for t in np.arange(0, 60, 0.1)
+        if ladder.note(ladder.level == 0, float(t))  # step 1 holds the deadline, the top does not
+    ]
+    ups = [t for t, level in changes if level == 0]
+    waits = np.diff([t for t, level in changes if level == 1])
+    assert [round(x) for x in waits] == [6, 11, 21]
+    assert len(ups) == 3
+
+
+def test_steps_without_a_deadline_are_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="no camera has a deadline to hold; set deadline_s"):
+        load_config(None, ["degrade.steps=[{every=2}]"])
+    config = load_config(None, ["degrade.steps=[{every=2}]", "camera.0.deadline_s=0.1"])
+    assert isinstance(config, NodeConfig)
+    assert config.degrade.steps == (StepConfig(every=2),)

@@ -1,0 +1,199 @@
+"""What control code is told when there are no labels to act on, and how soon."""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from node.client import (
+    CannotSeeError,
+    LabelsMessage,
+    NodeGoneError,
+    NotLookingError,
+    NotUsableError,
+    StaleGuard,
+    Status,
+    Subscriber,
+    TooOldError,
+)
+from node.client_async import AsyncSubscriber
+from node.frame import Frame, Stamp
+from node.wire.compose import Composer, PerceptionHealth, Usage
+from node.wire.messages import Label, ModelInfo, NodeState, Timing
+from node.wire.publisher import Publisher
+
+WAIT_S = 10.0
+IMAGE = np.zeros((4, 4, 3), np.uint8)
+MODEL = ModelInfo("m", "classify", "torch", "fp32", "cpu", "")
+
+
+class Node:
+    """A publisher on a real socket, and what a node says through it."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.publisher = Publisher(endpoint)
+        self.composer = Composer("node")
+
+    def labels(self, camera: str = "front") -> None:
+        frame = Frame(IMAGE, camera, 0, Stamp.now(), None, 0)
+        self.publisher.send(
+            self.composer.looked(
+                frame, dropped=0, timing=Timing(0, 0, 0, 0, 0), model=MODEL,
+                labels=(Label(1, "cup", 0.9),),
+            )
+        )  # fmt: skip
+
+    def blind(self, status: Status, camera: str = "front") -> None:
+        self.publisher.send(self.composer.blind(camera, status))
+
+    def health(self, state: NodeState = "running") -> None:
+        usage = Usage(0, 0.0, 0.0, 0)
+        self.publisher.send(self.composer.health(state, (), None, usage, PerceptionHealth()))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(f"ipc://{tmp_path}/wire")
+    yield made
+    made.publisher.close()
+
+
+def why_not(subscriber: Subscriber, kind: type[NotUsableError]) -> str:
+    """Waits for this kind of refusal."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            subscriber.require(0.2)
+        except kind as error:
+            return str(error)
+        except NotUsableError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_each_case_has_its_own_error(node: Node) -> None:
+    with Subscriber(node.endpoint) as subscriber:
+        assert "nothing from the node" in why_not(subscriber, NodeGoneError)
+        assert not subscriber.alive
+        node.health()
+        assert "has sent no labels yet" in why_not(subscriber, TooOldError)
+        assert subscriber.alive
+        node.labels()
+        assert subscriber.require(WAIT_S, timeout_s=WAIT_S).best == Label(1, "cup", 0.9)
+        assert "s old, allowed are 0.2 s" in why_not(subscriber, TooOldError)
+        node.blind(Status.STALLED)
+        assert why_not(subscriber, CannotSeeError) == "camera 'front' cannot see: stalled"
+        node.blind(Status.PAUSED)
+        assert why_not(subscriber, NotLookingError) == "camera 'front' is paused"
+        node.health("stopping")
+        assert "the node said that it stops" in why_not(subscriber, NodeGoneError)
+
+
+def test_one_blind_camera_does_not_speak_for_another(node: Node) -> None:
+    with Subscriber(node.endpoint) as subscriber:
+        node.labels("left")
+        node.blind(Status.NO_CAMERA, "right")
+        assert subscriber.require(WAIT_S, camera="left", timeout_s=WAIT_S).camera == "left"
+        with pytest.raises(CannotSeeError) as caught:
+            subscriber.require(WAIT_S, camera="right", timeout_s=1.0)
+        assert isinstance(caught.value.message, LabelsMessage)
+        assert caught.value.message.status is Status.NO_CAMERA
+
+
+def test_latest_is_never_older_than_asked(node: Node) -> None:
+    with Subscriber(node.endpoint) as subscriber:
+        assert subscriber.latest(0.1) is None
+        node.labels()
+        assert subscriber.latest(WAIT_S, timeout_s=WAIT_S) is not None
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            found = subscriber.latest(0.1)
+            assert found is None or found.age_s < 0.15
+        assert subscriber.latest(0.1) is None
+
+
+def test_a_stale_guard_calls_in_time_and_once_and_says_when_it_is_over(node: Node) -> None:
+    told: queue.Queue[tuple[float, object]] = queue.Queue()
+    feeding, done = threading.Event(), threading.Event()
+
+    def feed() -> None:
+        while not done.wait(0.02):
+            if feeding.is_set():
+                node.labels()
+            node.health()
+
+    def note(what: object) -> None:
+        told.put((time.monotonic(), what))
+
+    feeding.set()
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        with Subscriber(node.endpoint) as subscriber:
+            subscriber.require(WAIT_S, timeout_s=WAIT_S)
+            with subscriber.on_stale(0.3, note, on_fresh=note):
+                time.sleep(0.6)  # longer than the age: nothing is to happen
+                assert told.empty()
+                stopped = time.monotonic()
+                feeding.clear()
+                at, error = told.get(timeout=WAIT_S)
+                assert isinstance(error, TooOldError)
+                assert 0.2 < at - stopped < 0.45
+                feeding.set()
+                _, message = told.get(timeout=WAIT_S)
+                assert isinstance(message, LabelsMessage)
+                assert told.empty()
+    finally:
+        done.set()
+        feeder.join(WAIT_S)
+
+
+def test_a_guard_calls_where_there_is_no_node_at_all(tmp_path: Path) -> None:
+    told: queue.Queue[NotUsableError] = queue.Queue()
+
+    def stop(error: NotUsableError) -> None:
+        told.put(error)
+        raise RuntimeError("the user's own mistake")
+
+    with StaleGuard(f"ipc://{tmp_path}/nobody", 0.1, stop):
+        assert isinstance(told.get(timeout=WAIT_S), NodeGoneError)
+
+
+def test_steps_of_the_wall_clock_change_no_age_and_no_order(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time_ns
+    with Subscriber(node.endpoint, timeout_s=WAIT_S) as subscriber:
+        node.labels()
+        received = [subscriber.receive(WAIT_S)[0]]
+        for step_s in (3600, -7200, 0):
+            monkeypatch.setattr(time, "time_ns", lambda step_s=step_s: real() + step_s * 10**9)
+            node.labels()
+            message, gap = subscriber.receive(WAIT_S)
+            received.append(message)
+            assert not gap
+            assert 0 <= message.age_s < 1
+            assert subscriber.latest(1.0) is message
+            assert all(0 <= earlier.age_s < 5 for earlier in received)
+        assert [message.seq for message in received] == [0, 1, 2, 3]
+        monkeypatch.undo()
+
+
+def test_asyncio_has_the_same(node: Node) -> None:
+    async def ask() -> None:
+        async with AsyncSubscriber(node.endpoint) as subscriber:
+            with pytest.raises(NodeGoneError):
+                await subscriber.require(1.0)
+            node.labels()
+            found = await subscriber.require(WAIT_S, timeout_s=WAIT_S)
+            assert found.camera == "front"
+            assert subscriber.alive
+
+    asyncio.run(ask())
