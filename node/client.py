@@ -8,11 +8,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import zmq
 
+from node.client_control import Answer, Control, NoAnswerError, Picture
 from node.client_events import EventStream
 from node.client_inbox import (
     DEFAULT_TIMEOUT_S,
@@ -30,8 +32,9 @@ from node.client_inbox import (
     freshest,
     silence,
 )
-from node.errors import EndpointError
+from node.errors import ControlError, EndpointError
 from node.wire.calibration import Bearing, Calibration
+from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
     Box,
@@ -46,22 +49,28 @@ from node.wire.messages import (
 )
 
 __all__ = [
+    "Answer",
     "Bearing",
     "Box",
     "Calibration",
     "CannotSeeError",
+    "Control",
+    "ControlError",
     "Detection",
     "EventMessage",
     "EventStream",
     "Gap",
     "HealthMessage",
+    "Keys",
     "Label",
     "LabelsMessage",
+    "NoAnswerError",
     "NoMessageError",
     "NodeGoneError",
     "NotLookingError",
     "NotSeenError",
     "NotUsableError",
+    "Picture",
     "StaleGuard",
     "Status",
     "Subscriber",
@@ -75,8 +84,9 @@ class Subscriber:
     """Receives the labels of a node.
 
     camera: only this one; None: all. timeout_s: how long iteration waits for the next message.
-    Raises EndpointError for an endpoint that is not one; a node that is not there yet is waited
-    for, and one that comes back is found again.
+    keys: a client's folder of keys, where the node asks for them (`wire.keys`).
+    Raises EndpointError for an endpoint that is not one, ConfigError for keys that are none; a node
+    that is not there yet is waited for, and one that comes back is found again.
     """
 
     def __init__(
@@ -85,8 +95,10 @@ class Subscriber:
         camera: str | None = None,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        keys: Path | str | Keys | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._keys = keys if keys is None or isinstance(keys, Keys) else Keys.read(keys)
         self._endpoint = endpoint
         self._inbox = Inbox(endpoint)
         self._context = zmq.Context()
@@ -95,7 +107,7 @@ class Subscriber:
         self._events: EventStream | None = None
         self._sockets = [self._socket]
         try:
-            connect(self._socket, endpoint, camera)
+            connect(self._socket, endpoint, camera, keys=self._keys)
         except EndpointError:
             self.close()
             raise
@@ -145,7 +157,9 @@ class Subscriber:
         """Calls back as soon as there are no labels younger than `max_age_s` any more, for a safe
         stop, on a thread with a connection of its own, whatever this thread does. See StaleGuard.
         """
-        return StaleGuard(self._endpoint, max_age_s, callback, camera or self._camera, on_fresh)
+        return StaleGuard(
+            self._endpoint, max_age_s, callback, camera or self._camera, on_fresh, keys=self._keys
+        )
 
     def wait(self, timeout_s: float) -> bool:
         """Whether something came within so many seconds."""
@@ -179,7 +193,7 @@ class Subscriber:
         if self._events is None:
             socket = self._context.socket(zmq.SUB)
             self._sockets.append(socket)
-            connect(socket, self._endpoint, self._camera, "events")
+            connect(socket, self._endpoint, self._camera, "events", self._keys)
             self._events = EventStream(socket)
         return self._events
 
@@ -207,7 +221,7 @@ class Subscriber:
         where the node does not say in time, LookupError where the camera has none."""
         socket = self._context.socket(zmq.SUB)
         try:
-            connect(socket, self._endpoint, None, "info")
+            connect(socket, self._endpoint, None, "info", self._keys)
             if not socket.poll(int(timeout_s * 1000), zmq.POLLIN):
                 raise NoMessageError(silence(self._endpoint, timeout_s))
             info = decode(socket.recv_multipart(zmq.NOBLOCK))
@@ -286,8 +300,10 @@ class StaleGuard:
         callback: Callable[[NotUsableError], object],
         camera: str | None = None,
         on_fresh: Callable[[LabelsMessage], object] | None = None,
+        *,
+        keys: Path | str | Keys | None = None,
     ) -> None:
-        self._subscriber = Subscriber(endpoint, camera)
+        self._subscriber = Subscriber(endpoint, camera, keys=keys)
         self._max_age_s = max_age_s
         self._callback = callback
         self._on_fresh = on_fresh

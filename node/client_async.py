@@ -4,6 +4,7 @@ takes as long as all the rest of the client."""
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +25,7 @@ from node.client_inbox import (
     silence,
 )
 from node.errors import EndpointError
+from node.wire.keys import Keys
 from node.wire.messages import DEFAULT_ENDPOINT, EventMessage, LabelsMessage
 
 
@@ -71,8 +73,10 @@ class AsyncSubscriber:
         camera: str | None = None,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        keys: Path | str | Keys | None = None,
     ) -> None:
         self._timeout_s = timeout_s
+        self._keys = keys if keys is None or isinstance(keys, Keys) else Keys.read(keys)
         self._endpoint = endpoint
         self._inbox = Inbox(endpoint)
         self._context = zmq.asyncio.Context()
@@ -81,7 +85,7 @@ class AsyncSubscriber:
         self._camera = camera
         self._events: AsyncEventStream | None = None
         try:
-            connect(self._socket, endpoint, camera)
+            connect(self._socket, endpoint, camera, keys=self._keys)
         except EndpointError:
             self.close()
             raise
@@ -123,7 +127,7 @@ class AsyncSubscriber:
         if self._events is None:
             socket = self._context.socket(zmq.SUB)
             self._sockets.append(socket)
-            connect(socket, self._endpoint, self._camera, "events")
+            connect(socket, self._endpoint, self._camera, "events", self._keys)
             self._events = AsyncEventStream(socket)
         return self._events
 

@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from node.errors import EndpointError, MessageError
+from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
     MAX_MESSAGE_BYTES,
@@ -186,9 +187,15 @@ def freshest(messages: list[LabelsMessage], max_age_s: float) -> LabelsMessage |
 
 
 def connect(
-    socket: "zmq.Socket[Any]", endpoint: str, camera: str | None, kind: MessageKind = "labels"
+    socket: "zmq.Socket[Any]",
+    endpoint: str,
+    camera: str | None,
+    kind: MessageKind = "labels",
+    keys: Keys | None = None,
 ) -> None:
     """Subscribes to one kind of message of one camera, or of all. Raises EndpointError."""
+    if keys is not None:
+        keys.put_on(socket)
     socket.setsockopt(zmq.RCVHWM, _RECEIVE_HIGH_WATER_MARK)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.LINGER, 0)

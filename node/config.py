@@ -217,19 +217,33 @@ class DegradeConfig(_Section):
 
 
 class WireConfig(_Section):
-    """Where the labels are broadcast."""
+    """Where the labels are broadcast, and which keys that and the control socket ask for."""
 
     endpoint: str = DEFAULT_ENDPOINT
+    keys: Path | None = None
     insecure: bool = False
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _as_path("keys", value)
 
     @model_validator(mode="after")
     def _only_this_host(self) -> Self:
         check_endpoint(self.endpoint)
-        if not self.insecure and not is_loopback(self.endpoint):
-            raise ValueError(
-                f"endpoint {self.endpoint} can be reached from other computers; use ipc:// or "
-                "tcp://127.0.0.1:PORT, or write insecure = true if anybody there may read it"
-            )
+        _check_reach(self.endpoint, self, "read what it sees")
+        return self
+
+
+class ControlConfig(_Section):
+    """Where the node is asked to do things."""
+
+    endpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.endpoint is not None:
+            check_endpoint(self.endpoint)
         return self
 
 
@@ -254,6 +268,7 @@ class NodeConfig(_Section):
     smooth: SmoothConfig = Field(default_factory=SmoothConfig)
     degrade: DegradeConfig = Field(default_factory=DegradeConfig)
     wire: WireConfig = Field(default_factory=WireConfig)
+    control: ControlConfig = Field(default_factory=ControlConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @field_validator("camera", mode="before")
@@ -269,6 +284,16 @@ class NodeConfig(_Section):
             raise ValueError(f"two cameras are named {twice[0]!r}; give each [[camera]] its own")
         if len(names) > MAX_CAMERAS:
             raise ValueError(f"{len(names)} cameras; at most {MAX_CAMERAS}")
+        return self
+
+    @model_validator(mode="after")
+    def _control_is_guarded(self) -> Self:
+        if self.control.endpoint is not None:
+            if self.control.endpoint == self.wire.endpoint:
+                raise ValueError(
+                    f"control.endpoint {self.control.endpoint} is wire.endpoint too; choose another"
+                )
+            _check_reach(self.control.endpoint, self.wire, "control it", "control.")
         return self
 
     @model_validator(mode="after")
@@ -295,7 +320,7 @@ def load_config(
         key, separator, text = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set {setting}: write it as key=value, for example model.top_k=3")
-        _apply(content, key, _toml_value(text.strip()))
+        _apply(content, key, toml_value(text.strip()))
         where = f"{file} and the command line" if file else "command line"
     for key, value in options.items():
         _apply(content, key, value)
@@ -304,6 +329,36 @@ def load_config(
         return NodeConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error, content)}") from error
+
+
+def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
+    """A configuration with other values for some dotted keys. Raises ConfigError."""
+    content = config.model_dump()
+    content["camera"] = list(content["camera"])
+    for key, value in settings.items():
+        _apply(content, key, _as_tuples(value))
+    try:
+        return NodeConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error, content)) from error
+
+
+def toml_value(text: str) -> Any:
+    """A value as TOML writes it; what is not TOML is taken as text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _check_reach(endpoint: str, wire: WireConfig, what: str, where: str = "") -> None:
+    if wire.insecure or wire.keys is not None or is_loopback(endpoint):
+        return
+    raise ValueError(
+        f"{where}endpoint {endpoint} can be reached from other computers; use ipc:// or "
+        "tcp://127.0.0.1:PORT, or make keys (perception-node keys FOLDER) and name the folder in "
+        f"wire.keys, or write wire.insecure = true if anybody there may {what}"
+    )
 
 
 def check_endpoint(endpoint: str) -> None:
@@ -382,13 +437,6 @@ def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
     return target.setdefault(part, [{}] if first and part == "camera" else {})
 
 
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
 def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
     problem = error.errors()[0]
     key = _dotted(problem["loc"], content)
@@ -447,6 +495,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "smooth": SmoothConfig,
         "degrade": DegradeConfig,
         "wire": WireConfig,
+        "control": ControlConfig,
         "log": LogConfig,
     }
     return sections[str(location[0])] if location else NodeConfig

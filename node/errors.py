@@ -45,5 +45,9 @@ class InferenceError(PerceptionNodeError):
     exit_code = 4
 
 
+class ControlError(PerceptionNodeError):
+    """A request that the node refuses, or could not carry out; nothing was changed."""
+
+
 class MessageError(PerceptionNodeError):
     """Received bytes that are not a message this version can read."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from node.capture.mailbox import Mailbox, Taken
 from node.config import ModelConfig, NodeConfig
-from node.errors import FrameError, InferenceError, PerceptionNodeError
+from node.errors import ControlError, FrameError, InferenceError, PerceptionNodeError
 from node.frame import Frame, Image
 from node.ladder import Ladder
 from node.perception.scene import Scene, scenes
@@ -95,6 +95,7 @@ class Labeller:
         self._configured: Perceiver | None = None
         self._before: tuple[Perceiver, NodeConfig] | None = None
         self._probation = 0
+        self._settled: Future[None] = Future()
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(MOST_CALLS)
         self._skipped: defaultdict[str, int] = defaultdict(int)
         self._snapshots: defaultdict[str, list[Future[Snapshot]]] = defaultdict(list)
@@ -111,6 +112,11 @@ class Labeller:
         self.degraded: tuple[str, ...] = ()
         self.perceiver: Perceiver | None = None
         self.failure: Exception | None = None
+
+    @property
+    def settings(self) -> int:
+        """Number of the settings in force."""
+        return self._composer.settings
 
     @property
     def busy_s(self) -> float:
@@ -145,7 +151,7 @@ class Labeller:
         try:
             self._calls.put_nowait(do)
         except queue.Full:
-            answer.set_exception(PerceptionNodeError("too many requests at once; ask again"))
+            answer.set_exception(ControlError("too many requests at once; ask again"))
         self._mailbox.poke()
         return answer
 
@@ -174,12 +180,14 @@ class Labeller:
         self.paused -= cameras
         self._change(self.config)
 
-    def swap(self, perceiver: "Perceiver", config: NodeConfig) -> None:
+    def swap(self, perceiver: "Perceiver", config: NodeConfig) -> "Future[None]":
         """Another model from the next frame on; the one before comes back if this one fails on one
-        of its first frames."""
+        of its first frames. The Future is done when it did not, else it has the ControlError."""
         assert self._configured is not None
         self._before, self._probation = (self._configured, self.config), PROBATION_FRAMES
+        self._settled = Future()
         self._install(perceiver, config)
+        return self._settled
 
     def first_seqs(self) -> "Future[dict[str, int]]":
         """By camera the number of the first message that comes after all that was sent till now."""
@@ -323,6 +331,7 @@ class Labeller:
             self._probation -= len(batch)
             if self._probation <= 0:
                 self._before = None
+                self._settled.set_result(None)
         return seen
 
     def _roll_back(self, error: Exception) -> None:
@@ -333,6 +342,7 @@ class Labeller:
         log.error("%s", self.last_error)
         (perceiver, config), self._before = self._before, None
         self._install(perceiver, config)
+        self._settled.set_exception(ControlError(self.last_error))
 
     def _note_lost(self, camera: str, error: Exception) -> None:
         self.lost_frames += 1

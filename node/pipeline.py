@@ -13,11 +13,13 @@ from node.capture.open import is_live, open_source
 from node.capture.pacing import LikeACamera, RateLimit, Replayed
 from node.capture.source import Source
 from node.config import CameraConfig, NodeConfig
+from node.controller import Controller
 from node.errors import InferenceError, PerceptionNodeError
 from node.labeller import Builder, Labeller
 from node.monitor.supervisor import Supervisor
 from node.watch import Meters, Watch
 from node.wire.compose import Composer
+from node.wire.control import ControlServer
 from node.wire.outgoing import Sink
 from node.wire.publisher import Publisher
 
@@ -72,7 +74,7 @@ def run_live(
     ]
     deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
     composer = Composer(config.name, deadlines_s)
-    publisher = Publisher(config.wire.endpoint)
+    publisher = Publisher(config.wire.endpoint, keys=config.wire.keys)
     meters = Meters(names)
     labeller = Labeller(
         config,
@@ -86,6 +88,12 @@ def run_live(
     )
     watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters)
     supervisor = Supervisor()
+    controller = Controller(labeller, watch, limits, build)
+    try:
+        control = _control_server(config, controller)
+    except PerceptionNodeError:
+        publisher.close()
+        raise
     log.info("publishing on %s", config.wire.endpoint)
 
     def each_tick(running: bool) -> None:
@@ -105,8 +113,19 @@ def run_live(
         return _run(labeller, grabbers, mailbox, stop, each_tick=each_tick)
     finally:
         supervisor.stopping()
+        if control is not None:
+            control.close()
+        controller.close()
         watch.stopping()
         publisher.close()
+
+
+def _control_server(config: NodeConfig, controller: Controller) -> ControlServer | None:
+    if config.control.endpoint is None:
+        return None
+    server = ControlServer(config.control.endpoint, controller.handle, config.wire.keys)
+    log.info("controlled on %s", config.control.endpoint)
+    return server
 
 
 def _patience_s(config: NodeConfig, labeller: Labeller) -> float:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 
 from node.capture.freshness import stall_after_s
 from node.capture.grabber import CaptureState, Grabber
@@ -11,7 +12,7 @@ from node.labeller import Labelled, Labeller
 from node.monitor.status import StatusAnnouncer, camera_status
 from node.monitor.usage import LatencyMeter, ProcessMeter
 from node.wire.compose import Composer, PerceptionHealth, Usage
-from node.wire.messages import CameraHealth, NodeState, Status
+from node.wire.messages import CameraHealth, HealthMessage, Message, NodeState, Status
 from node.wire.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Watch:
         self._process = ProcessMeter()
         self._announcers = [StatusAnnouncer() for _ in grabbers]
         self._health_at = 0.0
+        self.health: HealthMessage | None = None
         self._frames_before = [0] * len(grabbers)
 
     def tick(self, running: bool) -> None:
@@ -120,7 +122,12 @@ class Watch:
         )
         cameras = self.health_of(statuses, elapsed_s)
         latency = self._meters.latency.take()
-        self._publisher.send(self._composer.health(state, cameras, latency, usage, perception))
+        outgoing = self._composer.health(state, cameras, latency, usage, perception)
+        self._publisher.send(replace(outgoing, on_sealed=self._keep))
+
+    def _keep(self, message: Message) -> None:
+        if isinstance(message, HealthMessage):
+            self.health = message
 
     def _camera_health(self, place: int, status: Status, elapsed_s: float) -> CameraHealth:
         grabber = self._grabbers[place]

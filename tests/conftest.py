@@ -57,18 +57,19 @@ def perception_node() -> Run:
     return run
 
 
-@pytest.fixture
-def in_process() -> Run:
+def run_in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a command as `perception_node` does, without a process and its imports: for what a
     process of its own adds nothing to."""
+    out, told = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+        code = command_line([str(argument) for argument in arguments])
+    return subprocess.CompletedProcess([], code, out.getvalue(), told.getvalue())
 
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        out, told = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
-            code = command_line([str(argument) for argument in arguments])
-        return subprocess.CompletedProcess([], code, out.getvalue(), told.getvalue())
 
-    return run
+@pytest.fixture
+def in_process() -> Run:
+    """`run_in_process`."""
+    return run_in_process
 
 
 @pytest.fixture

@@ -17,10 +17,12 @@ COMMANDS = {
     "replay": "Label every frame of a recording once, in order.",
     "watch": "Print the labels that a node publishes.",
     "label": "Label pictures, folders and videos offline.",
+    "ctl": "Ask a running node to pause, change settings or its model, or for a snapshot.",
     "models": "List the models and whether their weights are here; fetch them.",
     "tune": "Find the fastest way to run a model on this computer.",
     "bench": "Measure this computer: against the plain loop, or stage by stage.",
     "doctor": "Say what this computer has, what is wrong, and the mend.",
+    "keys": "Make keys, so that only known clients receive labels or control the node.",
     "config": "Check a configuration file.",
 }
 

@@ -111,7 +111,9 @@ def command(
 
         sink: Publisher | LocalSink = LocalSink(observe)
         if publishes:
-            sink = Publisher(config.wire.endpoint, lossless=True, observer=observe)
+            sink = Publisher(
+                config.wire.endpoint, lossless=True, observer=observe, keys=config.wire.keys
+            )
             log.info("publishing on %s", config.wire.endpoint)
         try:
             if isinstance(sink, Publisher) and wait_for_subscriber:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import deque
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -22,6 +23,10 @@ _RATE_OVER = 30
 @click.command("watch")
 @click.option("--endpoint", default=DEFAULT_ENDPOINT, show_default=True, metavar="EP")
 @click.option("--camera", metavar="NAME", help="Only this camera.")
+@click.option(
+    "--keys", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="This client's folder of keys, where the node asks for them.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N messages.")
 @click.option(
@@ -29,7 +34,12 @@ _RATE_OVER = 30
     help="Exit 1 when nothing came for S seconds.",
 )  # fmt: skip
 def command(
-    endpoint: str, camera: str | None, as_json: bool, count: int | None, timeout_s: float | None
+    endpoint: str,
+    camera: str | None,
+    keys: Path | None,
+    as_json: bool,
+    count: int | None,
+    timeout_s: float | None,
 ) -> None:
     """Print the labels that a node publishes: a live table on a terminal, else lines.
 
@@ -37,7 +47,7 @@ def command(
     """
     set_up_logging("warning")
     received = 0
-    with Subscriber(endpoint, camera) as subscriber, _view(as_json) as view:
+    with Subscriber(endpoint, camera, keys=keys) as subscriber, _view(as_json) as view:
         heard = time.monotonic()
         while count is None or received < count:
             try:

@@ -6,12 +6,14 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import zmq
 
-from node.errors import EndpointError
+from node.errors import EndpointError, PerceptionNodeError
 from node.wire.messages import Message, encode, retained
 from node.wire.outgoing import Observer, Outgoing, Probe, Sequencer
+from node.wire.security import secured
 
 OUTBOX = 64
 """Messages between the threads that make them and the socket. The socket never blocks in live use,
@@ -31,14 +33,21 @@ class Publisher:
     in the constructor, which raises EndpointError.
 
     observer: called with each message after it was handed to the socket.
+    keys: folder of keys, see `node.wire.security`; None for a socket without keys.
     """
 
     def __init__(
-        self, endpoint: str, *, lossless: bool = False, observer: Observer | None = None
+        self,
+        endpoint: str,
+        *,
+        lossless: bool = False,
+        observer: Observer | None = None,
+        keys: Path | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._lossless = lossless
         self._observer = observer
+        self._keys = keys
         self._outbox: queue.Queue[Outgoing | Probe] = queue.Queue(OUTBOX)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -51,7 +60,7 @@ class Publisher:
         self._subscriptions = 0
         self._failure: Exception | None = None
         self._bound = False
-        bound: queue.Queue[EndpointError | None] = queue.Queue()
+        bound: queue.Queue[PerceptionNodeError | None] = queue.Queue()
         self._thread = threading.Thread(
             target=self._run, args=(bound,), name="publish", daemon=True
         )
@@ -100,8 +109,8 @@ class Publisher:
         with contextlib.suppress(BlockingIOError, OSError):  # a full pipe wakes it just as well
             self._wake_writer.send(b"\0")
 
-    def _run(self, bound: "queue.Queue[EndpointError | None]") -> None:
-        context = zmq.Context()
+    def _run(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
+        context: zmq.Context[Any] = zmq.Context()
         xpub = context.socket(zmq.XPUB)
         try:
             xpub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
@@ -110,23 +119,25 @@ class Publisher:
             xpub.setsockopt(zmq.HEARTBEAT_IVL, 2000)
             xpub.setsockopt(zmq.MAXMSGSIZE, 1024)  # all that a subscriber may send: subscriptions
             xpub.setsockopt(zmq.LINGER, 1000 if self._lossless else 100)
-            try:
-                bind(xpub, self._endpoint)
-            except EndpointError as error:
-                bound.put(error)
-                return
-            self._bound = True
-            bound.put(None)
-            self._serve(xpub)
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(secured(context, xpub, self._keys, "labels"))
+                    bind(xpub, self._endpoint)
+                except PerceptionNodeError as error:
+                    bound.put(error)
+                    return
+                self._bound = True
+                bound.put(None)
+                self._serve(xpub)
         except Exception as error:
             self._failure = error  # raised again where the next message is sent
         finally:
             xpub.close()
             context.term()
             if self._bound:
-                _remove_socket_file(self._endpoint)
+                remove_socket_file(self._endpoint)
 
-    def _serve(self, xpub: "zmq.Socket[bytes]") -> None:
+    def _serve(self, xpub: "zmq.Socket[Any]") -> None:
         sequencer = Sequencer()
         poller = zmq.Poller()
         poller.register(xpub, zmq.POLLIN)
@@ -160,7 +171,7 @@ class Publisher:
         if not outgoing.key:
             self._retain_wanted.discard(outgoing.topic)  # joiners have this one
 
-    def _hand_over(self, xpub: "zmq.Socket[bytes]", message: Message) -> None:
+    def _hand_over(self, xpub: "zmq.Socket[Any]", message: Message) -> None:
         parts = encode(message)
         while not self._give_up.is_set():
             try:
@@ -171,7 +182,7 @@ class Publisher:
                 continue
             return
 
-    def _hear(self, xpub: "zmq.Socket[bytes]") -> None:
+    def _hear(self, xpub: "zmq.Socket[Any]") -> None:
         """Reads who joined and left."""
         while xpub.poll(0, zmq.POLLIN):
             request = xpub.recv(zmq.NOBLOCK)
@@ -184,7 +195,7 @@ class Publisher:
             prefix = request[1:]
             self._retain_wanted.update(t for t in self._newest if t.startswith(prefix))
 
-    def _retain(self, xpub: "zmq.Socket[bytes]") -> None:
+    def _retain(self, xpub: "zmq.Socket[Any]") -> None:
         """Sends the newest message of the topics that somebody joined once more."""
         now = time.monotonic()
         for topic in tuple(self._retain_wanted):
@@ -195,7 +206,7 @@ class Publisher:
                     self._hand_over(xpub, retained(message))
 
 
-def bind(xpub: "zmq.Socket[bytes]", endpoint: str) -> None:
+def bind(xpub: "zmq.Socket[Any]", endpoint: str) -> None:
     """Binds, or raises EndpointError saying why not."""
     if endpoint.startswith("ipc://") and _is_served(endpoint.removeprefix("ipc://")):
         raise EndpointError(_in_use(endpoint))  # libzmq would take the path away from its owner
@@ -210,7 +221,7 @@ def bind(xpub: "zmq.Socket[bytes]", endpoint: str) -> None:
         ) from error
 
 
-def _remove_socket_file(endpoint: str) -> None:
+def remove_socket_file(endpoint: str) -> None:
     """libzmq leaves the file of an ipc endpoint behind."""
     path = endpoint.removeprefix("ipc://")
     if path != endpoint and not path.startswith("@"):

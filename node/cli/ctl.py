@@ -1,0 +1,137 @@
+"""`perception-node ctl`: asks a running node to do things."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from node.client_control import DEFAULT_CONTROL_ENDPOINT, Answer, Control, NoAnswerError
+from node.config import toml_value
+from node.errors import ConfigError, ControlError
+
+_Result = TypeVar("_Result")
+
+
+@click.group("ctl")
+@click.option(
+    "--endpoint", default=DEFAULT_CONTROL_ENDPOINT, show_default=True, metavar="EP",
+    help="The node's control.endpoint.",
+)  # fmt: skip
+@click.option(
+    "--keys", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="This client's folder of keys, where the node asks for them.",
+)  # fmt: skip
+@click.option("--timeout", default=5.0, show_default=True, metavar="S", help="Wait so long.")
+@click.pass_context
+def command(context: click.Context, endpoint: str, keys: Path | None, timeout: float) -> None:
+    """Ask a running node to pause, resume, change settings or its model, or for a snapshot.
+
+    Answers are JSON; `first_seq` names the first message of each camera that a change applies to.
+
+    Example: perception-node ctl set detect.score=0.4
+    """
+    context.obj = lambda: Control(endpoint, keys=keys, timeout_s=timeout)
+
+
+@command.command("status")
+@click.pass_obj
+def status_command(connect: Callable[[], Control]) -> None:
+    """Show health, model and the settings that can be changed.
+
+    Example: perception-node ctl status
+    """
+    _print(_asked(connect, lambda node: node.status()))
+
+
+@command.command("pause")
+@click.argument("camera", required=False)
+@click.pass_obj
+def pause_command(connect: Callable[[], Control], camera: str | None) -> None:
+    """Look no more, at one camera or at all; their status becomes `paused`.
+
+    Example: perception-node ctl pause front
+    """
+    _print_answer(_asked(connect, lambda node: node.pause(camera)))
+
+
+@command.command("resume")
+@click.argument("camera", required=False)
+@click.pass_obj
+def resume_command(connect: Callable[[], Control], camera: str | None) -> None:
+    """Look again.
+
+    Example: perception-node ctl resume
+    """
+    _print_answer(_asked(connect, lambda node: node.resume(camera)))
+
+
+@command.command("set")
+@click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
+@click.pass_obj
+def set_command(connect: Callable[[], Control], settings: tuple[str, ...]) -> None:
+    """Change thresholds, top-k, smoothing or rates, all of them or none.
+
+    Example: perception-node ctl set detect.score=0.4 camera.front.max_fps=10
+    """
+    values = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"{setting}: write it as KEY=VALUE, for example detect.score=0.4")
+        values[key.strip()] = toml_value(text.strip())
+    _print_answer(_asked(connect, lambda node: node.set(values)))
+
+
+@command.command("model")
+@click.argument("name")
+@click.option("--weights", metavar="FILE", help="Weights file of your own, on the node's computer.")
+@click.option("--timeout", default=120.0, show_default=True, metavar="S", help="Wait so long.")
+@click.pass_obj
+def model_command(
+    connect: Callable[[], Control], name: str, weights: str | None, timeout: float
+) -> None:
+    """Put another model in place of the running one, between two frames; labels go on meanwhile.
+
+    Example: perception-node ctl model resnet18
+    """
+    _print_answer(_asked(connect, lambda node: node.model(name, weights, timeout_s=timeout)))
+
+
+@command.command("snapshot")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--camera", metavar="NAME", help="The first one where left out.")
+@click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True)
+@click.pass_obj
+def snapshot_command(
+    connect: Callable[[], Control], file: Path, camera: str | None, quality: int
+) -> None:
+    """Write the next labelled frame as JPEG; its message goes to stdout.
+
+    Example: perception-node ctl snapshot front.jpg --camera front
+    """
+    picture = _asked(connect, lambda node: node.snapshot(camera, quality))
+    try:
+        file.write_bytes(picture.jpeg)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+    from node.wire.messages import to_map
+
+    _print(to_map(picture.message))
+
+
+def _asked(connect: Callable[[], Control], ask: Callable[[Control], _Result]) -> _Result:
+    with connect() as node:
+        try:
+            return ask(node)
+        except NoAnswerError as error:
+            raise ControlError(str(error)) from error
+
+
+def _print_answer(answer: Answer) -> None:
+    _print({"settings": answer.settings, "first_seq": answer.first_seq})
+
+
+def _print(what: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(what, ensure_ascii=False))

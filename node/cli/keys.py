@@ -1,0 +1,41 @@
+"""`perception-node keys`: makes the keys of a node and of its clients."""
+
+import re
+from pathlib import Path
+
+import click
+
+from node.errors import ConfigError
+from node.wire.security import ACCESSES, make_client, make_server
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+
+
+@click.command("keys")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--client", "clients", multiple=True, metavar="NAME", help="Make this client's keys.")
+@click.option(
+    "--allow", "allowed", multiple=True, type=click.Choice(ACCESSES), default=("labels",),
+    show_default=True, help="What the clients may do; give it twice for both.",
+)  # fmt: skip
+def command(folder: Path, clients: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    """Make the node's keys in FOLDER, and those of clients, each readable by this user only.
+
+    Labels and control have allow lists of their own: the files in FOLDER/labels and
+    FOLDER/control. Remove a file there and start the node again, and that client stays out.
+
+    Example: perception-node keys keys/ --client planner --allow labels --allow control
+    """
+    for name in clients:
+        if not _NAME.fullmatch(name) or name == "server":
+            raise ConfigError(f"client {name!r}: letters, digits, _ and -, and not server")
+    try:
+        if make_server(folder):
+            click.echo(f"{folder}: keys of the node; keep it there, and write in its configuration")
+            click.echo(f'  [wire]\n  keys = "{folder.absolute()}"')
+        for name in clients:
+            place = make_client(folder, name, allowed)
+            click.echo(f"{place}: may have {' and '.join(allowed)}; move it to the client, then")
+            click.echo(f'  Subscriber("tcp://HOST:PORT", keys="{name}/")')
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error

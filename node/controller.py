@@ -1,0 +1,218 @@
+"""Controller: what each request to a running node does."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from node.capture.opencv import cv2
+from node.capture.pacing import RateLimit
+from node.config import NodeConfig, changed
+from node.errors import ControlError
+from node.labeller import Builder, Labeller
+from node.watch import Watch
+from node.wire.control import Request, Result
+from node.wire.messages import to_map
+
+if TYPE_CHECKING:
+    from node.perception.perceiver import Perceiver
+
+log = logging.getLogger(__name__)
+
+CHANGEABLE = ("detect.", "segment.", "smooth.", "model.top_k")
+"""Keys of the configuration that `set` takes, beside each camera's max_fps."""
+BETWEEN_FRAMES_S = 10.0
+"""How long a change waits for the frame that is being looked at."""
+SNAPSHOT_S = 5.0
+SETTLE_S = 5.0
+"""How long an answer waits for the first frames of another model."""
+_Arguments = Mapping[str, Any]
+
+
+class Controller:
+    """Carries out requests on a few threads of its own, so that none holds another."""
+
+    def __init__(
+        self, labeller: Labeller, watch: Watch, limits: Mapping[str, RateLimit], build: Builder
+    ) -> None:
+        self._labeller = labeller
+        self._watch = watch
+        self._limits = limits
+        self._build = build
+        self._workers = ThreadPoolExecutor(4, thread_name_prefix="control-work")
+        self._loading = threading.Lock()
+        self._commands: dict[str, tuple[Callable[[_Arguments], Result], tuple[str, ...]]] = {
+            "status": (self._status, ()),
+            "pause": (self._pause, ("camera",)),
+            "resume": (self._resume, ("camera",)),
+            "set": (self._set, ("settings",)),
+            "model": (self._model, ("name", "weights")),
+            "snapshot": (self._snapshot, ("camera", "quality")),
+        }
+
+    def handle(self, request: Request) -> "Future[Result]":
+        """Begins a request. Raises ControlError for one that is unknown or too early."""
+        known = self._commands.get(request.command)
+        if known is None:
+            raise ControlError(
+                f"command {request.command!r:.40}: unknown; commands: {', '.join(self._commands)}"
+            )
+        work, names = known
+        for name in request.arguments:
+            if name not in names:
+                raise ControlError(
+                    f"{request.command}: unknown argument {name!r:.40}; it takes: "
+                    f"{', '.join(names) or 'none'}"
+                )
+        if not self._labeller.ready.is_set():
+            raise ControlError("the node is still loading its model; ask again")
+        return self._workers.submit(work, request.arguments)
+
+    def close(self) -> None:
+        """Begins nothing more."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _status(self, arguments: _Arguments) -> Result:
+        config, perceiver = self._labeller.config, self._labeller.perceiver
+        health = self._watch.health
+        assert perceiver is not None
+        return Result(
+            self._labeller.settings,
+            result={
+                "health": to_map(health) if health is not None else None,
+                "model": {**asdict(perceiver.info), "classes": len(perceiver.names)},
+                "paused": sorted(self._labeller.paused),
+                "settings": {
+                    "model.top_k": config.model.top_k,
+                    "detect": config.detect.model_dump(mode="json"),
+                    "segment": config.segment.model_dump(mode="json"),
+                    "smooth": config.smooth.model_dump(mode="json"),
+                    "max_fps": {name: limit.max_fps for name, limit in self._limits.items()},
+                },
+            },
+        )
+
+    def _pause(self, arguments: _Arguments) -> Result:
+        cameras = self._cameras(arguments)
+        return self._between_frames(lambda: self._labeller.pause(cameras))
+
+    def _resume(self, arguments: _Arguments) -> Result:
+        cameras = self._cameras(arguments)
+        return self._between_frames(lambda: self._labeller.resume(cameras))
+
+    def _set(self, arguments: _Arguments) -> Result:
+        settings = arguments.get("settings")
+        if not isinstance(settings, dict) or not settings:
+            raise ControlError("set: give settings, a map of keys and their values")
+        for key in settings:
+            _check_changeable(key)
+        config = changed(self._labeller.config, settings)
+
+        def change() -> None:
+            self._labeller.reconfigure(config)
+            for camera in config.camera:
+                if self._limits[camera.name].max_fps != camera.max_fps:
+                    self._limits[camera.name].change(camera.max_fps)
+
+        return self._between_frames(change)
+
+    def _model(self, arguments: _Arguments) -> Result:
+        name = _text(arguments, "name")
+        weights = _text(arguments, "weights") if arguments.get("weights") else None
+        if not self._loading.acquire(blocking=False):
+            raise ControlError("another model is being loaded; ask again")
+        try:
+            config = changed(self._labeller.config, {"model.name": name, "model.weights": weights})
+            perceiver = self._built(config)
+            settled: list[Future[None]] = []
+            result = self._between_frames(
+                lambda: settled.append(self._labeller.swap(perceiver, config))
+            )
+            try:
+                settled[0].result(SETTLE_S)
+            except TimeoutError:
+                log.info("model %s: no frame came yet to try it on", name)
+            return result
+        finally:
+            self._loading.release()
+
+    def _built(self, config: NodeConfig) -> "Perceiver":
+        """Loaded and warm beside the running one, and tried on what each camera saw last."""
+        perceiver = self._build(config)
+        for camera, image in list(self._labeller.newest.items()):
+            try:
+                perceiver.perceive(image)
+            except Exception as error:  # whatever a model raises: it does not serve
+                raise ControlError(
+                    f"model {config.model.name!r} failed on a frame of camera {camera!r} "
+                    f"({error}); the one before goes on"
+                ) from error
+        return perceiver
+
+    def _snapshot(self, arguments: _Arguments) -> Result:
+        (camera,) = sorted(self._cameras(arguments))[:1]
+        quality = arguments.get("quality", 90)
+        if type(quality) is not int or not 1 <= quality <= 100:
+            raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
+        taken = self._labeller.call(lambda: self._labeller.snapshot(camera))
+        try:
+            snapshot = taken.result(BETWEEN_FRAMES_S).result(SNAPSHOT_S)
+        except TimeoutError:
+            raise ControlError(
+                f"camera {camera!r}: no labelled frame for {SNAPSHOT_S:g} s; is it paused or lost?"
+            ) from None
+        done, jpeg = cv2.imencode(".jpg", snapshot.image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if not done:
+            raise ControlError(f"camera {camera!r}: its frame cannot be written as JPEG")
+        return Result(
+            self._labeller.settings,
+            result={"jpeg": jpeg.tobytes(), "message": to_map(snapshot.message)},
+        )
+
+    def _between_frames(self, change: Callable[[], object]) -> Result:
+        """Makes a change between two frames; from which messages on it holds."""
+
+        def work() -> "tuple[int, Future[dict[str, int]]]":
+            change()
+            return self._labeller.settings, self._labeller.first_seqs()
+
+        try:
+            settings, first_seqs = self._labeller.call(work).result(BETWEEN_FRAMES_S)
+            return Result(settings, first_seqs.result(BETWEEN_FRAMES_S))
+        except TimeoutError:
+            raise ControlError(
+                f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; the change "
+                "may still come"
+            ) from None
+
+    def _cameras(self, arguments: _Arguments) -> frozenset[str]:
+        """The one that is named, or all."""
+        names = [camera.name for camera in self._labeller.config.camera]
+        wanted = arguments.get("camera")
+        if wanted is None:
+            return frozenset(names)
+        if wanted not in names:
+            raise ControlError(f"no camera {wanted!r:.40}; cameras: {', '.join(names)}")
+        return frozenset([wanted])
+
+
+def _check_changeable(key: object) -> None:
+    if isinstance(key, str):
+        if any(key == x or (x.endswith(".") and key.startswith(x)) for x in CHANGEABLE):
+            return
+        parts: Sequence[str] = key.split(".")
+        if len(parts) == 3 and parts[0] == "camera" and parts[2] == "max_fps":
+            return
+    raise ControlError(
+        f"set: {key!r:.60} cannot be changed while the node runs; what can: "
+        f"{', '.join(f'{x}*' if x.endswith('.') else x for x in CHANGEABLE)}, camera.NAME.max_fps"
+    )
+
+
+def _text(arguments: _Arguments, name: str) -> str:
+    value = arguments.get(name)
+    if not isinstance(value, str) or not value:
+        raise ControlError(f"{name} = {value!r:.40}: give a text")
+    return value

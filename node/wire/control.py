@@ -1,0 +1,201 @@
+"""Control: requests to a running node and their answers, and the thread that owns the socket.
+
+ROUTER socket, one msgpack map a message. A request that cannot be understood gets an error answer.
+"""
+
+import contextlib
+import queue
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import zmq
+
+from node.errors import EndpointError, MessageError, PerceptionNodeError
+from node.wire.messages import SCHEMA
+from node.wire.publisher import bind, remove_socket_file
+from node.wire.security import secured
+
+MAX_REQUEST_BYTES = 64 * 1024
+"""Longest request that is read, in bytes."""
+_HARD_LIMIT_BYTES = 1024 * 1024
+"""What is longer than this libzmq does not even take in: the connection is closed."""
+MOST_OPEN = 32
+"""Requests that may wait for their answer at once."""
+_POLL_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody wants. id: chosen by the client, given back with the answer."""
+
+    id: int
+    command: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a request. settings: number of the settings in force then. first_seq: by camera
+    the first message that it applies to; empty where nothing was changed."""
+
+    settings: int
+    first_seq: Mapping[str, int] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+Handler = Callable[[Request], "Future[Result]"]
+"""Begins a request; quick. Raises PerceptionNodeError, here or in the Future, for a refusal."""
+
+
+def decode_request(body: bytes) -> Request:
+    """Raises MessageError for anything that is no request."""
+    if len(body) > MAX_REQUEST_BYTES:
+        raise MessageError(f"a request of {len(body)} bytes; at most {MAX_REQUEST_BYTES}")
+    try:
+        content = msgpack.unpackb(body, strict_map_key=True, max_ext_len=0)
+    except Exception as error:  # msgpack raises ValueErrors and its own kinds; all mean this
+        raise MessageError("a request is one msgpack map; this is something else") from error
+    if not isinstance(content, dict):
+        raise MessageError(f"a request is a map, this is {type(content).__name__}")
+    number, command = content.get("id", 0), content.get("command")
+    arguments = content.get("arguments", {})
+    if type(number) is not int or not isinstance(command, str):
+        raise MessageError("a request has an id (int) and a command (str)")
+    if content.get("schema", SCHEMA) != SCHEMA:
+        raise MessageError(f"a request of schema {content['schema']!r:.20}; this node has {SCHEMA}")
+    if not isinstance(arguments, dict):
+        raise MessageError("the arguments of a request are a map")
+    return Request(number, command, arguments)
+
+
+class ControlServer:
+    """Answers on one endpoint. Binding happens in the constructor, which raises EndpointError and
+    ConfigError. keys: folder of keys, see `node.wire.security`; None for none."""
+
+    def __init__(self, endpoint: str, handle: Handler, keys: Path | None = None) -> None:
+        self._endpoint = endpoint
+        self._handle = handle
+        self._keys = keys
+        self._answers: queue.Queue[tuple[list[bytes], int, Future[Result]]] = queue.Queue()
+        self._open = 0
+        self._closing = threading.Event()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        bound: queue.Queue[PerceptionNodeError | None] = queue.Queue()
+        self._thread = threading.Thread(
+            target=self._run, args=(bound,), name="control", daemon=True
+        )
+        self._thread.start()
+        error = bound.get()
+        if error is not None:
+            self._thread.join()
+            raise error
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Lets go of the endpoint; what is not answered by then gets no answer."""
+        self._closing.set()
+        self._wake()
+        self._thread.join(timeout_s)
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):  # a full pipe wakes it just as well
+            self._wake_writer.send(b"\0")
+
+    def _run(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
+        context: zmq.Context[Any] = zmq.Context()
+        router = context.socket(zmq.ROUTER)
+        is_bound = False
+        try:
+            router.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_BYTES)
+            router.setsockopt(zmq.LINGER, 100)
+            router.setsockopt(zmq.RCVHWM, MOST_OPEN)
+            router.setsockopt(zmq.SNDHWM, MOST_OPEN)
+            router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+            with secured(context, router, self._keys, "control"):
+                bind(router, self._endpoint)
+                is_bound = True
+                bound.put(None)
+                self._serve(router)
+        except PerceptionNodeError as error:
+            bound.put(error)
+        except zmq.ZMQError as error:
+            bound.put(EndpointError(f"endpoint {self._endpoint}: {error.strerror}"))
+        finally:
+            router.close()
+            context.term()
+            if is_bound:
+                remove_socket_file(self._endpoint)
+
+    def _serve(self, router: "zmq.Socket[Any]") -> None:
+        poller = zmq.Poller()
+        poller.register(router, zmq.POLLIN)
+        poller.register(self._wake_reader, zmq.POLLIN)
+        while not self._closing.is_set():
+            poller.poll(_POLL_MS)
+            with contextlib.suppress(BlockingIOError):
+                self._wake_reader.recv(4096)
+            while not self._closing.is_set() and router.poll(0, zmq.POLLIN):
+                self._take(router, router.recv_multipart())
+                self._send_answers(router)
+            self._send_answers(router)
+
+    def _take(self, router: "zmq.Socket[Any]", parts: list[bytes]) -> None:
+        """A request of a DEALER, [client, body], or of a REQ, [client, nothing, body]."""
+        *envelope, body = parts
+        number = 0
+        try:
+            if len(envelope) > 2 or envelope[1:] not in ([], [b""]):
+                envelope = envelope[:1]
+                raise MessageError(f"a request has one part, this has {len(parts) - 1}")
+            request = decode_request(body)
+            number = request.id
+            if self._open >= MOST_OPEN:
+                raise MessageError(f"{MOST_OPEN} requests wait already; ask again")
+            future = self._handle(request)
+        except PerceptionNodeError as error:
+            _send(router, envelope, _refusal(number, str(error)))
+            return
+        self._open += 1
+        future.add_done_callback(lambda done: self._done(envelope, number, done))
+
+    def _done(self, envelope: list[bytes], number: int, done: "Future[Result]") -> None:
+        self._answers.put((envelope, number, done))
+        self._wake()
+
+    def _send_answers(self, router: "zmq.Socket[Any]") -> None:
+        while True:
+            try:
+                envelope, number, done = self._answers.get_nowait()
+            except queue.Empty:
+                return
+            self._open -= 1
+            _send(router, envelope, _answer(number, done))
+
+
+def _answer(number: int, done: "Future[Result]") -> dict[str, Any]:
+    error = done.exception()
+    if error is None:
+        return {"schema": SCHEMA, "id": number, "ok": True, "error": None, **asdict(done.result())}
+    told = str(error) if isinstance(error, PerceptionNodeError | TimeoutError) else repr(error)
+    return _refusal(number, told)
+
+
+def _refusal(number: int, why: str) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA, "id": number, "ok": False, "error": why, "settings": None,
+        "first_seq": {}, "result": {},
+    }  # fmt: skip
+
+
+def _send(router: "zmq.Socket[Any]", envelope: list[bytes], answer: dict[str, Any]) -> None:
+    with contextlib.suppress(zmq.Again):  # it does not read its answers: then it gets none
+        router.send_multipart([*envelope, msgpack.packb(answer)], zmq.NOBLOCK)

@@ -1,0 +1,59 @@
+"""Keys: what a client needs to talk to a node that asks for them (CURVE). Needs pyzmq only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.auth import load_certificate
+
+from node.errors import ConfigError
+
+SERVER_FILE = "server.key"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The node's public key, and a client's own pair; each 40 characters of Z85."""
+
+    server: bytes
+    public: bytes
+    secret: bytes
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "Keys":
+        """From a folder with the node's `server.key` and one client's `NAME.key_secret`.
+
+        Raises ConfigError.
+        """
+        place = Path(folder).expanduser()
+        own = [x for x in sorted(place.glob("*.key_secret")) if x.name != "server.key_secret"]
+        if len(own) != 1:
+            raise ConfigError(
+                f"{place}: {len(own)} files NAME.key_secret; a client's folder holds its own one "
+                "and the node's server.key, as `perception-node keys` made them"
+            )
+        server, _ = read_pair(place / SERVER_FILE)
+        public, secret = read_pair(own[0])
+        if secret is None:
+            raise ConfigError(f"{own[0]}: holds no secret key; copy it again")
+        return cls(server, public, secret)
+
+    def put_on(self, socket: "zmq.Socket[Any]") -> None:
+        """Before it connects."""
+        socket.curve_serverkey = self.server
+        socket.curve_publickey = self.public
+        socket.curve_secretkey = self.secret
+
+
+def read_pair(file: Path) -> tuple[bytes, bytes | None]:
+    """The public key in a certificate file, and the secret one where it holds it. Raises
+    ConfigError."""
+    try:
+        return load_certificate(file)
+    except OSError:
+        raise ConfigError(
+            f"{file}: there is no such file, or it may not be read; `perception-node keys` makes it"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: is no key file ({error}); copy it again") from None

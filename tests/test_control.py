@@ -1,0 +1,318 @@
+"""The control socket: a real node in a process of its own, real sockets, real models."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+import torchvision
+import zmq
+from conftest import COMMAND, ROOT, Run
+
+from node.capture.photos import read_image
+from node.client import Control, ControlError, LabelsMessage, NoAnswerError, Subscriber
+from node.wire.control import MAX_REQUEST_BYTES, decode_request
+
+WAIT_S = 30.0
+
+
+class Node:
+    """A node with two cameras, and where it is reached."""
+
+    def __init__(self, folder: Path) -> None:
+        self.endpoint = f"ipc://{folder}/labels"
+        self.control = f"ipc://{folder}/control"
+        config = folder / "node.toml"
+        config.write_text(
+            f'[wire]\nendpoint = "{self.endpoint}"\n[control]\nendpoint = "{self.control}"\n'
+            '[[camera]]\nname = "left"\n[[camera]]\nname = "right"\nmax_fps = 10.0\n'
+        )
+        self.process = subprocess.Popen(
+            [*COMMAND, "run", "--config", str(config)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    made = Node(tmp_path_factory.mktemp("node"))
+    with Subscriber(made.endpoint) as subscriber:
+        until(subscriber, lambda m: m.status == "ok")
+    yield made
+    made.process.terminate()
+    assert made.process.wait(10) == 0
+
+
+def until(subscriber: Subscriber, condition: object) -> list[LabelsMessage]:
+    """All messages up to the first for which the condition holds."""
+    seen: list[LabelsMessage] = []
+    deadline = time.monotonic() + WAIT_S
+    while not (seen and condition(seen[-1])):  # type: ignore[operator]
+        assert time.monotonic() < deadline, seen[-5:]
+        seen.append(subscriber.receive(WAIT_S)[0])
+    return seen
+
+
+@pytest.fixture
+def control(node: Node) -> Iterator[Control]:
+    with Control(node.control, timeout_s=WAIT_S) as made:
+        yield made
+
+
+def test_status_tells_health_model_and_settings(control: Control) -> None:
+    status = control.status()
+    assert status["model"]["name"] == "efficientnet_lite0"
+    assert status["model"]["classes"] == 1000
+    assert status["settings"]["max_fps"] == {"left": None, "right": 10.0}
+    assert {camera["camera"] for camera in status["health"]["cameras"]} == {"left", "right"}
+
+
+def test_settings_hold_from_the_message_that_the_answer_names(node: Node, control: Control) -> None:
+    with Subscriber(node.endpoint, "left") as subscriber:
+        until(subscriber, lambda m: m.status == "ok")
+        for top_k in (2, 5, 1, 5):
+            answer = control.set({"model.top_k": top_k, "smooth.time_constant_s": 0.0})
+            seen = until(subscriber, lambda m, a=answer: m.seq >= a.first_seq["left"] + 3)
+            for message in seen:
+                if message.seq >= answer.first_seq["left"]:
+                    assert (len(message.labels), message.settings) == (top_k, answer.settings)
+                else:
+                    assert message.settings < answer.settings
+
+
+def test_smoothing_can_be_turned_on_and_off(node: Node, control: Control) -> None:
+    with Subscriber(node.endpoint, "left") as subscriber:
+        control.set({"smooth.time_constant_s": 0.2})
+        until(subscriber, lambda m: m.labels and m.labels[0].stable is not None)
+        control.set({"smooth.time_constant_s": 0})
+        until(subscriber, lambda m: m.labels and m.labels[0].stable is None)
+
+
+def test_pause_is_said_at_once_and_no_label_comes_until_resume(
+    node: Node, control: Control
+) -> None:
+    with Subscriber(node.endpoint) as subscriber:
+        until(subscriber, lambda m: m.camera == "left" and m.status == "ok")
+        answer = control.pause("left")
+        seen = until(subscriber, lambda m: m.camera == "left" and m.seq >= answer.first_seq["left"])
+        assert {m.status for m in seen if m.camera == "right"} <= {"ok"}
+        deadline = time.monotonic() + 1.3
+        later = [seen[-1]]
+        while time.monotonic() < deadline:
+            later.append(subscriber.receive(WAIT_S)[0])
+        assert {m.status for m in later if m.camera == "left"} == {"paused"}
+        assert [m for m in later if m.camera == "right" and m.status == "ok"]
+        assert control.status()["paused"] == ["left"]
+        answer = control.resume()
+        resumed = until(subscriber, lambda m: m.camera == "left" and m.status == "ok")
+        assert resumed[-1].seq >= answer.first_seq["left"]
+
+
+def periods_s(subscriber: Subscriber, first_seq: int, count: int) -> list[float]:
+    """Seconds between the frames of some messages, from a number on."""
+    seen = until(subscriber, lambda m: m.seq >= first_seq + count)
+    stamps = [m.stamp_mono_ns for m in seen if m.seq > first_seq and m.stamp_mono_ns is not None]
+    return [float(x) for x in np.diff(stamps) / 1e9]
+
+
+def test_a_rate_is_changed_in_flight(node: Node, control: Control) -> None:
+    with Subscriber(node.endpoint, "left") as subscriber:
+        answer = control.set({"camera.left.max_fps": 5.0})
+        slow = periods_s(subscriber, answer.first_seq["left"], 6)
+        answer = control.set({"camera.left.max_fps": None})
+        fast = periods_s(subscriber, answer.first_seq["left"], 12)
+    assert 0.15 < np.median(slow) < 0.3
+    assert np.median(fast) < 0.1
+
+
+def test_a_model_is_changed_while_labels_go_on_and_back(
+    node: Node, control: Control, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "shufflenet.pth"
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
+    with Subscriber(node.endpoint, "left") as subscriber:
+        before = until(subscriber, lambda m: m.status == "ok")[-1]
+        answer = control.model("shufflenet_v2_x0_5", str(weights))
+        seen = until(subscriber, lambda m: m.seq >= answer.first_seq["left"] + 2)
+        for message in seen:
+            new = message.seq >= answer.first_seq["left"]
+            assert message.model is not None
+            assert message.model.name == ("shufflenet_v2_x0_5" if new else "efficientnet_lite0")
+        gaps = np.diff([m.stamp_mono_ns for m in (before, *seen)]) / 1e9  # type: ignore[arg-type]
+        assert gaps.max() < 1.5, "labels are published while the other model loads"
+        control.model("efficientnet_lite0")
+        until(subscriber, lambda m: m.model and m.model.name == "efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet1000", "no model has this name; the nearest"),
+        ("/none.onnx", "there is no such file"),
+    ],
+)
+def test_a_model_that_cannot_be_had_changes_nothing(
+    node: Node, control: Control, name: str, told: str
+) -> None:
+    settings = control.set({"model.top_k": 5}).settings
+    with pytest.raises(ControlError, match=told):
+        control.model(name)
+    with Subscriber(node.endpoint, "left") as subscriber:
+        message = until(subscriber, lambda m: m.status == "ok" and not m.retained)[-1]
+    assert message.settings == settings
+    assert message.model is not None
+    assert message.model.name == "efficientnet_lite0"
+
+
+def test_a_model_that_fails_on_its_first_frames_is_rolled_back(
+    node: Node, control: Control, tmp_path: Path
+) -> None:
+    class FailsOnLight(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mean = x.mean((1, 2, 3)).unsqueeze(1)  # black is -1
+            return torch.cat([mean / torch.where(mean < -0.99, 1.0, 0.0), mean], 1)
+
+    file = tmp_path / "fails.onnx"
+    torch.onnx.export(
+        FailsOnLight(), (torch.zeros(1, 3, 32, 32),), str(file), dynamo=False,
+        input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
+    )  # fmt: skip
+    card = 'name = "fails"\ntask = "classify"\nlabels = ["a", "b"]\n'
+    card += "[input]\nsize = [32, 32]\n"
+    file.with_suffix(".toml").write_text(card + "mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n")
+    with pytest.raises(ControlError, match=r"failed on a frame of camera .*"):
+        control.model(str(file))
+    with Subscriber(node.endpoint, "left") as subscriber:
+        message = until(subscriber, lambda m: m.status == "ok")[-1]
+    assert message.model is not None
+    assert message.model.name == "efficientnet_lite0"
+
+
+def test_a_snapshot_is_a_frame_with_its_message(
+    node: Node, control: Control, tmp_path: Path
+) -> None:
+    picture = control.snapshot("right")
+    file = tmp_path / "snapshot.jpg"
+    file.write_bytes(picture.jpeg)
+    image = read_image(file)
+    assert picture.message.camera == "right"
+    assert picture.message.image is not None
+    assert image.shape[:2] == (picture.message.image.height, picture.message.image.width)
+    assert picture.message.labels
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "told"),
+    [
+        ("fly", {}, "command 'fly': unknown; commands: status, pause"),
+        ("pause", {"camera": "up"}, "no camera 'up'; cameras: left, right"),
+        ("pause", {"kamera": "left"}, "unknown argument 'kamera'; it takes: camera"),
+        ("set", {}, "give settings, a map"),
+        ("set", {"settings": {"wire.endpoint": "tcp://*:1"}}, "cannot be changed while"),
+        ("set", {"settings": {"detect.score": 7}}, "detect.score = 7: should be less than"),
+        ("set", {"settings": {"detect.scoer": 0.7}}, "unknown key .* did you mean score"),
+        ("set", {"settings": {"detect.classes": 1}}, "detect.classes = 1"),
+        ("model", {"name": 5}, "name = 5: give a text"),
+        ("snapshot", {"quality": 0}, "quality = 0; give 1 to 100"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    control: Control, command: str, arguments: dict[str, object], told: str
+) -> None:
+    with pytest.raises(ControlError, match=told) as caught:
+        control.ask(command, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_settings_hold_or_none(node: Node, control: Control) -> None:
+    before = control.status()["settings"]
+    with pytest.raises(ControlError):
+        control.set({"model.top_k": 3, "smooth.enter": 0.1, "smooth.leave": 0.5})
+    assert control.status()["settings"] == before
+
+
+BAD = {
+    "nothing": [b""],
+    "random": [bytes(range(256))],
+    "a list": [msgpack.packb([1, 2])],
+    "no command": [msgpack.packb({"id": 1})],
+    "too long": [msgpack.packb({"id": 1, "command": "x" * MAX_REQUEST_BYTES})],
+    "deep": [msgpack.packb({"command": 1}) * 3],
+    "parts": [b"a", b"b", b"c"],
+    "schema": [msgpack.packb({"schema": 9, "id": 1, "command": "status"})],
+    "ext": [msgpack.packb({"id": 1, "command": "status", "x": msgpack.ExtType(1, b"1")})],
+}
+
+
+@pytest.mark.parametrize("parts", BAD.values(), ids=BAD)
+def test_what_is_no_request_gets_an_error_answer(node: Node, parts: list[bytes]) -> None:
+    context = zmq.Context()
+    with context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(node.control)
+        dealer.send_multipart(parts)
+        assert dealer.poll(int(WAIT_S * 1000))
+        answer = msgpack.unpackb(dealer.recv_multipart()[-1])
+        assert answer["ok"] is False
+        assert "request" in answer["error"]
+    context.term()
+
+
+def test_a_req_socket_is_answered_too(node: Node) -> None:
+    context = zmq.Context()
+    with context.socket(zmq.REQ) as req:
+        req.linger = 0
+        req.connect(node.control)
+        req.send(msgpack.packb({"id": 7, "command": "status"}))
+        assert req.poll(int(WAIT_S * 1000))
+        answer = msgpack.unpackb(req.recv())
+        assert (answer["id"], answer["ok"]) == (7, True)
+    context.term()
+
+
+def test_the_command_line_does_the_same(node: Node, in_process: Run, tmp_path: Path) -> None:
+    done = in_process("ctl", "--endpoint", node.control, "set", "model.top_k=4")
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)["first_seq"]) == {"left", "right"}
+    assert in_process("ctl", "--endpoint", node.control, "set", "model.top_k=5").returncode == 0
+    file = tmp_path / "right.jpg"
+    done = in_process("ctl", "--endpoint", node.control, "snapshot", file, "--camera", "right")
+    assert json.loads(done.stdout)["camera"] == "right"
+    assert file.read_bytes()[:2] == b"\xff\xd8"
+    done = in_process("ctl", "--endpoint", node.control, "pause", "up")
+    assert (done.returncode, done.stderr) == (1, "error: no camera 'up'; cameras: left, right\n")
+    done = in_process("ctl", "--endpoint", f"{node.control}x", "--timeout", "0.2", "status")
+    assert done.returncode == 1
+    assert "does the node run, with control.endpoint set to this" in done.stderr
+
+
+def test_a_client_that_never_reads_its_answers_holds_nobody(node: Node, control: Control) -> None:
+    context = zmq.Context()
+    with context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.rcvhwm = 1
+        dealer.connect(node.control)
+        for number in range(500):
+            dealer.send(msgpack.packb({"id": number, "command": "status"}))
+        assert control.status()["model"]["name"] == "efficientnet_lite0"
+    context.term()
+
+
+def test_no_answer_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with (
+        Control(f"ipc://{tmp_path}/nobody", timeout_s=0.1) as nobody,
+        pytest.raises(NoAnswerError, match=r"no answer for 0.1 s"),
+    ):
+        nobody.status()
+
+
+def test_a_request_is_what_it_says() -> None:
+    request = decode_request(msgpack.packb({"id": 3, "command": "pause", "arguments": {"a": 1}}))
+    assert (request.id, request.command, dict(request.arguments)) == (3, "pause", {"a": 1})
+    assert sys.getsizeof(request) < 200
