@@ -49,5 +49,9 @@ class ControlError(PerceptionNodeError):
     """A request that the node refuses, or could not carry out; nothing was changed."""
 
 
+class OutputError(PerceptionNodeError):
+    """A result that cannot be written: no space left, a device that went."""
+
+
 class MessageError(PerceptionNodeError):
     """Received bytes that are not a message this version can read."""

@@ -34,7 +34,8 @@ _UNKNOWN = SourceFacts()
 class CaptureState:
     """What a grabber knows at one moment.
 
-    newest_mono_ns: when the newest frame (or, before it, the source) came, CLOCK_MONOTONIC in ns.
+    newest_mono_ns: when the newest frame (or, before the first, the source) came, CLOCK_MONOTONIC
+    in ns. A source that is opened anew is silent until it delivers.
     ended: no frame will come any more, because the file is over or `failure` says why.
     corrupt: pictures that could not be decoded. repeated: pictures that were not new.
     """
@@ -91,7 +92,10 @@ class Grabber:
         self._turn = _Turn()
         self._given_up: list[_Turn] = []
         self._opened_before = False
+        self._opened_ns = 0
         self._live = False
+        # Of all turns: a camera that was opened anew may still be frozen.
+        self._freshness = Freshness()
 
     @property
     def state(self) -> CaptureState:
@@ -182,18 +186,20 @@ class Grabber:
             log.warning("camera '%s': %s", self.camera, difference)
         if self._opened_before:
             log.info("camera '%s' is open again", self.camera)
+        self._opened_ns = time.monotonic_ns()
+        first = self._state.newest_mono_ns is None
         self._note(
             turn,
             open=True,
             facts=source.facts,
             reconnects=self._state.reconnects + self._opened_before,
-            newest_mono_ns=time.monotonic_ns(),
+            newest_mono_ns=self._opened_ns if first else self._state.newest_mono_ns,
         )
         self._opened_before = True
         self._live = source.live
 
     def _read_all(self, turn: _Turn, source: Source) -> None:
-        freshness = Freshness() if source.live and self._config.detect_frozen else None
+        freshness = self._freshness if source.live and self._config.detect_frozen else None
         sizes = _Sizes(self._state.facts)
         while self._goes_on(turn):
             try:
@@ -222,7 +228,9 @@ class Grabber:
                 self._mailbox.put(frame)
 
     def _reopen_if_useless(self, why: str) -> None:
-        if self._silent_s() > REOPEN_AFTER_S:
+        """At most so often, also where opening it anew did not help."""
+        open_s = (time.monotonic_ns() - self._opened_ns) / 1e9
+        if min(self._silent_s(), open_s) > REOPEN_AFTER_S:
             raise SourceError(f"camera '{self.camera}' {why} for {REOPEN_AFTER_S:g} s")
 
     def _silent_s(self) -> float:
