@@ -25,7 +25,7 @@ WRONG = {
     '[[camera]]\nname = "a b"': "camera.a b.name = 'a b': must match",
     '[wire]\nendpoint = "udp://x"': "endpoint 'udp://x' is neither tcp nor ipc",
     '[wire]\nendpoint = "tcp://127.0.0.1:70000"': "a port up to 65535",
-    '[wire]\nendpoint = "tcp://0.0.0.0:5570"': "write insecure = true",
+    '[wire]\nendpoint = "tcp://0.0.0.0:5570"': "write wire.insecure = true",
     '[wire]\nendpoint = "tcp://192.168.1.5:5570"': "can be reached from other computers",
     "x = [": "is not valid TOML",
 }

@@ -63,10 +63,10 @@ def of_the_recording(message: dict[str, object]) -> dict[str, object]:
 
 
 def test_replay_labels_every_frame_the_same_at_any_speed(
-    perception_node: Run, clip: Path, golden: Path, tmp_path: Path
+    in_process: Run, clip: Path, golden: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "paced.jsonl"
-    done = perception_node("replay", clip, "--speed", "4", "--jsonl", out, "--expect", golden)
+    done = in_process("replay", clip, "--speed", "4", "--jsonl", out, "--expect", golden)
     assert done.returncode == 0, done.stdout
     assert "40 messages, the same as expected" in done.stdout
     fast, paced = lines(golden), lines(out)
@@ -103,14 +103,14 @@ def test_replay_loses_nothing_to_a_subscriber(start_node: object, clip: Path, ip
 
 
 def test_replay_of_the_labelled_video_equals_labelling_its_frames(
-    perception_node: Run, shared_data: Path, tmp_path: Path
+    in_process: Run, shared_data: Path, tmp_path: Path
 ) -> None:
     from node.config import ModelConfig
     from node.perception.perceiver import build_perceiver
 
     video = shared_data / "video" / "labelled.mp4"
     out = tmp_path / "out.jsonl"
-    done = perception_node("replay", video, "--speed", "max", "--jsonl", out, timeout_s=120)
+    done = in_process("replay", video, "--speed", "max", "--jsonl", out)
     assert done.returncode == 0, done.stderr
     messages = lines(out)
     assert [message["frame_id"] for message in messages] == list(range(600))
@@ -130,12 +130,11 @@ def test_replay_of_the_labelled_video_equals_labelling_its_frames(
 
 
 def test_replay_says_what_it_read_of_a_video_whose_header_lies(
-    perception_node: Run, shared_data: Path, tmp_path: Path
+    in_process: Run, shared_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    done = perception_node(
-        "replay", shared_data / "video" / "pedestrians.avi", "--speed", "max", "--jsonl", out,
-        timeout_s=120,
+    done = in_process(
+        "replay", shared_data / "video" / "pedestrians.avi", "--speed", "max", "--jsonl", out
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "341 frames read; the header claims 682" in done.stderr
@@ -146,10 +145,10 @@ def test_replay_says_what_it_read_of_a_video_whose_header_lies(
 
 
 def test_label_is_right_about_photographs(
-    perception_node: Run, shared_data: Path, tmp_path: Path
+    in_process: Run, shared_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    done = perception_node("label", shared_data / "photos", "--jsonl", out, timeout_s=120)
+    done = in_process("label", shared_data / "photos", "--jsonl", out)
     assert done.returncode == 0, done.stderr
     with (shared_data / "photos" / "labels.csv").open() as file:
         truth = {row["file"]: int(row["imagenet_index"]) for row in csv.DictReader(file)}
@@ -191,8 +190,8 @@ def test_label_counts_the_frames_of_a_video(in_process: Run, clip: Path, picture
     assert messages[1]["file"] == str(clip)
 
 
-def test_without_jsonl_label_prints_the_best(perception_node: Run, pictures: Path) -> None:
-    done = perception_node("label", pictures / "coffee.png")
+def test_without_jsonl_label_prints_the_best(in_process: Run, pictures: Path) -> None:
+    done = in_process("label", pictures / "coffee.png")
     assert done.returncode == 0
     assert "coffee.png: espresso 0.9" in done.stdout
 
@@ -301,8 +300,8 @@ def test_watch_prints_json_and_counts(start_node: object, perception_node: Run, 
     assert {"schema", "camera", "seq", "status", "labels", "timing_ns"} <= messages[0].keys()
 
 
-def test_watch_gives_up_after_its_timeout(perception_node: Run, ipc: str) -> None:
-    done = perception_node("watch", "--endpoint", ipc, "--timeout", 0.5)
+def test_watch_gives_up_after_its_timeout(in_process: Run, ipc: str) -> None:
+    done = in_process("watch", "--endpoint", ipc, "--timeout", 0.5)
     assert done.returncode == 1
     assert f"{ipc}: no message for 0.5 s" in done.stderr
 
@@ -316,8 +315,8 @@ def test_models_lists_what_is_here(in_process: Run) -> None:
     assert "resnet18" in {model["name"] for model in models}
 
 
-def test_doctor_looks_at_this_computer(perception_node: Run, tcp: str) -> None:
-    done = perception_node("doctor", "--json", "--set", f"wire.endpoint={tcp}")
+def test_doctor_looks_at_this_computer(in_process: Run, tcp: str) -> None:
+    done = in_process("doctor", "--json", "--set", f"wire.endpoint={tcp}")
     findings = {f["what"]: f for f in map(json.loads, done.stdout.splitlines())}
     assert {"cpu", "opencv", "runtime torch", "gpu", "model", "endpoint"} <= findings.keys()
     assert findings["endpoint"]["verdict"] == "ok"

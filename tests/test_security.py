@@ -15,7 +15,7 @@ from node.client import Control, Keys, NoAnswerError, NodeGoneError, Subscriber
 from node.errors import ConfigError
 
 WAIT_S = 30.0
-REFUSED_S = 1.0
+REFUSED_S = 0.4
 
 
 class Guarded:

@@ -20,6 +20,7 @@ def stop_on_signals() -> Iterator[None]:
         if not _waits_for_stop:
             raise SystemExit(0)
 
+    _STOP.clear()  # a command before it, in the same process, may have ended by it
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
