@@ -391,8 +391,16 @@ def is_loopback(endpoint: str) -> bool:
 
 
 def redacted(source: str) -> str:
-    """A source as it may be shown: without the user name and password of a URL."""
-    return re.sub(r"(\w+://)[^/\s]*@", r"\1***@", source)
+    """A source as it may be shown: without the user name and password of a URL, and without what
+    its query calls a secret (`?token=...`)."""
+    shown = re.sub(r"(\w+://)[^/\s]*@", r"\1***@", source)
+    return _SECRET_QUERY.sub(r"\1***", shown)
+
+
+_SECRET_QUERY = re.compile(
+    r"([?&;](?:[\w.-]*(?:pass|pwd|token|secret|auth|key|signature)[\w.-]*|user(?:name)?)=)[^&;\s'\"]*",
+    re.IGNORECASE,
+)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

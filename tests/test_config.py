@@ -87,6 +87,21 @@ def test_a_wrong_setting_is_said(tmp_path: Path, setting: str, told: str) -> Non
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("rtsp://user:pass@10.0.0.1/live", "rtsp://***@10.0.0.1/live"),
+        ("http://cam/x?fps=5&token=abc&size=2", "http://cam/x?fps=5&token=***&size=2"),
+        ("http://cam/x?user=me&pwd=you", "http://cam/x?user=***&pwd=***"),
+        ("https://cam/x?X-Api-Key=abc", "https://cam/x?X-Api-Key=***"),
+        ("gst:rtspsrc location=rtsp://a:b@c/d ! x", "gst:rtspsrc location=rtsp://***@c/d ! x"),
+        ("drive.mp4", "drive.mp4"),
+    ],
+)
+def test_secrets_of_a_source_are_not_shown(source: str, shown: str) -> None:
+    assert redacted(source) == shown
+
+
 def test_another_address_is_allowed_where_it_is_written_out() -> None:
     config = load_config(None, ["wire.endpoint=tcp://0.0.0.0:5570", "wire.insecure=true"])
     assert config.wire.endpoint == "tcp://0.0.0.0:5570"

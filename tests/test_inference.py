@@ -11,9 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 from conftest import ROOT, Start
 
-from node.client import HealthMessage, LabelsMessage, NodeGoneError, Subscriber
+from node.client import (
+    Control,
+    ControlError,
+    HealthMessage,
+    LabelsMessage,
+    NodeGoneError,
+    Subscriber,
+)
 from node.config import NodeConfig, load_config
 from node.errors import FrameError, InferenceError, ModelError
 from node.frame import Image
@@ -44,18 +53,22 @@ def faulty(config: NodeConfig, fault: Callable[[int], None]) -> Perceiver:
     return perceiver
 
 
+def having(fault: Callable[[int], None]) -> Callable[[NodeConfig], Perceiver]:
+    return lambda config: faulty(config, fault)
+
+
 @contextmanager
 def running(
-    ipc: str, fault: Callable[[int], None], *settings: str
+    ipc: str, build: Callable[[NodeConfig], Perceiver], *settings: str
 ) -> Iterator[tuple[Subscriber, list[BaseException]]]:
-    """A node on the demo pictures with a model that has this fault, and how it ended."""
+    """A node on the demo pictures with a model of this kind, and how it ended."""
     config = load_config(None, settings, {"wire.endpoint": ipc})
     stop = threading.Event()
     ended: list[BaseException] = []
 
     def run() -> None:
         try:
-            run_live(config, lambda config: faulty(config, fault), stop)
+            run_live(config, build, stop)
         except InferenceError as error:
             ended.append(error)
 
@@ -97,7 +110,7 @@ def test_an_exception_costs_one_frame_and_says_so(ipc: str, error: Exception) ->
         if taken % 4 == 0:
             raise error
 
-    with running(ipc, fault) as (subscriber, ended):
+    with running(ipc, having(fault)) as (subscriber, ended):
         statuses = [m.status for m in received_until(subscriber, lambda seen: len(seen) >= 30)]
         health = health_until(subscriber, lambda health: health.lost_frames >= 5)
     assert 5 <= statuses.count("stalled") <= 10
@@ -111,7 +124,7 @@ def test_a_model_that_only_fails_ends_the_node(ipc: str) -> None:
         if taken > 5:
             raise RuntimeError("the driver is gone")
 
-    with running(ipc, fault) as (subscriber, ended):
+    with running(ipc, having(fault)) as (subscriber, ended):
         seen = received_until(subscriber, lambda seen: len(seen) >= 5 + MOST_FAILURES)
         assert [m.status for m in seen[-MOST_FAILURES:]] == ["stalled"] * MOST_FAILURES
         deadline = time.monotonic() + WAIT_S
@@ -130,7 +143,7 @@ def test_a_model_that_hangs_is_said_and_ends_the_node_in_time(ipc: str) -> None:
         if taken == 5:
             release.wait(WAIT_S)
 
-    with running(ipc, fault, "model.inference_timeout_s=0.5") as (subscriber, ended):
+    with running(ipc, having(fault), "model.inference_timeout_s=0.5") as (subscriber, ended):
         seen = received_until(subscriber, lambda seen: bool(seen) and seen[-1].status != "ok")
         started = time.monotonic()
         while not ended and time.monotonic() < started + WAIT_S:
@@ -168,7 +181,7 @@ def test_late_messages_are_counted_by_the_node_and_seen_by_the_client(ipc: str) 
     def fault(taken: int) -> None:
         time.sleep(0.02)  # stands for a slower network
 
-    with running(ipc, fault, "camera.0.deadline_s=0.005") as (subscriber, _):
+    with running(ipc, having(fault), "camera.0.deadline_s=0.005") as (subscriber, _):
         seen = received_until(subscriber, lambda seen: len(seen) >= 20)
         assert subscriber.late("camera") >= 20
         health_until(subscriber, lambda health: health.cameras[0].deadline_misses >= 10)
@@ -187,7 +200,7 @@ def test_the_ladder_goes_down_says_so_and_comes_up_again(ipc: str) -> None:
         "camera.0.deadline_s=0.05", "degrade.steps=[{every=3}]", "degrade.down_after_s=0.3",
         "degrade.up_after_s=0.5",
     )  # fmt: skip
-    with running(ipc, fault, *settings) as (subscriber, _):
+    with running(ipc, having(fault), *settings) as (subscriber, _):
         reason = ("deadline not held, step 1 of 1: one frame in 3",)
         seen = received_until(subscriber, lambda seen: sum(m.degraded == reason for m in seen) >= 3)
         assert seen[0].degraded == ()
@@ -195,6 +208,69 @@ def test_the_ladder_goes_down_says_so_and_comes_up_again(ipc: str) -> None:
         assert all(m.frame_id is not None and m.frame_id % 3 == 0 for m in fewer)
         slow.clear()
         received_until(subscriber, lambda seen: bool(seen) and seen[-1].degraded == ())
+
+
+def test_the_ladder_can_take_a_smaller_model_and_says_whose_labels_these_are(
+    ipc: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "small.pth"
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
+    slow = threading.Event()
+    slow.set()
+
+    def build(config: NodeConfig) -> Perceiver:
+        def fault(taken: int) -> None:
+            if slow.is_set() and config.model.name == "efficientnet_lite0":
+                time.sleep(0.06)
+
+        return faulty(config, fault)
+
+    step = f"{{model='shufflenet_v2_x0_5', weights='{weights}'}}"
+    settings = (
+        "camera.0.deadline_s=0.05", f"degrade.steps=[{step}]", "degrade.down_after_s=0.3",
+        "degrade.up_after_s=0.5",
+    )  # fmt: skip
+    with running(ipc, build, *settings) as (subscriber, _):
+        seen = received_until(subscriber, lambda seen: bool(seen) and seen[-1].degraded != ())
+        seen += received_until(subscriber, lambda seen: len(seen) > 3)
+        for message in seen:
+            assert message.model is not None
+            small = message.model.name == "shufflenet_v2_x0_5"
+            assert small == bool(message.degraded)
+        slow.clear()
+        received_until(subscriber, lambda seen: bool(seen) and seen[-1].degraded == ())
+
+
+def test_a_model_that_fails_on_its_first_frames_gives_way_to_the_one_before(ipc: str) -> None:
+    """It passed its trial on a frame, and fails once it is in place."""
+    config = load_config(None, (), {"wire.endpoint": ipc, "control.endpoint": f"{ipc}.control"})
+    stop = threading.Event()
+    built: list[Perceiver] = []
+
+    def build(config: NodeConfig) -> Perceiver:
+        second = len(built) == 1
+
+        def fault(taken: int) -> None:
+            if second and taken > 7:
+                raise RuntimeError("engine")
+
+        built.append(faulty(config, fault))
+        return built[-1]
+
+    thread = threading.Thread(target=lambda: run_live(config, build, stop))
+    with Subscriber(ipc, timeout_s=WAIT_S) as subscriber, Control(f"{ipc}.control") as control:
+        thread.start()
+        try:
+            before = received_until(subscriber, lambda seen: len(seen) > 3)[-1]
+            with pytest.raises(ControlError, match=r"failed, the one before is back: engine"):
+                control.model("efficientnet_lite0")
+            after = received_until(subscriber, lambda seen: len(seen) > 20)
+            assert {message.status for message in after} == {"ok"}, "no frame is lost by it"
+            assert after[-1].settings == before.settings + 2
+        finally:
+            stop.set()
+            thread.join(WAIT_S)
 
 
 def test_systemd_is_told_of_readiness_and_life(
