@@ -11,7 +11,8 @@ from node.capture.opencv import cv2
 from node.capture.pacing import RateLimit
 from node.config import NodeConfig, changed
 from node.errors import ControlError
-from node.labeller import Builder, Labeller
+from node.labeller import Labeller
+from node.lineup import Builder
 from node.watch import Watch
 from node.wire.control import Request, Result
 from node.wire.messages import to_map

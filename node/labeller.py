@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from node.capture.mailbox import Mailbox, Taken
-from node.config import ModelConfig, NodeConfig
+from node.config import NodeConfig
 from node.errors import ControlError, FrameError, InferenceError, PerceptionNodeError
 from node.frame import Frame, Image
-from node.ladder import Ladder
+from node.lineup import Builder, Lineup
 from node.perception.scene import Scene, scenes
 from node.wire.calibration import Calibration
 from node.wire.compose import Composer
@@ -28,13 +28,8 @@ log = logging.getLogger(__name__)
 
 MOST_FAILURES = 10
 """Frames in a row that the model may fail on before the node ends: then only a new one helps."""
-PROBATION_FRAMES = 10
-"""Frames for which the model before is kept at hand after another has taken its place."""
 MOST_CALLS = 64
 _Result = TypeVar("_Result")
-
-Builder = Callable[[NodeConfig], "Perceiver"]
-"""Loads the model of a configuration and warms it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +85,7 @@ class Labeller:
         self._deadlines_ns = {
             x.name: int(x.deadline_s * 1e9) for x in config.camera if x.deadline_s is not None
         }
-        self._ladder = Ladder(config.degrade)
-        self._on_step: list[Perceiver | None] = [None]
-        self._configured: Perceiver | None = None
-        self._before: tuple[Perceiver, NodeConfig] | None = None
-        self._probation = 0
-        self._settled: Future[None] = Future()
+        self._lineup: Lineup | None = None
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(MOST_CALLS)
         self._skipped: defaultdict[str, int] = defaultdict(int)
         self._snapshots: defaultdict[str, list[Future[Snapshot]]] = defaultdict(list)
@@ -160,10 +150,7 @@ class Labeller:
     def reconfigure(self, config: NodeConfig) -> None:
         """Other thresholds, top-k and smoothing from the next frame on. Raises ModelError and
         changes nothing where they do not fit the model."""
-        used = {id(x): x for x in self._on_step if x is not None}.values()
-        tasks = [perceiver.task_for(config) for perceiver in used]
-        for perceiver, task in zip(used, tasks, strict=True):
-            perceiver.use(task)
+        self._models.reconfigure(config)
         for scene in self._scenes.values():
             scene.reconfigure(config)
         self._change(config)
@@ -183,11 +170,10 @@ class Labeller:
     def swap(self, perceiver: "Perceiver", config: NodeConfig) -> "Future[None]":
         """Another model from the next frame on; the one before comes back if this one fails on one
         of its first frames. The Future is done when it did not, else it has the ControlError."""
-        assert self._configured is not None
-        self._before, self._probation = (self._configured, self.config), PROBATION_FRAMES
-        self._settled = Future()
-        self._install(perceiver, config)
-        return self._settled
+        settled = self._models.swap(perceiver, config)
+        self._change(config)
+        self._use(self._models.in_use)
+        return settled
 
     def first_seqs(self) -> "Future[dict[str, int]]":
         """By camera the number of the first message that comes after all that was sent till now."""
@@ -211,10 +197,10 @@ class Labeller:
         self.config = config
         self._composer.settings += 1
 
-    def _install(self, perceiver: "Perceiver", config: NodeConfig) -> None:
-        self._configured = self._on_step[0] = perceiver
-        self._change(config)
-        self._use(self._on_step[self._ladder.level] or perceiver)
+    @property
+    def _models(self) -> Lineup:
+        assert self._lineup is not None  # from ready on
+        return self._lineup
 
     def _use(self, perceiver: "Perceiver") -> None:
         """Another model, or the first: what its labels mean is said anew."""
@@ -239,38 +225,19 @@ class Labeller:
     def _run(self) -> None:
         try:
             started = time.monotonic()
-            self._configured = self._build(self.config)
-            self._on_step = [self._configured, *self._built_steps()]
-            info = self._configured.info
+            self._lineup = Lineup(self.config, self._build)
+            info = self._lineup.in_use.info
             log.info(
                 "model %s on %s, %s %s, ready in %.1f s",
                 info.name, info.device, info.runtime, info.precision, time.monotonic() - started,
             )  # fmt: skip
-            self._use(self._configured)
+            self._use(self._lineup.in_use)
             self.ready.set()
             self._label_all()
         except Exception as error:
             self.failure = error  # raised again by the pipeline, on the thread that waits for us
         finally:
             self.ended.set()
-
-    def _built_steps(self) -> "list[Perceiver | None]":
-        """The model of each step of the ladder, ready to be used at once; None for the one that is
-        used above it."""
-        built: list[Perceiver | None] = []
-        for step in self.config.degrade.steps:
-            if step.model is None:
-                built.append(built[-1] if built else None)
-                continue
-            model = ModelConfig(
-                name=step.model,
-                weights=step.weights,
-                device=self.config.model.device,
-                threads=self.config.model.threads,
-                top_k=self.config.model.top_k,
-            )
-            built.append(self._build(self.config.model_copy(update={"model": model})))
-        return built
 
     def _label_all(self) -> None:
         while not self._stop.is_set() and not self._enough():
@@ -298,7 +265,7 @@ class Labeller:
         camera = taken.frame.camera
         if camera in self.paused:
             return False
-        step = self._ladder.step
+        step = self._models.step
         if step is not None and taken.frame.frame_id % step.every:
             self._skipped[camera] += 1 + taken.dropped
             return False
@@ -320,29 +287,17 @@ class Labeller:
             self._began_ns = None
             if len(batch) > 1:  # find out which
                 return [self._perceived([taken])[0] for taken in batch]
-            if self._before is not None:
-                self._roll_back(error)
+            if (told := self._models.rolled_back(error)) is not None:
+                self.last_error = told
+                self._change(self._models.config)
+                self._use(self._models.in_use)
                 return self._perceived(batch)
             self._note_lost(batch[0].frame.camera, error)
             return [None]
         self._began_ns = None
         self._failures = 0
-        if self._before is not None:
-            self._probation -= len(batch)
-            if self._probation <= 0:
-                self._before = None
-                self._settled.set_result(None)
+        self._models.note_good(len(batch))
         return seen
-
-    def _roll_back(self, error: Exception) -> None:
-        assert self._before is not None
-        assert self.perceiver is not None
-        name = self.perceiver.info.name
-        self.last_error = f"model {name} failed, the one before is back: {error}"
-        log.error("%s", self.last_error)
-        (perceiver, config), self._before = self._before, None
-        self._install(perceiver, config)
-        self._settled.set_exception(ControlError(self.last_error))
 
     def _note_lost(self, camera: str, error: Exception) -> None:
         self.lost_frames += 1
@@ -379,7 +334,7 @@ class Labeller:
             infer=perceived.infer_ns,
             postprocess=perceived.postprocess_ns + observed_ns,
         )
-        self.degraded = (*perceived.degraded, *self._ladder.reason)
+        self.degraded = (*perceived.degraded, *self._models.degraded)
         self._sink.send(
             self._composer.looked(
                 frame,
@@ -422,14 +377,10 @@ class Labeller:
         deadline_ns = self._deadlines_ns.get(camera)
         late = deadline_ns is not None and latency_ns > deadline_ns
         self._on_labelled(Labelled(camera, latency_ns, late))
-        if not self.config.degrade.steps or deadline_ns is None:
-            return
-        if self._ladder.note(late, time.monotonic()):
-            log.warning("%s", "; ".join(self._ladder.reason) or "deadline held again, all as set")
-            chosen = self._on_step[self._ladder.level] or self._configured
-            assert chosen is not None
-            if chosen is not self.perceiver:
-                self._use(chosen)
+        if deadline_ns is not None:
+            self._models.note_latency(late, time.monotonic())
+            if self._models.in_use is not self.perceiver:
+                self._use(self._models.in_use)
 
     def _enough(self) -> bool:
         return self._max_frames is not None and self.frames >= self._max_frames

@@ -15,7 +15,8 @@ from node.capture.source import Source
 from node.config import CameraConfig, NodeConfig
 from node.controller import Controller
 from node.errors import InferenceError, PerceptionNodeError
-from node.labeller import Builder, Labeller
+from node.labeller import Labeller
+from node.lineup import Builder
 from node.monitor.supervisor import Supervisor
 from node.watch import Meters, Watch
 from node.wire.compose import Composer

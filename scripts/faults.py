@@ -219,7 +219,7 @@ def _joins(setup: Rig, counts: Counts) -> Outcome:
                 joining.linger = 0
                 joining.subscribe(b"")
                 joining.connect(setup.node.labels)
-                time.sleep(0.0005)
+                joining.poll(3)  # long enough to be let in
         context.term()
 
     came = disturbance(f"{counts.joins} subscribers come and vanish", setup, work)
