@@ -439,7 +439,7 @@ def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
             return target[names.index(part)]
         if part.isdecimal() and int(part) < len(target):
             return target[int(part)]
-        raise ConfigError(f"--set {key}: no camera {part!r}; cameras: {', '.join(names)}")
+        raise ConfigError(f"--set {key}: no camera {part!r}; cameras: {', '.join(map(str, names))}")
     if not isinstance(target, dict):
         raise ConfigError(f"--set {key}: {part!r} is inside a value, not a section")
     return target.setdefault(part, [{}] if first and part == "camera" else {})

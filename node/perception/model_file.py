@@ -13,6 +13,7 @@ from node.errors import ModelError
 from node.perception.card import ModelCard, label_names, read_card
 from node.perception.decode import cells_of
 from node.perception.download import sha256_of
+from node.perception.exported_program import ExportedProgram
 from node.perception.model import Model
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
@@ -30,7 +31,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     names = label_names(card, file)
     exported_program = file.suffix.lower() == ".pt2"
     if exported_program:
-        network = _Exported(file)
+        network = ExportedProgram(file)
         outputs = _outputs_of_network(network, file, card)
     else:
         outputs = _outputs_of_graph(file, card)
@@ -47,27 +48,6 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
         output_order=order,
         graph=None if exported_program else file,
     )
-
-
-class _Exported(nn.Module):
-    """An exported program as a network. It is for inference already, and says so to nobody."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        try:
-            self.program = torch.export.load(file).module()
-        except Exception as error:  # torch.export.load has no exception of its own
-            raise ModelError(
-                f"{file} cannot be read as a torch exported program; "
-                "write it with torch.export.save of this torch version"
-            ) from error
-
-    def train(self, mode: bool = True) -> "_Exported":
-        return self
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.program(x)
-        return outputs
 
 
 @dataclass(frozen=True, slots=True)
