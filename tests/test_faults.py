@@ -33,11 +33,11 @@ def script(name: str, *arguments: str) -> object:
 
 
 def test_a_short_fault_campaign_holds() -> None:
-    kinds = ("goes silent", "reset", "SIGKILL of the stream", "the control")
+    kinds = ("goes silent", "reset", "the control")
     only = [word for kind in kinds for word in ("--only", kind)]
     outcomes = script("faults.py", *only, "--messages", "1000")
     assert isinstance(outcomes, list)
-    assert len(outcomes) >= 4
+    assert len(outcomes) >= 3
     assert all(not outcome["wrong"] for outcome in outcomes)
 
 

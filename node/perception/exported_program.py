@@ -32,8 +32,10 @@ _lock = threading.Lock()
 
 
 class ExportedProgram(nn.Module):
-    """It is for inference already, whatever it is told. Raises ModelError for a file that is none, or
-    that holds more than a graph and tensors."""
+    """It is for inference already, whatever it is told.
+
+    Raises ModelError for a file that is none, or that holds more than a graph and tensors.
+    """
 
     def __init__(self, file: Path) -> None:
         super().__init__()
