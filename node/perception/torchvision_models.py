@@ -48,9 +48,9 @@ def names() -> list[str]:
 
 
 def detector_names() -> list[str]:
-    """The names of all detectors of boxes, sorted."""
-    found = models.list_models(module=models.detection)
-    return sorted(name for name in found if "keypoint" not in name and "mask" not in name)
+    """The names of all detectors, sorted. Of those that also give masks or keypoints the boxes are
+    used."""
+    return sorted(models.list_models(module=models.detection))
 
 
 def segmentation_names() -> list[str]:
