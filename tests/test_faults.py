@@ -33,16 +33,16 @@ def script(name: str, *arguments: str) -> object:
 
 
 def test_a_short_fault_campaign_holds() -> None:
-    kinds = ("goes silent", "reset", "the control")
+    kinds = ("goes silent", "the control")
     only = [word for kind in kinds for word in ("--only", kind)]
     outcomes = script("faults.py", *only, "--messages", "1000")
     assert isinstance(outcomes, list)
-    assert len(outcomes) >= 3
+    assert len(outcomes) == 2
     assert all(not outcome["wrong"] for outcome in outcomes)
 
 
 def test_a_short_soak_with_faults_is_flat() -> None:
-    lived = script("soak.py", "--minutes", "0.05")
+    lived = script("soak.py", "--minutes", "0.02")
     assert isinstance(lived, dict)
     assert lived["faults"] >= 1
     assert [slope["name"] for slope in lived["slopes"]][:3] == ["memory", "threads", "descriptors"]
