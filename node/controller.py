@@ -7,10 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from node.capture.opencv import cv2
 from node.capture.pacing import RateLimit
 from node.config import NodeConfig, changed
 from node.errors import ControlError
+from node.jpeg import encode_jpeg
 from node.labeller import Labeller
 from node.lineup import Builder
 from node.watch import Watch
@@ -164,12 +164,12 @@ class Controller:
             raise ControlError(
                 f"camera {camera!r}: no labelled frame for {SNAPSHOT_S:g} s; is it paused or lost?"
             ) from None
-        done, jpeg = cv2.imencode(".jpg", snapshot.image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if not done:
-            raise ControlError(f"camera {camera!r}: its frame cannot be written as JPEG")
         return Result(
             self._labeller.settings,
-            result={"jpeg": jpeg.tobytes(), "message": to_map(snapshot.message)},
+            result={
+                "jpeg": encode_jpeg(snapshot.image, quality),
+                "message": to_map(snapshot.message),
+            },
         )
 
     def _between_frames(self, change: Callable[[], object]) -> Result:

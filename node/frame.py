@@ -51,6 +51,7 @@ class Frame:
     stamp: None where nothing says when the picture was taken (a photograph).
     media_ns: position in the recording, None for a live camera.
     capture_ns: how long reading and decoding took after the stamp.
+    jpeg: the bytes it came in, where the source delivers JPEG.
     epoch: how often the source was opened or began again before; another one, another scene.
     file: the file the picture came from, None for a camera.
     """
@@ -63,3 +64,4 @@ class Frame:
     capture_ns: int
     file: Path | None = None
     epoch: int = 0
+    jpeg: bytes | None = None

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -12,18 +13,26 @@ from numpy.typing import NDArray
 FPS = 30
 
 
-def _part(picture: NDArray[np.uint8]) -> bytes:
-    _, jpeg = cv2.imencode(".jpg", picture)
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".jpg", picture)[1].tobytes()
+
+
+def _part(jpeg: bytes) -> bytes:
     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-    return head.encode() + jpeg.tobytes() + b"\r\n"
+    return head.encode() + jpeg + b"\r\n"
 
 
 class MjpegServer:
     """Streams one picture, moving sideways, as motion JPEG over HTTP until closed; then its port
-    refuses."""
+    refuses. damage: what happens to the bytes of each picture, by its place."""
 
-    def __init__(self, picture: NDArray[np.uint8], port: int = 0) -> None:
-        parts = [_part(np.roll(picture, shift, axis=1)) for shift in range(4)]
+    def __init__(
+        self,
+        picture: NDArray[np.uint8],
+        port: int = 0,
+        damage: Callable[[bytes, int], bytes] = lambda jpeg, place: jpeg,
+    ) -> None:
+        parts = [_part(damage(_jpeg(np.roll(picture, shift, axis=1)), shift)) for shift in range(4)]
         self._closing = threading.Event()
         closing = self._closing
 

@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -21,13 +21,16 @@ from node.capture.pacing import LikeACamera, Replayed
 from node.capture.photos import read_image
 from node.capture.source import Picture, Source
 from node.config import CameraConfig
-from node.errors import SourceError
+from node.errors import PictureError, SourceError
 from node.frame import Frame, Image, Stamp
+from node.jpeg import decode_jpeg, encode_jpeg
 from node.monitor.status import StatusAnnouncer, camera_status
 from node.wire.messages import Status
 
 PICTURES = Path(skimage.__file__).parent / "data"
 WAIT_S = 10.0
+
+PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -168,6 +171,47 @@ def test_a_stream_over_http_is_stamped_by_the_host() -> None:
     assert source.live
 
 
+def test_a_damaged_picture_of_a_stream_is_never_labelled() -> None:
+    """Cut off, overwritten and whole pictures by turns, as a bad cable or link makes them."""
+
+    def damage(jpeg: bytes, place: int) -> bytes:
+        middle = len(jpeg) // 2
+        return {
+            1: jpeg[:middle],
+            2: jpeg[:middle] + bytes(300) + jpeg[middle + 300 :],
+        }.get(place, jpeg)
+
+    server = MjpegServer(read_image(PHOTO), damage=damage)
+    whole, damaged = 0, []
+    try:
+        source = open_source(CameraConfig(source=server.url))
+        for _ in range(20):
+            try:
+                picture = source.read()
+            except PictureError as error:
+                damaged.append(str(error))
+            else:
+                assert picture is not None
+                assert picture.jpeg is not None
+                assert np.array_equal(
+                    cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), 1), picture.image
+                )
+                whole += 1
+        source.close()
+    finally:
+        server.close()
+    assert 9 <= whole <= 11
+    assert all(server.url in error and "damaged" in error for error in damaged)
+
+
+def test_a_jpeg_with_a_few_stray_bytes_is_whole() -> None:
+    jpeg = encode_jpeg(read_image(PHOTO), 90)
+    image = decode_jpeg(jpeg)
+    assert np.array_equal(decode_jpeg(jpeg[:-2] + b"\0\0" + jpeg[-2:]), image)
+    with pytest.raises(PictureError, match="damaged"):
+        decode_jpeg(jpeg[:-2] + bytes(300) + jpeg[-2:])
+
+
 class FakeDevice:
     """What `cv2.VideoCapture` is for a camera that is not here: grabs quickly, decodes slowly."""
 
@@ -210,6 +254,36 @@ class FakeDevice:
 def live(device: FakeDevice, **settings: object) -> LiveSource:
     config = CameraConfig.model_validate({"name": "front", "source": "0", **settings})
     return LiveSource(device, "camera 'front'", config)  # type: ignore[arg-type]
+
+
+class MjpgDevice(FakeDevice):
+    """A USB camera in motion JPEG, whose driver gives the bytes where it is asked to."""
+
+    def __init__(self, jpegs: Sequence[bytes]) -> None:
+        super().__init__()
+        self._jpegs = iter(jpegs)
+
+    def get(self, setting: int) -> float:
+        if setting == cv2.CAP_PROP_FOURCC:
+            return cv2.VideoWriter.fourcc(*"MJPG")
+        return super().get(setting)
+
+    def retrieve(self) -> tuple[bool, Image]:
+        jpeg = np.frombuffer(next(self._jpegs), np.uint8)[None]
+        if self.asked.get(cv2.CAP_PROP_CONVERT_RGB) == 0:
+            return True, jpeg
+        return True, cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+
+
+def test_a_usb_camera_in_motion_jpeg_is_decoded_strictly() -> None:
+    jpeg = encode_jpeg(read_image(PHOTO), 90)
+    source = live(MjpgDevice([jpeg, jpeg[:2000], jpeg]))
+    first = source.read()
+    assert first is not None
+    assert first.jpeg == jpeg
+    with pytest.raises(PictureError, match="camera 'front': a picture is damaged"):
+        source.read()
+    assert source.read() is not None
 
 
 def test_a_frame_is_stamped_at_grab_before_decoding() -> None:

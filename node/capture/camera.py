@@ -12,6 +12,7 @@ from node.capture.source import Picture, SourceFacts
 from node.config import CameraConfig, redacted
 from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
+from node.jpeg import START, decode_jpeg
 
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 5000
@@ -23,6 +24,9 @@ class LiveSource:
 
     The stamp is taken between `grab`, which waits for the frame, and `retrieve`, which decodes it.
     V4L2 drivers stamp the buffer themselves; that stamp is used where it is plausible.
+
+    Motion JPEG is taken as it comes and decoded here: OpenCV's decoders fill what is missing with
+    pixels of their own, and say nothing.
     """
 
     live = True
@@ -39,6 +43,7 @@ class LiveSource:
         self._limit = limit or RateLimit(config.max_fps)
         self._driver_stamps = capture.getBackendName() == "V4L2"
         self.facts = _negotiate(capture, config)
+        self._undecoded = self.facts.pixel_format == "MJPG" and _ask_for_bytes(capture, True)
 
     def read(self) -> Picture | None:
         try:
@@ -55,15 +60,32 @@ class LiveSource:
             ) from error
         if not decoded or image is None:
             raise PictureError(f"{self._who} delivered a frame that cannot be decoded")
+        image, jpeg = self._pixels(cast(Image, image))
         assert stamp.mono_ns is not None
         capture_ns = time.monotonic_ns() - stamp.mono_ns
-        return Picture(cast(Image, image), stamp, None, capture_ns)
+        return Picture(image, stamp, None, capture_ns, jpeg=jpeg)
 
     def summary(self) -> str | None:
         return None
 
     def close(self) -> None:
         self._capture.release()
+
+    def _pixels(self, retrieved: Image) -> tuple[Image, bytes | None]:
+        """The picture, and the JPEG that it was. Raises PictureError."""
+        if not self._undecoded:
+            return retrieved, None
+        if retrieved.ndim == 3 and retrieved.shape[2] == 3:  # decoded all the same
+            self._undecoded = False
+            return retrieved, None
+        jpeg = retrieved.tobytes()
+        if not jpeg.startswith(START):
+            self._undecoded = not _ask_for_bytes(self._capture, False)
+            raise PictureError(f"{self._who} delivered a frame that is no JPEG")
+        try:
+            return decode_jpeg(jpeg), jpeg
+        except PictureError as error:
+            raise PictureError(f"{self._who}: {error}") from error
 
     def _grab(self) -> tuple[bool, Stamp]:
         """The next frame that is wanted; those before it are never decoded."""
@@ -198,6 +220,16 @@ def _negotiate(capture: "cv2.VideoCapture", config: CameraConfig) -> SourceFacts
         if wanted is not None and wanted != got
     )
     return SourceFacts(given.width, given.height, given.fps, given.pixel_format, differences)
+
+
+def _ask_for_bytes(capture: "cv2.VideoCapture", wanted: bool) -> bool:
+    """Whether a capture now delivers each picture as the bytes it comes in (not `wanted`: as
+    pixels)."""
+    if capture.getBackendName() == "FFMPEG":
+        return bool(capture.set(cv2.CAP_PROP_FORMAT, -1)) if wanted else False
+    if capture.getBackendName() == "V4L2":
+        return bool(capture.set(cv2.CAP_PROP_CONVERT_RGB, int(not wanted)))
+    return False
 
 
 def _fourcc(capture: "cv2.VideoCapture") -> str | None:

@@ -294,4 +294,5 @@ def number(picture: Picture, camera: str, frame_id: int, epoch: int = 0) -> Fram
         capture_ns=picture.capture_ns,
         file=picture.file,
         epoch=epoch,
+        jpeg=picture.jpeg,
     )

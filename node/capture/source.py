@@ -13,7 +13,7 @@ class Picture:
     """What a source read: a frame that does not know its number yet.
 
     image: [height, width, 3] uint8, BGR. capture_ns: from the stamp to the decoded image.
-    lap: how often a recording that loops began again.
+    lap: how often a recording that loops began again. jpeg: the bytes it came in, if JPEG.
     """
 
     image: Image
@@ -22,6 +22,7 @@ class Picture:
     capture_ns: int
     file: Path | None = None
     lap: int = 0
+    jpeg: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
