@@ -107,6 +107,20 @@ class Control:
             raise MessageError(f"{self._endpoint}: a snapshot without a picture")
         return Picture(jpeg, message)
 
+    def record(self, action: str) -> str | None:
+        """`start`s or `stop`s the recording, or writes the black box out (`dump`); the file's path
+        on the node's computer, None where nothing was recorded."""
+        file = self.ask("record", timeout_s=max(self._timeout_s, 30.0), action=action).result
+        return None if file.get("file") is None else str(file["file"])
+
+    def step(self, frames: int = 1) -> tuple[LabelsMessage, ...]:
+        """Lets a replay that was started with `--step` label its next frames; their messages, which
+        subscribers have been sent. Fewer than asked for: the recording is over."""
+        wait_s = self._timeout_s + frames
+        result = self.ask("step", timeout_s=wait_s, frames=frames).result
+        messages = tuple(from_map("labels", one) for one in result.get("messages", ()))
+        return tuple(message for message in messages if isinstance(message, LabelsMessage))
+
     def ask(self, command: str, *, timeout_s: float | None = None, **arguments: Any) -> Answer:
         """Any command by its name, and its answer."""
         number = next(self._numbers)

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from node.errors import ConfigError
-from node.wire.messages import DEFAULT_ENDPOINT
+from node.wire.messages import DEFAULT_ENDPOINT, EventKind
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 MAX_CAMERAS = 32
@@ -247,6 +247,47 @@ class ControlConfig(_Section):
         return self
 
 
+class BlackBoxEventConfig(_Section):
+    """An event at which the black box is written out."""
+
+    kind: EventKind
+    name: str | None = Field(None, min_length=1)
+    region: Name | None = None
+
+
+class RecordingConfig(_Section):
+    """What is kept of what the node sees and says."""
+
+    enabled: bool = False
+    folder: Path = Path("recordings")
+    quality: int = Field(85, ge=1, le=100)
+    split_mb: int = Field(1024, ge=1, le=1_000_000)
+    split_s: float = Field(600.0, ge=1, le=86_400)
+    budget_mb: int | None = Field(None, ge=2, le=100_000_000)
+    keep_free_mb: int = Field(500, ge=0, le=100_000_000)
+    black_box_s: float = Field(0.0, ge=0, le=600)
+    black_box_mb: int = Field(256, ge=1, le=16_384)
+    black_box_events: Annotated[
+        tuple[BlackBoxEventConfig, ...], Field(max_length=32), BeforeValidator(_as_tuples)
+    ] = ()
+
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _as_path("folder", value)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.budget_mb is not None and self.budget_mb < 2 * self.split_mb:
+            raise ValueError(
+                f"budget_mb = {self.budget_mb} is less than two files of split_mb = "
+                f"{self.split_mb}; lower split_mb"
+            )
+        if self.black_box_events and not self.black_box_s:
+            raise ValueError("black_box_events needs black_box_s, in seconds")
+        return self
+
+
 class LogConfig(_Section):
     """What is said on stderr."""
 
@@ -269,6 +310,7 @@ class NodeConfig(_Section):
     degrade: DegradeConfig = Field(default_factory=DegradeConfig)
     wire: WireConfig = Field(default_factory=WireConfig)
     control: ControlConfig = Field(default_factory=ControlConfig)
+    recording: RecordingConfig = Field(default_factory=RecordingConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @field_validator("camera", mode="before")

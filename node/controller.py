@@ -5,14 +5,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.capture.pacing import RateLimit
 from node.config import NodeConfig, changed
-from node.errors import ControlError
+from node.errors import ControlError, OutputError
 from node.jpeg import encode_jpeg
 from node.labeller import Labeller
 from node.lineup import Builder
+from node.recording.recorder import Recorder
 from node.watch import Watch
 from node.wire.control import Request, Result
 from node.wire.messages import to_map
@@ -27,6 +29,7 @@ CHANGEABLE = ("detect.", "segment.", "smooth.", "model.top_k")
 BETWEEN_FRAMES_S = 10.0
 """How long a change waits for the frame that is being looked at."""
 SNAPSHOT_S = 5.0
+DISK_S = 30.0
 SETTLE_S = 5.0
 """How long an answer waits for the first frames of another model."""
 _Arguments = Mapping[str, Any]
@@ -36,12 +39,18 @@ class Controller:
     """Carries out requests on a few threads of its own, so that none holds another."""
 
     def __init__(
-        self, labeller: Labeller, watch: Watch, limits: Mapping[str, RateLimit], build: Builder
+        self,
+        labeller: Labeller,
+        watch: Watch,
+        limits: Mapping[str, RateLimit],
+        build: Builder,
+        recorder: Recorder,
     ) -> None:
         self._labeller = labeller
         self._watch = watch
         self._limits = limits
         self._build = build
+        self._recorder = recorder
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="control-work")
         self._loading = threading.Lock()
         self._commands: dict[str, tuple[Callable[[_Arguments], Result], tuple[str, ...]]] = {
@@ -51,6 +60,7 @@ class Controller:
             "set": (self._set, ("settings",)),
             "model": (self._model, ("name", "weights")),
             "snapshot": (self._snapshot, ("camera", "quality")),
+            "record": (self._record, ("action",)),
         }
 
     def handle(self, request: Request) -> "Future[Result]":
@@ -171,6 +181,25 @@ class Controller:
                 "message": to_map(snapshot.message),
             },
         )
+
+    def _record(self, arguments: _Arguments) -> Result:
+        actions: Mapping[str, Callable[[], Future[Path] | Future[Path | None]]] = {
+            "start": self._recorder.begin,
+            "stop": self._recorder.end,
+            "dump": lambda: self._recorder.dump("request"),
+        }
+        action = actions.get(_text(arguments, "action"))
+        if action is None:
+            raise ControlError(
+                f"record: action = {arguments['action']!r:.40}; give start, stop or dump"
+            )
+        try:
+            file = action().result(DISK_S)
+        except OutputError as error:
+            raise ControlError(str(error)) from error
+        except TimeoutError:
+            raise ControlError(f"record: the disk did not answer for {DISK_S:g} s") from None
+        return Result(self._labeller.settings, result={"file": None if file is None else str(file)})
 
     def _between_frames(self, change: Callable[[], object]) -> Result:
         """Makes a change between two frames; from which messages on it holds."""

@@ -1,18 +1,62 @@
 """Golden files: the messages of an earlier replay, one JSON object a line, to compare with."""
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import click
-
-from node.errors import ConfigError
+from node.errors import ConfigError, MessageError
+from node.wire.messages import Area, Detection, Label, LabelsMessage, from_map
 
 OF_THIS_RUN = frozenset({"session", "published_ns", "published_mono_ns", "timing_ns", "retained"})
 """Fields that tell of the run and not of the recording; they are not compared."""
-MOST_SHOWN = 10
+OF_THE_RUNTIME = frozenset({"model", "degraded"})
+"""Fields that tell what ran; compared only where no tolerance is given."""
+_COMPARED_APART = frozenset({"labels", "detections", "areas", "masks"})
 
 Map = dict[str, Any]
+Kind = Literal[
+    "frame missing",
+    "frame added",
+    "order",
+    "vanished",
+    "appeared",
+    "score",
+    "box",
+    "track",
+    "field",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that changed. line: in the golden file, from 1; None for what was not expected."""
+
+    kind: Kind
+    line: int | None
+    camera: str
+    frame_id: int | None
+    media_ns: int | None
+    what: str
+    expected: str
+    got: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison found. differing: messages with a difference, of `messages`."""
+
+    messages: int
+    expected: int
+    differing: int
+    tolerance: float
+    differences: tuple[Difference, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing changed."""
+        return not self.differences
 
 
 def read_golden(file: Path) -> list[Map]:
@@ -22,63 +66,191 @@ def read_golden(file: Path) -> list[Map]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{file} cannot be read: {reason}") from error
-    return [_message(file, number, line) for number, line in enumerate(lines, start=1)]
+    return [_read_line(file, number, line) for number, line in enumerate(lines, start=1)]
 
 
 class Comparison:
-    """Holds messages, as they come, against golden ones. Used by one thread at a time."""
+    """Holds messages, as they come, against golden ones, frame by frame.
 
-    def __init__(self, golden: list[Map]) -> None:
-        self._golden = golden
-        self._seen = 0
+    tolerance: by how much a score or fraction may differ, and by how much the overlap of two boxes
+    (intersection over union) may fall short of 1. 0: all has to be the same, to the last bit.
+    """
+
+    def __init__(self, golden: list[Map], tolerance: float = 0.0) -> None:
+        self._tolerance = tolerance
+        self._expected = {_key(message): (line, message) for line, message in enumerate(golden, 1)}
+        self._count = len(golden)
+        self._messages = 0
         self._differing = 0
-        self._shown: list[str] = []
+        self._last_line = 0
+        self._differences: list[Difference] = []
 
     def add(self, message: Map) -> None:
         """Compares the next message."""
-        place = self._seen
-        self._seen += 1
-        if place >= len(self._golden):
+        self._messages += 1
+        got: Map = json.loads(json.dumps(message))
+        line, expected = self._expected.pop(_key(got), (None, None))
+        found: list[Difference]
+        if line is None or expected is None:
+            found = [_difference("frame added", None, got, "message", "", _seen_in(got))]
+        else:
+            found = list(_changes(line, expected, got, self._tolerance))
+            if line < self._last_line:
+                found.append(
+                    _difference("order", line, got, "message", f"before line {self._last_line}", "")
+                )
+            self._last_line = max(line, self._last_line)
+        self._differing += bool(found)
+        self._differences += found
+
+    def verdict(self) -> Verdict:
+        """What was found, with the messages that did not come."""
+        missing = [
+            _difference("frame missing", line, message, "message", _seen_in(message), "")
+            for line, message in self._expected.values()
+        ]
+        return Verdict(
+            self._messages,
+            self._count,
+            self._differing,
+            self._tolerance,
+            (*self._differences, *missing),
+        )
+
+
+def _key(message: Map) -> tuple[str, Any]:
+    frame_id = message.get("frame_id")
+    return str(message.get("camera")), frame_id if frame_id is not None else message.get("seq")
+
+
+def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[Difference]:
+    left_out = OF_THIS_RUN | _COMPARED_APART | (OF_THE_RUNTIME if tolerance else frozenset())
+    for key in sorted((expected.keys() | got.keys()) - left_out):
+        if expected.get(key) != got.get(key):
+            yield _difference(
+                "field", line, got, key, _json(expected.get(key)), _json(got.get(key))
+            )
+    if all(expected.get(key) == got.get(key) for key in _COMPARED_APART):
+        return
+    before, now = _typed(line, expected), _typed(line, got)
+    for kind, what, old, new in (
+        *_labels(before.labels, now.labels, tolerance),
+        *_detections(before.detections, now.detections, tolerance),
+        *_areas(before.areas, now.areas, tolerance),
+    ):
+        yield _difference(kind, line, got, what, old, new)
+    if not tolerance and before.masks != now.masks:
+        yield _difference("field", line, got, "masks", f"{len(before.masks)}", f"{len(now.masks)}")
+
+
+_Change = tuple[Kind, str, str, str]
+
+
+def _labels(
+    before: tuple[Label, ...], now: tuple[Label, ...], tolerance: float
+) -> Iterator[_Change]:
+    olds, news = {one.id: one for one in before}, {one.id: one for one in now}
+    least = min((one.score for one in (*before[-1:], *now[-1:])), default=0.0)
+    for label in before:
+        same = news.get(label.id)
+        if same is None:
+            if label.score - least > tolerance or not tolerance:
+                yield "vanished", label.name, f"{label.score:.4f}", ""
+        elif _apart(label.score, same.score, tolerance):
+            yield "score", label.name, f"{label.score:.6f}", f"{same.score:.6f}"
+        elif label.stable != same.stable:
+            yield "field", f"{label.name}: stable", str(label.stable), str(same.stable)
+        elif label.since_ns != same.since_ns:
+            yield "field", f"{label.name}: since_ns", str(label.since_ns), str(same.since_ns)
+    for label in now:
+        if label.id not in olds and (label.score - least > tolerance or not tolerance):
+            yield "appeared", label.name, "", f"{label.score:.4f}"
+    shared = [one.id for one in before if one.id in news]
+    turned = [one.id for one in now if one.id in olds]
+    for a, b in zip(shared, turned, strict=True):
+        if a != b and _apart(olds[a].score, olds[b].score, 2 * tolerance):
+            yield "order", "labels", olds[a].name, olds[b].name
             return
-        changes = _changes(self._golden[place], json.loads(json.dumps(message)))
-        if changes:
-            self._differing += 1
-            if len(self._shown) < MOST_SHOWN:
-                self._shown.append(f"line {place + 1}: {'; '.join(changes)}")
-
-    def report(self) -> int:
-        """Prints what differs to stdout; the exit code: 0 the same, 1 not."""
-        for line in self._shown:
-            click.echo(line)
-        if self._differing > len(self._shown):
-            click.echo(f"... and {self._differing - len(self._shown)} more")
-        missing = len(self._golden) - self._seen
-        if missing > 0:
-            click.echo(f"{missing} expected messages did not come")
-        elif missing < 0:
-            click.echo(f"{-missing} messages more than expected")
-        same = not self._differing and not missing
-        verdict = "the same as expected" if same else f"{self._differing} differ from expected"
-        click.echo(f"{self._seen} messages, {verdict}")
-        return 0 if same else 1
 
 
-def _changes(expected: Map, got: Map) -> list[str]:
-    keys = sorted((expected.keys() | got.keys()) - OF_THIS_RUN)
-    return [
-        f"{key}: expected {_shown(expected.get(key))}, got {_shown(got.get(key))}"
-        for key in keys
-        if expected.get(key) != got.get(key)
-    ]
+def _detections(
+    before: tuple[Detection, ...], now: tuple[Detection, ...], tolerance: float
+) -> Iterator[_Change]:
+    left = list(now)
+    for one in before:
+        among = [x for x in left if x.id == one.id]
+        best = max(among, key=lambda x: one.box.iou(x.box), default=None)
+        if best is None or one.box.iou(best.box) < 0.5:
+            yield "vanished", one.name, _of_detection(one), ""
+            continue
+        left.remove(best)
+        if one.box != best.box and 1 - one.box.iou(best.box) > tolerance:
+            yield "box", one.name, _of_detection(one), f"IoU {one.box.iou(best.box):.4f}"
+        if _apart(one.score, best.score, tolerance):
+            yield "score", one.name, f"{one.score:.6f}", f"{best.score:.6f}"
+        if one.track != best.track:
+            yield "track", one.name, str(one.track), str(best.track)
+        for kind, what, old, new in _labels(one.labels, best.labels, tolerance):
+            yield kind, f"{one.name}: {what}", old, new
+    for one in left:
+        yield "appeared", one.name, "", _of_detection(one)
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict) and "name" in value[0]:
-        return ", ".join(f"{entry['name']} {entry['score']:.6f}" for entry in value[:3])
+def _areas(before: tuple[Area, ...], now: tuple[Area, ...], tolerance: float) -> Iterator[_Change]:
+    olds, news = {one.id: one for one in before}, {one.id: one for one in now}
+    for number in sorted(olds.keys() | news.keys()):
+        old, new = olds.get(number), news.get(number)
+        fractions = (old.fraction if old else 0.0, new.fraction if new else 0.0)
+        if not _apart(*fractions, tolerance):
+            continue
+        kind: Kind = "score" if old and new else "vanished" if old else "appeared"
+        name = old.name if old else new.name if new else ""
+        yield kind, name, f"{fractions[0]:.4f}", f"{fractions[1]:.4f}"
+
+
+def _apart(a: float, b: float, tolerance: float) -> bool:
+    return a != b if not tolerance else abs(a - b) > tolerance
+
+
+def _of_detection(one: Detection) -> str:
+    return f"{one.score:.4f} at {one.box.cx:.0f}, {one.box.cy:.0f}, {one.box.w:.0f}x{one.box.h:.0f}"
+
+
+def _difference(
+    kind: Kind, line: int | None, message: Map, what: str, expected: str, got: str
+) -> Difference:
+    return Difference(
+        kind=kind,
+        line=line,
+        camera=str(message.get("camera")),
+        frame_id=message.get("frame_id"),
+        media_ns=message.get("media_ns"),
+        what=what,
+        expected=expected,
+        got=got,
+    )
+
+
+def _seen_in(message: Mapping[str, Any]) -> str:
+    seen = message.get("detections") or message.get("labels") or message.get("areas") or []
+    names = [str(one.get("name")) for one in seen[:3] if isinstance(one, dict)]
+    return ", ".join(names) or str(message.get("status"))
+
+
+def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)[:80]
 
 
-def _message(file: Path, number: int, line: str) -> Map:
+def _typed(line: int, message: Map) -> LabelsMessage:
+    try:
+        typed = from_map("labels", message)
+    except MessageError as error:
+        raise ConfigError(f"line {line} of the expected messages: {error}") from error
+    assert isinstance(typed, LabelsMessage)
+    return typed
+
+
+def _read_line(file: Path, number: int, line: str) -> Map:
     try:
         message = json.loads(line)
     except ValueError:

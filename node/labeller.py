@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from node.capture.mailbox import Mailbox, Taken
+from node.capture.mailbox import Outlet, Taken
 from node.config import NodeConfig
 from node.errors import ControlError, FrameError, InferenceError, PerceptionNodeError
 from node.frame import Frame, Image
@@ -55,7 +55,8 @@ class Labeller:
 
     config: of the cameras and what is remembered of each.
     build: loads a model, first on the labeller's thread.
-    on_labelled: called with each message that told what was seen.
+    on_labelled: called with each message that told what was seen. on_changed: with another
+    configuration and its number.
 
     What changes it comes through `call`, which runs between two frames.
     """
@@ -64,13 +65,14 @@ class Labeller:
         self,
         config: NodeConfig,
         build: Builder,
-        mailbox: Mailbox,
+        mailbox: Outlet,
         composer: Composer,
         sink: Sink,
         stop: threading.Event,
         *,
         max_frames: int | None = None,
         on_labelled: Callable[[Labelled], None] = lambda labelled: None,
+        on_changed: Callable[[NodeConfig, int], None] = lambda config, settings: None,
     ) -> None:
         self.config = config
         self._build = build
@@ -80,6 +82,7 @@ class Labeller:
         self._stop = stop
         self._max_frames = max_frames
         self._on_labelled = on_labelled
+        self._on_changed = on_changed
         self._thread = threading.Thread(target=self._run, name="perceive", daemon=True)
         self._scenes: Mapping[str, Scene] = {}
         self._deadlines_ns = {
@@ -196,6 +199,7 @@ class Labeller:
     def _change(self, config: NodeConfig) -> None:
         self.config = config
         self._composer.settings += 1
+        self._on_changed(config, self._composer.settings)
 
     @property
     def _models(self) -> Lineup:

@@ -1,27 +1,31 @@
-"""Puts the parts together, owns the threads, starts and stops them: live, and in replay."""
+"""Puts the parts of a live run together, owns the threads, starts and stops them."""
 
+import contextlib
 import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from node.capture.grabber import Grabber
-from node.capture.mailbox import EveryMailbox, LatestMailbox, Mailbox
+from node.capture.mailbox import LatestMailbox
 from node.capture.open import is_live, open_source
-from node.capture.pacing import LikeACamera, RateLimit, Replayed
+from node.capture.pacing import LikeACamera, RateLimit
 from node.capture.source import Source
 from node.config import CameraConfig, NodeConfig
 from node.controller import Controller
 from node.errors import InferenceError, PerceptionNodeError
+from node.frame import Frame
 from node.labeller import Labeller
 from node.lineup import Builder
+from node.monitor.crash import on_crash_signal
 from node.monitor.supervisor import Supervisor
+from node.recording.recorder import Recorder
 from node.watch import Meters, Watch
 from node.wire.compose import Composer
 from node.wire.control import ControlServer
-from node.wire.outgoing import Sink
 from node.wire.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,8 @@ JOIN_TIMEOUT_S = 1.0
 """How long a stop waits for all threads together; two seconds are all there is."""
 RECOVERY_TIMEOUT_S = 120.0
 """How long the CPU may take to come up in the place of a GPU that failed."""
+LAST_WORDS_S = 1.0
+"""How long an end waits for the disk: two seconds are all there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +69,20 @@ def run_live(
     names = [camera.name for camera in config.camera]
     mailbox = LatestMailbox(names)
     limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
+    deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
+    composer = Composer(config.name, deadlines_s)
+    recorder = Recorder(config, composer.session)
     grabbers = [
         Grabber(
             camera,
             functools.partial(_open_live, camera, limits[camera.name], stop),
-            mailbox,
+            _Recorded(mailbox, recorder),
             stop,
             retry_first=camera.at_start == "wait",
         )
         for camera in config.camera
     ]
-    deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
-    composer = Composer(config.name, deadlines_s)
-    publisher = Publisher(config.wire.endpoint, keys=config.wire.keys)
+    publisher = Publisher(config.wire.endpoint, observer=recorder.message, keys=config.wire.keys)
     meters = Meters(names)
     labeller = Labeller(
         config,
@@ -86,16 +93,12 @@ def run_live(
         stop,
         max_frames=max_frames,
         on_labelled=meters.add,
+        on_changed=recorder.configuration,
     )
-    watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters)
+    watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters, recorder)
     supervisor = Supervisor()
-    controller = Controller(labeller, watch, limits, build)
-    try:
-        control = _control_server(config, controller)
-    except PerceptionNodeError:
-        publisher.close()
-        raise
-    log.info("publishing on %s", config.wire.endpoint)
+    controller = Controller(labeller, watch, limits, build, recorder)
+    control: ControlServer | None = None
 
     def each_tick(running: bool) -> None:
         watch.tick(running)
@@ -110,8 +113,27 @@ def run_live(
             supervisor.ready()
             supervisor.alive(f"{labeller.frames} frames labelled")
 
+    def last_words(reason: str) -> None:
+        if config.recording.black_box_s:
+            with contextlib.suppress(PerceptionNodeError, TimeoutError):
+                recorder.dump(reason).result(LAST_WORDS_S)
+
     try:
-        return _run(labeller, grabbers, mailbox, stop, each_tick=each_tick)
+        recorder.start()
+        control = _control_server(config, controller)
+        log.info("publishing on %s", config.wire.endpoint)
+        with on_crash_signal(last_words):
+            stopped = run_threads(labeller, grabbers, stop, each_tick=each_tick)
+        summaries = [grabber.state.summary for grabber in grabbers]
+        return Outcome(
+            frames=labeller.frames,
+            dropped=sum(mailbox.dropped(name) for name in names),
+            summaries=tuple(summary for summary in summaries if summary is not None),
+            stopped=stopped,
+        )
+    except PerceptionNodeError:
+        last_words("failure")
+        raise
     finally:
         supervisor.stopping()
         if control is not None:
@@ -119,6 +141,24 @@ def run_live(
         controller.close()
         watch.stopping()
         publisher.close()
+        recorder.close(LAST_WORDS_S)
+
+
+class _Recorded:
+    """A mailbox that shows each frame to the recorder first."""
+
+    def __init__(self, mailbox: LatestMailbox, recorder: Recorder) -> None:
+        self._mailbox = mailbox
+        self._recorder = recorder
+
+    def put(self, frame: Frame) -> None:
+        """Never blocks."""
+        self._recorder.frame(frame)
+        self._mailbox.put(frame)
+
+    def close(self, camera: str) -> None:
+        """No more frames of this camera."""
+        self._mailbox.close(camera)
 
 
 def _control_server(config: NodeConfig, controller: Controller) -> ControlServer | None:
@@ -133,80 +173,62 @@ def _patience_s(config: NodeConfig, labeller: Labeller) -> float:
     return RECOVERY_TIMEOUT_S if labeller.recovering else config.model.inference_timeout_s
 
 
-def run_replay(
-    config: NodeConfig,
-    build: Builder,
-    composer: Composer,
-    sink: Sink,
-    stop: threading.Event,
-    *,
-    speed: float | None,
-) -> Outcome:
-    """Labels every frame of the first camera's recording once, in order.
-
-    speed: None for as fast as it goes.
-
-    Raises PerceptionNodeError as `run_live` does, and whatever the sink's observer raised.
-    """
-
-    camera = config.camera[0]
-
-    def opened() -> Source:
-        source = open_source(camera)
-        return Replayed(source, speed, stop) if speed is not None else source
-
-    mailbox = EveryMailbox([camera.name], stop)
-    grabber = Grabber(camera, opened, mailbox, stop, retry_first=False)
-    labeller = Labeller(config, build, mailbox, composer, sink, stop)
-    return _run(labeller, [grabber], mailbox, stop, each_tick=lambda ready: None)
-
-
 def _open_live(camera: CameraConfig, limit: RateLimit, stop: threading.Event) -> Source:
     source = open_source(camera, limit)
     return source if is_live(camera.source) else LikeACamera(source, stop, limit)
 
 
-def _run(
+class Feeder(Protocol):
+    """A thread that brings frames."""
+
+    @property
+    def failure(self) -> PerceptionNodeError | None:
+        """What ended it, None while nothing did."""
+        ...
+
+    def start(self) -> None:
+        """Begins to bring."""
+        ...
+
+    def join(self, timeout_s: float) -> bool:
+        """Whether it ended in time."""
+        ...
+
+
+def run_threads(
     labeller: Labeller,
-    grabbers: list[Grabber],
-    mailbox: Mailbox,
+    feeders: Sequence[Feeder],
     stop: threading.Event,
     *,
     each_tick: Callable[[bool], None],
-) -> Outcome:
-    """Starts the threads, looks after them, and stops them. Cameras start when the model is
-    there, so that no frame waits for it."""
-    capturing = False
+) -> bool:
+    """Starts the threads, looks after them, and stops them; whether a stop came before the end.
+    Frames are brought when the model is there, so that none waits for it."""
+    feeding = False
     labeller.start()
     try:
         while not stop.is_set() and not labeller.ended.wait(TICK_S):
-            if labeller.ready.is_set() and not capturing:
-                capturing = True
-                for grabber in grabbers:
-                    grabber.start()
-            each_tick(capturing)
-            _raise_failure(grabbers)
+            if labeller.ready.is_set() and not feeding:
+                feeding = True
+                for feeder in feeders:
+                    feeder.start()
+            each_tick(feeding)
+            _raise_failure(feeders)
     finally:
         stopped = stop.is_set()
         stop.set()
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         labeller.join(JOIN_TIMEOUT_S)
-        for grabber in grabbers if capturing else ():
-            grabber.join(max(0.0, deadline - time.monotonic()))
+        for feeder in feeders if feeding else ():
+            feeder.join(max(0.0, deadline - time.monotonic()))
     if labeller.failure is not None:
         raise labeller.failure
-    _raise_failure(grabbers)
-    states = [grabber.state for grabber in grabbers]
-    return Outcome(
-        frames=labeller.frames,
-        dropped=sum(mailbox.dropped(grabber.camera) for grabber in grabbers),
-        summaries=tuple(state.summary for state in states if state.summary is not None),
-        stopped=stopped,
-    )
+    _raise_failure(feeders)
+    return stopped
 
 
-def _raise_failure(grabbers: list[Grabber]) -> None:
-    for grabber in grabbers:
-        failure: PerceptionNodeError | None = grabber.state.failure
+def _raise_failure(feeders: Sequence[Feeder]) -> None:
+    for feeder in feeders:
+        failure = feeder.failure
         if failure is not None:
             raise failure

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from node.capture.freshness import stall_after_s
 from node.capture.grabber import CaptureState, Grabber
-from node.capture.mailbox import Mailbox
+from node.capture.mailbox import LatestMailbox
 from node.config import CameraConfig, NodeConfig
 from node.labeller import Labelled, Labeller
 from node.monitor.status import StatusAnnouncer, camera_status
 from node.monitor.usage import LatencyMeter, ProcessMeter
+from node.recording.recorder import Recorder
 from node.wire.compose import Composer, PerceptionHealth, Usage
 from node.wire.messages import CameraHealth, HealthMessage, Message, NodeState, Status
 from node.wire.publisher import Publisher
@@ -41,10 +42,11 @@ class Watch:
         config: NodeConfig,
         grabbers: list[Grabber],
         labeller: Labeller,
-        mailbox: Mailbox,
+        mailbox: LatestMailbox,
         composer: Composer,
         publisher: Publisher,
         meters: Meters,
+        recorder: Recorder,
     ) -> None:
         self._config = config
         self._grabbers = grabbers
@@ -53,6 +55,7 @@ class Watch:
         self._composer = composer
         self._publisher = publisher
         self._meters = meters
+        self._recorder = recorder
         self._process = ProcessMeter()
         self._announcers = [StatusAnnouncer() for _ in grabbers]
         self._health_at = 0.0
@@ -122,7 +125,9 @@ class Watch:
         )
         cameras = self.health_of(statuses, elapsed_s)
         latency = self._meters.latency.take()
-        outgoing = self._composer.health(state, cameras, latency, usage, perception)
+        outgoing = self._composer.health(
+            state, cameras, latency, usage, perception, self._recorder.health
+        )
         self._publisher.send(replace(outgoing, on_sealed=self._keep))
 
     def _keep(self, message: Message) -> None:

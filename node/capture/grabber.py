@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from node.capture.freshness import Freshness, stall_after_s
-from node.capture.mailbox import Mailbox
+from node.capture.mailbox import Inlet
 from node.capture.source import Picture, Source, SourceFacts
 from node.config import CameraConfig
 from node.errors import PictureError, SourceError
@@ -74,7 +74,7 @@ class Grabber:
         self,
         config: CameraConfig,
         open_source: Callable[[], Source],
-        mailbox: Mailbox,
+        mailbox: Inlet,
         stop: threading.Event,
         *,
         retry_first: bool,
@@ -101,6 +101,11 @@ class Grabber:
     def state(self) -> CaptureState:
         """A snapshot; replaced as a whole, so always of one piece."""
         return self._state
+
+    @property
+    def failure(self) -> SourceError | None:
+        """Why no frame will come any more, unless the file is over."""
+        return self._state.failure
 
     def start(self) -> None:
         """Starts capturing."""

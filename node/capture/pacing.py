@@ -83,26 +83,3 @@ class LikeACamera:
 
     def close(self) -> None:
         self._source.close()
-
-
-class Replayed:
-    """A file at a multiple of its own rate, its stamps left as they are."""
-
-    live = False
-
-    def __init__(self, source: Source, speed: float, stop: threading.Event) -> None:
-        self._source = source
-        self._clock = MediaClock(speed, stop)
-        self.facts: SourceFacts = source.facts
-
-    def read(self) -> Picture | None:
-        picture = self._source.read()
-        if picture is not None and picture.media_ns is not None:
-            self._clock.wait_until(picture.media_ns)
-        return picture
-
-    def summary(self) -> str | None:
-        return self._source.summary()
-
-    def close(self) -> None:
-        self._source.close()

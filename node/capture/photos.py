@@ -1,6 +1,7 @@
 """Pictures from files: one, a folder, or a glob; sorted by name."""
 
 import glob
+import math
 import time
 from pathlib import Path
 
@@ -50,6 +51,11 @@ class PhotoSource:
             capture_ns = time.monotonic_ns() - started_ns
             return Picture(image, Stamp.at_media(media_ns), media_ns, capture_ns, file)
         return None
+
+    def skip_to(self, media_ns: int) -> int:
+        passed = min(math.ceil(media_ns * self._fps / 1e9 - 1e-6), len(self._files))
+        self._next = self._read = passed
+        return passed
 
     def summary(self) -> str | None:
         bad = f", {len(self._bad)} left out because they cannot be read" if self._bad else ""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from node.frame import Image, Stamp
 
@@ -59,6 +59,16 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Gives the device or file back."""
+        ...
+
+
+@runtime_checkable
+class Skips(Protocol):
+    """A source that can pass over frames for less than it takes to read them."""
+
+    def skip_to(self, media_ns: int) -> int:
+        """Before the first `read`: passes over frames that lie before a position, and never over
+        one that does not; how many that were."""
         ...
 
 

@@ -58,6 +58,19 @@ class VideoSource:
             pixels, Stamp.at_media(media_ns), media_ns, capture_ns, self._file, self._laps
         )
 
+    def skip_to(self, media_ns: int) -> int:
+        """Frames are grabbed, which costs less than to retrieve them; jumping there would have to
+        trust the header."""
+        before = self._read
+        while self._passes_over(media_ns) and self._capture.grab():
+            self._position_ns()
+            self._read += 1
+        return self._read - before
+
+    def _passes_over(self, media_ns: int) -> bool:
+        next_ns = 0 if self._last_ns is None else self._last_ns + self._step_ns
+        return next_ns + self._step_ns < media_ns
+
     def summary(self) -> str | None:
         if self._claimed > 0 and self._claimed != self._read and not self._loop:
             return (

@@ -15,6 +15,8 @@ from node.errors import PerceptionNodeError
 COMMANDS = {
     "run": "Label a camera live: the newest frame wins.",
     "replay": "Label every frame of a recording once, in order.",
+    "record": "Do as run does, and record what is seen and said.",
+    "recover": "Mend recordings that were cut off or damaged.",
     "watch": "Print the labels that a node publishes.",
     "label": "Label pictures, folders and videos offline.",
     "ctl": "Ask a running node to pause, change settings or its model, or for a snapshot.",

@@ -121,6 +121,31 @@ def snapshot_command(
     _print(to_map(picture.message))
 
 
+@command.command("record")
+@click.argument("action", type=click.Choice(["start", "stop", "dump"]))
+@click.pass_obj
+def record_command(connect: Callable[[], Control], action: str) -> None:
+    """Start or stop recording, or write the black box out; prints the file on the node's computer.
+
+    Example: perception-node ctl record start
+    """
+    _print({"file": _asked(connect, lambda node: node.record(action))})
+
+
+@command.command("step")
+@click.argument("frames", type=click.IntRange(1), default=1)
+@click.pass_obj
+def step_command(connect: Callable[[], Control], frames: int) -> None:
+    """Let a replay that was started with --step label its next frames; prints their messages.
+
+    Example: perception-node ctl step 10
+    """
+    from node.wire.messages import to_json
+
+    for message in _asked(connect, lambda node: node.step(frames)):
+        click.echo(to_json(message))
+
+
 def _asked(connect: Callable[[], Control], ask: Callable[[Control], _Result]) -> _Result:
     with connect() as node:
         try:

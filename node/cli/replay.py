@@ -17,6 +17,9 @@ from node.cli.options import (
     together,
 )
 from node.cli.stopping import stoppable
+from node.cli.verdict import print_verdict
+from node.client_control import DEFAULT_CONTROL_ENDPOINT
+from node.config import CameraConfig, NodeConfig
 from node.errors import ConfigError
 from node.golden import Comparison, read_golden
 from node.wire.messages import LabelsMessage, Message, to_json, to_map
@@ -48,11 +51,28 @@ class _Speed(click.ParamType[float | None]):
     "--speed", type=_Speed(), default="1.0", show_default=True, metavar="X",
     help="A multiple of the recording's own rate, or max.",
 )  # fmt: skip
+@click.option("--from", "start", type=click.FloatRange(min=0), default=0.0, metavar="S",
+              help="Begin so many seconds into it.")  # fmt: skip
+@click.option("--to", "end", type=click.FloatRange(min=0), metavar="S", help="End there.")
+@click.option("--loop", is_flag=True, help="Begin again at the end, until stopped.")
+@click.option(
+    "--as-recorded", is_flag=True,
+    help="Only the frames that were labelled when this was recorded: the same drops.",
+)  # fmt: skip
+@click.option(
+    "--step", is_flag=True,
+    help="One frame for each request of a simulator (ctl step, node.client.Control.step).",
+)  # fmt: skip
 @click.option("--jsonl", metavar="FILE", help="Write one message a line; - is stdout.")
 @click.option(
     "--expect", type=click.Path(path_type=Path), metavar="FILE",
     help="Compare with an earlier --jsonl file; exit 1 on a difference.",
 )  # fmt: skip
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1), default=0.0, metavar="T",
+    help="With --expect: how far scores may differ, and overlaps of boxes fall short of 1.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="With --expect: what changed, as JSON.")
 @click.option(
     "--wait-for-subscriber", is_flag=True, help="Start when a subscriber has joined the endpoint."
 )
@@ -64,42 +84,84 @@ def command(
     endpoint: str | None,
     settings: tuple[str, ...],
     speed: float | None,
+    start: float,
+    end: float | None,
+    loop: bool,
+    as_recorded: bool,
+    step: bool,
     jsonl: str | None,
     expect: Path | None,
+    tolerance: float,
+    as_json: bool,
     wait_for_subscriber: bool,
 ) -> None:
-    """Label every frame of a video or folder of pictures once, in order.
+    """Label every frame of a recording, video or folder of pictures once, in order.
 
-    Publishes as `run` does; with --jsonl or --expect only where --endpoint asks for it.
+    SRC is an MCAP file or a folder of them (`perception-node record`), a video, pictures. Publishes
+    as `run` does; with --jsonl or --expect only where --endpoint asks for it.
 
-    Example: perception-node replay drive.mp4 --speed max --jsonl labels.jsonl
+    Example: perception-node replay drive.mcap --speed max --jsonl labels.jsonl
     """
+    from node.recording.recording import Recording, find_recording
+
+    files = find_recording(source)
     config = configured(
-        config_file, settings, source=source, model=model, runtime=runtime, endpoint=endpoint
+        config_file,
+        settings,
+        source=source if files is None else None,
+        model=model,
+        runtime=runtime,
+        endpoint=endpoint,
     )
     golden = read_golden(expect) if expect else None
-    camera = config.camera[0]
+    if (tolerance or as_json) and golden is None:
+        raise ConfigError("--tolerance and --json need --expect FILE")
+    if end is not None and end <= start:
+        raise ConfigError(f"--to {end:g} is not after --from {start:g}")
+    if loop and golden is not None:
+        raise ConfigError("--loop has no end, and --expect needs one; leave one of them out")
+    publishes = endpoint is not None or (jsonl is None and expect is None)
+    if wait_for_subscriber and not publishes:
+        raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
 
     from node.capture.open import check_source, is_live
+    from node.footage import RecordedFootage, SourceFootage, Span
 
     if is_live(source) or source == "demo":
         raise ConfigError(
             f"replay reads recordings, which have an end; label {source} with "
             f"'perception-node run --source {source}'"
         )
-    if camera.loop:
-        raise ConfigError(f"camera.{camera.name}.loop = true: a replay has to end; leave it out")
-    publishes = endpoint is not None or (jsonl is None and expect is None)
-    if wait_for_subscriber and not publishes:
-        raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
-    check_source(camera)
+    span = Span(start, end)
+    footage: RecordedFootage | SourceFootage
+    if files is not None:
+        recording = Recording(files)
+        config = _with_cameras(config, recording.cameras, config_file is not None)
+        footage = RecordedFootage(recording, span, as_recorded=as_recorded)
+        log.info(
+            "%s: %.1f s of %s", source, (recording.end_ns - recording.start_ns) / 1e9,
+            ", ".join(recording.cameras),
+        )  # fmt: skip
+    else:
+        camera = config.camera[0]
+        if as_recorded:
+            raise ConfigError(f"--as-recorded needs a recording (*.mcap); {source} is none")
+        if camera.loop:
+            raise ConfigError(
+                f"camera.{camera.name}.loop = true: a replay ends, unless it is given --loop"
+            )
+        check_source(camera)
+        footage = SourceFootage(camera, span)
 
-    from node.pipeline import run_replay
+    from node.player import Stepper
+    from node.replay import run_replay
     from node.wire.compose import Composer
+    from node.wire.control import ControlServer
     from node.wire.outgoing import LocalSink
     from node.wire.publisher import Publisher
 
-    comparison = Comparison(golden) if golden is not None else None
+    comparison = Comparison(golden, tolerance) if golden is not None else None
+    stepper = Stepper() if step else None
 
     with json_lines(jsonl) as write, stoppable() as stop:
 
@@ -108,6 +170,8 @@ def command(
                 write(to_json(message))
                 if comparison is not None:
                     comparison.add(to_map(message))
+            if stepper is not None:
+                stepper.note(message)
 
         sink: Publisher | LocalSink = LocalSink(observe)
         if publishes:
@@ -115,7 +179,12 @@ def command(
                 config.wire.endpoint, lossless=True, observer=observe, keys=config.wire.keys
             )
             log.info("publishing on %s", config.wire.endpoint)
+        control: ControlServer | None = None
         try:
+            if stepper is not None:
+                where = config.control.endpoint or DEFAULT_CONTROL_ENDPOINT
+                control = ControlServer(where, stepper.handle, config.wire.keys)
+                log.info("steps are asked for on %s", where)
             if isinstance(sink, Publisher) and wait_for_subscriber:
                 sink.wait_for_subscriber(stop)
             outcome = run_replay(
@@ -124,11 +193,26 @@ def command(
                 Composer(config.name),
                 sink,
                 stop,
-                speed=speed,
+                footage,
+                speed=None if step else speed,
+                loop=loop,
+                stepper=stepper,
             )
         finally:
             sink.close()
+            if control is not None:
+                control.close()
     for summary in outcome.summaries:
         log.info("%s", summary)
     if comparison is not None and not outcome.stopped:
-        raise SystemExit(comparison.report())
+        verdict = comparison.verdict()
+        print_verdict(verdict, as_json=as_json)
+        raise SystemExit(0 if verdict.same else 1)
+
+
+def _with_cameras(config: NodeConfig, names: tuple[str, ...], configured: bool) -> NodeConfig:
+    """The configuration with the recording's cameras: those of the same name as they are in the
+    file, the others as by default."""
+    known = {camera.name: camera for camera in config.camera} if configured else {}
+    cameras = tuple(known.get(name) or CameraConfig(name=name) for name in names)
+    return config.model_copy(update={"camera": cameras})

@@ -1,8 +1,10 @@
 """`perception-node run`: live labelling."""
 
-import functools
 import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +19,10 @@ from node.cli.options import (
     together,
 )
 from node.cli.stopping import stoppable
+from node.config import NodeConfig
+
+if TYPE_CHECKING:
+    from node.perception.perceiver import Perceiver
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +53,18 @@ def command(
     config = configured(
         config_file, settings, source=source, model=model, runtime=runtime, endpoint=endpoint
     )
+    with stoppable() as stop:
+        label_live(config, stop, max_frames=max_frames)
+
+
+def label_live(
+    config: NodeConfig,
+    stop: threading.Event,
+    *,
+    max_frames: int | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Labels until `stop`. on_ready: called when the model is there. Raises PerceptionNodeError."""
     from node.capture.open import check_source
 
     for camera in config.camera:
@@ -54,9 +72,12 @@ def command(
 
     from node.pipeline import run_live
 
-    build = functools.partial(load_perceiver, cameras=len(config.camera))
-    with stoppable() as stop:
-        outcome = run_live(config, build, stop, max_frames=max_frames)
+    def build(config: NodeConfig) -> "Perceiver":
+        perceiver = load_perceiver(config, cameras=len(config.camera))
+        on_ready()
+        return perceiver
+
+    outcome = run_live(config, build, stop, max_frames=max_frames)
     for summary in outcome.summaries:
         log.info("%s", summary)
     log.info(

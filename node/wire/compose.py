@@ -22,6 +22,7 @@ from node.wire.messages import (
     Message,
     ModelInfo,
     NodeState,
+    RecordingHealth,
     Status,
     Timing,
     boot_id,
@@ -173,6 +174,7 @@ class Composer:
         latency: Latency | None,
         usage: Usage,
         perception: PerceptionHealth,
+        recording: RecordingHealth | None = None,
     ) -> Outgoing:
         """How the node is."""
 
@@ -189,6 +191,7 @@ class Composer:
                 last_error=perception.last_error,
                 degraded=perception.degraded,
                 settings=self.settings,
+                recording=recording,
                 rss_bytes=usage.rss_bytes,
                 cpu=usage.cpu,
                 uptime_s=usage.uptime_s,

@@ -384,6 +384,19 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingHealth:
+    """The recording. file: that it writes, or wrote last; bytes: of it on the disk; lost_frames,
+    lost_messages: that the disk was too slow for; last_error: why it stopped."""
+
+    state: Literal["off", "recording", "failed"]
+    file: str | None
+    bytes: int
+    lost_frames: int
+    lost_messages: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthMessage:
     """One message of `health/<node>/`, once a second. cpu: seconds of CPU time per second.
 
@@ -402,6 +415,7 @@ class HealthMessage:
     last_error: str | None = None
     degraded: tuple[str, ...] = ()
     settings: int = 0
+    recording: RecordingHealth | None = None
     rss_bytes: int
     cpu: float
     uptime_s: float

@@ -1,0 +1,54 @@
+"""`perception-node record`: live labelling that is recorded."""
+
+import threading
+from pathlib import Path
+
+import click
+
+from node.cli.options import CONFIG, ENDPOINT, MODEL, RUNTIME, SETTINGS, configured, together
+from node.cli.run import SOURCE, label_live
+from node.cli.stopping import stoppable
+from node.config import changed
+
+
+@click.command("record")
+@together(CONFIG, SOURCE, MODEL, RUNTIME, ENDPOINT, SETTINGS)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Where the files go (recording.folder).",
+)  # fmt: skip
+@click.option("--duration", type=click.FloatRange(min=0.1), metavar="S", help="Stop after so long.")
+def command(
+    config_file: Path | None,
+    source: str | None,
+    model: str | None,
+    runtime: str | None,
+    endpoint: str | None,
+    settings: tuple[str, ...],
+    output: Path | None,
+    duration: float | None,
+) -> None:
+    """Do as `run` does, and record frames, labels, events and health into MCAP files.
+
+    Ctrl-C stops. The files open in Foxglove, and `perception-node replay` labels them anew.
+
+    Example: perception-node record --source /dev/video0 --output recordings --duration 60
+    """
+    config = configured(
+        config_file, settings, source=source, model=model, runtime=runtime, endpoint=endpoint
+    )
+    wanted: dict[str, object] = {"recording.enabled": True}
+    if output is not None:
+        wanted["recording.folder"] = str(output)
+    config = changed(config, wanted)
+    with stoppable() as stop:
+        timer = threading.Timer(duration, stop.set) if duration is not None else None
+        label_live(config, stop, on_ready=lambda: _start(timer))
+        if timer is not None:
+            timer.cancel()
+
+
+def _start(timer: threading.Timer | None) -> None:
+    if timer is not None and timer.ident is None:  # one start for all the models of a ladder
+        timer.daemon = True
+        timer.start()

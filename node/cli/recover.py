@@ -1,0 +1,61 @@
+"""`perception-node recover`: mends recordings that were cut off or damaged."""
+
+from pathlib import Path
+
+import click
+
+from node.errors import ConfigError, SourceError
+
+
+@click.command("recover")
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH..."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write here instead of beside the file, with `_recovered` in its name.",
+)  # fmt: skip
+@click.option(
+    "--in-place", is_flag=True, help="Put the mended file in the place of the broken one."
+)
+def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> None:
+    """Save all that can be read of recordings that a crash or a power loss cut off.
+
+    PATH is a file, or a folder of them. Whole files are left as they are. The broken file stays,
+    unless --in-place is given.
+
+    Example: perception-node recover recordings/
+    """
+    from node.recording.recording import find_recording
+    from node.recording.recover import is_whole, recover
+
+    files: list[Path] = []
+    for path in paths:
+        found = find_recording(str(path)) if path.is_dir() else [path]
+        if found is None:
+            raise SourceError(f"{path} holds no recordings (*.mcap)")
+        files += [file for file in found if "_recovered" not in file.stem or file in paths]
+    if output is not None and (len(files) > 1 or in_place):
+        raise ConfigError("--output is for one file, and without --in-place")
+    failed = 0
+    for file in files:
+        try:
+            if is_whole(file):
+                click.echo(f"{file}: whole, left as it is")
+                continue
+            to = output or file.with_name(f"{file.stem}_recovered{file.suffix}")
+            recovered = recover(file, to)
+        except SourceError as error:
+            failed += 1
+            click.echo(f"error: {error}", err=True)
+            continue
+        if in_place:
+            to.replace(file)
+        click.echo(
+            f"{file}: {recovered.messages} records of {recovered.seconds:.1f} s saved in "
+            f"{file if in_place else to}"
+        )
+        for problem in recovered.problems:
+            click.echo(f"  {problem}", err=True)
+    if failed:
+        raise SourceError(f"{failed} of {len(files)} files could not be mended")

@@ -1,0 +1,30 @@
+"""BlackBox: the last seconds of everything, in memory."""
+
+from collections import deque
+
+from node.recording.entry import Entry
+
+
+class BlackBox:
+    """Entries of the last `seconds`, at most `most_bytes` of them. Used by one thread."""
+
+    def __init__(self, seconds: float, most_bytes: int) -> None:
+        self._kept_ns = int(seconds * 1e9)
+        self._most_bytes = most_bytes
+        self._entries: deque[Entry] = deque()
+        self._bytes = 0
+
+    def add(self, entry: Entry) -> None:
+        """Remembers an entry, and forgets what is too old or too much."""
+        self._entries.append(entry)
+        self._bytes += len(entry.data)
+        oldest_ns = entry.log_ns - self._kept_ns
+        while self._bytes > self._most_bytes or self._entries[0].log_ns < oldest_ns:
+            self._bytes -= len(self._entries.popleft().data)
+
+    def take(self) -> tuple[Entry, ...]:
+        """All that is remembered, oldest first; from then on it is forgotten."""
+        entries = tuple(self._entries)
+        self._entries.clear()
+        self._bytes = 0
+        return entries

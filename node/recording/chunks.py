@@ -1,0 +1,215 @@
+"""ChunkedFile: one MCAP file, chunk by chunk, also where it is cut off or damaged: what can be read
+is read, and what cannot is said."""
+
+import io
+import itertools
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from mcap.data_stream import ReadDataStream
+from mcap.opcode import Opcode
+from mcap.reader import SeekingReader
+from mcap.records import Channel, Chunk, Message, Metadata, Schema
+from mcap.stream_reader import breakup_chunk
+from mcap.writer import MCAP0_MAGIC
+
+from node.errors import SourceError
+
+MOST_CHUNK_BYTES = 256 * 1024 * 1024
+"""Longest chunk that is loaded, packed or unpacked: a length beyond is damage, or an attack."""
+_RECORD_HEAD = struct.Struct("<BQ")
+_FOOTER = struct.Struct("<BQQQI")
+_CHUNK_HEAD = struct.Struct("<QQQII")
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAt:
+    """Where a chunk is: offset of its record in bytes, and the times in it, in ns."""
+
+    offset: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(slots=True)
+class ChunkedFile:
+    """What a file holds. whole: it has a good index, so it was ended properly.
+
+    problems: what of it cannot be read, in words; grows while it is read.
+    """
+
+    path: Path
+    whole: bool
+    chunks: list[ChunkAt] = field(default_factory=list)
+    channels: dict[int, Channel] = field(default_factory=dict)
+    schemas: dict[int, Schema] = field(default_factory=dict)
+    metadata: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def messages(self, stream: IO[bytes], at: ChunkAt) -> list[Message]:
+        """The messages of a chunk in their order; none where it is damaged."""
+        try:
+            records = _records(stream, at.offset)
+        except _DAMAGE as error:
+            told = (
+                f"{self.path}: {(at.end_ns - at.start_ns) / 1e9:.1f} s at byte {at.offset} are "
+                f"damaged and left out ({_short(error)})"
+            )
+            if told not in self.problems:
+                self.problems.append(told)
+            return []
+        self._learn(records)
+        return [x for x in records if isinstance(x, Message) and x.channel_id in self.channels]
+
+    def _learn(self, records: list[object]) -> None:
+        for record in records:
+            if isinstance(record, Channel):
+                self.channels[record.id] = record
+            elif isinstance(record, Schema):
+                self.schemas[record.id] = record
+
+
+def open_chunked(path: Path) -> ChunkedFile:
+    """What an MCAP file holds. Raises SourceError where it is none, or nothing can be read."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(MCAP0_MAGIC))
+            if not head:
+                raise SourceError(f"{path} is empty (0 bytes); was it copied completely?")
+            if head != MCAP0_MAGIC:
+                raise SourceError(f"{path} is not an MCAP recording")
+            return _indexed(path, stream) or _scanned(path, stream)
+    except FileNotFoundError:
+        raise SourceError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+
+
+_DAMAGE = (Exception,)
+"""The library raises whatever the bytes make it stumble over."""
+
+
+def _indexed(path: Path, stream: IO[bytes]) -> ChunkedFile | None:
+    """By the index at the end; None where there is no good one."""
+    try:
+        if not _summary_is_sound(stream):
+            return None
+        stream.seek(0)
+        reader = SeekingReader(stream, record_size_limit=MOST_CHUNK_BYTES)
+        summary = reader.get_summary()
+        if summary is None:
+            return None
+        file = ChunkedFile(path, whole=True)
+        file.channels, file.schemas = dict(summary.channels), dict(summary.schemas)
+        file.chunks = [
+            ChunkAt(x.chunk_start_offset, x.message_start_time, x.message_end_time)
+            for x in summary.chunk_indexes
+        ]
+        if not file.chunks and summary.statistics and summary.statistics.message_count:
+            return None  # not chunked, or not indexed
+        file.metadata = {x.name: x.metadata for x in reader.iter_metadata()}
+        return file
+    except _DAMAGE:
+        return None
+
+
+def _summary_is_sound(stream: IO[bytes]) -> bool:
+    """Whether the file has its end, and the index there its checksum (MCAP, "Footer")."""
+    end = stream.seek(0, io.SEEK_END) - len(MCAP0_MAGIC)
+    stream.seek(max(end - _FOOTER.size, 0))
+    raw = stream.read(_FOOTER.size)
+    if len(raw) < _FOOTER.size or stream.read() != MCAP0_MAGIC:
+        return False
+    opcode, length, start, _, crc = _FOOTER.unpack(raw)
+    if opcode != Opcode.FOOTER or length != 20 or not 0 < start < end:
+        return False
+    if crc == 0:  # not computed
+        return True
+    stream.seek(start)
+    summed = stream.read(end - start - 4)
+    return bool(zlib.crc32(summed) == crc)
+
+
+def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
+    """By reading all of it, up to where it is cut off."""
+    file = ChunkedFile(path, whole=False)
+    size = stream.seek(0, io.SEEK_END)
+    offset = len(MCAP0_MAGIC)
+    while offset + _RECORD_HEAD.size <= size:
+        stream.seek(offset)
+        opcode, length = _RECORD_HEAD.unpack(stream.read(_RECORD_HEAD.size))
+        following = offset + _RECORD_HEAD.size + length
+        if opcode == Opcode.DATA_END:
+            break
+        if following > size or length > MOST_CHUNK_BYTES or not 1 <= opcode < 0x80:
+            break
+        if opcode == Opcode.CHUNK:
+            start_ns, end_ns, *_ = _CHUNK_HEAD.unpack(stream.read(_CHUNK_HEAD.size))
+            at = ChunkAt(offset, start_ns, end_ns)
+            if file.messages(stream, at):
+                file.chunks.append(at)
+        elif opcode == Opcode.METADATA:
+            _read_metadata(file, stream)
+        offset = following
+    if not file.chunks:
+        raise SourceError(
+            f"{path} holds nothing that can be read: it was cut off or damaged before the end of "
+            "its first half second, or its records are in no chunks"
+        )
+    told = f"{path} has no good index"
+    if offset < size:
+        told += f"; {size - offset} bytes at its end cannot be read: it was cut off"
+    file.problems.append(f"{told}; mend it with: perception-node recover {path}")
+    return file
+
+
+def _read_metadata(file: ChunkedFile, stream: IO[bytes]) -> None:
+    try:
+        metadata = Metadata.read(ReadDataStream(stream))
+    except _DAMAGE as error:
+        file.problems.append(f"{file.path}: its metadata are damaged ({_short(error)})")
+        return
+    file.metadata[metadata.name] = metadata.metadata
+
+
+def _records(stream: IO[bytes], offset: int) -> list[object]:
+    """All that is in a chunk. Raises whatever damage raises."""
+    stream.seek(offset)
+    head = stream.read(_RECORD_HEAD.size)
+    opcode, length = _RECORD_HEAD.unpack(head)
+    if opcode != Opcode.CHUNK or length > MOST_CHUNK_BYTES:
+        raise ValueError("no chunk is where the index says")
+    body = stream.read(length)
+    if len(body) < length:
+        raise EOFError("the file ends in it")
+    chunk = Chunk.read(ReadDataStream(io.BytesIO(body)))
+    if chunk.uncompressed_size > MOST_CHUNK_BYTES:
+        raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes")
+    return list(breakup_chunk(chunk, validate_crc=True))
+
+
+def _short(error: Exception) -> str:
+    first = str(error).splitlines()
+    return (first[0] if first else type(error).__name__)[:120]
+
+
+def in_log_order(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Message]:
+    """The messages of [start_ns, end_ns), by log time. Chunks may overlap a little; what waits in
+    memory is what overlaps."""
+    chunks = sorted(
+        (x for x in file.chunks if x.end_ns >= start_ns and x.start_ns < end_ns),
+        key=lambda x: (x.start_ns, x.offset),
+    )
+    waiting: list[Message] = []
+    with file.path.open("rb") as stream:
+        for at, after in itertools.zip_longest(chunks, chunks[1:]):
+            waiting += file.messages(stream, at)
+            waiting.sort(key=lambda x: x.log_time)  # stable: ties stay in the order of writing
+            safe_ns = end_ns if after is None else after.start_ns
+            ready = [x for x in waiting if x.log_time < safe_ns or after is None]
+            waiting = waiting[len(ready) :]
+            yield from (x for x in ready if start_ns <= x.log_time < end_ns)

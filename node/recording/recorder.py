@@ -1,0 +1,395 @@
+"""Recorder: the thread that writes recordings and keeps the black box. It never holds up who gives
+it something: what it cannot take is lost, and counted."""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from node import __version__
+from node.config import BlackBoxEventConfig, NodeConfig
+from node.errors import OutputError
+from node.frame import Frame
+from node.recording.black_box import BlackBox
+from node.recording.encode import Clock, config_entry, frame_entries, message_entries
+from node.recording.entry import Entry
+from node.recording.file import RecordingFile
+from node.recording.folder import BLACK_BOX, MIB, RecordingFolder
+from node.wire.messages import (
+    EventMessage,
+    InfoMessage,
+    LabelsMessage,
+    Message,
+    RecordingHealth,
+    Status,
+    boot_id,
+)
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING_BYTES = 128 * MIB
+"""What may wait to be written, in memory: about 45 undecoded frames of 720p, more of JPEG."""
+MOST_WAITING_MESSAGES = 4096
+FLUSH_S = 0.5
+"""How often the chunk in progress ends: so much of a recording a killed process loses."""
+NICENESS = 10
+"""Of the recorder's thread: the model's have the right of way."""
+_MESSAGE_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    frame: Frame
+    log_ns: int
+    lost_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    message: Message
+    log_ns: int
+
+
+_Result = TypeVar("_Result")
+_Command = Callable[[], None]
+_Item = _Frame | _Message | _Command
+
+
+class Recorder:
+    """Records what a node of this configuration sees and says.
+
+    Idle it costs nothing. A disk that fails ends the recording with an error in `health`; all else
+    goes on.
+    """
+
+    def __init__(self, config: NodeConfig, session: str) -> None:
+        self._config = config
+        self._settings = 0
+        self._recording = config.recording
+        self._about = {
+            "node": config.name,
+            "session": session,
+            "version": __version__,
+            "boot_id": boot_id() or "",
+        }
+        self._folder = RecordingFolder(
+            self._recording.folder,
+            config.name,
+            None if self._recording.budget_mb is None else self._recording.budget_mb * MIB,
+            self._recording.keep_free_mb * MIB,
+        )
+        self._clock = Clock()
+        self._black_box: BlackBox | None = None
+        if self._recording.black_box_s > 0:
+            self._black_box = BlackBox(
+                self._recording.black_box_s, self._recording.black_box_mb * MIB
+            )
+        self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting_bytes = 0
+        self._lost: defaultdict[str, int] = defaultdict(int)
+        self._lost_frames = self._lost_messages = 0
+        self._thread = threading.Thread(target=self._run, name="record", daemon=True)
+        self._closing = False
+        # Of the thread's own, from here on.
+        self._file: RecordingFile | None = None
+        self._file_bytes = 0
+        self._last_path: Path | None = None
+        self._last_error: str | None = None
+        self._info: InfoMessage | None = None
+        self._statuses: dict[str, Status] = {}
+        self._flushed_at = self._began_at = 0.0
+        self._dumped_at = float("-inf")
+        self._dump_wanted: str | None = None
+
+    @property
+    def _wanted(self) -> bool:
+        return self._file is not None or self._black_box is not None
+
+    @property
+    def health(self) -> RecordingHealth:
+        """How the recording is, for the health message."""
+        file, error = self._file, self._last_error
+        state: Literal["off", "recording", "failed"] = "off"
+        if file is not None:
+            state = "recording"
+        elif error is not None:
+            state = "failed"
+        return RecordingHealth(
+            state=state,
+            file=None if self._last_path is None else str(self._last_path),
+            bytes=self._file_bytes,
+            lost_frames=self._lost_frames,
+            lost_messages=self._lost_messages,
+            last_error=error,
+        )
+
+    def start(self) -> None:
+        """Starts the thread; with `recording.enabled` the recording. Raises OutputError where that
+        cannot be written."""
+        self._thread.start()
+        if self._recording.enabled:
+            self.begin().result()
+
+    # From any thread, never blocking.
+
+    def frame(self, frame: Frame) -> None:
+        """Records a frame."""
+        if not self._wanted:
+            return
+        size = len(frame.jpeg) if frame.jpeg is not None else frame.image.nbytes
+        stamp = frame.stamp
+        log_ns = self._clock.at(None if stamp is None else stamp.mono_ns)
+        with self._lock:
+            if self._waiting_bytes + size > MOST_WAITING_BYTES:
+                self._lost[frame.camera] += 1
+                self._lost_frames += 1
+                return
+            self._waiting_bytes += size
+            self._items.put(_Frame(frame, log_ns, self._lost.pop(frame.camera, 0)))
+
+    def message(self, message: Message) -> None:
+        """Records a message that went out."""
+        if isinstance(message, InfoMessage):
+            self._info = message
+        if not self._wanted:
+            return
+        with self._lock:
+            if self._items.qsize() > MOST_WAITING_MESSAGES:
+                self._lost_messages += 1
+                return
+            self._waiting_bytes += _MESSAGE_BYTES
+            self._items.put(_Message(message, self._clock.at(None)))
+
+    def configuration(self, config: NodeConfig, settings: int) -> None:
+        """Records that another configuration is in force."""
+
+        def change() -> None:
+            self._config, self._settings = config, settings
+            if self._file is not None:
+                self._write([config_entry(config, settings, self._clock.at(None))])
+
+        self._items.put(change)
+
+    def begin(self) -> "Future[Path]":
+        """Starts a recording, or goes on with the one that runs; its file. The Future may have an
+        OutputError."""
+        return self._call(self._begin)
+
+    def end(self) -> "Future[Path | None]":
+        """Ends the recording; its file, None where there was none."""
+        return self._call(self._end)
+
+    def dump(self, reason: str) -> "Future[Path]":
+        """Writes the black box out; its file. The Future may have an OutputError."""
+        return self._call(lambda: self._dump(reason))
+
+    def close(self, timeout_s: float) -> bool:
+        """Writes what is waiting and ends the recording; whether that was done in time."""
+        self._closing = True
+        self._items.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _call(self, work: Callable[[], _Result]) -> "Future[_Result]":
+        answer: Future[_Result] = Future()
+
+        def do() -> None:
+            try:
+                answer.set_result(work())
+            except Exception as error:
+                answer.set_exception(error)
+
+        self._items.put(do)
+        return answer
+
+    # The thread.
+
+    def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while True:
+            try:
+                item = self._items.get(timeout=FLUSH_S / 2)
+            except queue.Empty:
+                item = self._look_after
+            if item is None:
+                break
+            try:
+                self._do(item)
+                self._look_after()
+            except OSError as error:
+                self._fail(error)
+            except Exception:  # a frame or message that cannot be recorded costs itself
+                log.exception("recording: one record is lost")
+                self._lost_messages += 1
+        try:
+            self._end()
+        except OutputError as error:
+            log.error("%s", error)
+
+    def _do(self, item: _Item) -> None:
+        if isinstance(item, _Frame):
+            with self._lock:
+                jpeg = item.frame.jpeg
+                self._waiting_bytes -= len(jpeg) if jpeg is not None else item.frame.image.nbytes
+            self._add(
+                frame_entries(
+                    item.frame,
+                    item.log_ns,
+                    quality=self._recording.quality,
+                    lost_before=item.lost_before,
+                )
+            )
+        elif isinstance(item, _Message):
+            with self._lock:
+                self._waiting_bytes -= _MESSAGE_BYTES
+            self._add(message_entries(item.message, item.log_ns))
+            self._trigger(item.message)
+        else:
+            item()
+
+    def _add(self, entries: Iterable[Entry]) -> None:
+        entries = tuple(entries)
+        if self._black_box is not None:
+            for entry in entries:
+                self._black_box.add(entry)
+        self._write(entries)
+
+    def _write(self, entries: Iterable[Entry]) -> None:
+        if self._file is not None:
+            self._file.write(entries)
+
+    def _look_after(self) -> None:
+        """What is due: the next part of the recording, the end of a chunk, the black box."""
+        now = time.monotonic()
+        if self._dump_wanted is not None and (
+            now - self._dumped_at >= self._recording.black_box_s or self._closing
+        ):
+            reason, self._dump_wanted = self._dump_wanted, None
+            try:
+                self._dump(reason)
+            except OutputError as error:
+                self._last_error = str(error)
+                log.error("%s", error)
+        if self._file is None or now - self._flushed_at < FLUSH_S:
+            return
+        self._file.flush()
+        self._flushed_at = time.monotonic()
+        self._file_bytes = self._file.bytes
+        full = self._file_bytes >= self._recording.split_mb * MIB
+        if full or now - self._began_at >= self._recording.split_s:
+            self._file.close()
+            self._open()
+        self._folder.make_room(self._file.path)
+
+    def _begin(self) -> Path:
+        if self._file is not None:
+            return self._file.path
+        try:
+            self._open()
+        except OSError as error:
+            self._fail(error)
+            raise OutputError(self._last_error) from error
+        assert self._file is not None
+        log.info("recording into %s", self._file.path)
+        return self._file.path
+
+    def _open(self) -> None:
+        """The next file, which stands on its own: configuration and label names come first."""
+        self._file = None
+        path = self._folder.new_path()
+        self._last_path = path
+        self._folder.make_room(None)
+        file = RecordingFile(path, self._about)
+        file.write(self._head(self._clock.at(None)))
+        self._began_at = self._flushed_at = time.monotonic()
+        self._last_error = None
+        self._file = file
+
+    def _head(self, log_ns: int) -> Iterable[Entry]:
+        yield config_entry(self._config, self._settings, log_ns)
+        if self._info is not None:
+            yield from message_entries(self._info, log_ns)
+
+    def _end(self) -> Path | None:
+        file, self._file = self._file, None
+        if file is None:
+            return None
+        try:
+            file.close()
+        except OSError as error:
+            self._fail(error)
+            raise OutputError(self._last_error) from error
+        log.info("recorded %s, %.1f MiB", file.path, file.path.stat().st_size / MIB)
+        return file.path
+
+    def _fail(self, error: OSError) -> None:
+        """The disk does not take it: the recording ends, all else goes on."""
+        if self._file is not None:
+            self._file.abandon()
+            self._file = None
+        self._last_error = (
+            f"recording stopped: {self._last_path}: {error.strerror or error}; make room and start "
+            "it again (perception-node ctl record start); what was written is mended by "
+            "perception-node recover"
+        )
+        log.error("%s", self._last_error)
+
+    def _trigger(self, message: Message) -> None:
+        """Whether a message is a reason to write the black box out."""
+        if self._black_box is None:
+            return
+        if isinstance(message, LabelsMessage):
+            before = self._statuses.get(message.camera, Status.OK)
+            self._statuses[message.camera] = message.status
+            if before is Status.OK and message.status in (Status.STALLED, Status.NO_CAMERA):
+                self._dump_wanted = str(message.status)
+        elif isinstance(message, EventMessage) and any(
+            _names(wanted, message) for wanted in self._recording.black_box_events
+        ):
+            self._dump_wanted = f"{message.kind}-{_in_file_names(message.name)}"
+
+    def _dump(self, reason: str) -> Path:
+        if self._black_box is None:
+            raise OutputError("there is no black box; set recording.black_box_s, in seconds")
+        entries = self._black_box.take()
+        self._dumped_at = time.monotonic()
+        path = None
+        try:
+            path = self._folder.new_path(f"{BLACK_BOX}_{reason}")
+            file = RecordingFile(path, {**self._about, "reason": reason})
+            try:
+                first_ns = entries[0].log_ns if entries else self._clock.at(None)
+                file.write(self._head(first_ns))
+                file.write(entries)
+                file.flush()
+            except OSError:
+                file.abandon()
+                raise
+            file.close()
+        except OSError as error:
+            raise OutputError(
+                f"black box: {path or self._folder.path}: {error.strerror}; make room, or name "
+                "another recording.folder"
+            ) from error
+        log.info("black box (%s) written to %s", reason, path)
+        return path
+
+
+def _names(wanted: BlackBoxEventConfig, message: EventMessage) -> bool:
+    return (
+        wanted.kind == message.kind
+        and wanted.name in (None, message.name)
+        and wanted.region in (None, message.region)
+    )
+
+
+def _in_file_names(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)[:40]

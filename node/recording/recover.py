@@ -1,0 +1,90 @@
+"""Recover: a new, whole file of all that can be read of one that was cut off or damaged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcap.records import Message
+from mcap.writer import CompressionType, Writer
+
+from node import __version__
+from node.errors import OutputError
+from node.recording.chunks import ChunkedFile, open_chunked
+from node.recording.file import CHUNK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """messages: that were saved; seconds: from the first to the last; problems: what was not."""
+
+    messages: int
+    seconds: float
+    problems: tuple[str, ...]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every chunk of a file and its index can be read. Raises SourceError."""
+    file = open_chunked(path)
+    if file.whole:
+        with path.open("rb") as stream:
+            for at in file.chunks:
+                file.messages(stream, at)
+    return file.whole and not file.problems
+
+
+def recover(path: Path, to: Path) -> Recovered:
+    """Writes what can be read of `path` to the new file `to`.
+
+    Raises SourceError where nothing can be read, OutputError where it cannot be written.
+    """
+    file = open_chunked(path)
+    try:
+        with to.open("xb") as output, path.open("rb") as stream:
+            writer = Writer(output, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
+            writer.start(library=f"perception-node {__version__}")
+            for name, content in file.metadata.items():
+                writer.add_metadata(name, dict(content))
+            channels: dict[int, int] = {}
+            schemas: dict[int, int] = {0: 0}
+            count = 0
+            for at in file.chunks:
+                for message in file.messages(stream, at):
+                    _copy(file, message, writer, channels, schemas)
+                    count += 1
+            writer.finish()  # type: ignore[no-untyped-call]
+    except FileExistsError:
+        raise OutputError(f"{to} is there already; name another with --output") from None
+    except OSError as error:
+        to.unlink(missing_ok=True)
+        raise OutputError(f"{to} cannot be written: {error.strerror}") from error
+    first = min((at.start_ns for at in file.chunks), default=0)
+    last = max((at.end_ns for at in file.chunks), default=0)
+    return Recovered(count, (last - first) / 1e9, tuple(file.problems))
+
+
+def _copy(
+    file: ChunkedFile,
+    message: Message,
+    writer: Writer,
+    channels: dict[int, int],
+    schemas: dict[int, int],
+) -> None:
+    if message.channel_id not in channels:
+        channel = file.channels[message.channel_id]
+        if channel.schema_id not in schemas:
+            schema = file.schemas[channel.schema_id]
+            schemas[channel.schema_id] = writer.register_schema(
+                schema.name, schema.encoding, schema.data
+            )
+        channels[message.channel_id] = writer.register_channel(
+            channel.topic,
+            channel.message_encoding,
+            schemas[channel.schema_id],
+            channel.metadata,
+        )
+    writer.add_message(
+        channels[message.channel_id],
+        message.log_time,
+        message.data,
+        message.publish_time,
+        message.sequence,
+    )
