@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
-from node.errors import ModelError
 from node.frame import Image
 from node.perception.model import Model
 from node.perception.perceiver import Perceiver
-from node.perception.preprocess import Preprocessor, reference_transform
+from node.perception.preprocess import Preprocessor
+from node.perception.reference import reference_transform
 from node.perception.runtime import Runtime
 
 BLOCK = 6
@@ -85,8 +85,6 @@ def plain_loop(model: Model) -> Work:
     many threads as torch takes by itself."""
     transform = reference_transform(model.preprocess)
     network = model.network
-    if network is None:
-        raise ModelError(f"model {model.name!r}: has no torch network to compare with")
 
     def loop(frame: Image) -> object:
         ours = torch.get_num_threads()
@@ -113,7 +111,7 @@ def rows(
         frames,
         rounds,
     )
-    if model.network is None:
+    if model.build is None:
         return [against_runtime]
     against_loop = compared(
         f"{name}: plain loop / ours", plain_loop(model), perceiver.perceive, frames, rounds

@@ -149,10 +149,10 @@ _Change = tuple[Kind, str, str, str]
 def _labels(
     before: tuple[Label, ...], now: tuple[Label, ...], tolerance: float
 ) -> Iterator[_Change]:
-    olds, news = {one.id: one for one in before}, {one.id: one for one in now}
+    olds, news = {_which(one): one for one in before}, {_which(one): one for one in now}
     least = min((one.score for one in (*before[-1:], *now[-1:])), default=0.0)
     for label in before:
-        same = news.get(label.id)
+        same = news.get(_which(label))
         if same is None:
             if label.score - least > tolerance or not tolerance:
                 yield "vanished", label.name, f"{label.score:.4f}", ""
@@ -163,10 +163,10 @@ def _labels(
         elif label.since_ns != same.since_ns:
             yield "field", f"{label.name}: since_ns", str(label.since_ns), str(same.since_ns)
     for label in now:
-        if label.id not in olds and (label.score - least > tolerance or not tolerance):
+        if _which(label) not in olds and (label.score - least > tolerance or not tolerance):
             yield "appeared", label.name, "", f"{label.score:.4f}"
-    shared = [one.id for one in before if one.id in news]
-    turned = [one.id for one in now if one.id in olds]
+    shared = [_which(one) for one in before if _which(one) in news]
+    turned = [_which(one) for one in now if _which(one) in olds]
     for a, b in zip(shared, turned, strict=True):
         if a != b and _apart(olds[a].score, olds[b].score, 2 * tolerance):
             yield "order", "labels", olds[a].name, olds[b].name
@@ -178,7 +178,7 @@ def _detections(
 ) -> Iterator[_Change]:
     left = list(now)
     for one in before:
-        among = [x for x in left if x.id == one.id]
+        among = [x for x in left if _which(x) == _which(one)]
         best = max(among, key=lambda x: one.box.iou(x.box), default=None)
         if best is None or one.box.iou(best.box) < 0.5:
             yield "vanished", one.name, _of_detection(one), ""
@@ -197,7 +197,7 @@ def _detections(
 
 
 def _areas(before: tuple[Area, ...], now: tuple[Area, ...], tolerance: float) -> Iterator[_Change]:
-    olds, news = {one.id: one for one in before}, {one.id: one for one in now}
+    olds, news = {_which(one): one for one in before}, {_which(one): one for one in now}
     for number in sorted(olds.keys() | news.keys()):
         old, new = olds.get(number), news.get(number)
         fractions = (old.fraction if old else 0.0, new.fraction if new else 0.0)
@@ -206,6 +206,10 @@ def _areas(before: tuple[Area, ...], now: tuple[Area, ...], tolerance: float) ->
         kind: Kind = "score" if old and new else "vanished" if old else "appeared"
         name = old.name if old else new.name if new else ""
         yield kind, name, f"{fractions[0]:.4f}", f"{fractions[1]:.4f}"
+
+
+def _which(one: Label | Detection | Area) -> tuple[int, str]:
+    return one.id, one.name
 
 
 def _apart(a: float, b: float, tolerance: float) -> bool:

@@ -27,8 +27,8 @@ from node.perception.preprocess import (
     Normalise,
     Preprocessor,
     PreprocessSpec,
-    reference_transform,
 )
+from node.perception.reference import reference_transform
 from node.perception.runtimes import build_runtime
 
 PICTURES = Path(skimage.__file__).parent / "data"
@@ -51,7 +51,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model in each format, with one card and its labels."""
     folder = tmp_path_factory.mktemp("models")
     model = load_model("efficientnet_lite0")
-    assert model.network is not None
     picture = torch.zeros(1, 3, 224, 224)
     torch.onnx.export(
         model.network, (picture,), str(folder / "mine.onnx"), input_names=["x"],

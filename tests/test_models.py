@@ -23,7 +23,8 @@ from node.perception.catalogue import entries, load_model
 from node.perception.classify import class_scores, top_labels
 from node.perception.download import OFFLINE_MODELS, fetched
 from node.perception.perceiver import build_perceiver
-from node.perception.preprocess import Preprocessor, reference_transform
+from node.perception.preprocess import Preprocessor
+from node.perception.reference import reference_transform
 from node.perception.released import RELEASED
 from node.perception.runtimes import build_runtime
 
@@ -38,6 +39,11 @@ def resnet18_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
     torch.save(torchvision.models.resnet18().state_dict(), file)
     return file
+
+
+def test_the_names_are_torchvisions() -> None:
+    names = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+    assert load_model("efficientnet_lite0").label_names == tuple(names)
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,15 @@ def test_replay_expect_tells_a_difference(
     expected.write_text("\n".join(json.dumps(message) for message in changed[:-1]))
     done = in_process("replay", clip, "--speed", "max", "--expect", expected)
     assert done.returncode == 1
-    assert "line 4: labels: expected teapot" in done.stdout
-    assert "1 messages more than expected" in done.stdout
+    assert "1 vanished, 1 appeared, 1 frame added" in done.stdout
+    again = in_process("replay", clip, "--speed", "max", "--expect", expected, "--json")
+    assert again.returncode == 1
+    found = json.loads(again.stdout)
+    assert found["same"] is False
+    assert {(x["kind"], x["line"], x["frame_id"]) for x in found["differences"]} >= {
+        ("frame added", None, 39)
+    }
+    assert found["differing"] == 2
 
 
 def test_replay_loses_nothing_to_a_subscriber(start_node: object, clip: Path, ipc: str) -> None:

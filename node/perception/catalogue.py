@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.errors import ModelError
-from node.perception import efficientnet_lite, model_file, released, torchvision_models
+from node.perception import efficientnet_lite, model_file, released
 from node.perception.model import Model
 
 DEFAULT_MODEL = efficientnet_lite.NAME
@@ -31,6 +31,8 @@ class CatalogueEntry:
 
 def entries() -> list[CatalogueEntry]:
     """All models, the default first, the others by name."""
+    from node.perception import torchvision_models
+
     return [
         _default_entry(),
         *(_torchvision_entry(name) for name in torchvision_models.names()),
@@ -52,10 +54,12 @@ def load_model(name: str, weights: Path | None = None) -> Model:
                 f"model {name!r}: a model file has its own weights; leave model.weights out"
             )
         return model_file.load(Path(name).expanduser())
-    if name in torchvision_models.names():
-        return torchvision_models.load(name, weights)
     if name in released.RELEASED:
         return released.load(name, weights)
+    from node.perception import torchvision_models  # takes a second
+
+    if name in torchvision_models.names():
+        return torchvision_models.load(name, weights)
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
@@ -63,6 +67,8 @@ def fetch(name: str) -> Path:
     """The file of a model of the catalogue, downloaded where need be. Raises ModelError."""
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.weights_file()
+    from node.perception import torchvision_models
+
     if name in torchvision_models.names():
         return torchvision_models.fetch(name)
     if name in released.RELEASED:
@@ -83,6 +89,8 @@ def _default_entry() -> CatalogueEntry:
 
 
 def _torchvision_entry(name: str) -> CatalogueEntry:
+    from node.perception import torchvision_models
+
     found = torchvision_models.entry(name)
     return CatalogueEntry(
         name=name,
@@ -113,6 +121,8 @@ def _why_unknown(name: str) -> str:
             'is a weights file, not a model; name it with model.weights = "PATH" '
             "and its model with model.name, as `perception-node models` lists them"
         )
+    from node.perception import torchvision_models
+
     known = [efficientnet_lite.NAME, *torchvision_models.names(), *released.RELEASED]
     near = difflib.get_close_matches(name.lower(), known, n=3)
     nearest = f"the nearest: {', '.join(near)}; " if near else ""

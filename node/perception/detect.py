@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision import ops
 
 from node.config import DetectConfig
 from node.errors import FrameError, ModelError
@@ -127,6 +126,8 @@ def _check(candidates: Candidates, classes: int) -> None:
 def _nms(
     boxes: Floats, candidates: Candidates, places: NDArray[np.int64], iou: float
 ) -> NDArray[np.int64]:
+    from torchvision import ops  # takes a second, and a classifier needs none of it
+
     kept: NDArray[np.int64] = ops.batched_nms(
         torch.from_numpy(boxes[places]),
         torch.from_numpy(candidates.scores[places]),

@@ -4,11 +4,10 @@ network at all. timm has the network, the package efficientnet_lite0_pytorch_mod
 import importlib.util
 from pathlib import Path
 
-import timm
 from torch import nn
-from torchvision.models import ResNet18_Weights
 
 from node.errors import ModelError
+from node.perception.download import sha256_of
 from node.perception.model import Model
 from node.perception.preprocess import PreprocessSpec
 from node.perception.weights import StateDict, Weights, is_counter, put_into, read_weights
@@ -44,16 +43,42 @@ def bundled_file() -> Path | None:
 def load(file: Path | None = None) -> Model:
     """EfficientNet-Lite0 with the bundled weights or those of a file: a state dict with timm's
     names of the tensors or with those of the bundled file. Raises ModelError."""
-    weights = read_weights(file or weights_file())
-    network: nn.Module = timm.create_model(_TIMM_NAME, pretrained=False)
-    put_into(network, _in_timm_names(weights, network), NAME)
+    if file is not None:  # its mistakes are told now
+        weights = read_weights(file)
+        build, digest = _network(weights).eval, weights.digest
+    else:
+        bundled = weights_file()
+        build, digest = (lambda: _network(read_weights(bundled)).eval()), sha256_of(bundled)
     return Model(
         name=NAME,
-        network=network.eval(),
+        build=build,
         preprocess=_PREPROCESS,
-        label_names=tuple(ResNet18_Weights.DEFAULT.meta["categories"]),
-        digest=weights.digest,
+        label_names=imagenet_names(),
+        digest=digest,
     )
+
+
+def _network(weights: Weights) -> nn.Module:
+    import timm
+
+    network: nn.Module = timm.create_model(_TIMM_NAME, pretrained=False)
+    put_into(network, _in_timm_names(weights, network), NAME)
+    return network
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The 1,000 classes in torchvision's order and words, read from the one module of it that holds
+    them: importing the whole takes longer than loading the model."""
+    package = importlib.util.find_spec("torchvision")
+    assert package is not None
+    assert package.origin is not None
+    file = Path(package.origin).parent / "models" / "_meta.py"
+    spec = importlib.util.spec_from_file_location("_torchvision_meta", file)
+    assert spec is not None
+    assert spec.loader is not None
+    meta = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(meta)
+    return tuple(meta._IMAGENET_CATEGORIES)
 
 
 def weights_file() -> Path:

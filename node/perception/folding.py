@@ -18,7 +18,6 @@ _FOLDING_TOLERANCE = 1e-4
 def folded(model: Model) -> nn.Module:
     """A copy of the network with each BatchNorm that directly follows a convolution folded into
     it, which saves a pass over the picture; a plain copy where folding changes the answer."""
-    assert model.network is not None
     if model.preprocess.fit == "none":
         return copy.deepcopy(model.network)  # its answer depends on the frame's size
     network = copy.deepcopy(model.network).to(memory_format=torch.channels_last)

@@ -1,20 +1,22 @@
 """Model: a network with all that is needed to feed it and to read its answer."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from node.errors import ModelError
 from node.perception.preprocess import PreprocessSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """One model, ready to run.
 
     name: as in the catalogue. task: `classify` or `detect`. decoder: how its outputs are read.
-    network: in eval mode; takes normalised float32 [n, 3, h, w] in the channel order of
-    `preprocess`, gives logits [n, classes], or what the decoder reads. None for a bare graph.
+    build: makes the network; None for a bare graph, which has none.
     label_names: one for each class, in the order of the logits.
     output_order: places of the outputs that the decoder reads, in its order.
     digest: sha256 of the weights file, hexadecimal.
@@ -22,7 +24,7 @@ class Model:
     """
 
     name: str
-    network: nn.Module | None
+    build: Callable[[], nn.Module] | None
     preprocess: PreprocessSpec
     label_names: tuple[str, ...]
     digest: str
@@ -30,3 +32,12 @@ class Model:
     decoder: str = "softmax"
     output_order: tuple[int, ...] = (0,)
     graph: Path | None = None
+
+    @functools.cached_property
+    def network(self) -> nn.Module:
+        """In eval mode; takes normalised float32 [n, 3, h, w] in the channel order of `preprocess`,
+        gives logits [n, classes], or what the decoder reads. Made when it is first wanted: a copy
+        that was exported before runs without it. Raises ModelError for a bare graph."""
+        if self.build is None:
+            raise ModelError(f"model {self.name!r}: has no torch network, only {self.graph}")
+        return self.build()

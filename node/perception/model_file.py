@@ -39,7 +39,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     order = _CHECKS[decoder](file, outputs, card, len(names))
     return Model(
         name=card.name,
-        network=network if exported_program else None,
+        build=(lambda: network) if exported_program else None,
         preprocess=card.preprocess,
         label_names=names,
         digest=_digest(file),

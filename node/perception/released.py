@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchvision import models
-
 from node.perception import model_file
 from node.perception.card import InputCard, ModelCard
 from node.perception.download import fetched, is_here
@@ -71,6 +69,8 @@ def _card(name: str) -> ModelCard:
 
 def _coco_names() -> tuple[str, ...]:
     """COCO's 80 classes in its order; torchvision lists them among 91 places, some of them free."""
+    from torchvision import models
+
     weights = models.detection.SSDLite320_MobileNet_V3_Large_Weights.DEFAULT
     return tuple(
         name for name in weights.meta["categories"] if name not in ("__background__", "N/A")

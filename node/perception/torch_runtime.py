@@ -31,7 +31,7 @@ class TorchRuntime:
         self._name = model.name
         self._device = _checked_device(model.name, device)
         self.info = RuntimeInfo(runtime="torch", precision=precision, device=str(self._device))
-        if model.network is None:
+        if model.build is None:
             raise ModelError(
                 f"model {model.name!r}: torch cannot run {model.graph}; "
                 'write model.runtime = "auto"'

@@ -93,7 +93,7 @@ def load(name: str, file: Path | None = None) -> Model:
     put_into(network, _in_todays_names(weights, name), name)
     return Model(
         name=name,
-        network=network.eval(),
+        build=network.eval,
         preprocess=_spec_of(published),
         label_names=tuple(published.meta["categories"]),
         digest=weights.digest,
@@ -110,7 +110,7 @@ def _load_detector(name: str, weights: Weights, names: tuple[str, ...]) -> Model
     put_into(network, weights, name)
     return Model(
         name=name,
-        network=Detector(network).eval(),
+        build=Detector(network).eval,
         preprocess=_WHOLE_FRAME,
         label_names=names,
         digest=weights.digest,
@@ -128,7 +128,7 @@ def _load_segmentation(name: str, weights: Weights, published: models.WeightsEnu
     short_px = preset.resize_size[0]
     return Model(
         name=name,
-        network=Segmentation(network).eval(),
+        build=Segmentation(network).eval,
         preprocess=PreprocessSpec(
             resize_short_px=short_px,
             crop_px=(short_px, short_px * 4 // 3),

@@ -75,7 +75,7 @@ def tune(
 
 def reference_choice(model: Model) -> Choice:
     """What all others are judged by: torch in float32, OpenVINO's float32 for a bare graph."""
-    return Choice("torch" if model.network is not None else "openvino", "fp32", "cpu")
+    return Choice("torch" if model.build is not None else "openvino", "fp32", "cpu")
 
 
 def _choices(
