@@ -3,7 +3,6 @@ only."""
 
 import logging
 import math
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,14 @@ from typing import Any
 import zmq
 
 from node.errors import EndpointError, MessageError
+from node.wire.clock import monotonic_s
 from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
     MAX_MESSAGE_BYTES,
     HealthMessage,
     LabelsMessage,
+    Message,
     MessageKind,
     Status,
     decode,
@@ -106,7 +107,12 @@ class Inbox:
         except MessageError as error:
             self._reject(str(error))
             return None
-        self._heard_s = time.monotonic()
+        return self.accept(message)
+
+    def accept(self, message: Message) -> tuple[LabelsMessage, Gap] | None:
+        """A message that was read, and the gap before it; None if it tells of no labels, or is not
+        new."""
+        self._heard_s = monotonic_s()
         if isinstance(message, HealthMessage):
             self.health = message
         if not isinstance(message, LabelsMessage):
@@ -125,7 +131,7 @@ class Inbox:
     @property
     def silent_s(self) -> float:
         """Seconds since anything came from the node, whatever it was."""
-        return math.inf if self._heard_s is None else time.monotonic() - self._heard_s
+        return math.inf if self._heard_s is None else monotonic_s() - self._heard_s
 
     @property
     def alive(self) -> bool:

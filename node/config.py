@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -535,17 +535,16 @@ def _nearest(location: tuple[int | str, ...]) -> str:
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    sections: dict[str, type[BaseModel]] = {
-        "camera": CameraConfig,
-        "model": ModelConfig,
-        "detect": DetectConfig,
-        "crops": CropsConfig,
-        "segment": SegmentConfig,
-        "track": TrackConfig,
-        "smooth": SmoothConfig,
-        "degrade": DegradeConfig,
-        "wire": WireConfig,
-        "control": ControlConfig,
-        "log": LogConfig,
-    }
-    return sections[str(location[0])] if location else NodeConfig
+    """The section that a place lies in."""
+    section: type[BaseModel] = NodeConfig
+    for part in location:
+        if isinstance(part, str):
+            section = _section_in(section.model_fields[part].annotation) or section
+    return section
+
+
+def _section_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_section_in(argument) for argument in get_args(annotation))
+    return next((section for section in found if section is not None), None)

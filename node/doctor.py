@@ -60,7 +60,7 @@ def _opencv() -> Iterator[Finding]:
             f"pip uninstall {' '.join(both)}, then install one of them",
         )  # fmt: skip
     try:
-        from node.capture.opencv import cv2
+        from node.opencv import cv2
     except PerceptionNodeError as error:
         found, _, mend = str(error).partition("; ")
         yield Finding("opencv", "wrong", found, mend)

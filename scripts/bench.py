@@ -25,12 +25,12 @@ import torchvision
 from rich.console import Console
 
 from node.bench import Row, preprocessing, rows
-from node.capture.opencv import cv2
 from node.capture.photos import find_photos, read_image
 from node.cli.bench import rows_table
 from node.config import ModelConfig
 from node.errors import ModelError
 from node.frame import Image
+from node.opencv import cv2
 from node.perception.catalogue import load_model
 from node.perception.model import Model
 from node.perception.perceiver import Perceiver, build_perceiver, set_torch_threads

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import skimage
 
-from node.capture.opencv import cv2
 from node.client import LabelsMessage, NoMessageError, Subscriber
+from node.opencv import cv2
 
 FPS = 30
 STALL_S = 0.5

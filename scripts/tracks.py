@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from node.capture.grabber import number
-from node.capture.opencv import cv2
 from node.capture.video import VideoSource
 from node.cli.options import configured, load_perceiver
 from node.frame import Image
+from node.opencv import cv2
 from node.perception.scene import Scene
 from node.wire.messages import Detection
 

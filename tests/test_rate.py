@@ -12,12 +12,12 @@ import pytest
 from node.capture.camera import LiveSource
 from node.capture.grabber import number
 from node.capture.mailbox import LatestMailbox
-from node.capture.opencv import cv2
 from node.capture.pacing import LikeACamera, RateLimit
 from node.capture.source import Picture
 from node.capture.video import VideoSource
 from node.config import CameraConfig
 from node.frame import Frame, Stamp
+from node.opencv import cv2
 
 
 @pytest.mark.parametrize(

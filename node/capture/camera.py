@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import cast
 
-from node.capture.opencv import cv2
 from node.capture.pacing import RateLimit
 from node.capture.source import Picture, SourceFacts
 from node.config import CameraConfig, redacted
 from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
 from node.jpeg import START, decode_jpeg
+from node.opencv import cv2
 
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 5000

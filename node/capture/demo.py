@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from node.capture.opencv import cv2
 from node.capture.photos import read_image
 from node.capture.source import Picture, SourceFacts
 from node.errors import SourceError
 from node.frame import Image, Stamp
+from node.opencv import cv2
 
 WIDTH, HEIGHT, FPS = 640, 480, 30.0
 SECONDS_A_PICTURE = 3.0

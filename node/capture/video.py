@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 from typing import cast
 
-from node.capture.opencv import cv2
 from node.capture.source import Picture, SourceFacts
 from node.errors import SourceError
 from node.frame import Image, Stamp
+from node.opencv import cv2
 
 SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg"}

@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Label a camera live: the newest frame wins.",
     "replay": "Label every frame of a recording once, in order.",
     "record": "Do as run does, and record what is seen and said.",
+    "report": "Write one HTML page that tells what happened in a recording.",
     "recover": "Mend recordings that were cut off or damaged.",
     "watch": "Print the labels that a node publishes.",
     "label": "Label pictures, folders and videos offline.",

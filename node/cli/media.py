@@ -1,11 +1,19 @@
 """What the offline commands share: the pictures and videos of a path, and a progress bar."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from node.errors import SourceError
 
@@ -54,6 +62,21 @@ def frames_of(file: Path) -> Iterator["Frame"]:
             raise SourceError(f"{file}: no frame in it can be decoded")
     finally:
         source.close()
+
+
+@contextlib.contextmanager
+def share_bar(console: Console, what: str) -> Iterator[Callable[[float], None]]:
+    """A bar for one thing that is long; a function that is told how much is done, 0 to 1."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(what, total=1.0)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def progress_bar(console: Console) -> Progress:

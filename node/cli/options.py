@@ -75,7 +75,7 @@ def configured(
 def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
     """Imports torch, which takes seconds, and loads the model for so many cameras. All thread
     counts are set here, from one key. Raises ModelError."""
-    from node.capture.opencv import cv2
+    from node.opencv import cv2
     from node.perception.perceiver import build_perceiver
 
     # OpenCV only decodes and converts here; more threads would fight the model's for the cores.

@@ -19,6 +19,7 @@ import msgpack
 
 from node.errors import MessageError
 from node.wire.calibration import Calibration
+from node.wire.clock import virtual_ns
 
 SCHEMA = 1
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
@@ -215,8 +216,13 @@ class LabelsMessage:
         On the host of the node this is exact, whatever happens to the wall clock
         (CLOCK_MONOTONIC, one boot id); elsewhere it is as good as the synchronisation of the two
         clocks. A replay's stamp says nothing about now, so there the age is that of the work:
-        the time since publishing plus the durations before it.
+        the time since publishing plus the durations before it. Inside `RecordedLabels` it is
+        that of the recording's time.
         """
+        now_ns = virtual_ns()
+        if now_ns is not None:
+            since_ns = self.published_ns if self.stamp_ns is None else self.stamp_ns
+            return (now_ns - since_ns) / 1e9
         if self.clock == "media" or self.stamp_ns is None:
             before_ns = self.timing_ns.total if self.timing_ns else 0
             return _elapsed_s(self.published_ns, self.published_mono_ns, self.boot_id) + (

@@ -1,0 +1,39 @@
+"""`perception-node report`: what happened in a recording, as one HTML page."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from node.cli.media import share_bar
+from node.errors import OutputError, SourceError
+
+
+@click.command("report")
+@click.argument("source", metavar="RECORDING")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Default: beside the recording, with .html in place of .mcap.",
+)  # fmt: skip
+def command(source: str, output: Path | None) -> None:
+    """Write one HTML page: timeline of labels with pictures, latency, drops, gaps, events.
+
+    The page holds all that it shows; send it to somebody, or open it in a browser.
+
+    Example: perception-node report drive.mcap --output drive.html
+    """
+    from node.recording.recording import Recording, find_recording
+    from node.recording.report import write_report
+
+    files = find_recording(source)
+    if files is None:
+        raise SourceError(f"{source} names no recording (*.mcap), and is no folder of some")
+    path = Path(source)
+    to = output or (path / "report.html" if path.is_dir() else path.with_suffix(".html"))
+    recording = Recording(files)
+    try:
+        with share_bar(Console(stderr=True), "report") as progress:
+            write_report(recording, to, progress)
+    except OSError as error:
+        raise OutputError(f"{to} cannot be written: {error.strerror}; use --output") from error
+    click.echo(str(to))

@@ -1,0 +1,258 @@
+"""RecordedLabels: what `Subscriber` is to a running node, to a recording: control code runs against
+it in a test, in virtual time, without waiting."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from node.client_inbox import (
+    Gap,
+    Inbox,
+    NoMessageError,
+    NotSeenError,
+    NotUsableError,
+    freshest,
+)
+from node.errors import ConfigError, MessageError
+from node.wire.clock import virtual_time
+from node.wire.messages import (
+    EventMessage,
+    HealthMessage,
+    LabelsMessage,
+    Message,
+    from_map,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    at_ns: int
+    message: Message
+
+
+class RecordedLabels:
+    """Plays the messages of a recording, each at the time at which it was published.
+
+    source: an MCAP file or a folder of them, with the labels, outages and drops of that time, or a
+    file of `perception-node replay --jsonl`, whose frames get the durations that their labelling
+    took. camera: only this one; None: all. Raises SourceError and ConfigError for what is neither.
+
+    Inside `with`, `age_s` of its messages and all time limits are in virtual time.
+    """
+
+    def __init__(self, source: Path | str, camera: str | None = None) -> None:
+        self._source = str(source)
+        self._camera = camera
+        self._coming = iter(_read(Path(source)))
+        self._next = next(self._coming, None)
+        if self._next is None:
+            raise ConfigError(f"{source} holds no messages")
+        self._start_ns = self._now_ns = self._next.at_ns
+        self._inbox = Inbox(self._source)
+        self._unread: list[tuple[LabelsMessage, Gap]] = []
+        self._events: list[EventMessage] = []
+        self._guards: list[_Guard] = []
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def now_s(self) -> float:
+        """Virtual time, in seconds from the recording's first message."""
+        return (self._now_ns - self._start_ns) / 1e9
+
+    @property
+    def over(self) -> bool:
+        """Whether all was played."""
+        return self._next is None
+
+    def advance(self, seconds: float) -> bool:
+        """Lets so much virtual time pass, at no cost of real time; False when the recording is
+        over."""
+        self._until(self._now_ns + round(seconds * 1e9))
+        return not self.over
+
+    def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
+        """As `Subscriber.latest`; waiting is virtual."""
+        self._unread.clear()
+        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        while True:
+            found = freshest(self._inbox.newest(), max_age_s)
+            if found is not None or not self._step(deadline_ns):
+                return found
+
+    def require(
+        self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
+    ) -> LabelsMessage:
+        """As `Subscriber.require`, with its errors; waiting is virtual."""
+        self._unread.clear()
+        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        while True:
+            try:
+                return self._inbox.required(max_age_s, camera)
+            except NotUsableError:
+                if not self._step(deadline_ns):
+                    raise
+
+    def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
+        """As `Subscriber.receive`. Raises NoMessageError where none comes in so much virtual
+        time."""
+        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        while not self._unread:
+            if not self._step(deadline_ns):
+                raise NoMessageError(f"{self._source}: no message for {timeout_s:g} s")
+        return self._unread.pop(0)
+
+    def __iter__(self) -> Iterator[tuple[LabelsMessage, Gap]]:
+        """Every message in order with the gap before it, to the end."""
+        with contextlib.suppress(NoMessageError):
+            while True:
+                yield self.receive(float(1 << 30))
+
+    def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
+        """As `Subscriber.wait_for`."""
+        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        while (left_ns := deadline_ns - self._now_ns) > 0:
+            try:
+                message, _ = self.receive(left_ns / 1e9)
+            except NoMessageError:
+                break
+            if message.shows(name, min_score):
+                return message
+        raise NotSeenError(f"{self._source}: no {name!r} was seen for {timeout_s:g} s")
+
+    def on_stale(
+        self,
+        max_age_s: float,
+        callback: Callable[[NotUsableError], object],
+        *,
+        camera: str | None = None,
+        on_fresh: Callable[[LabelsMessage], object] | None = None,
+    ) -> None:
+        """As `Subscriber.on_stale`, called while time passes, on this thread."""
+        self._guards.append(_Guard(max_age_s, callback, camera or self._camera, on_fresh))
+
+    @property
+    def events(self) -> tuple[EventMessage, ...]:
+        """The events since this was asked before."""
+        events, self._events = tuple(self._events), []
+        return events
+
+    @property
+    def alive(self) -> bool:
+        """As `Subscriber.alive`."""
+        return self._inbox.alive
+
+    def health(self, timeout_s: float = 0.0) -> HealthMessage:
+        """As `Subscriber.health`."""
+        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        while self._inbox.health is None:
+            if not self._step(deadline_ns):
+                raise NoMessageError(f"{self._source}: no health for {timeout_s:g} s")
+        return self._inbox.health
+
+    def late(self, camera: str) -> int:
+        """As `Subscriber.late`."""
+        return self._inbox.late[camera]
+
+    def close(self) -> None:
+        """Time is real again."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(virtual_time(lambda: self._now_ns))
+        self._until(self._now_ns)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _step(self, deadline_ns: int) -> bool:
+        """To the next message, at most to the deadline; whether there was one."""
+        if self._next is None or self._next.at_ns > deadline_ns:
+            self._until(deadline_ns)
+            return False
+        self._until(self._next.at_ns)
+        return True
+
+    def _until(self, moment_ns: int) -> None:
+        while self._next is not None and self._next.at_ns <= moment_ns:
+            self._now_ns = max(self._next.at_ns, self._now_ns)
+            self._look_after()
+            self._take(self._next.message)
+            self._next = next(self._coming, None)
+        self._now_ns = max(moment_ns, self._now_ns)
+        self._look_after()
+
+    def _take(self, message: Message) -> None:
+        camera = getattr(message, "camera", None)
+        if self._camera is not None and camera not in (None, self._camera):
+            return
+        if isinstance(message, EventMessage):
+            self._events.append(message)
+        opened = self._inbox.accept(message)
+        if opened is not None:
+            self._unread.append(opened)
+        self._look_after()
+
+    def _look_after(self) -> None:
+        for guard in self._guards:
+            guard.look(self._inbox)
+
+
+@dataclass(slots=True)
+class _Guard:
+    max_age_s: float
+    callback: Callable[[NotUsableError], object]
+    camera: str | None
+    on_fresh: Callable[[LabelsMessage], object] | None
+    stale: bool | None = None
+
+    def look(self, inbox: Inbox) -> None:
+        try:
+            message = inbox.required(self.max_age_s, self.camera)
+        except NotUsableError as error:
+            if self.stale is False:
+                self.callback(error)
+            self.stale = True
+            return
+        if self.stale and self.on_fresh is not None:
+            self.on_fresh(message)
+        self.stale = False
+
+
+def _read(source: Path) -> Iterator[_Timed]:
+    from node.recording.recording import Recording, find_recording
+
+    files = find_recording(str(source))
+    if files is not None:
+        return (_Timed(at_ns, message) for at_ns, message in Recording(files).messages())
+    return _read_jsonl(source)
+
+
+def _read_jsonl(source: Path) -> Iterator[_Timed]:
+    """A replay has no health; that the node lives is in its labels."""
+    at_ns = 0
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            message = from_map("labels", json.loads(line))
+        except (MessageError, ValueError) as error:
+            raise ConfigError(
+                f"{source}, line {number} is no message ({error}); was it made by replay --jsonl?"
+            ) from error
+        assert isinstance(message, LabelsMessage)
+        if message.stamp_ns is not None:
+            work_ns = message.timing_ns.total if message.timing_ns else 0
+            at_ns = max(message.stamp_ns + work_ns, at_ns)
+        yield _Timed(at_ns, replace(message, published_ns=at_ns, published_mono_ns=None))
