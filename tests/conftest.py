@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import skimage
 
 from node.cli import command_line
 
@@ -70,6 +73,48 @@ def run_in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
 def in_process() -> Run:
     """`run_in_process`."""
     return run_in_process
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of forty frames, 20 a second: a cup of espresso, then a cat."""
+    file = tmp_path_factory.mktemp("clip") / "clip.avi"
+    pictures = Path(skimage.__file__).parent / "data"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (320, 240))
+    for name in ("coffee.png", "chelsea.png"):
+        photo = cv2.resize(cv2.imread(str(pictures / name)), (320, 240))
+        for shift in range(20):
+            writer.write(np.roll(photo, shift, axis=1))
+    writer.release()
+    return file
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
+    """Three seconds of a real node with two cameras, recorded."""
+    folder = tmp_path_factory.mktemp("recording")
+    config = folder / "two.toml"
+    config.write_text(
+        f"""
+        [[camera]]
+        name = "front"
+        source = "demo"
+        [[camera]]
+        name = "rear"
+        source = "{clip}"
+        loop = true
+        [smooth]
+        time_constant_s = 0.1
+        [wire]
+        endpoint = "ipc://{folder}/labels"
+        """
+    )
+    done = run_in_process(
+        "record", "--config", config, "--output", folder, "--duration", 3, "--set", "log.level=info"
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.glob("*.mcap")
+    return file
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 from conftest import COMMAND, ROOT, Run
 from PIL import Image
@@ -26,22 +25,9 @@ def pictures() -> Path:
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """Forty frames: a cup of espresso, then a cat."""
-    file = tmp_path_factory.mktemp("clip") / "clip.avi"
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (320, 240))
-    for name in ("coffee.png", "chelsea.png"):
-        photo = cv2.resize(cv2.imread(str(pictures / name)), (320, 240))
-        for shift in range(20):
-            writer.write(np.roll(photo, shift, axis=1))
-    writer.release()
-    return file
-
-
-@pytest.fixture(scope="module")
-def golden(clip: Path) -> Path:
+def golden(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The messages of a replay of the clip, as fast as it goes."""
-    file = clip.with_name("golden.jsonl")
+    file = tmp_path_factory.mktemp("golden") / "golden.jsonl"
     done = subprocess.run(
         [*COMMAND, "replay", str(clip), "--speed", "max", "--jsonl", str(file)],
         capture_output=True,

@@ -17,6 +17,7 @@ COMMANDS = {
     "replay": "Label every frame of a recording once, in order.",
     "record": "Do as run does, and record what is seen and said.",
     "report": "Write one HTML page that tells what happened in a recording.",
+    "export": "Write a recording as video, JSON lines, a dataset or a ROS 2 bag.",
     "recover": "Mend recordings that were cut off or damaged.",
     "watch": "Print the labels that a node publishes.",
     "label": "Label pictures, folders and videos offline.",

@@ -44,6 +44,9 @@ def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> Non
                 click.echo(f"{file}: whole, left as it is")
                 continue
             to = output or file.with_name(f"{file.stem}_recovered{file.suffix}")
+            if in_place:
+                to = file.with_name(f".{file.name}.mending")
+                to.unlink(missing_ok=True)
             recovered = recover(file, to)
         except SourceError as error:
             failed += 1

@@ -103,6 +103,7 @@ _CONFIG = {
     "title": "perception.config",
     "type": "object",
     "properties": {"settings": {"type": "integer"}, "config": {"type": "object"}},
+    "required": ["settings", "config"],
 }
 
 

@@ -213,9 +213,9 @@ def _tell_labels(
 
 def _names(message: LabelsMessage) -> set[str]:
     if message.detections or message.areas:
-        return {one.name for one in (*message.detections, *message.areas)}
-    things = message.stable or message.labels[:1]
-    return {one.name for one in things}
+        found = {one.name for one in message.detections}
+        return found | {one.name for one in message.areas}
+    return {one.name for one in message.stable or message.labels[:1]}
 
 
 def _stretches(moments: Sequence[int]) -> Iterable[tuple[int, int]]:

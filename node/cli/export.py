@@ -1,0 +1,147 @@
+"""`perception-node export`: recordings for other tools."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+
+from node.cli.jsonl import json_lines
+from node.cli.media import share_bar
+from node.cli.options import together
+from node.errors import SourceError
+
+if TYPE_CHECKING:
+    from node.recording.export import Choice
+    from node.recording.recording import Recording
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+SOURCE = click.argument("source", metavar="RECORDING")
+TO = click.argument("to", type=click.Path(path_type=Path), metavar="OUTPUT")
+LABELS = click.option(
+    "--label", "labels", multiple=True, metavar="NAME", help="Only frames that show this; repeat."
+)
+SCORE = click.option(
+    "--min-score", type=click.FloatRange(0, 1), default=0.0, metavar="S", help="At least this sure."
+)
+EVERY = click.option(
+    "--every", type=click.IntRange(1), default=1, metavar="N", help="One of N that fit."
+)
+
+
+@click.group("export")
+def command() -> None:
+    """Write a recording as a video, JSON lines, a dataset or a ROS 2 bag.
+
+    RECORDING is an MCAP file or a folder of them.
+
+    Example: perception-node export video drive.mcap drive.mp4
+    """
+
+
+@command.command("video")
+@together(SOURCE, TO)
+@click.option("--camera", metavar="NAME", help="The first one where left out.")
+def video_command(source: str, to: Path, camera: str | None) -> None:
+    """A video of one camera with boxes or labels drawn.
+
+    Example: perception-node export video drive.mcap drive.mp4 --camera front
+    """
+    from node.recording.export import write_video
+
+    recording = _opened(source)
+    with share_bar(Console(stderr=True), "video") as progress:
+        count = write_video(recording, to, camera, progress)
+    _done(recording, f"{to}: {count} frames")
+
+
+@command.command("jsonl")
+@SOURCE
+@click.argument("target", metavar="OUTPUT", default="-")
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(["labels", "events", "health", "info"]),
+    default=("labels",), show_default=True, help="Which messages; repeat.",
+)  # fmt: skip
+def jsonl_command(source: str, target: str, kinds: tuple[str, ...]) -> None:
+    """The recorded messages, one a line; - is stdout.
+
+    Example: perception-node export jsonl drive.mcap drive.jsonl --kind labels --kind events
+    """
+    from node.recording.export import write_jsonl
+
+    recording = _opened(source)
+    with json_lines(target) as write:
+        count = write_jsonl(recording, write, kinds)
+    _done(recording, f"{target}: {count} messages")
+
+
+@command.command("coco")
+@together(SOURCE, TO, LABELS, SCORE, EVERY)
+def coco_command(
+    source: str, to: Path, labels: tuple[str, ...], min_score: float, every: int
+) -> None:
+    """Frames and boxes of a detector as a COCO dataset.
+
+    Example: perception-node export coco drive.mcap dataset --label person --min-score 0.6
+    """
+    from node.recording.export import write_coco
+
+    recording = _opened(source)
+    with share_bar(Console(stderr=True), "coco") as progress:
+        count = write_coco(recording, to, _choice(labels, min_score, every), progress)
+    _done(recording, f"{to}: {count} frames")
+
+
+@command.command("imagefolder")
+@together(SOURCE, TO, LABELS, SCORE, EVERY)
+def imagefolder_command(
+    source: str, to: Path, labels: tuple[str, ...], min_score: float, every: int
+) -> None:
+    """Frames of a classifier, in a folder for each label.
+
+    Example: perception-node export imagefolder drive.mcap dataset --min-score 0.8 --every 10
+    """
+    from node.recording.export import write_image_folder
+
+    recording = _opened(source)
+    with share_bar(Console(stderr=True), "imagefolder") as progress:
+        count = write_image_folder(recording, to, _choice(labels, min_score, every), progress)
+    _done(recording, f"{to}: {count} frames")
+
+
+@command.command("ros2")
+@together(SOURCE, TO)
+def ros2_command(source: str, to: Path) -> None:
+    """A ROS 2 bag with sensor_msgs/CompressedImage and vision_msgs.
+
+    Example: perception-node export ros2 drive.mcap drive_bag
+    """
+    from node.recording.ros2 import write_bag
+
+    recording = _opened(source)
+    with share_bar(Console(stderr=True), "ros2") as progress:
+        count = write_bag(recording, to, progress)
+    _done(recording, f"{to}: {count} messages")
+
+
+def _opened(source: str) -> "Recording":
+    from node.recording.recording import Recording, find_recording
+
+    files = find_recording(source)
+    if files is None:
+        raise SourceError(f"{source} names no recording (*.mcap), and is no folder of some")
+    return Recording(files)
+
+
+def _choice(labels: tuple[str, ...], min_score: float, every: int) -> "Choice":
+    from node.recording.export import Choice
+
+    return Choice(frozenset(labels) or None, min_score, every)
+
+
+def _done(recording: "Recording", told: str) -> None:
+    for problem in recording.problems:
+        click.echo(f"warning: {problem}", err=True)
+    click.echo(told, err=True)

@@ -1,0 +1,197 @@
+"""Export: a recording as video, JSON lines, or a dataset to train on."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from node.errors import OutputError, PictureError, SourceError
+from node.opencv import cv2
+from node.recording.overlay import draw
+from node.recording.recording import RecordedFrame, Recording
+from node.wire.messages import Detection, Label, LabelsMessage, Status, to_json
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which frames of a dataset. labels: of these names, None for all; score: at least; every: of
+    each so many that fit, one."""
+
+    labels: frozenset[str] | None = None
+    score: float = 0.0
+    every: int = 1
+
+    def fits(self, thing: Detection | Label) -> bool:
+        """Whether a thing that was seen counts."""
+        return thing.score >= self.score and (self.labels is None or thing.name in self.labels)
+
+
+def labelled_frames(
+    recording: Recording, camera: str | None = None
+) -> Iterator[tuple[RecordedFrame, LabelsMessage | None]]:
+    """Each frame with its labels, None where it was not labelled; of one camera or all."""
+    labels = {
+        (message.camera, message.frame_id): message
+        for _, message in recording.messages("labels")
+        if isinstance(message, LabelsMessage) and message.status is Status.OK
+    }
+    for frame in recording.frames():
+        if camera is None or frame.camera == camera:
+            yield frame, labels.get((frame.camera, frame.frame_id))
+
+
+def write_jsonl(recording: Recording, write: Callable[[str], None], kinds: tuple[Any, ...]) -> int:
+    """One message a line, of some kinds; how many."""
+    count = 0
+    for _, message in recording.messages(*kinds):
+        write(to_json(message))
+        count += 1
+    return count
+
+
+def write_video(
+    recording: Recording, to: Path, camera: str | None, progress: Progress = lambda done: None
+) -> int:
+    """A video of one camera (the first) with its labels drawn, at the mean rate; how many frames.
+
+    A frame that was not labelled says so. Raises SourceError for a camera that is not there,
+    OutputError where it cannot be written.
+    """
+    name = _camera(recording, camera)
+    moments = [frame.media_ns for frame in recording.frames() if frame.camera == name]
+    if not moments:
+        raise SourceError(f"{recording.paths[0]}: camera {name!r} has no frames")
+    duration_ns = max(moments[-1] - moments[0], 1)
+    fps = (len(moments) - 1) / (duration_ns / 1e9) if len(moments) > 1 else 1.0
+    writer: cv2.VideoWriter | None = None
+    size = (0, 0)
+    count = 0
+    try:
+        for frame, message in labelled_frames(recording, name):
+            try:
+                drawn = draw(frame.image(), message)
+            except PictureError:
+                continue
+            if writer is None:
+                size = drawn.shape[1], drawn.shape[0]
+                writer = cv2.VideoWriter(str(to), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+                if not writer.isOpened():
+                    raise OutputError(f"{to} cannot be written as a video; name it .mp4 or .avi")
+            if (drawn.shape[1], drawn.shape[0]) != size:
+                drawn = np.asarray(cv2.resize(drawn, size), np.uint8)
+            writer.write(drawn)
+            count += 1
+            progress(frame.media_ns / (moments[-1] or 1))
+    finally:
+        if writer is not None:
+            writer.release()
+    return count
+
+
+def write_coco(
+    recording: Recording, to: Path, choice: Choice, progress: Progress = lambda done: None
+) -> int:
+    """A COCO dataset: `images/` and `annotations.json`, with the frames that show a chosen
+    detection; how many frames. Boxes are [x, y, width, height] in pixels. Raises OutputError."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    categories: dict[int, str] = {}
+    folder = _made(to / "images")
+    duration_ns = max(recording.end_ns - recording.start_ns, 1)
+    for frame, message in _chosen(recording, choice, lambda told: told.detections):
+        progress(frame.media_ns / duration_ns)
+        assert message.image is not None
+        name = f"{frame.camera}_{frame.frame_id:08d}.jpg"
+        _write(folder / name, frame.jpeg)
+        images.append(
+            {
+                "id": len(images) + 1,
+                "file_name": name,
+                "width": message.image.width,
+                "height": message.image.height,
+            }
+        )
+        for one in message.detections:
+            if choice.fits(one):
+                categories[one.id] = one.name
+                annotations.append(_annotation(one, len(annotations) + 1, len(images)))
+    content = {
+        "info": {"description": f"labelled by perception-node from {recording.paths[0].name}"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": id_ + 1, "name": categories[id_]} for id_ in sorted(categories)],
+    }
+    _write(to / "annotations.json", json.dumps(content).encode())
+    return len(images)
+
+
+def write_image_folder(
+    recording: Recording, to: Path, choice: Choice, progress: Progress = lambda done: None
+) -> int:
+    """A folder for each label with the frames whose best label it is (torchvision's ImageFolder);
+    how many frames. Raises OutputError."""
+    count = 0
+    duration_ns = max(recording.end_ns - recording.start_ns, 1)
+    for frame, message in _chosen(recording, choice, lambda told: told.labels[:1]):
+        progress(frame.media_ns / duration_ns)
+        folder = _made(to / message.labels[0].name.replace("/", "-"))
+        _write(folder / f"{frame.camera}_{frame.frame_id:08d}.jpg", frame.jpeg)
+        count += 1
+    return count
+
+
+def _chosen(
+    recording: Recording,
+    choice: Choice,
+    things: Callable[[LabelsMessage], tuple[Detection, ...] | tuple[Label, ...]],
+) -> Iterator[tuple[RecordedFrame, LabelsMessage]]:
+    fitting = 0
+    for frame, message in labelled_frames(recording):
+        if message is None or not any(choice.fits(thing) for thing in things(message)):
+            continue
+        if fitting % choice.every == 0:
+            yield frame, message
+        fitting += 1
+
+
+def _annotation(one: Detection, number: int, image: int) -> dict[str, Any]:
+    box = one.box
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": one.id + 1,
+        "bbox": [box.cx - box.w / 2, box.cy - box.h / 2, box.w, box.h],
+        "area": box.area,
+        "iscrowd": 0,
+        "score": one.score,
+    }
+
+
+def _camera(recording: Recording, camera: str | None) -> str:
+    if camera is None:
+        return recording.cameras[0]
+    if camera not in recording.cameras:
+        raise SourceError(
+            f"{recording.paths[0]}: no camera {camera!r}; cameras: {', '.join(recording.cameras)}"
+        )
+    return camera
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _write(file: Path, data: bytes) -> None:
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror}") from error

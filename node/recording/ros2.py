@@ -1,0 +1,145 @@
+"""ROS 2: frames and labels as sensor_msgs and vision_msgs, for bags and bridges. The types are
+those of the package rosbags, with vision_msgs (Humble to Jazzy) added from its own definitions."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from node.errors import OutputError
+from node.recording.recording import RecordedFrame, Recording
+from node.wire.messages import Detection, LabelsMessage, Status
+
+Progress = Callable[[float], None]
+
+CLASSIFICATION = "vision_msgs/msg/Classification"
+DETECTIONS = "vision_msgs/msg/Detection2DArray"
+IMAGE = "sensor_msgs/msg/CompressedImage"
+
+# The definitions of https://github.com/ros-perception/vision_msgs, branch ros2 (Apache-2.0),
+# without their comments.
+_DEFINITIONS = {
+    "vision_msgs/msg/Point2D": "float64 x\nfloat64 y",
+    "vision_msgs/msg/Pose2D": "vision_msgs/Point2D position\nfloat64 theta",
+    "vision_msgs/msg/BoundingBox2D": "vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y",
+    "vision_msgs/msg/ObjectHypothesis": "string class_id\nfloat64 score",
+    "vision_msgs/msg/ObjectHypothesisWithPose": (
+        "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose"
+    ),
+    "vision_msgs/msg/Detection2D": (
+        "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\n"
+        "vision_msgs/BoundingBox2D bbox\nstring id"
+    ),
+    DETECTIONS: "std_msgs/Header header\nvision_msgs/Detection2D[] detections",
+    CLASSIFICATION: "std_msgs/Header header\nvision_msgs/ObjectHypothesis[] results",
+}
+
+
+@functools.cache
+def typestore() -> Typestore:
+    """ROS 2's types, with those of vision_msgs."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    for name, definition in _DEFINITIONS.items():
+        store.register(get_types_from_msg(definition, name))
+    return store
+
+
+def of_labels(message: LabelsMessage) -> Any:
+    """Classification for labels, Detection2DArray for detections; None for a message that tells of
+    no frame (a status other than `ok`): ROS has no word for "cannot see" there."""
+    if message.status is not Status.OK:
+        return None
+    types = typestore().types
+    header = _header(message.stamp_ns or 0, message.camera)
+    if message.model is not None and message.model.task == "detect":
+        found = [_detection(one, header) for one in message.detections]
+        return types[DETECTIONS](header=header, detections=found)
+    hypothesis = types["vision_msgs/msg/ObjectHypothesis"]
+    results = [hypothesis(class_id=one.name, score=one.score) for one in message.labels]
+    return types[CLASSIFICATION](header=header, results=results)
+
+
+def of_frame(frame: RecordedFrame) -> Any:
+    """CompressedImage."""
+    return typestore().types[IMAGE](
+        header=_header(frame.stamp_ns or frame.log_ns, frame.camera),
+        format="jpeg",
+        data=np.frombuffer(frame.jpeg, np.uint8),
+    )
+
+
+def write_bag(recording: Recording, to: Path, progress: Progress = lambda done: None) -> int:
+    """Writes a rosbag2 folder (storage mcap) with `/CAMERA/image/compressed` and
+    `/CAMERA/detections` or `/CAMERA/classification`; how many messages. Raises OutputError."""
+    if to.exists():
+        raise OutputError(f"{to} is there already; name another folder")
+    count = 0
+    try:
+        with Writer(to, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+            connections: dict[str, Any] = {}
+            for topic, log_ns, message in _messages(recording, progress):
+                kind = message.__msgtype__
+                if topic not in connections:
+                    connections[topic] = bag.add_connection(topic, kind, typestore=typestore())
+                data = typestore().serialize_cdr(message, kind)
+                bag.write(connections[topic], log_ns, data)
+                count += 1
+    except OSError as error:
+        raise OutputError(f"{to} cannot be written: {error.strerror}") from error
+    return count
+
+
+def _messages(recording: Recording, progress: Progress) -> Iterator[tuple[str, int, Any]]:
+    frames = recording.frames()
+    duration_ns = max(recording.end_ns - recording.start_ns, 1)
+    labels = (
+        (log_ns, message)
+        for log_ns, message in recording.messages("labels")
+        if isinstance(message, LabelsMessage)
+    )
+    frame, told = next(frames, None), next(labels, None)
+    while frame is not None or told is not None:
+        if told is None or (frame is not None and frame.log_ns <= told[0]):
+            assert frame is not None
+            progress(frame.media_ns / duration_ns)
+            yield f"/{frame.camera}/image/compressed", frame.log_ns, of_frame(frame)
+            frame = next(frames, None)
+            continue
+        converted = of_labels(told[1])
+        if converted is not None:
+            kind = "detections" if converted.__msgtype__ == DETECTIONS else "classification"
+            yield f"/{told[1].camera}/{kind}", told[0], converted
+        told = next(labels, None)
+
+
+def _header(stamp_ns: int, frame_id: str) -> Any:
+    types = typestore().types
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+    return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+
+
+def _detection(one: Detection, header: Any) -> Any:
+    types = typestore().types
+    point = types["vision_msgs/msg/Point2D"](x=one.box.cx, y=one.box.cy)
+    center = types["vision_msgs/msg/Pose2D"](position=point, theta=0.0)
+    box = types["vision_msgs/msg/BoundingBox2D"](center=center, size_x=one.box.w, size_y=one.box.h)
+    hypothesis = types["vision_msgs/msg/ObjectHypothesis"](class_id=one.name, score=one.score)
+    result = types["vision_msgs/msg/ObjectHypothesisWithPose"](
+        hypothesis=hypothesis, pose=_no_pose()
+    )
+    track = "" if one.track is None else str(one.track)
+    return types["vision_msgs/msg/Detection2D"](header=header, results=[result], bbox=box, id=track)
+
+
+def _no_pose() -> Any:
+    types = typestore().types
+    point = types["geometry_msgs/msg/Point"](x=0.0, y=0.0, z=0.0)
+    turn = types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0)
+    pose = types["geometry_msgs/msg/Pose"](position=point, orientation=turn)
+    return types["geometry_msgs/msg/PoseWithCovariance"](pose=pose, covariance=np.zeros(36))

@@ -1,0 +1,149 @@
+"""Recordings for other tools, each read back by the tool's own library, and the report in a real
+browser."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import Run, run_in_process
+from rosbags.highlevel import AnyReader
+from torchvision.datasets import ImageFolder
+
+from node.client import LabelsMessage
+from node.recording.recording import Recording
+from node.recording.ros2 import typestore
+
+
+@pytest.fixture(scope="module")
+def bottles(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real video of bottles, recorded with what a detector finds."""
+    folder = tmp_path_factory.mktemp("bottles")
+    done = run_in_process(
+        "record", "--source", shared_data / "video" / "bottle-detection.mp4",
+        "--model", shared_data / "models" / "yolox_nano.onnx", "--endpoint", f"ipc://{folder}/x",
+        "--output", folder, "--duration", 4, "--set", "track.enabled=true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.glob("*.mcap")
+    return file
+
+
+def test_a_video_shows_each_frame(in_process: Run, recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "rear.mp4"
+    done = in_process("export", "video", recording, out, "--camera", "rear")
+    assert done.returncode == 0, done.stderr
+    frames = [x for x in Recording([recording]).frames() if x.camera == "rear"]
+    capture = cv2.VideoCapture(str(out))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == len(frames)
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(20, abs=1.5)
+    _, drawn = capture.read()
+    difference = np.abs(drawn.astype(int) - frames[0].image()).mean(axis=2)
+    assert difference[:30, :120].mean() > 3 * difference[120:, 160:].mean()  # text in the corner
+
+
+def test_json_lines_are_the_messages(in_process: Run, recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    done = in_process("export", "jsonl", recording, out, "--kind", "labels", "--kind", "events")
+    assert done.returncode == 0, done.stderr
+    kinds = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(kinds) == sum(1 for _ in Recording([recording]).messages("labels", "events"))
+    assert any("kind" in one for one in kinds)
+
+
+def test_a_folder_for_each_label(in_process: Run, recording: Path, tmp_path: Path) -> None:
+    done = in_process(
+        "export", "imagefolder", recording, tmp_path / "set", "--label", "espresso",
+        "--label", "Egyptian cat", "--min-score", 0.3, "--every", 2,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    dataset = ImageFolder(str(tmp_path / "set"))
+    assert set(dataset.classes) <= {"espresso", "Egyptian cat"}
+    assert "espresso" in dataset.classes
+    assert len(dataset) > 5
+
+
+def test_a_coco_dataset_has_the_chosen_frames(
+    in_process: Run, bottles: Path, tmp_path: Path
+) -> None:
+    done = in_process(
+        "export", "coco", bottles, tmp_path / "coco", "--label", "bottle", "--min-score", 0.5
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "coco" / "annotations.json").read_text())
+    assert {one["name"] for one in content["categories"]} == {"bottle"}
+    assert {one["image_id"] for one in content["annotations"]} == {
+        x["id"] for x in content["images"]
+    }
+    assert all(one["score"] >= 0.5 and len(one["bbox"]) == 4 for one in content["annotations"])
+    wanted = [
+        m for _, m in Recording([bottles]).messages("labels")
+        if isinstance(m, LabelsMessage) and any(x.score >= 0.5 for x in m.of_class("bottle"))
+    ]  # fmt: skip
+    assert len(content["images"]) == len(wanted) > 10
+    picture = cv2.imread(str(tmp_path / "coco" / "images" / content["images"][0]["file_name"]))
+    assert picture.shape[1] == content["images"][0]["width"]
+
+
+def test_a_ros_2_bag_is_read_back(in_process: Run, bottles: Path, tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    done = in_process("export", "ros2", bottles, bag)
+    assert done.returncode == 0, done.stderr
+    labels = {m.stamp_ns: m for _, m in Recording([bottles]).messages("labels") if m.detections}
+    images = boxes = 0
+    with AnyReader([bag], default_typestore=typestore()) as reader:
+        topics = {c.topic: c.msgtype for c in reader.connections}
+        for connection, _, raw in reader.messages():
+            message = reader.deserialize(raw, connection.msgtype)
+            if connection.topic.endswith("/image/compressed"):
+                images += 1
+                assert cv2.imdecode(message.data, cv2.IMREAD_COLOR) is not None
+                continue
+            stamp = message.header.stamp
+            told = labels.get(stamp.sec * 1_000_000_000 + stamp.nanosec)
+            for mine, theirs in zip(
+                told.detections if told else (), message.detections, strict=True
+            ):
+                assert theirs.bbox.center.position.x == mine.box.cx
+                assert theirs.bbox.size_y == mine.box.h
+                assert theirs.results[0].hypothesis.class_id == mine.name
+                assert theirs.id == ("" if mine.track is None else str(mine.track))
+                boxes += 1
+    assert topics == {
+        "/camera/image/compressed": "sensor_msgs/msg/CompressedImage",
+        "/camera/detections": "vision_msgs/msg/Detection2DArray",
+    }
+    assert images == sum(1 for _ in Recording([bottles]).frames())
+    assert boxes > 10
+    again = in_process("export", "ros2", bottles, bag)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+
+
+def test_the_report_shows_it_all_in_a_browser(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here (apt-get install chromium)")
+    page = tmp_path / "report.html"
+    done = in_process("report", recording, "--output", page)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(page)
+    text = page.read_text()
+    assert "http" not in text.replace("http-equiv", "")  # it holds all that it shows
+    shown = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/p",
+         "--window-size=1100,2200", f"--screenshot={tmp_path}/report.png", "--dump-dom",
+         "--enable-logging=stderr", page.as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in shown.stderr
+    for wanted in ("front", "rear", "espresso", "Latency", "What happened", "frames missing"):
+        assert wanted in shown.stdout
+    picture = cv2.imread(f"{tmp_path}/report.png")
+    assert picture is not None
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000  # thumbnails are pictures

@@ -1,0 +1,398 @@
+"""Recording on the robot: what is in the files, what is left of them, and the black box."""
+
+import contextlib
+import functools
+import itertools
+import json
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from conftest import Run, Start, stop
+from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
+from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
+from mcap.reader import make_reader
+from streams import MjpegServer
+
+from node.capture.photos import read_image
+from node.client import Control, Status, Subscriber
+from node.config import NodeConfig, changed
+from node.errors import OutputError, SourceError
+from node.frame import Frame, Image, Stamp
+from node.recording import recorder as recorder_module
+from node.recording.recorder import Recorder
+from node.recording.recording import Recording
+from node.recording.recover import is_whole, recover
+from node.wire.messages import EventMessage, LabelsMessage, RecordingHealth
+
+WAIT_S = 20.0
+
+
+@functools.cache
+def photo() -> Image:
+    return read_image(Path(skimage.__file__).parent / "data" / "coffee.png")
+
+
+def frame(number: int, image: Image | None = None, jpeg: bytes | None = None) -> Frame:
+    image = photo() if image is None else image
+    return Frame(image, "front", number, Stamp.now(), None, 0, jpeg=jpeg)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def recorders(tmp_path: Path) -> Iterator[Callable[..., Recorder]]:
+    made: list[Recorder] = []
+
+    def make(**settings: object) -> Recorder:
+        wanted = {f"recording.{key}": value for key, value in settings.items()}
+        config = changed(NodeConfig(), {"recording.folder": str(tmp_path), **wanted})
+        recorder = Recorder(config, "session")
+        recorder.start()
+        made.append(recorder)
+        return recorder
+
+    yield make
+    for recorder in made:
+        assert recorder.close(5.0)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.mcap"))
+
+
+def test_a_recording_opens_in_foxglove_with_its_overlay(recording: Path) -> None:
+    """By the format's own reader: the schemas that Foxglove knows, and the same stamps on pictures
+    and on what is drawn over them."""
+    images: dict[str, list[int]] = {"/front/image": [], "/rear/image": []}
+    drawn: dict[str, list[int]] = {"/front/annotations": [], "/rear/annotations": []}
+    topics, best = set(), set()
+    with recording.open("rb") as stream:
+        reader = make_reader(stream, validate_crcs=True)
+        for schema, channel, message in reader.iter_messages():
+            topics.add((channel.topic, channel.message_encoding, schema.name, schema.encoding))
+            if channel.topic in images:
+                image = CompressedImage.FromString(message.data)
+                assert image.format == "jpeg"
+                assert image.data[:2] == b"\xff\xd8"
+                images[channel.topic].append(image.timestamp.ToNanoseconds())
+            elif channel.topic in drawn:
+                texts = ImageAnnotations.FromString(message.data).texts
+                assert len(texts) == 5
+                best.add(texts[0].text.rpartition(" ")[0])
+                drawn[channel.topic].append(texts[0].timestamp.ToNanoseconds())
+            elif schema.encoding == "jsonschema":
+                content = json.loads(message.data)
+                assert set(json.loads(schema.data)["required"]) <= content.keys()
+    assert ("/front/image", "protobuf", "foxglove.CompressedImage", "protobuf") in topics
+    assert ("/rear/annotations", "protobuf", "foxglove.ImageAnnotations", "protobuf") in topics
+    named = {topic for topic, *_ in topics}
+    assert {
+        "labels/front/", "labels/rear/", "events/front/", "health/perception/", "info/perception/",
+        "config/perception/", "frames/front/",
+    } <= named  # fmt: skip
+    for camera in ("front", "rear"):
+        assert len(drawn[f"/{camera}/annotations"]) > 20
+        assert {"espresso", "Egyptian cat"} <= best
+        assert set(drawn[f"/{camera}/annotations"]) <= set(images[f"/{camera}/image"])
+
+
+def test_what_was_recorded_is_what_was_sent(recording: Path) -> None:
+    opened = Recording([recording])
+    assert opened.cameras == ("front", "rear")
+    assert not opened.problems
+    for camera in opened.cameras:
+        frames = [x for x in opened.frames() if x.camera == camera]
+        assert [x.frame_id for x in frames] == list(range(len(frames)))
+        assert all(a.log_ns < b.log_ns for a, b in itertools.pairwise(frames))
+        labels = [m for _, m in opened.messages("labels") if m.camera == camera]
+        assert [m.seq for m in labels] == list(range(len(labels)))
+    events = [m for _, m in opened.messages("events")]
+    assert any(isinstance(m, EventMessage) and m.name == "espresso" for m in events)
+    config = opened.configuration()
+    assert config is not None
+    assert NodeConfig.model_validate(config).smooth.time_constant_s == 0.1
+
+
+def test_the_streams_own_bytes_are_kept(recorders: Callable[..., Recorder], tmp_path: Path) -> None:
+    server = MjpegServer(photo())
+    try:
+        from node.capture.open import open_source
+        from node.config import CameraConfig
+
+        source = open_source(CameraConfig(source=server.url))
+        pictures = [source.read() for _ in range(3)]
+        source.close()
+    finally:
+        server.close()
+    recorder = recorders()
+    path = recorder.begin().result(WAIT_S)
+    for number, picture in enumerate(pictures):
+        assert picture is not None
+        recorder.frame(frame(number, picture.image, picture.jpeg))
+    assert recorder.end().result(WAIT_S) == path
+    kept = [x.jpeg for x in Recording([path]).frames()]
+    assert kept == [picture.jpeg for picture in pictures if picture is not None]
+
+
+def test_parts_stand_alone_and_stay_within_the_budget(
+    recorders: Callable[..., Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "FLUSH_S", 0.02)
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    recorder = recorders(split_mb=1, budget_mb=3, quality=90, keep_free_mb=0)
+    other = tmp_path / "other_node.mcap"
+    other.write_bytes(b"of somebody else")
+    first = recorder.begin().result(WAIT_S)
+    number = itertools.count()
+    sizes = []
+
+    def record_more() -> bool:
+        recorder.frame(frame(next(number), noise))
+        time.sleep(0.005)  # a camera of 200 frames a second
+        sizes.append(sum(x.stat().st_size for x in files_in(tmp_path) if x != other))
+        return not first.exists() and len(files_in(tmp_path)) >= 3
+
+    wait_until(record_more)
+    recorder.end().result(WAIT_S)
+    assert other.exists()
+    assert max(sizes) < 3 * 2**20 + 2**20  # the budget, and what comes between two looks
+    for part in files_in(tmp_path):
+        if part != other:
+            opened = Recording([part])
+            assert opened.configuration() is not None
+            assert list(opened.frames())
+
+
+def test_what_the_disk_is_too_slow_for_is_lost_and_counted(
+    recorders: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit stands for a disk that hangs: nothing waits, and the file says what is missing."""
+    monkeypatch.setattr(recorder_module, "MOST_WAITING_BYTES", 2 * photo().nbytes)
+    recorder = recorders()
+    path = recorder.begin().result(WAIT_S)
+    started = time.monotonic()
+    for number in range(200):
+        recorder.frame(frame(number))
+    assert time.monotonic() - started < 1.0
+    assert recorder.health.lost_frames > 50
+    wait_until(lambda: recorder.health.state == "recording")
+    time_to_write = time.monotonic() + 0.5
+    wait_until(lambda: time.monotonic() > time_to_write)
+    recorder.frame(frame(200))
+    recorder.end().result(WAIT_S)
+    frames = list(Recording([path]).frames())
+    assert sum(x.lost_before for x in frames) == recorder.health.lost_frames
+    assert len(frames) + recorder.health.lost_frames == 201
+
+
+def test_no_space_left_stops_the_recording_and_nothing_else(
+    recorders: Callable[..., Recorder],
+) -> None:
+    recorder = recorders(keep_free_mb=100_000_000)
+    with pytest.raises(OutputError, match=r"only .* MiB are free, and recording\.keep_free_mb"):
+        recorder.begin().result(WAIT_S)
+    assert recorder.health.state == "failed"
+    recorder.frame(frame(0))
+    with pytest.raises(OutputError, match=r"set recording\.black_box_s"):
+        recorder.dump("request").result(WAIT_S)
+
+
+def health_of(subscriber: Subscriber, wanted: str) -> RecordingHealth:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        recording = subscriber.health(WAIT_S).recording
+        if recording is not None and recording.state == wanted:
+            return recording
+        subscriber.wait(0.2)
+    raise AssertionError(f"the recording was never {wanted}")
+
+
+def test_a_disk_that_is_full_is_told_and_labels_go_on(
+    start_node: Start, ipc: str, tmp_path: Path
+) -> None:
+    """The disk is full for this process at 3 MB: a real limit of a real file."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+
+    node = start_node(
+        "record", "--source", "demo", "--endpoint", ipc, "--output", tmp_path / "full",
+        "--set", "recording.quality=100",
+        env={"XDG_CACHE_HOME": str(Path.home() / ".cache"), "PATH": "/usr/bin:/bin"},
+        preexec_fn=limit,
+    )  # fmt: skip
+    with Subscriber(ipc, timeout_s=WAIT_S) as subscriber:
+        failed = health_of(subscriber, "failed")
+        assert failed.last_error is not None
+        assert "File too large; make room and start it again" in failed.last_error
+        seen = [subscriber.receive(5.0)[0] for _ in range(30)]
+    assert seen[-1].status is Status.OK
+    assert stop(node)[0] == 0
+    (broken,) = files_in(tmp_path / "full")
+    assert not is_whole(broken)
+    saved = recover(broken, tmp_path / "saved.mcap")
+    assert saved.messages > 20
+    assert is_whole(tmp_path / "saved.mcap")
+
+
+def test_a_killed_node_loses_its_last_second_at_most(
+    start_node: Start, in_process: Run, ipc: str, tmp_path: Path
+) -> None:
+    node = start_node("record", "--source", "demo", "--endpoint", ipc, "--output", tmp_path / "cut")
+    received: list[LabelsMessage] = []
+    with Subscriber(ipc, timeout_s=WAIT_S) as subscriber:
+        while len(received) < 60:
+            message, _ = subscriber.receive(WAIT_S)
+            received.append(message)
+    node.kill()
+    node.wait(10)
+    killed_ns = time.time_ns()
+    (cut,) = files_in(tmp_path / "cut")
+    recording = Recording([cut])  # readable as it is
+    assert "mend it with: perception-node recover" in recording.problems[0]
+    done = in_process("recover", tmp_path / "cut")
+    assert done.returncode == 0, done.stderr
+    mended = cut.with_name(f"{cut.stem}_recovered.mcap")
+    assert f"saved in {mended}" in done.stdout
+    kept = {m.seq for _, m in Recording([mended]).messages("labels")}
+    due = {m.seq for m in received if killed_ns - m.published_ns > 1e9}
+    assert len(due) > 20
+    assert due <= kept
+    again = in_process("recover", mended)
+    assert "whole, left as it is" in again.stdout
+    in_process("recover", cut, "--in-place")
+    assert is_whole(cut)
+
+
+def test_damage_costs_what_it_hit_and_is_said(recording: Path, tmp_path: Path) -> None:
+    """Cut off, bits turned, rubbish: an error of ours or the rest of the frames, never anything
+    else, and never for long."""
+    whole = recording.read_bytes()
+    frames = sum(1 for _ in Recording([recording]).frames())
+    random = np.random.default_rng(7)
+    partial = 0
+    for place in range(60):
+        data = bytearray(whole)
+        if place % 3 == 0:
+            del data[int(random.integers(0, len(data))) :]
+        else:
+            for _ in range(10 if place % 3 == 1 else 1):
+                data[int(random.integers(0, len(data)))] ^= 1 << int(random.integers(0, 8))
+        broken = tmp_path / "broken.mcap"
+        broken.write_bytes(data)
+        started = time.monotonic()
+        with contextlib.suppress(SourceError):
+            opened = Recording([broken])
+            found = sum(1 for _ in opened.frames())
+            assert found == frames or opened.problems
+            partial += 0 < found < frames
+        assert time.monotonic() - started < 5.0
+    assert partial > 10
+
+
+def test_what_is_no_recording_is_said_in_one_line(in_process: Run, tmp_path: Path) -> None:
+    from mcap.writer import Writer
+
+    foreign = tmp_path / "foreign.mcap"
+    with foreign.open("wb") as stream:
+        writer = Writer(stream)
+        writer.start()
+        schema = writer.register_schema("std_msgs/String", "ros2msg", b"string data")
+        writer.add_message(writer.register_channel("/chat", "cdr", schema), 1, b"hello", 1)
+        writer.finish()
+    (tmp_path / "text.mcap").write_text("this is no recording")
+    (tmp_path / "empty.mcap").touch()
+    for name, told in (
+        ("foreign.mcap", "holds no pictures (foxglove.CompressedImage); its topics: /chat"),
+        ("text.mcap", "is not an MCAP recording"),
+        ("empty.mcap", "is empty (0 bytes)"),
+        ("none.mcap", "there is no such file"),
+    ):
+        for command in ("replay", "report"):
+            done = in_process(command, tmp_path / name)
+            assert done.returncode == 3
+            assert told in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_the_black_box_keeps_the_last_seconds(
+    recorders: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    recorder = recorders(black_box_s=0.5)
+    number = itertools.count()
+    deadline = time.monotonic() + 1.2
+    while time.monotonic() < deadline:
+        recorder.frame(frame(next(number)))
+        time.sleep(0.02)  # a camera of 50 frames a second
+    path = recorder.dump("request").result(WAIT_S)
+    assert "black-box_request" in path.name
+    frames = list(Recording([path]).frames())
+    assert frames[-1].frame_id == next(number) - 1
+    assert 0.3 < (frames[-1].log_ns - frames[0].log_ns) / 1e9 <= 0.55
+    assert recorder.dump("request").result(WAIT_S) != path
+
+
+def test_a_lost_camera_and_a_request_write_the_black_box(
+    start_node: Start, ipc: str, tmp_path: Path
+) -> None:
+    server = MjpegServer(photo())
+    folder = tmp_path / "box"
+    control = f"ipc://{tmp_path}/control"
+    node = start_node(
+        "run", "--source", server.url, "--endpoint", ipc, "--set", f"control.endpoint={control}",
+        "--set", f"recording.folder={folder}", "--set", "recording.black_box_s=1",
+    )  # fmt: skip
+    with Subscriber(ipc, timeout_s=WAIT_S) as subscriber, Control(control) as ctl:
+        wait_until(lambda: (subscriber.latest(1.0, timeout_s=1.0) or _none()).status is Status.OK)
+        asked = Path(ctl.record("dump") or "")
+        assert "black-box_request" in asked.name
+        started = Path(ctl.record("start") or "")
+        assert health_of(subscriber, "recording").file == str(started)
+        server.close()
+        wait_until(lambda: bool(list(folder.glob("*black-box_stalled*")))
+                   or bool(list(folder.glob("*black-box_no_camera*"))))  # fmt: skip
+        assert ctl.record("stop") == str(started)
+        assert health_of(subscriber, "off").file == str(started)
+        node.send_signal(signal.SIGABRT)  # as systemd's watchdog does
+    assert node.wait(10) == -signal.SIGABRT
+    assert list(folder.glob("*black-box_SIGABRT*"))
+    for file in files_in(folder):
+        assert is_whole(file), file
+    assert list(Recording([asked]).frames())
+    assert any(m.status is Status.OK for _, m in Recording([started]).messages("labels"))
+
+
+def _none() -> LabelsMessage:
+    return LabelsMessage(
+        node="", camera="", session="", seq=0, status=Status.NO_CAMERA, published_ns=0
+    )
+
+
+def test_an_event_that_is_named_writes_the_black_box(
+    recorders: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    recorder = recorders(black_box_s=1, black_box_events=[{"kind": "appeared", "name": "person"}])
+    recorder.frame(frame(0))
+    for name in ("dog", "person"):
+        recorder.message(
+            EventMessage(
+                node="perception", camera="front", session="s", seq=0, kind="appeared", key=name,
+                id=1, name=name, score=0.9, since_ns=1, frame_id=0, stamp_ns=1, clock="host",
+                published_ns=time.time_ns(),
+            )
+        )  # fmt: skip
+    wait_until(lambda: bool(files_in(tmp_path)))
+    (file,) = files_in(tmp_path)
+    assert "black-box_appeared-person" in file.name

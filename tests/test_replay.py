@@ -1,0 +1,363 @@
+"""Replay on the desk: the same every time, at any speed, one camera or several; the gate, and the
+fixture by which a robot's control code is tested against a recording."""
+
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Run, Start
+
+from node.capture.mailbox import EveryMailbox
+from node.capture.pacing import MediaClock
+from node.client import (
+    CannotSeeError,
+    Control,
+    LabelsMessage,
+    NodeGoneError,
+    NotUsableError,
+    Status,
+    Subscriber,
+)
+from node.client_recorded import RecordedLabels
+from node.footage import RecordedFootage, Span, looped
+from node.golden import OF_THIS_RUN, Comparison
+from node.player import Player
+from node.recording.encode import frame_entries, message_entries
+from node.recording.file import RecordingFile
+from node.recording.recording import Recording
+from node.testing import Play
+
+Map = dict[str, Any]
+
+
+def lines(file: Path) -> list[Map]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def digest(messages: list[Map]) -> str:
+    """Of all that does not tell of the run."""
+    kept = [{k: v for k, v in m.items() if k not in OF_THIS_RUN} for m in messages]
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def golden(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The messages of a replay as fast as it goes, in a process of its own."""
+    file = tmp_path_factory.mktemp("golden") / "golden.jsonl"
+    subprocess.run(
+        [sys.executable, "-m", "node", "replay", str(recording), "--speed", "max", "--jsonl",
+         str(file)], check=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+    return file
+
+
+def test_two_replays_of_two_cameras_are_the_same_to_the_bit(
+    in_process: Run, recording: Path, golden: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    done = in_process("replay", recording, "--speed", "2", "--jsonl", out, "--expect", golden)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the same as expected" in done.stdout
+    assert digest(lines(out)) == digest(lines(golden))
+    assert Counter(m["camera"] for m in lines(out)).keys() == {"front", "rear"}
+
+
+def test_a_replay_shows_each_frame_with_its_own_stamp(recording: Path, golden: Path) -> None:
+    recorded = {(x.camera, x.frame_id): x for x in Recording([recording]).frames()}
+    for message in lines(golden):
+        frame = recorded.pop((message["camera"], message["frame_id"]))
+        assert message["stamp_ns"] == frame.stamp_ns
+        assert message["clock"] == "media"
+        assert message["stamp_mono_ns"] is None
+        assert message["media_ns"] == frame.media_ns
+    assert not recorded
+
+
+def test_as_recorded_labels_what_was_labelled_then(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    """The model was slower than the cameras: what it dropped then is dropped again."""
+    thinned = tmp_path / "thinned.mcap"
+    source = Recording([recording])
+    labels = {(m.camera, m.frame_id): m for _, m in source.messages("labels")}
+    file = RecordingFile(thinned, {})
+    for recorded in source.frames():
+        frame = recorded.frame()
+        file.write(frame_entries(frame, recorded.log_ns, quality=90, lost_before=0))
+        message = labels.get((recorded.camera, recorded.frame_id))
+        if message is not None and recorded.frame_id % 3 == 2:
+            assert isinstance(message, LabelsMessage)
+            file.write(message_entries(replace(message, dropped=2), recorded.log_ns))
+    file.close()
+    out = tmp_path / "out.jsonl"
+    done = in_process("replay", thinned, "--speed", "max", "--as-recorded", "--jsonl", out)
+    assert done.returncode == 0, done.stderr
+    again = [(m["camera"], m["frame_id"], m["dropped"]) for m in lines(out)]
+    then = [(m.camera, m.frame_id, 2) for _, m in Recording([thinned]).messages("labels")]
+    assert Counter(again) == Counter(then)
+
+
+def test_a_part_is_the_same_as_that_part_of_the_whole(
+    in_process: Run, recording: Path, clip: Path, golden: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    in_process("replay", recording, "--speed", "max", "--from", 1, "--to", 2, "--jsonl", out)
+    part = lines(out)
+    assert part
+    assert all(1e9 <= m["media_ns"] < 2e9 for m in part)
+    frames = [(m["camera"], m["frame_id"]) for m in part]
+    whole = [m for m in lines(golden) if 1e9 <= m["media_ns"] < 2e9]
+    assert frames == [(m["camera"], m["frame_id"]) for m in whole]
+    in_process("replay", clip, "--speed", "max", "--from", 0.5, "--to", 1, "--jsonl", out)
+    assert [m["frame_id"] for m in lines(out)] == list(range(10, 20))
+    in_process("replay", clip, "--speed", "max", "--jsonl", out)
+    assert [m["frame_id"] for m in lines(out)] == list(range(40))
+
+
+def test_a_loop_goes_on_growing(recording: Path) -> None:
+    footage = RecordedFootage(Recording([recording]), Span(0, 0.5), as_recorded=False)
+    frames = looped(footage.frames)
+    once = sum(1 for _ in footage.frames())
+    seen = [next(frames).frame for _ in range(3 * once)]
+    for camera in ("front", "rear"):
+        mine = [x for x in seen if x.camera == camera]
+        assert [x.frame_id for x in mine] == list(range(len(mine)))
+        stamps = [x.stamp.unix_ns for x in mine if x.stamp is not None]
+        assert all(a < b for a, b in itertools.pairwise(stamps))
+    assert len({x.epoch for x in seen}) >= 3
+
+
+def test_frames_come_at_their_recorded_times(recording: Path) -> None:
+    """At speed 2: the times between frames are half of the recorded ones."""
+    footage = RecordedFootage(Recording([recording]), Span(), as_recorded=False)
+    stop = threading.Event()
+    mailbox = EveryMailbox(stop)
+    player = Player(footage.frames(), mailbox, stop, MediaClock(2.0, stop))
+    player.start()
+    errors_s = []
+    first: tuple[float, int] | None = None
+    while not mailbox.finished:
+        for taken in mailbox.take_all(1.0, 1):
+            now = time.monotonic()
+            media_ns = taken.frame.media_ns or 0
+            first = first or (now, media_ns)
+            errors_s.append(now - first[0] - (media_ns - first[1]) / 2e9)
+    assert player.join(5.0)
+    assert len(errors_s) > 60
+    assert sorted(abs(x) for x in errors_s)[len(errors_s) // 2] < 0.02
+
+
+def test_a_simulator_steps_a_replay(start_node: Start, recording: Path, ipc: str) -> None:
+    control = f"{ipc}-control"
+    node = start_node(
+        "replay", recording, "--endpoint", ipc, "--step", "--set", f"control.endpoint={control}",
+        "--wait-for-subscriber",
+    )  # fmt: skip
+    count = sum(1 for _ in Recording([recording]).frames())
+    with Subscriber(ipc, timeout_s=30.0) as subscriber, Control(control, timeout_s=30.0) as ctl:
+        subscriber.wait(0.01)
+        (first,) = ctl.step()
+        received, _ = subscriber.receive(5.0)
+        assert received == first
+        assert len(ctl.step(10)) == 10
+        rest = ctl.step(1000)
+        assert len(rest) == count - 11
+        assert next(m.seq for m in rest if m.camera == first.camera) > first.seq
+    assert node.wait(10) == 0
+
+
+def test_a_recordings_cameras_keep_their_settings(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "two.toml"
+    config.write_text(
+        '[[camera]]\nname = "rear"\nroi = [[0.0, 0.0], [0.5, 0.0], [0.5, 0.5], [0.0, 0.5]]\n'
+        "[model]\ntop_k = 2\n"
+    )
+    out = tmp_path / "out.jsonl"
+    done = in_process(
+        "replay", recording, "--config", config, "--speed", "max", "--to", 0.5, "--jsonl", out
+    )
+    assert done.returncode == 0, done.stderr
+    assert {m["camera"] for m in lines(out)} == {"front", "rear"}
+    assert all(len(m["labels"]) == 2 for m in lines(out))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--from", "2", "--to", "1"], "--to 1 is not after --from 2"),
+        (["--tolerance", "0.1"], "--tolerance and --json need --expect FILE"),
+        (["--loop", "--expect", "{golden}"], "--loop has no end"),
+    ],
+)
+def test_options_that_contradict_are_said(
+    in_process: Run, recording: Path, golden: Path, options: list[str], told: str
+) -> None:
+    done = in_process("replay", recording, *(x.format(golden=golden) for x in options))
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def test_as_recorded_needs_labels(in_process: Run, clip: Path) -> None:
+    done = in_process("replay", clip, "--as-recorded")
+    assert done.returncode == 2
+    assert "--as-recorded needs a recording (*.mcap)" in done.stderr
+
+
+# The gate.
+
+
+def message(**changes: Any) -> Map:
+    return {
+        "schema": 1, "node": "n", "camera": "c", "session": "s", "seq": 0, "status": "ok",
+        "published_ns": 1, "frame_id": 0, "media_ns": 0,
+        "labels": [{"id": 1, "name": "cup", "score": 0.8}, {"id": 2, "name": "pot", "score": 0.1}],
+        **changes,
+    }  # fmt: skip
+
+
+def detection(name: str, score: float, cx: float, **more: Any) -> Map:
+    box = {"cx": cx, "cy": 50.0, "w": 20.0, "h": 20.0}
+    return {"id": len(name), "name": name, "score": score, "box": box, **more}
+
+
+def changes(expected: list[Map], got: list[Map], tolerance: float = 0.0) -> list[tuple[str, str]]:
+    comparison = Comparison(expected, tolerance)
+    for one in got:
+        comparison.add(one)
+    return [(one.kind, one.what) for one in comparison.verdict().differences]
+
+
+def test_the_gate_says_what_became_of_labels() -> None:
+    nearer = [{"id": 1, "name": "cup", "score": 0.79}, {"id": 2, "name": "pot", "score": 0.1}]
+    other = [{"id": 1, "name": "cup", "score": 0.8}, {"id": 3, "name": "urn", "score": 0.1}]
+    turned = [{"id": 2, "name": "pot", "score": 0.8}, {"id": 1, "name": "cup", "score": 0.1}]
+    assert changes([message()], [message(session="t", published_ns=2)]) == []
+    assert changes([message()], [message(labels=nearer)]) == [("score", "cup")]
+    assert changes([message()], [message(labels=nearer)], 0.02) == []
+    assert changes([message()], [message(labels=other)]) == [
+        ("vanished", "pot"), ("appeared", "urn"),
+    ]  # fmt: skip
+    assert ("order", "labels") in changes([message()], [message(labels=turned)], 0.02)
+    assert changes([message()], [message(dropped=1)]) == [("field", "dropped")]
+
+
+def test_the_gate_says_what_became_of_boxes() -> None:
+    def seen(*detections: Map) -> Map:
+        return message(labels=[], detections=list(detections))
+
+    before = seen(detection("person", 0.9, 100.0), detection("dog", 0.5, 300.0))
+    moved = seen(detection("person", 0.9, 101.0), detection("dog", 0.5, 300.0))
+    gone = seen(detection("person", 0.9, 100.0))
+    far = seen(detection("person", 0.9, 400.0), detection("dog", 0.5, 300.0))
+    assert changes([before], [moved]) == [("box", "person")]
+    assert changes([before], [moved], 0.12) == []  # IoU 19/21
+    assert changes([before], [gone], 0.1) == [("vanished", "dog")]
+    assert changes([gone], [before], 0.1) == [("appeared", "dog")]
+    assert changes([before], [far], 0.1) == [("vanished", "person"), ("appeared", "person")]
+    tracked = seen(detection("person", 0.9, 100.0, track=1), detection("dog", 0.5, 300.0))
+    assert changes([before], [tracked]) == [("track", "person")]
+
+
+def test_the_gate_says_what_became_of_frames() -> None:
+    frames = [message(frame_id=n, seq=n) for n in range(4)]
+    assert changes(frames, frames[:3]) == [("frame missing", "message")]
+    assert changes(frames[:3], frames) == [("frame added", "message")]
+    turned = [frames[1], frames[0], *frames[2:]]
+    assert changes(frames, turned) == [("order", "message")]
+
+
+def test_another_runtime_is_the_same_within_the_stated_tolerance(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    """README states 0.005 for float32."""
+    out = tmp_path / "torch.jsonl"
+    options = ["--speed", "max", "--to", "1", "--set", "model.precision=fp32"]
+    in_process("replay", recording, *options, "--runtime", "torch", "--jsonl", out)
+    for runtime in ("onnxruntime", "openvino"):
+        done = in_process(
+            "replay", recording, *options, "--runtime", runtime, "--expect", out,
+            "--tolerance", 0.005,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+
+
+# Control code against a recording.
+
+
+def test_control_code_runs_against_a_recording_without_waiting(
+    recorded_labels: Play, recording: Path
+) -> None:
+    labels = recorded_labels(recording, "front")
+    started = time.monotonic()
+    seen: Counter[str] = Counter()
+    fresh = ticks = 0
+    while labels.advance(0.05):  # a control loop of 20 Hz
+        ticks += 1
+        message = labels.latest(max_age_s=0.2)
+        if message is not None and message.best is not None:
+            fresh += 1
+            assert 0 <= message.age_s <= 0.2
+            seen[message.best.name] += 1
+    assert time.monotonic() - started < labels.now_s
+    assert fresh > 40
+    assert seen["espresso"] > 10
+    labels.advance(5.0)  # beyond its end
+    with pytest.raises(NodeGoneError):
+        labels.require(0.2)
+
+
+def test_an_outage_of_a_recording_is_one_again(recording: Path, tmp_path: Path) -> None:
+    """With the real messages of the recording, and cameras that are lost in its second second."""
+    source = Recording([recording])
+    begin_ns, end_ns = source.start_ns + 1_000_000_000, source.start_ns + 2_000_000_000
+    lost = tmp_path / "lost.mcap"
+    file = RecordingFile(lost, {})
+    frame = next(source.frames()).frame()
+    file.write(frame_entries(frame, source.start_ns, quality=50, lost_before=0))
+    said: set[str] = set()
+    for log_ns, told in source.messages():
+        if not (isinstance(told, LabelsMessage) and begin_ns <= log_ns < end_ns):
+            file.write(message_entries(told, log_ns))
+        elif told.camera not in said:
+            said.add(told.camera)
+            blind = LabelsMessage(
+                node=told.node, camera=told.camera, session=told.session, seq=told.seq,
+                status=Status.STALLED, published_ns=told.published_ns,
+            )  # fmt: skip
+            file.write(message_entries(blind, log_ns))
+    file.close()
+    stale: list[NotUsableError] = []
+    fresh: list[LabelsMessage] = []
+    seen = blind = 0
+    with RecordedLabels(lost) as labels:
+        labels.on_stale(0.3, stale.append, on_fresh=fresh.append)
+        while labels.advance(0.02):
+            try:
+                assert labels.require(0.2).age_s <= 0.2
+                seen += 1
+            except CannotSeeError:
+                blind += seen > 0  # before the first frame the camera was not there yet
+    assert 30 <= blind <= 45  # 0.8 s at 50 Hz: from when the last labels were too old
+    assert seen > 60
+    assert any(isinstance(error, CannotSeeError) for error in stale)
+    assert fresh
+
+
+def test_a_replays_messages_serve_as_well(golden: Path) -> None:
+    with RecordedLabels(golden) as labels:
+        message = labels.wait_for("espresso", timeout_s=5.0)
+        assert message.shows("espresso")
+        count = sum(1 for _ in labels)
+        assert count > 60
+        assert labels.over
