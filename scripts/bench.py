@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bench_postprocess
+import bench_recording
 import bench_wire
 import numpy as np
 import psutil
@@ -126,6 +127,14 @@ def _reference_labels(model: Model, photos: list[Image]) -> list[int]:
     return [int(loop(photo)) for photo in photos]  # type: ignore[call-overload]
 
 
+def recording(seconds: float) -> dict[str, object]:
+    """What recording 720p at 30 frames a second costs labelling."""
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "720p.mp4"
+        _write_video(video)
+        return bench_recording.recording_cost(video, 4, max(seconds / 2, 2.0))
+
+
 def steady_cpu(seconds: float) -> SteadyCpu:
     """Two processes at 30 frames a second for so long, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
@@ -232,6 +241,7 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
         "steady_cpu": steady_cpu(seconds),
         "publish_to_receive": [bench_wire.publish_to_receive(10, hz, seconds) for hz in (30, 200)],
         "stopped_subscriber": bench_wire.stopped_subscriber(seconds),
+        "recording": recording(seconds),
         "notes": ["resnet18 has seeded weights: its speed is real, its labels are not"],
     }
 

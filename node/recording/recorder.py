@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -39,6 +39,9 @@ MOST_WAITING_BYTES = 128 * MIB
 MOST_WAITING_MESSAGES = 4096
 FLUSH_S = 0.5
 """How often the chunk in progress ends: so much of a recording a killed process loses."""
+HOLD_S = 0.1
+"""How long a frame waits for its labels before it is encoded: encoding beside the inference would
+make that a third slower on two cores."""
 NICENESS = 10
 """Of the recorder's thread: the model's have the right of way."""
 _MESSAGE_BYTES = 2048
@@ -105,6 +108,7 @@ class Recorder:
         self._last_error: str | None = None
         self._info: InfoMessage | None = None
         self._statuses: dict[str, Status] = {}
+        self._held: deque[_Frame] = deque()
         self._flushed_at = self._began_at = 0.0
         self._dumped_at = float("-inf")
         self._dump_wanted: str | None = None
@@ -216,7 +220,7 @@ class Recorder:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
             try:
-                item = self._items.get(timeout=FLUSH_S / 2)
+                item = self._items.get(timeout=HOLD_S / 2 if self._held else FLUSH_S / 2)
             except queue.Empty:
                 item = self._look_after
             if item is None:
@@ -235,7 +239,25 @@ class Recorder:
             log.error("%s", error)
 
     def _do(self, item: _Item) -> None:
+        """A frame waits until it is labelled, so that its encoding takes the model no time; then,
+        or after a while, it is written."""
         if isinstance(item, _Frame):
+            self._held.append(item)
+            self._write_held(older_than_ns=self._clock.at(None) - int(HOLD_S * 1e9))
+        elif isinstance(item, _Message):
+            with self._lock:
+                self._waiting_bytes -= _MESSAGE_BYTES
+            if isinstance(item.message, LabelsMessage):
+                self._write_held(older_than_ns=item.log_ns)
+            self._add(message_entries(item.message, item.log_ns))
+            self._trigger(item.message)
+        else:
+            item()
+
+    def _write_held(self, *, older_than_ns: int | None) -> None:
+        """None: all of them."""
+        while self._held and (older_than_ns is None or self._held[0].log_ns < older_than_ns):
+            item = self._held.popleft()
             with self._lock:
                 jpeg = item.frame.jpeg
                 self._waiting_bytes -= len(jpeg) if jpeg is not None else item.frame.image.nbytes
@@ -247,13 +269,6 @@ class Recorder:
                     lost_before=item.lost_before,
                 )
             )
-        elif isinstance(item, _Message):
-            with self._lock:
-                self._waiting_bytes -= _MESSAGE_BYTES
-            self._add(message_entries(item.message, item.log_ns))
-            self._trigger(item.message)
-        else:
-            item()
 
     def _add(self, entries: Iterable[Entry]) -> None:
         entries = tuple(entries)
@@ -268,6 +283,7 @@ class Recorder:
 
     def _look_after(self) -> None:
         """What is due: the next part of the recording, the end of a chunk, the black box."""
+        self._write_held(older_than_ns=self._clock.at(None) - int(HOLD_S * 1e9))
         now = time.monotonic()
         if self._dump_wanted is not None and (
             now - self._dumped_at >= self._recording.black_box_s or self._closing
@@ -319,6 +335,10 @@ class Recorder:
             yield from message_entries(self._info, log_ns)
 
     def _end(self) -> Path | None:
+        try:
+            self._write_held(older_than_ns=None)
+        except OSError as error:
+            self._fail(error)
         file, self._file = self._file, None
         if file is None:
             return None
@@ -359,6 +379,7 @@ class Recorder:
     def _dump(self, reason: str) -> Path:
         if self._black_box is None:
             raise OutputError("there is no black box; set recording.black_box_s, in seconds")
+        self._write_held(older_than_ns=None)
         entries = self._black_box.take()
         self._dumped_at = time.monotonic()
         path = None

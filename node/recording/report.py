@@ -333,10 +333,10 @@ def _told(messages: _Messages, start_ns: int) -> list[Told]:
         for log_ns, event in messages.events
     ]
     for camera, labels in messages.labels.items():
-        before = Status.OK
+        before: Status | None = None
         for log_ns, message in labels:
             if message.status is not before:
-                text = f"{before} → {message.status}"
+                text = str(message.status) if before is None else f"{before} → {message.status}"
                 found.append(Told((log_ns - start_ns) / 1e9, camera, text, str(message.status)))
             before = message.status
     state, error = "", None

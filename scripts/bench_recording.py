@@ -1,0 +1,116 @@
+"""Measures what recording costs labelling: one node on 720p frames at 30 a second, which records
+and does not by turns."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from node.client import Control, Status, Subscriber
+
+FPS = 30
+_SETTLE_S = 1.0
+
+
+@dataclass(slots=True)
+class Side:
+    """Of all windows with, or without recording. work_ms: preprocess, infer and postprocess of each
+    frame, of which labelling could do as many a second as fit."""
+
+    seconds: float = 0.0
+    labelled: int = 0
+    dropped: int = 0
+    lost_frames: int = 0
+    cpu_seconds: float = 0.0
+    work_ms: list[float] = field(default_factory=list)
+    age_ms: list[float] = field(default_factory=list)
+
+    def told(self) -> dict[str, float]:
+        """For `--json`."""
+        return {
+            "labelled_per_s": self.labelled / self.seconds,
+            "dropped": self.dropped,
+            "not_recorded": self.lost_frames,
+            "cpu_percent": 100 * self.cpu_seconds / self.seconds,
+            "work_ms_p50": float(np.median(self.work_ms)),
+            "age_ms_p99": float(np.percentile(self.age_ms, 99)),
+        }
+
+
+def recording_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
+    """So many windows of each kind by turns, on a 720p video. rate_cost_percent: by how much more
+    work a frame takes while it records, which is what the highest rate falls by."""
+    sides = {True: Side(), False: Side()}
+    with tempfile.TemporaryDirectory() as folder:
+        labels, control = f"ipc://{folder}/labels", f"ipc://{folder}/control"
+        node = subprocess.Popen(
+            [sys.executable, "-m", "node", "run", "--source", str(video), "--endpoint", labels,
+             "--set", "camera.0.loop=true", "--set", f"control.endpoint={control}",
+             "--set", f"recording.folder={folder}"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            with Subscriber(labels, timeout_s=60) as subscriber, Control(control) as ctl:
+                while subscriber.receive(60)[0].status is not Status.OK:
+                    pass
+                for place in range(2 * windows):
+                    recording = place % 2 == 1
+                    ctl.record("start" if recording else "stop")
+                    _window(subscriber, sides[recording], psutil.Process(node.pid), seconds)
+        finally:
+            node.terminate()
+            node.wait(10)
+    off, on = sides[False], sides[True]
+    cost = float(np.mean(on.work_ms) / np.mean(off.work_ms) - 1)
+    return {
+        "rate_cost_percent": 100 * cost, "without": off.told(), "with": on.told(),
+        "windows": windows, "seconds": seconds,
+    }  # fmt: skip
+
+
+def _window(subscriber: Subscriber, side: Side, process: psutil.Process, seconds: float) -> None:
+    settled = time.monotonic() + _SETTLE_S
+    while time.monotonic() < settled:
+        subscriber.receive(5)
+    lost = _lost(subscriber)
+    started, cpu = time.monotonic(), sum(process.cpu_times()[:2])
+    while time.monotonic() - started < seconds:
+        message, gap = subscriber.receive(5)
+        if message.timing_ns is None:
+            continue
+        timing = message.timing_ns
+        side.labelled += 1
+        side.dropped += gap.dropped
+        side.work_ms.append((timing.preprocess + timing.infer + timing.postprocess) / 1e6)
+        assert message.published_mono_ns is not None
+        assert message.stamp_mono_ns is not None
+        side.age_ms.append((message.published_mono_ns - message.stamp_mono_ns) / 1e6)
+    side.seconds += time.monotonic() - started
+    side.cpu_seconds += sum(process.cpu_times()[:2]) - cpu
+    side.lost_frames += _lost(subscriber) - lost
+
+
+def _lost(subscriber: Subscriber) -> int:
+    recording = subscriber.health(5).recording
+    return 0 if recording is None else recording.lost_frames
+
+
+def main() -> None:
+    """Prints one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("video", type=Path, help="a 720p video")
+    parser.add_argument("--windows", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=4)
+    arguments = parser.parse_args()
+    print(json.dumps(recording_cost(arguments.video, arguments.windows, arguments.seconds)))
+
+
+if __name__ == "__main__":
+    main()
