@@ -288,6 +288,37 @@ class RecordingConfig(_Section):
         return self
 
 
+class MonitorConfig(_Section):
+    """The live page and the metrics, over HTTP."""
+
+    web: str | None = None
+    token_file: Path | None = None
+    insecure: bool = False
+    allow_control: bool = False
+    picture_fps: float = Field(10.0, gt=0, le=60)
+    picture_px: int = Field(640, ge=64, le=4096)
+
+    @field_validator("token_file", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _as_path("token_file", value)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.web is None:
+            return self
+        try:
+            check_endpoint(f"tcp://{self.web}")
+        except ValueError:
+            raise ValueError(f"web = {self.web!r} is not HOST:PORT; write 127.0.0.1:8080") from None
+        if not (self.insecure or self.token_file or is_loopback(f"tcp://{self.web}")):
+            raise ValueError(
+                f"web {self.web} can be reached from other computers; use 127.0.0.1:PORT, or give "
+                "monitor.token_file, or write monitor.insecure = true if anybody there may look"
+            )
+        return self
+
+
 class LogConfig(_Section):
     """What is said on stderr."""
 
@@ -311,6 +342,7 @@ class NodeConfig(_Section):
     wire: WireConfig = Field(default_factory=WireConfig)
     control: ControlConfig = Field(default_factory=ControlConfig)
     recording: RecordingConfig = Field(default_factory=RecordingConfig)
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @field_validator("camera", mode="before")

@@ -81,6 +81,24 @@ class Controller:
             raise ControlError("the node is still loading its model; ask again")
         return self._workers.submit(work, request.arguments)
 
+    def ask(self, command: str, arguments: _Arguments) -> "Future[_Arguments]":
+        """As `handle`, for the page: its answer is what the command gives, beside `first_seq`."""
+        answer: Future[_Arguments] = Future()
+
+        def done(future: "Future[Result]") -> None:
+            error = future.exception()
+            if error is not None:
+                answer.set_exception(error)
+                return
+            result = future.result()
+            told = {"settings": result.settings, "first_seq": result.first_seq, **result.result}
+            if command == "status":
+                told["settings"] = result.result["settings"]
+            answer.set_result(told)
+
+        self.handle(Request(0, command, arguments)).add_done_callback(done)
+        return answer
+
     def close(self) -> None:
         """Begins nothing more."""
         self._workers.shutdown(wait=False, cancel_futures=True)
@@ -167,10 +185,11 @@ class Controller:
         quality = arguments.get("quality", 90)
         if type(quality) is not int or not 1 <= quality <= 100:
             raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
-        taken = self._labeller.call(lambda: self._labeller.snapshot(camera))
+        taken = self._labeller.snapshot(camera)
         try:
-            snapshot = taken.result(BETWEEN_FRAMES_S).result(SNAPSHOT_S)
+            snapshot = taken.result(SNAPSHOT_S)
         except TimeoutError:
+            taken.cancel()
             raise ControlError(
                 f"camera {camera!r}: no labelled frame for {SNAPSHOT_S:g} s; is it paused or lost?"
             ) from None

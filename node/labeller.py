@@ -148,6 +148,18 @@ class Labeller:
         self._mailbox.poke()
         return answer
 
+    def snapshot(self, camera: str) -> "Future[Snapshot]":
+        """The next labelled frame of a camera, with its message. Any thread may ask; who waits no
+        longer cancels."""
+        answer: Future[Snapshot] = Future()
+
+        def want() -> None:
+            waiting = [one for one in self._snapshots[camera] if not one.cancelled()]
+            self._snapshots[camera] = [*waiting, answer]
+
+        self.call(want)
+        return answer
+
     # What `call` may run.
 
     def reconfigure(self, config: NodeConfig) -> None:
@@ -188,12 +200,6 @@ class Labeller:
                 lambda seqs: answer.set_result(dict(zip(cameras, seqs, strict=True))),
             )
         )
-        return answer
-
-    def snapshot(self, camera: str) -> "Future[Snapshot]":
-        """The next labelled frame of a camera, with its message."""
-        answer: Future[Snapshot] = Future()
-        self._snapshots[camera].append(answer)
         return answer
 
     def _change(self, config: NodeConfig) -> None:
@@ -368,7 +374,8 @@ class Labeller:
         def take(message: Message) -> None:
             assert isinstance(message, LabelsMessage)
             for answer in wanted:
-                answer.set_result(Snapshot(frame.image, message))
+                if answer.set_running_or_notify_cancel():
+                    answer.set_result(Snapshot(frame.image, message))
 
         return take
 

@@ -21,11 +21,13 @@ from node.frame import Frame
 from node.labeller import Labeller
 from node.lineup import Builder
 from node.monitor.crash import on_crash_signal
+from node.monitor.page import Page
 from node.monitor.supervisor import Supervisor
 from node.recording.recorder import Recorder
 from node.watch import Meters, Watch
 from node.wire.compose import Composer
 from node.wire.control import ControlServer
+from node.wire.messages import Message
 from node.wire.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -82,7 +84,14 @@ def run_live(
         )
         for camera in config.camera
     ]
-    publisher = Publisher(config.wire.endpoint, observer=recorder.message, keys=config.wire.keys)
+    page = Page(config) if config.monitor.web is not None else None
+
+    def observe(message: Message) -> None:
+        recorder.message(message)
+        if page is not None:
+            page.message(message)
+
+    publisher = Publisher(config.wire.endpoint, observer=observe, keys=config.wire.keys)
     meters = Meters(names)
     labeller = Labeller(
         config,
@@ -121,6 +130,8 @@ def run_live(
     try:
         recorder.start()
         control = _control_server(config, controller)
+        if page is not None:
+            page.serve(labeller.snapshot, controller.ask)
         log.info("publishing on %s", config.wire.endpoint)
         with on_crash_signal(last_words):
             stopped = run_threads(labeller, grabbers, stop, each_tick=each_tick)
@@ -136,6 +147,8 @@ def run_live(
         raise
     finally:
         supervisor.stopping()
+        if page is not None:
+            page.close()
         if control is not None:
             control.close()
         controller.close()

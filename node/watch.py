@@ -103,10 +103,10 @@ class Watch:
     def _node_state(self, running: bool, statuses: list[Status]) -> NodeState:
         if not running:
             return "starting"
-        if all(status is not Status.OK for status in statuses):
+        blind = [status for status in statuses if status not in (Status.OK, Status.PAUSED)]
+        if blind and Status.OK not in statuses:
             return "stalled"
-        fine = all(status is Status.OK for status in statuses) and not self._labeller.degraded
-        return "running" if fine else "degraded"
+        return "degraded" if blind or self._labeller.degraded else "running"
 
     def _send_health(self, state: NodeState, statuses: list[Status]) -> None:
         now = time.monotonic()

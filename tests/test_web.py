@@ -1,0 +1,311 @@
+"""The live page in a real browser, and the metrics in a real scrape."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import skimage
+from axe_playwright_python.sync_playwright import Axe
+from conftest import COMMAND, ROOT, Run
+from playwright.sync_api import Browser, Page, sync_playwright
+from prometheus_client.parser import text_string_to_metric_families
+from streams import MjpegServer
+
+from node.capture.photos import read_image
+from node.client import Status, Subscriber
+
+WAIT_S = 20.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Robot:
+    """A camera's server and a node with a page, each to be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._picture = read_image(Path(skimage.__file__).parent / "data" / "coffee.png")
+        self.labels = f"ipc://{folder}/labels"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._camera_port = free_port()
+        self.start_camera()
+        self.start_node()
+
+    def start_camera(self) -> None:
+        self.camera = MjpegServer(self._picture, self._camera_port)
+
+    def start_node(self) -> None:
+        self.node = subprocess.Popen(
+            [*COMMAND, "run", "--source", self.camera.url, "--endpoint", self.labels,
+             "--set", "camera.0.name=front", "--set", "camera.0.at_start=wait",
+             "--set", f'monitor.web="127.0.0.1:{self.port}"', "--set", "monitor.allow_control=true",
+             "--set", f"recording.folder={self._folder}/rec",
+             "--set", "smooth.time_constant_s=0.1"],
+            cwd=ROOT,
+        )  # fmt: skip
+
+    def wait_for_labels(self) -> None:
+        with Subscriber(self.labels, timeout_s=WAIT_S) as subscriber:
+            while subscriber.receive(WAIT_S)[0].status is not Status.OK:
+                pass
+
+    def stop_node(self) -> None:
+        self.node.terminate()
+        assert self.node.wait(10) == 0
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    robot = Robot(tmp_path_factory.mktemp("robot"))
+    robot.wait_for_labels()
+    yield robot
+    robot.stop_node()
+    robot.camera.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser, robot: Robot) -> Iterator[Page]:
+    opened = browser.new_page()
+    troubles: list[str] = []
+    opened.on("pageerror", lambda error: troubles.append(str(error)))
+    opened.goto(robot.url)
+    opened.wait_for_function("document.querySelector('.status')?.textContent === 'seeing'")
+    opened.wait_for_function("document.querySelector('canvas').dataset.frame !== undefined")
+    yield opened
+    opened.close()
+    assert not troubles
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_picture_moves_with_its_labels(page: Page) -> None:
+    pixels = "document.querySelector('canvas').toDataURL()"
+    frame, before = (
+        page.evaluate("document.querySelector('canvas').dataset.frame"),
+        page.evaluate(pixels),
+    )
+    page.wait_for_function(f"document.querySelector('canvas').dataset.frame > {frame}")
+    wait_until(lambda: page.evaluate(pixels) != before)
+    assert page.inner_text(".seen li:first-child .name") == "espresso"
+    assert float(page.inner_text(".seen li:first-child .score")) > 0.5
+    assert page.inner_text(".age").endswith(" ms")
+    assert (
+        page.inner_text("#model")
+        == "efficientnet_lite0, " + page.inner_text("#model").partition(", ")[2]
+    )
+    page.wait_for_function("document.getElementById('p99').textContent.endsWith('ms')")
+    page.wait_for_function("document.querySelectorAll('#events li').length > 0")
+    assert "espresso appeared" in page.inner_text("#events")
+    assert page.inner_text("#state") == "running"
+
+
+def test_everybody_can_use_it(page: Page) -> None:
+    """axe-core's checks in both colour schemes and on a phone, and the keyboard alone."""
+    for scheme, width in (("light", 1280), ("dark", 390)):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.set_viewport_size({"width": width, "height": 844})
+        found = Axe().run(page)
+        assert found.violations_count == 0, [one["id"] for one in found.response["violations"]]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.keyboard.press("Tab")
+    for _ in range(12):
+        if page.evaluate("document.activeElement.id") == "pause":
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('.status').textContent === 'paused'")
+    assert page.inner_text(".blind strong") == "Not looking: paused"
+    assert page.inner_text("#pause") == "Resume"
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('.status').textContent === 'seeing'")
+
+
+def test_its_buttons_do_what_they_say(page: Page, robot: Robot) -> None:
+    with page.expect_download() as download:
+        page.click(".snapshot")
+    assert download.value.suggested_filename == "front.jpg"
+    assert Path(download.value.path()).read_bytes()[:2] == b"\xff\xd8"
+    page.click("#record")
+    page.wait_for_selector("#recorded:not([hidden])")
+    page.click("#record")
+    page.wait_for_selector("#recorded", state="hidden")
+    assert len(list((robot._folder / "rec").glob("*.mcap"))) == 1
+
+
+def test_a_lost_camera_shows_within_two_seconds_and_comes_back(page: Page, robot: Robot) -> None:
+    robot.camera.close()
+    lost = "['no camera', 'stalled'].includes(document.querySelector('.status').textContent)"
+    page.wait_for_function(lost, timeout=2000)
+    assert page.inner_text(".blind strong").startswith("Cannot see")
+    assert page.locator(".seen li").count() == 0  # nothing that could be taken for seen
+    robot.start_camera()
+    page.wait_for_function("document.querySelector('.status').textContent === 'seeing'")
+
+
+def test_the_page_comes_back_with_the_node(page: Page, robot: Robot) -> None:
+    robot.stop_node()
+    page.wait_for_function("document.getElementById('state').textContent === 'node not reached'")
+    assert page.inner_text(".blind strong") == "Node not reached"
+    robot.start_node()
+    page.wait_for_function("document.querySelector('.status').textContent === 'seeing'")
+    page.wait_for_function("document.getElementById('state').textContent === 'running'")
+
+
+def get(url: str, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(
+        url, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def post(url: str, content: object, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(
+        f"{url}/control", json.dumps(content).encode(),
+        {"Content-Type": "application/json", **headers},
+    )  # fmt: skip
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_prometheus_scrapes_what_health_says(robot: Robot) -> None:
+    status, text = get(f"{robot.url}/metrics")
+    assert status == 200
+    families = {x.name: x for x in text_string_to_metric_families(text.decode())}
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in families.values()
+        for sample in family.samples
+    }
+    with Subscriber(robot.labels) as subscriber:
+        health = subscriber.health(5.0)
+    (camera,) = health.cameras
+    frames = samples["perception_camera_frames_total", "front"]
+    assert camera.frames - 90 < frames <= camera.frames
+    assert samples["perception_camera_status", "front", "ok"] == 1
+    assert samples["perception_camera_status", "front", "stalled"] == 0
+    assert samples["perception_node_state", "running"] == 1
+    infer = samples["perception_stage_duration_seconds_count", "front", "infer"]
+    assert infer > 0
+    assert samples["perception_capture_to_publish_seconds_count", "front"] == infer
+    latency = samples["perception_capture_to_publish_seconds_sum", "front"] / infer
+    assert 0.001 < latency < 1.0
+    assert samples["process_resident_memory_bytes",] > 50e6
+    assert families["perception_camera_reconnects"].type == "counter"
+
+
+def test_requests_that_are_wrong_get_an_answer(robot: Robot) -> None:
+    assert post(robot.url, {"command": "fly"})[0] == 409
+    assert b"unknown; commands" in post(robot.url, {"command": "fly"})[1]
+    assert post(robot.url, ["pause"])[0] == 400
+    assert post(robot.url, {"command": "pause", "arguments": 3})[0] == 400
+    assert (
+        post(robot.url, {"command": "set", "arguments": {"settings": {"model.name": 1}}})[0] == 409
+    )
+    assert get(f"{robot.url}/nothing")[0] == 404
+    assert get(f"{robot.url}/..%2f..%2fweb.py")[0] == 404
+    # A page of somebody else in the operator's browser, and a name that was made to lead here.
+    assert post(robot.url, {"command": "pause"}, Origin="http://evil.example")[0] == 403
+    assert get(robot.url, Host="evil.example")[0] == 403
+    assert get(robot.url, Host=f"localhost:{robot.port}")[0] == 200
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A page that asks for a token, and may change nothing."""
+    folder, port = tmp_path_factory.mktemp("guarded"), free_port()
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text("0123456789abcdef0123\n")
+    node = subprocess.Popen(
+        [*COMMAND, "run", "--source", "demo", "--endpoint", f"ipc://{folder}/labels",
+         "--set", f'monitor.web="127.0.0.1:{port}"', "--set", f"monitor.token_file={token}"],
+        cwd=ROOT,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return get(url)[0] == 401
+        except OSError:
+            return False
+
+    wait_until(answers)
+    yield url
+    node.terminate()
+    assert node.wait(10) == 0
+
+
+def test_without_its_token_the_page_gives_nothing(guarded: str, browser: Browser) -> None:
+    for path in ("/", "/page.js", "/live", "/metrics"):
+        assert get(f"{guarded}{path}")[0] == 401
+        assert get(f"{guarded}{path}", Authorization="Bearer wrong")[0] == 401
+    assert get(f"{guarded}/metrics", Authorization="Bearer 0123456789abcdef0123")[0] == 200
+    opened = browser.new_page()
+    opened.goto(f"{guarded}/?token=0123456789abcdef0123")
+    assert opened.url == f"{guarded}/"  # the token is in a cookie, and not in the address
+    opened.wait_for_selector(".camera")
+    opened.wait_for_function("document.querySelector('.status').textContent === 'seeing'")
+    assert opened.is_hidden("#controls")
+    opened.close()
+    allowed = {"Authorization": "Bearer 0123456789abcdef0123"}
+    assert post(guarded, {"command": "pause"}, **allowed)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "told"),
+    [
+        (['monitor.web="0.0.0.0:8080"'], 2, "give monitor.token_file, or write monitor.insecure"),
+        (['monitor.web="8080"'], 2, "is not HOST:PORT; write 127.0.0.1:8080"),
+        (['monitor.web="127.0.0.1:{taken}"'], 2, "cannot be had"),
+        (['monitor.web="127.0.0.1:0"', "monitor.token_file=/no/such"], 2, "openssl rand -hex 32"),
+    ],
+)
+def test_a_page_that_cannot_be_is_said(
+    in_process: Run, ipc: str, settings: list[str], code: int, told: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        options = [part for one in settings for part in ("--set", one.format(taken=port))]
+        done = in_process("run", "--source", "demo", "--endpoint", ipc, *options)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
