@@ -183,6 +183,12 @@ class Subscriber:
                 raise NoMessageError(silence(self._endpoint, timeout_s))
             self.wait(left_s)
 
+    @property
+    def newest_health(self) -> HealthMessage | None:
+        """The node's newest health of what was received so far; reads nothing, so that `receive`
+        misses nothing."""
+        return self._inbox.health
+
     def late(self, camera: str) -> int:
         """Messages of a camera that came after its deadline (`deadline_s` of the node)."""
         return self._inbox.late[camera]

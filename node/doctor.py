@@ -3,39 +3,33 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import zmq
 
 from node.config import NodeConfig
+from node.doctor_cameras import cameras
 from node.errors import EndpointError, PerceptionNodeError
+from node.finding import Finding
 from node.wire.publisher import bind
-
-Verdict = Literal["ok", "note", "wrong"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. mend: what to do, None where nothing has to be done."""
-
-    what: str
-    verdict: Verdict
-    found: str
-    mend: str | None = None
 
 
 def examine(config: NodeConfig) -> Iterator[Finding]:
     """Every finding, as it is made."""
     yield from _computer()
     yield from _opencv()
-    yield from _cameras()
+    yield from cameras(config)
     yield from _torch()
     yield from _other_runtimes()
     yield from _model(config)
-    yield _endpoint(config)
+    yield _endpoint("endpoint", config.wire.endpoint)
+    if config.control.endpoint is not None:
+        yield _endpoint("control endpoint", config.control.endpoint)
+    if config.monitor.web is not None:
+        yield _endpoint("page", f"tcp://{config.monitor.web}")
+    yield _recordings(config)
 
 
 def _computer() -> Iterator[Finding]:
@@ -76,28 +70,6 @@ def _opencv() -> Iterator[Finding]:
             "gstreamer", "note", "this OpenCV has none: sources gst:... do not work",
             "only if you need them: an OpenCV built with -D WITH_GSTREAMER=ON",
         )  # fmt: skip
-
-
-def _cameras() -> Iterator[Finding]:
-    devices = sorted(Path("/dev").glob("video*"))
-    if not devices:
-        yield Finding(
-            "cameras", "note", "no /dev/video* here",
-            "plug one in, or label a stream, a video, or --source demo",
-        )  # fmt: skip
-    for device in devices:
-        if os.access(device, os.R_OK | os.W_OK):
-            yield Finding("camera", "ok", f"{device}{_card(device)}")
-        else:
-            yield Finding(
-                "camera", "wrong", f"{device} may not be opened by this user",
-                "sudo usermod -aG video $USER, then log in again",
-            )  # fmt: skip
-
-
-def _card(device: Path) -> str:
-    name = Path("/sys/class/video4linux") / device.name / "name"
-    return f" ({name.read_text().strip()})" if name.exists() else ""
 
 
 def _torch() -> Iterator[Finding]:
@@ -174,19 +146,40 @@ def _model(config: NodeConfig) -> Iterator[Finding]:
     yield Finding("model", "ok", f"{model.name}, weights here, sha256 {model.digest[:12]}")
 
 
-def _endpoint(config: NodeConfig) -> Finding:
-    endpoint = config.wire.endpoint
+def _recordings(config: NodeConfig) -> Finding:
+    folder = config.recording.folder
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    free_gb = shutil.disk_usage(there).free / 1e9
+    kept_mb = config.recording.keep_free_mb
+    if not os.access(there, os.W_OK):
+        return Finding(
+            "recordings", "wrong" if config.recording.enabled else "note",
+            f"{there} may not be written to by this user",
+            f"name another recording.folder, or: sudo chown $USER {there}",
+        )  # fmt: skip
+    if free_gb * 1e3 < kept_mb:
+        return Finding(
+            "recordings", "wrong" if config.recording.enabled else "note",
+            f"{folder}: {free_gb:.1f} GB free, and recording.keep_free_mb leaves {kept_mb} MiB",
+            "make room, set recording.budget_mb, or lower keep_free_mb",
+        )  # fmt: skip
+    return Finding("recordings", "ok", f"{folder}: {free_gb:.0f} GB free")
+
+
+def _endpoint(what: str, endpoint: str) -> Finding:
     context = zmq.Context()
     socket = context.socket(zmq.XPUB)
     try:
         bind(socket, endpoint)
     except EndpointError as error:
         found, _, mend = str(error).partition("; ")
-        return Finding("endpoint", "wrong", found, mend)
+        return Finding(what, "wrong", found, mend)
     finally:
         socket.close(linger=0)
         context.term()
-    return Finding("endpoint", "ok", f"{endpoint} is free")
+    return Finding(what, "ok", f"{endpoint} is free")
 
 
 def _installed(package: str) -> bool:

@@ -1,6 +1,6 @@
 """Measures what the node promises, as ratios taken by turns in one run on the same frames.
 
-`--json` prints one object for machines; README's part on performance explains its keys. With
+`--json` prints one object for machines; docs/performance.md explains its keys. With
 `--photos FOLDER` int8 is calibrated on one half of the photographs and the agreement of all
 precisions is judged on the other half.
 """

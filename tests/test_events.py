@@ -108,11 +108,11 @@ def test_a_camera_without_calibration_says_how_to_give_one(tmp_path: Path) -> No
         subscriber.calibration("front", 0.1)
 
 
-def test_the_readmes_example_of_objects_runs_as_it_stands(
+def test_the_documents_example_of_objects_runs_as_it_stands(
     start_node: Start, shared_data: Path, ipc: str
 ) -> None:
-    readme = (ROOT / "README.md").read_text()
-    example = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    page = (ROOT / "docs" / "models.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     start_node(
         "run", "--source", shared_data / "video/one-by-one-person-detection.mp4",
         "--model", shared_data / YOLOX, "--set", "track.enabled=true", "--endpoint", ipc,

@@ -280,7 +280,7 @@ def test_the_gate_says_what_became_of_frames() -> None:
 def test_another_runtime_is_the_same_within_the_stated_tolerance(
     in_process: Run, recording: Path, tmp_path: Path
 ) -> None:
-    """README states 0.005 for float32."""
+    """docs/recording.md states 0.005 for float32."""
     out = tmp_path / "torch.jsonl"
     options = ["--speed", "max", "--to", "1", "--set", "model.precision=fp32"]
     in_process("replay", recording, *options, "--runtime", "torch", "--jsonl", out)
@@ -366,7 +366,7 @@ def test_a_replays_messages_serve_as_well(golden: Path) -> None:
 def test_the_readmes_test_of_control_code_runs_as_it_stands(
     recorded_labels: Play, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    part = (ROOT / "README.md").read_text().partition("### Test control code")[2]
+    part = (ROOT / "docs" / "recording.md").read_text().partition("### Test control code")[2]
     code = part.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "drive.mcap").symlink_to(recording)
     monkeypatch.chdir(tmp_path)

@@ -88,24 +88,29 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+def wait_until(condition: Callable[[], bool], within_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def wait_for(page: Page, condition: str, within_s: float = WAIT_S) -> None:
+    """Until JavaScript says so; the page's policy forbids playwright's own `wait_for_function`."""
+    wait_until(lambda: bool(page.evaluate(condition)), within_s)
+
+
 @pytest.fixture
 def page(browser: Browser, robot: Robot) -> Iterator[Page]:
     opened = browser.new_page()
     troubles: list[str] = []
     opened.on("pageerror", lambda error: troubles.append(str(error)))
     opened.goto(robot.url)
-    opened.wait_for_function("document.querySelector('.status')?.textContent === 'seeing'")
-    opened.wait_for_function("document.querySelector('canvas').dataset.frame !== undefined")
+    wait_for(opened, "document.querySelector('.status')?.textContent === 'seeing'")
+    wait_for(opened, "document.querySelector('canvas')?.dataset.frame !== undefined")
     yield opened
     opened.close()
     assert not troubles
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = WAIT_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_picture_moves_with_its_labels(page: Page) -> None:
@@ -114,7 +119,7 @@ def test_the_picture_moves_with_its_labels(page: Page) -> None:
         page.evaluate("document.querySelector('canvas').dataset.frame"),
         page.evaluate(pixels),
     )
-    page.wait_for_function(f"document.querySelector('canvas').dataset.frame > {frame}")
+    wait_for(page, f"document.querySelector('canvas').dataset.frame > {frame}")
     wait_until(lambda: page.evaluate(pixels) != before)
     assert page.inner_text(".seen li:first-child .name") == "espresso"
     assert float(page.inner_text(".seen li:first-child .score")) > 0.5
@@ -123,8 +128,8 @@ def test_the_picture_moves_with_its_labels(page: Page) -> None:
         page.inner_text("#model")
         == "efficientnet_lite0, " + page.inner_text("#model").partition(", ")[2]
     )
-    page.wait_for_function("document.getElementById('p99').textContent.endsWith('ms')")
-    page.wait_for_function("document.querySelectorAll('#events li').length > 0")
+    wait_for(page, "document.getElementById('p99').textContent.endsWith('ms')")
+    wait_for(page, "document.querySelectorAll('#events li').length > 0")
     assert "espresso appeared" in page.inner_text("#events")
     assert page.inner_text("#state") == "running"
 
@@ -143,11 +148,11 @@ def test_everybody_can_use_it(page: Page) -> None:
             break
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('.status').textContent === 'paused'")
+    wait_for(page, "document.querySelector('.status').textContent === 'paused'")
     assert page.inner_text(".blind strong") == "Not looking: paused"
     assert page.inner_text("#pause") == "Resume"
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('.status').textContent === 'seeing'")
+    wait_for(page, "document.querySelector('.status').textContent === 'seeing'")
 
 
 def test_its_buttons_do_what_they_say(page: Page, robot: Robot) -> None:
@@ -165,20 +170,20 @@ def test_its_buttons_do_what_they_say(page: Page, robot: Robot) -> None:
 def test_a_lost_camera_shows_within_two_seconds_and_comes_back(page: Page, robot: Robot) -> None:
     robot.camera.close()
     lost = "['no camera', 'stalled'].includes(document.querySelector('.status').textContent)"
-    page.wait_for_function(lost, timeout=2000)
+    wait_for(page, lost, 2.0)
     assert page.inner_text(".blind strong").startswith("Cannot see")
     assert page.locator(".seen li").count() == 0  # nothing that could be taken for seen
     robot.start_camera()
-    page.wait_for_function("document.querySelector('.status').textContent === 'seeing'")
+    wait_for(page, "document.querySelector('.status').textContent === 'seeing'")
 
 
 def test_the_page_comes_back_with_the_node(page: Page, robot: Robot) -> None:
     robot.stop_node()
-    page.wait_for_function("document.getElementById('state').textContent === 'node not reached'")
+    wait_for(page, "document.getElementById('state').textContent === 'node not reached'")
     assert page.inner_text(".blind strong") == "Node not reached"
     robot.start_node()
-    page.wait_for_function("document.querySelector('.status').textContent === 'seeing'")
-    page.wait_for_function("document.getElementById('state').textContent === 'running'")
+    wait_for(page, "document.querySelector('.status').textContent === 'seeing'")
+    wait_for(page, "document.getElementById('state').textContent === 'running'")
 
 
 def get(url: str, **headers: str) -> tuple[int, bytes]:
@@ -281,7 +286,7 @@ def test_without_its_token_the_page_gives_nothing(guarded: str, browser: Browser
     opened.goto(f"{guarded}/?token=0123456789abcdef0123")
     assert opened.url == f"{guarded}/"  # the token is in a cookie, and not in the address
     opened.wait_for_selector(".camera")
-    opened.wait_for_function("document.querySelector('.status').textContent === 'seeing'")
+    wait_for(opened, "document.querySelector('.status').textContent === 'seeing'")
     assert opened.is_hidden("#controls")
     opened.close()
     allowed = {"Authorization": "Bearer 0123456789abcdef0123"}

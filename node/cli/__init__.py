@@ -2,6 +2,7 @@
 that is loaded when it is used, so that `--help` does not wait for torch."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +28,8 @@ COMMANDS = {
     "bench": "Measure this computer: against the plain loop, or stage by stage.",
     "doctor": "Say what this computer has, what is wrong, and the mend.",
     "keys": "Make keys, so that only known clients receive labels or control the node.",
-    "config": "Check a configuration file.",
+    "config": "Check a configuration file, or write one for the camera that is found.",
+    "completion": "Print what makes the shell complete commands and options.",
 }
 
 
@@ -61,6 +63,8 @@ def commands() -> None:
 
 def command_line(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code; a mistake of the user's is one line on stderr."""
+    if "_PERCEPTION_NODE_COMPLETE" in os.environ:
+        return _complete(os.environ["_PERCEPTION_NODE_COMPLETE"])
     with stop_on_signals():
         try:
             commands.main(arguments, prog_name="perception-node", standalone_mode=False)
@@ -80,3 +84,10 @@ def command_line(arguments: Sequence[str]) -> int:
         except BrokenPipeError:
             return 0
         return 0
+
+
+def _complete(instruction: str) -> int:
+    """What the shell asks for while somebody types."""
+    from click.shell_completion import shell_complete
+
+    return shell_complete(commands, {}, "perception-node", "_PERCEPTION_NODE_COMPLETE", instruction)

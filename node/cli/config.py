@@ -5,11 +5,15 @@ from pathlib import Path
 import click
 
 from node.config import load_config, redacted
+from node.errors import ConfigError
 
 
 @click.group("config")
 def command() -> None:
-    """Work with configuration files."""
+    """Check a configuration file, or write one.
+
+    Example: perception-node config init robot.toml
+    """
 
 
 @command.command("check")
@@ -25,3 +29,26 @@ def check(file: Path) -> None:
         f"{file} is valid: cameras {cameras}; model {config.model.name}; "
         f"publishes on {config.wire.endpoint}"
     )
+
+
+@command.command("init")
+@click.argument(
+    "file", type=click.Path(path_type=Path), metavar="[FILE]", default=Path("perception-node.toml")
+)
+def init(file: Path) -> None:
+    """Write a commented file with every key, for the camera that is found.
+
+    Example: perception-node config init robot.toml
+    """
+    from node.template import found_camera, template_for
+
+    camera = found_camera()
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(template_for(camera))
+    except FileExistsError:
+        raise ConfigError(f"{file} is there already; name another, or delete it") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+    source = camera.source if camera else "demo (no camera was found)"
+    click.echo(f"{file}: source {source}; start it with: perception-node run --config {file}")

@@ -3,12 +3,19 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
-from node.cli.options import CONFIG, SETTINGS, configured, together
+from node.cli.media import share_bar
+from node.cli.options import CONFIG, SETTINGS, configured, load_perceiver, together
+from node.config import NodeConfig, changed
+from node.errors import ConfigError, SourceError
+
+if TYPE_CHECKING:
+    from node.glass import GlassToLabel
 
 _MARKS = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "wrong": "[red]wrong[/]"}
 
@@ -16,13 +23,34 @@ _MARKS = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "wrong": "[red]wr
 @click.command("doctor")
 @together(CONFIG, SETTINGS)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def command(config_file: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
+@click.option(
+    "--latency", is_flag=True,
+    help="Measure glass to label instead, on a software picture that flashes.",
+)  # fmt: skip
+@click.option(
+    "--camera", is_flag=True,
+    help="With --latency: flash this computer's screen, before the configured camera.",
+)  # fmt: skip
+@click.option("--flashes", type=click.IntRange(1, 1000), default=30, show_default=True)
+def command(
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+    latency: bool,
+    camera: bool,
+    flashes: int,
+) -> None:
     """Say what this computer has (cameras, GPU, runtimes, OpenCV's back ends, threads), what is
     wrong, and the mend. Exit 1 if anything is wrong.
 
     Example: perception-node doctor --config config/default.toml
     """
     config = configured(config_file, settings)
+    if latency:
+        _print_latency(_glass_to_label(config, camera, flashes), as_json)
+        return
+    if camera:
+        raise ConfigError("--camera is for --latency")
     from node.doctor import examine
 
     console = Console(soft_wrap=True, highlight=False)
@@ -37,3 +65,31 @@ def command(config_file: Path | None, settings: tuple[str, ...], as_json: bool) 
             console.print(f"         {escape(finding.mend)}")
     if wrong:
         raise SystemExit(1)
+
+
+def _glass_to_label(config: NodeConfig, camera: bool, flashes: int) -> "GlassToLabel":
+    from node.glass import SoftwareScreen, Window, measure, software_camera
+
+    screen: SoftwareScreen | Window
+    if camera:
+        screen = Window()
+    else:
+        screen = SoftwareScreen()
+        config = changed(config, software_camera(screen))
+    with share_bar(Console(stderr=True), "flashing") as progress:
+        return measure(config, load_perceiver, screen, flashes, progress)
+
+
+def _print_latency(found: "GlassToLabel", as_json: bool) -> None:
+    told = found.told()
+    if as_json:
+        click.echo(json.dumps(told))
+    elif not found.total:
+        raise SourceError(f"none of {found.missed} flashes was told by a label in time")
+    else:
+        click.echo(
+            f"glass to label {told['glass_to_label_ms']:.0f} ms (median of {told['flashes']} "
+            f"flashes), 95 % within {told['p95_ms']:.0f}, longest {told['max_ms']:.0f}: "
+            f"{told['glass_to_capture_ms']:.0f} to the frame's stamp, "
+            f"{told['capture_to_publish_ms']:.0f} from there to its labels; {told['missed']} missed"
+        )

@@ -3,18 +3,29 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from node.cli.options import set_up_logging
 from node.client import Gap, NoMessageError, Subscriber
+from node.client_inbox import ALIVE_S
 from node.errors import PerceptionNodeError
-from node.wire.messages import DEFAULT_ENDPOINT, Detection, Label, LabelsMessage, Status, to_json
+from node.wire.messages import (
+    DEFAULT_ENDPOINT,
+    Detection,
+    HealthMessage,
+    Label,
+    LabelsMessage,
+    Status,
+    to_json,
+)
 
 POLL_S = 0.1
 _RATE_OVER = 30
@@ -53,13 +64,13 @@ def command(
             try:
                 message, gap = subscriber.receive(POLL_S)
             except NoMessageError:
-                view.quiet()
+                view.quiet(subscriber)
                 if timeout_s is not None and time.monotonic() - heard >= timeout_s:
                     raise _Silent(_why(subscriber, endpoint, timeout_s)) from None
                 continue
             heard = time.monotonic()
             received += 1
-            view.show(message, gap)
+            view.show(message, gap, subscriber)
 
 
 class _Silent(PerceptionNodeError):
@@ -87,11 +98,11 @@ class _Lines:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def show(self, message: LabelsMessage, gap: Gap) -> None:
+    def show(self, message: LabelsMessage, gap: Gap, subscriber: Subscriber) -> None:
         line = to_json(message) if self._as_json else f"{_plain(message)}{_missing(gap)}"
         print(line, flush=True)
 
-    def quiet(self) -> None:
+    def quiet(self, subscriber: Subscriber) -> None:
         pass
 
 
@@ -113,21 +124,35 @@ class _Cameras:
     def __exit__(self, *error: object) -> None:
         self._live.__exit__(None, None, None)
 
-    def show(self, message: LabelsMessage, gap: Gap) -> None:
+    def show(self, message: LabelsMessage, gap: Gap, subscriber: Subscriber) -> None:
         camera = message.camera
         self._newest[camera] = message
         self._arrivals.setdefault(camera, deque(maxlen=_RATE_OVER)).append(time.monotonic())
         self._lost[camera] = self._lost.get(camera, 0) + gap.lost
         self._dropped[camera] = self._dropped.get(camera, 0) + gap.dropped
-        self.quiet()
+        self.quiet(subscriber)
 
-    def quiet(self) -> None:
+    def quiet(self, subscriber: Subscriber) -> None:
         if time.monotonic() - self._drawn >= POLL_S:
             self._drawn = time.monotonic()
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._table(subscriber), refresh=True)
 
-    def _table(self) -> Table:
-        table = Table("camera", "status", "labels", "age", "a second", "dropped", "lost")
+    def _table(self, subscriber: Subscriber) -> Table:
+        health = subscriber.newest_health
+        table = Table(
+            Column("camera", style="bold"),
+            "status",
+            Column("seen", min_width=34),
+            Column("age", justify="right", min_width=8),
+            Column("a second", justify="right"),
+            Column("dropped", justify="right"),
+            Column("lost", justify="right"),
+            box=SIMPLE_HEAD,
+            title=_title(self._newest, health),
+            title_justify="left",
+            caption=_caption(health),
+            caption_justify="left",
+        )
         for camera, message in sorted(self._newest.items()):
             table.add_row(
                 camera,
@@ -135,13 +160,11 @@ class _Cameras:
                 "\n".join(
                     f"{_bar(thing.score)} {escape(_named(thing))}" for thing in _best(message)
                 ),
-                f"{message.age_s * 1000:.0f} ms",
+                _age(message),
                 f"{self._rate(camera):.1f}",
                 str(self._dropped[camera]),
                 str(self._lost[camera]),
             )
-        if not self._newest:
-            table.caption = "waiting for the first message"
         return table
 
     def _rate(self, camera: str) -> float:
@@ -181,11 +204,55 @@ def _missing(gap: Gap) -> str:
     return f"  ({told})" if told else ""
 
 
+def _title(newest: Mapping[str, LabelsMessage], health: HealthMessage | None) -> str:
+    if not newest:
+        return "[dim]waiting for the first message[/]"
+    youngest = min(newest.values(), key=lambda message: message.age_s)
+    if youngest.age_s > ALIVE_S:
+        return f"[bold red]▲ nothing from the node for {youngest.age_s:.0f} s[/]"
+    state = health.state if health is not None else "running"
+    mark = {"running": "[green]●", "degraded": "[yellow]■", "stalled": "[red]▲"}.get(
+        state, "[dim]○"
+    )
+    model = youngest.model
+    told = f"{model.name}, {model.runtime} {model.precision}" if model is not None else ""
+    return f"[bold]{escape(youngest.node)}[/]  {mark} {state}[/]  [dim]{escape(told)}[/]"
+
+
+def _caption(health: HealthMessage | None) -> str:
+    if health is None:
+        return ""
+    latency = health.latency_ns
+    parts = [
+        f"latency {latency.p50 / 1e6:.1f} ms, 99 % {latency.p99 / 1e6:.1f}" if latency else "",
+        f"cpu {health.cpu:.0%}",
+        f"{health.rss_bytes / 2**20:.0f} MiB",
+        f"recording {health.recording.file}"
+        if health.recording is not None and health.recording.state == "recording"
+        else "",
+        *(escape(reason) for reason in health.degraded),
+        escape(health.last_error or ""),
+    ]
+    return "[dim]" + "  ·  ".join(part for part in parts if part) + "[/]"
+
+
+def _age(message: LabelsMessage) -> str:
+    age_s = message.age_s
+    told = f"{age_s * 1000:.0f} ms" if age_s < 10 else f"{age_s:.0f} s"
+    late = message.late or age_s > ALIVE_S
+    return f"[red]{told}[/]" if late else told
+
+
 def _status(message: LabelsMessage) -> str:
-    color = "green" if message.status is Status.OK else "red"
-    return f"[{color}]{message.status}[/]"
+    mark = {
+        Status.OK: "[green]● seeing[/]",
+        Status.PAUSED: "[yellow]■ paused[/]",
+        Status.NO_CAMERA: "[red]▲ no camera[/]",
+        Status.STALLED: "[red]▲ stalled[/]",
+    }
+    return mark[message.status]
 
 
 def _bar(score: float) -> str:
     filled = round(score * 10)
-    return "█" * filled + "·" * (10 - filled) + f" {score:.2f}"
+    return f"[blue]{'━' * filled}[/][dim]{'─' * (10 - filled)}[/] {score:.2f}"

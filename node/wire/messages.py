@@ -171,7 +171,7 @@ class ImageSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelsMessage:
-    """One message of `labels/<camera>/`; README's message table explains every field.
+    """One message of `labels/<camera>/`; docs/messages.md explains every field.
 
     With a status other than `ok` the frame's own fields are None, `labels`, `detections` and
     `areas` are empty: the node did not look, which is not the same as having seen nothing.

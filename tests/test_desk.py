@@ -1,0 +1,182 @@
+"""What a person meets first: doctor, config init, completion, help, and every command that the
+documents show."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from conftest import ROOT, Run
+
+from node.cli import COMMANDS, commands
+from node.doctor_cameras import bandwidth
+from node.template import FoundCamera, template_for
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_doctor_measures_glass_to_label(in_process: Run) -> None:
+    done = in_process("doctor", "--latency", "--flashes", 4, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["flashes"] + told["missed"] == 4
+    assert told["flashes"] >= 3
+    assert 0 < told["capture_to_publish_ms"] < told["glass_to_label_ms"] <= told["max_ms"] < 3000
+
+
+def test_doctor_without_a_screen_says_so(perception_node: Run) -> None:
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        pytest.skip("there is a screen here")
+    done = perception_node("doctor", "--latency", "--camera")
+    assert done.returncode == 3
+    assert "no window can be opened here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_knows_what_a_usb_bus_carries() -> None:
+    small = bandwidth("camera", "640x480", "YUYV", 640, 480, 30.0)
+    assert (small.verdict, small.found) == ("ok", "gives 640x480, 18 MB/s")
+    large = bandwidth("camera", "1280x720", "YUYV", 1280, 720, 30.0)
+    assert large.verdict == "note"
+    assert "55 MB/s, where USB 2 carries about 35" in large.found
+    assert 'fourcc = "MJPG"' in (large.mend or "")
+    assert bandwidth("camera", "1280x720", "MJPG", 1280, 720, 30.0).verdict == "ok"
+
+
+def test_doctor_looks_at_all_that_is_configured(in_process: Run, tmp_path: Path) -> None:
+    done = in_process(
+        "doctor", "--json", "--set", "camera.0.source=93", "--set", 'monitor.web="127.0.0.1:0"',
+        "--set", f"control.endpoint=ipc://{tmp_path}/control", "--set", "recording.enabled=true",
+        "--set", "recording.keep_free_mb=100000000",
+    )  # fmt: skip
+    findings = {f["what"]: f for f in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 1
+    assert "/dev/video93 does not exist" in findings["camera camera"]["found"]
+    assert findings["page"]["verdict"] == findings["control endpoint"]["verdict"] == "ok"
+    assert findings["recordings"]["verdict"] == "wrong"
+    assert "make room" in findings["recordings"]["mend"]
+
+
+def test_config_init_writes_a_file_that_is_valid(in_process: Run, tmp_path: Path) -> None:
+    file = tmp_path / "robot.toml"
+    done = in_process("config", "init", file)
+    assert done.returncode == 0, done.stderr
+    assert f"perception-node run --config {file}" in done.stdout
+    assert in_process("config", "check", file).returncode == 0
+    again = in_process("config", "init", file)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+
+
+def test_a_camera_that_is_found_is_in_the_file(in_process: Run, tmp_path: Path) -> None:
+    camera = FoundCamera("/dev/v4l/by-id/usb-cam-video-index0", 1280, 720, 30.0, "MJPG")
+    file = tmp_path / "robot.toml"
+    file.write_text(template_for(camera))
+    from node.config import load_config
+
+    (configured,) = load_config(file).camera
+    assert configured.source == camera.source
+    assert (configured.width, configured.height, configured.fps) == (1280, 720, 30.0)
+    assert configured.fourcc == "MJPG"
+
+
+def test_the_shell_completes_commands() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "node"], capture_output=True, text=True, timeout=60, cwd=ROOT,
+        env={**os.environ, "_PERCEPTION_NODE_COMPLETE": "bash_complete",
+             "COMP_WORDS": "perception-node re", "COMP_CWORD": "1"},
+    )  # fmt: skip
+    assert {line.partition(",")[2] for line in done.stdout.split()} == {
+        "replay", "record", "report", "recover",
+    }  # fmt: skip
+
+
+def every_command() -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(commands)
+    for name in COMMANDS:
+        command = commands.get_command(context, name)
+        assert command is not None
+        yield name, command
+        if isinstance(command, click.Group):
+            for child in command.commands.values():
+                yield f"{name} {child.name}", child
+
+
+def test_every_command_explains_itself_with_an_example() -> None:
+    for name, command in every_command():
+        assert f"Example: perception-node {name}" in (command.help or ""), name
+
+
+def test_completion_is_printed_for_each_shell(in_process: Run) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "_PERCEPTION_NODE_COMPLETE" in in_process("completion", shell).stdout
+
+
+def shown_commands() -> list[str]:
+    """The lines of perception-node in the documents' shell blocks."""
+    found = []
+    for document in DOCUMENTS:
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.DOTALL | re.M)
+        for language, block in blocks:
+            if language not in ("bash", ""):
+                continue
+            lines = [line.partition("    #")[0].strip() for line in block.splitlines()]
+            found += [line for line in lines if line.startswith("perception-node ")]
+    return list(dict.fromkeys(found))
+
+
+def test_every_command_in_the_documents_is_one() -> None:
+    """All of them are read as the command line reads them: names, options, values."""
+    lines = shown_commands()
+    assert len(lines) > 20
+    for line in lines:
+        arguments = shlex.split(line, comments=True)[1:]
+        try:
+            _parse(commands, arguments)
+        except click.ClickException as error:
+            raise AssertionError(f"{line}: {error.format_message()}") from error
+
+
+def _parse(command: click.Command, arguments: list[str]) -> None:
+    context = command.make_context(command.name, list(arguments))
+    if isinstance(command, click.Group):
+        rest = [*context._protected_args, *context.args]
+        _, child, left = command.resolve_command(context, rest)
+        assert child is not None
+        _parse(child, left)
+
+
+RUN_HERE = ("report", "replay", "export", "config", "recover", "completion", "models", "keys")
+NOT_HERE = ("perception-node models fetch",)
+"""Downloads."""
+
+
+def test_the_documents_commands_run(
+    in_process: Run, recording: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order and in one folder, where the files that they name are; those that go on for
+    ever and those that measure have tests of their own."""
+    (tmp_path / "recordings").mkdir()
+    for name in ("drive.mcap", "recordings/drive.mcap"):
+        (tmp_path / name).symlink_to(recording)
+    (tmp_path / "drive.mp4").symlink_to(clip)
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for line in shown_commands():
+        arguments = shlex.split(line, comments=True)[1:]
+        if arguments[0] not in RUN_HERE or line.startswith(NOT_HERE):
+            continue
+        if arguments[0] == "replay" and "--jsonl" not in arguments and "--expect" not in arguments:
+            continue
+        done = in_process(*arguments)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        ran += 1
+    assert ran >= 12
+    assert (tmp_path / "recordings" / "report.html").exists()
