@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import bench_page
 import bench_postprocess
 import bench_recording
 import bench_wire
@@ -127,12 +129,14 @@ def _reference_labels(model: Model, photos: list[Image]) -> list[int]:
     return [int(loop(photo)) for photo in photos]  # type: ignore[call-overload]
 
 
-def recording(seconds: float) -> dict[str, object]:
-    """What recording 720p at 30 frames a second costs labelling."""
+def on_video(
+    measure: Callable[[Path, int, float], dict[str, object]], seconds: float
+) -> dict[str, object]:
+    """What something costs labelling 720p at 30 frames a second."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "720p.mp4"
         _write_video(video)
-        return bench_recording.recording_cost(video, 4, max(seconds / 2, 2.0))
+        return measure(video, 4, max(seconds / 2, 2.0))
 
 
 def steady_cpu(seconds: float) -> SteadyCpu:
@@ -241,7 +245,8 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
         "steady_cpu": steady_cpu(seconds),
         "publish_to_receive": [bench_wire.publish_to_receive(10, hz, seconds) for hz in (30, 200)],
         "stopped_subscriber": bench_wire.stopped_subscriber(seconds),
-        "recording": recording(seconds),
+        "recording": on_video(bench_recording.recording_cost, seconds),
+        "page": on_video(bench_page.page_cost, seconds),
         "notes": ["resnet18 has seeded weights: its speed is real, its labels are not"],
     }
 

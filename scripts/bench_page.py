@@ -1,5 +1,5 @@
-"""Measures what the live page and the metrics cost labelling: one node on 720p frames at 30 a second,
-with somebody looking and with nobody, by turns; and one message's share of the metrics."""
+"""Measures what the live page and the metrics cost labelling: one node on 720p frames at 30 a
+second, with somebody looking and with nobody, by turns; and one message's share of the metrics."""
 
 import argparse
 import asyncio

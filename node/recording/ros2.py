@@ -1,5 +1,5 @@
-"""ROS 2: frames and labels as sensor_msgs and vision_msgs, for bags and bridges. The types are
-those of the package rosbags, with vision_msgs (Humble to Jazzy) added from its own definitions."""
+"""ROS 2 bags: frames and labels as sensor_msgs and vision_msgs. The types are those of the package
+rosbags, with vision_msgs (Humble to Jazzy) added from its own definitions."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,14 +11,13 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from node.client_ros2 import CLASSIFICATION, DETECTIONS, of_labels, stamped
 from node.errors import OutputError
 from node.recording.recording import RecordedFrame, Recording
-from node.wire.messages import Detection, LabelsMessage, Status
+from node.wire.messages import LabelsMessage
 
 Progress = Callable[[float], None]
 
-CLASSIFICATION = "vision_msgs/msg/Classification"
-DETECTIONS = "vision_msgs/msg/Detection2DArray"
 IMAGE = "sensor_msgs/msg/CompressedImage"
 
 # The definitions of https://github.com/ros-perception/vision_msgs, branch ros2 (Apache-2.0),
@@ -49,25 +48,18 @@ def typestore() -> Typestore:
     return store
 
 
-def of_labels(message: LabelsMessage) -> Any:
-    """Classification for labels, Detection2DArray for detections; None for a message that tells of
-    no frame (a status other than `ok`): ROS has no word for "cannot see" there."""
-    if message.status is not Status.OK:
-        return None
-    types = typestore().types
-    header = _header(message.stamp_ns or 0, message.camera)
-    if message.model is not None and message.model.task == "detect":
-        found = [_detection(one, header) for one in message.detections]
-        return types[DETECTIONS](header=header, detections=found)
-    hypothesis = types["vision_msgs/msg/ObjectHypothesis"]
-    results = [hypothesis(class_id=one.name, score=one.score) for one in message.labels]
-    return types[CLASSIFICATION](header=header, results=results)
+def make(name: str, /, **fields: Any) -> Any:
+    """A message of the typestore."""
+    if name == "geometry_msgs/msg/PoseWithCovariance":
+        fields["covariance"] = np.asarray(fields["covariance"], np.float64)
+    return typestore().types[name](**fields)
 
 
 def of_frame(frame: RecordedFrame) -> Any:
     """CompressedImage."""
-    return typestore().types[IMAGE](
-        header=_header(frame.stamp_ns or frame.log_ns, frame.camera),
+    return make(
+        IMAGE,
+        header=stamped(frame.stamp_ns or frame.log_ns, frame.camera, make),
         format="jpeg",
         data=np.frombuffer(frame.jpeg, np.uint8),
     )
@@ -110,36 +102,8 @@ def _messages(recording: Recording, progress: Progress) -> Iterator[tuple[str, i
             yield f"/{frame.camera}/image/compressed", frame.log_ns, of_frame(frame)
             frame = next(frames, None)
             continue
-        converted = of_labels(told[1])
+        converted = of_labels(told[1], make)
         if converted is not None:
             kind = "detections" if converted.__msgtype__ == DETECTIONS else "classification"
             yield f"/{told[1].camera}/{kind}", told[0], converted
         told = next(labels, None)
-
-
-def _header(stamp_ns: int, frame_id: str) -> Any:
-    types = typestore().types
-    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
-    stamp = types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-    return types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
-
-
-def _detection(one: Detection, header: Any) -> Any:
-    types = typestore().types
-    point = types["vision_msgs/msg/Point2D"](x=one.box.cx, y=one.box.cy)
-    center = types["vision_msgs/msg/Pose2D"](position=point, theta=0.0)
-    box = types["vision_msgs/msg/BoundingBox2D"](center=center, size_x=one.box.w, size_y=one.box.h)
-    hypothesis = types["vision_msgs/msg/ObjectHypothesis"](class_id=one.name, score=one.score)
-    result = types["vision_msgs/msg/ObjectHypothesisWithPose"](
-        hypothesis=hypothesis, pose=_no_pose()
-    )
-    track = "" if one.track is None else str(one.track)
-    return types["vision_msgs/msg/Detection2D"](header=header, results=[result], bbox=box, id=track)
-
-
-def _no_pose() -> Any:
-    types = typestore().types
-    point = types["geometry_msgs/msg/Point"](x=0.0, y=0.0, z=0.0)
-    turn = types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0)
-    pose = types["geometry_msgs/msg/Pose"](position=point, orientation=turn)
-    return types["geometry_msgs/msg/PoseWithCovariance"](pose=pose, covariance=np.zeros(36))
