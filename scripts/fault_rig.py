@@ -244,7 +244,8 @@ class _Server:
     good: moving pictures; frozen: one picture; silent: nothing; half: half a picture, then nothing;
     garbage: random bytes; mixed: random bytes between good pictures; empty: pictures of no bytes;
     lying: lengths that are wrong; drip: a byte at a time; small: pictures of another size;
-    reset: connections are reset; refuse: HTTP 500; blank: one grey picture.
+    cut: half of each picture; overwritten: zeros in the middle of each; damaged: one picture in
+    three is cut; reset: connections are reset; refuse: HTTP 500; blank: one grey picture.
     """
 
     def __init__(self, port: int) -> None:
@@ -301,6 +302,13 @@ class _Server:
             connection.sendall(random.randbytes(2000))
         elif mode == "mixed":
             connection.sendall(random.randbytes(200) + _part(good))
+        elif mode == "cut":
+            connection.sendall(_part(good[: len(good) // 2]))
+        elif mode == "overwritten":
+            middle = len(good) // 2
+            connection.sendall(_part(good[:middle] + bytes(400) + good[middle + 400 :]))
+        elif mode == "damaged":
+            connection.sendall(_part(good[: len(good) // 2] if place % 3 == 0 else good))
         elif mode == "empty":
             connection.sendall(_part(b""))
         elif mode == "lying":

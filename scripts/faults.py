@@ -145,6 +145,7 @@ for _name, _the_mode in {
     "frozen picture": "frozen",
     "garbage bytes": "garbage",
     "empty frames": "empty",
+    "pictures cut in half": "cut",
     "a byte at a time": "drip",
     "connection reset": "reset",
     "server answers 500": "refuse",
@@ -189,6 +190,8 @@ def _tolerated(name: str, mode: str) -> None:
 for _name, _the_mode in {
     "garbage between good frames": "mixed",
     "frames of a wrong length": "lying",
+    "one picture in three is cut": "damaged",
+    "pictures partly overwritten": "overwritten",
     "size change in flight": "small",
 }.items():
     _tolerated(_name, _the_mode)

@@ -1,0 +1,40 @@
+"""Drives, but stops for a person who is near, and whenever it cannot know that nobody is.
+
+python scripts/examples/stop_for_person.py [ENDPOINT], beside a node with a detector. Where the
+node has several cameras, name the one that looks ahead: Subscriber(endpoint, camera="front").
+"""
+
+import sys
+import time
+
+from node.client import NotUsableError, Subscriber
+
+NEAR = 0.6  # of the picture's height
+MAX_AGE_S = 0.3  # what is older says nothing about now
+CLEAR_S = 0.5  # for so long nobody must be near: a detector misses a person now and then
+
+
+def why_stop(labels: Subscriber) -> str | None:
+    try:
+        seen = labels.require(MAX_AGE_S)
+    except NotUsableError as error:  # gone, cannot see, not looking, too old
+        return str(error)
+    if seen.model is None or seen.model.task != "detect" or seen.image is None:
+        return "the model does not look for persons"
+    near = any(one.box.h > NEAR * seen.image.height for one in seen.of_class("person"))
+    return "a person is near" if near else None
+
+
+with Subscriber(*sys.argv[1:2]) as labels:
+    command, reason, blocked_s = "", "not clear for long enough", time.monotonic()
+    try:
+        while True:
+            labels.wait(0.05)
+            if found := why_stop(labels):
+                reason, blocked_s = found, time.monotonic()
+            clear = time.monotonic() - blocked_s > CLEAR_S
+            before, command = command, "drive 0.5 m/s" if clear else "stop"
+            if command != before:
+                print(command if clear else f"stop: {reason}", flush=True)
+    finally:
+        print("stop: this program ends", flush=True)
