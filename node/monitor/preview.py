@@ -70,7 +70,7 @@ class Preview:
             lock = self._locks.setdefault(camera, threading.Lock())
         with lock:
             newest = self._newest.get(camera)
-            if newest is not None and time.monotonic() - newest.made_at < self._period_s * 0.9:
+            if newest is not None and time.monotonic() - newest.made_at < self._period_s * 0.5:
                 return newest
             asked: Future[Any] = self._snapshot(camera)
             try:
