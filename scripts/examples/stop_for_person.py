@@ -14,7 +14,7 @@ MAX_AGE_S = 0.3  # what is older says nothing about now
 CLEAR_S = 0.5  # for so long nobody must be near: a detector misses a person now and then
 
 
-def why_stop(labels: Subscriber) -> str | None:
+def hindrance(labels: Subscriber) -> str | None:
     try:
         seen = labels.require(MAX_AGE_S)
     except NotUsableError as error:  # gone, cannot see, not looking, too old
@@ -26,15 +26,12 @@ def why_stop(labels: Subscriber) -> str | None:
 
 
 with Subscriber(*sys.argv[1:2]) as labels:
-    command, reason, blocked_s = "", "not clear for long enough", time.monotonic()
-    try:
-        while True:
-            labels.wait(0.05)
-            if found := why_stop(labels):
-                reason, blocked_s = found, time.monotonic()
-            clear = time.monotonic() - blocked_s > CLEAR_S
-            before, command = command, "drive 0.5 m/s" if clear else "stop"
-            if command != before:
-                print(command if clear else f"stop: {reason}", flush=True)
-    finally:
-        print("stop: this program ends", flush=True)
+    driving, why, hindered_s = None, "", time.monotonic()
+    while True:
+        labels.wait(0.05)  # for a message, and no longer than a command may take
+        if found := hindrance(labels):
+            why, hindered_s = found, time.monotonic()
+        clear = time.monotonic() - hindered_s > CLEAR_S
+        if clear is not driving:
+            print("drive 0.5 m/s" if clear else f"stop: {why}", flush=True)
+        driving = clear

@@ -1,0 +1,44 @@
+"""Writes config/messages.schema.json, the messages as JSON Schema, from the message types. With
+--check: exit 1 where the file differs from them."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from node.wire.schema import JSON_SCHEMA, KINDS, json_schema
+
+FILE = Path(__file__).parents[1] / "config" / "messages.schema.json"
+
+
+def document() -> str:
+    """The whole file."""
+    kinds = {kind: {k: v for k, v in json_schema(kind).items() if k != "$schema"} for kind in KINDS}
+    content = {
+        "$schema": JSON_SCHEMA,
+        "title": "perception-node messages, schema 1",
+        "description": (
+            "Two-part ZeroMQ messages: topic, msgpack map with these keys. Topics: "
+            "labels/<camera>/, events/<camera>/, health/<node>/, info/<node>/. Readers ignore keys "
+            "that they do not know; null stands for what is not known."
+        ),
+        "oneOf": [{"$ref": f"#/$defs/{kind}"} for kind in KINDS],
+        "$defs": kinds,
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def main() -> int:
+    """0: written, or the same."""
+    if "--check" not in sys.argv:
+        FILE.write_text(document(), encoding="utf-8")
+        return 0
+    if FILE.read_text(encoding="utf-8") == document():
+        return 0
+    print(f"{FILE.name} is not what the messages are; run scripts/schema.py", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
