@@ -1,6 +1,7 @@
 """The live page in a real browser, and the metrics in a real scrape."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -82,7 +83,8 @@ def browser() -> Iterator[Browser]:
         pytest.skip("no chromium here (apt-get install chromium)")
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield started
         started.close()
@@ -233,6 +235,26 @@ def test_prometheus_scrapes_what_health_says(robot: Robot) -> None:
     assert 0.001 < latency < 1.0
     assert samples["process_resident_memory_bytes",] > 50e6
     assert families["perception_camera_reconnects"].type == "counter"
+
+
+def test_the_dashboard_draws_what_is_scraped(robot: Robot) -> None:
+    """Every metric that it asks for is there under that name, with the labels that it asks by."""
+    dashboard = json.loads((ROOT / "config" / "grafana-dashboard.json").read_text())
+    _, text = get(f"{robot.url}/metrics")
+    families = text_string_to_metric_families(text.decode())
+    labels: dict[str, set[str]] = {}
+    for sample in (sample for family in families for sample in family.samples):
+        labels.setdefault(sample.name, set()).update(sample.labels)
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked += [one["query"]["query"] for one in dashboard["templating"]["list"][1:]]
+    assert len(asked) > 15
+    for expression in asked:
+        named = re.findall(r"\b((?:perception|process)_\w+)\b(?:\{([^}]*)\})?", expression)
+        assert named, expression
+        for name, selector in named:
+            assert name in labels, name
+            asked_by = set(re.findall(r"(\w+)=~", selector)) - {"job", "instance"}
+            assert asked_by <= labels[name], (name, asked_by)
 
 
 def test_requests_that_are_wrong_get_an_answer(robot: Robot) -> None:
