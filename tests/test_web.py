@@ -169,6 +169,30 @@ def test_its_buttons_do_what_they_say(page: Page, robot: Robot) -> None:
     assert len(list((robot._folder / "rec").glob("*.mcap"))) == 1
 
 
+def test_the_threshold_follows_the_model_and_who_else_sets_it(
+    page: Page, robot: Robot, shared_data: Path
+) -> None:
+    """A classifier has none; a detector that takes its place has one."""
+    shown = "document.getElementById('threshold')"
+    assert page.locator("#threshold-label").is_hidden()
+    detector = str(shared_data / "models" / "yolox_nano.onnx")
+    assert post(robot.url, {"command": "model", "arguments": {"name": detector}})[0] == 200
+    wait_for(page, f"!{shown}.parentElement.hidden && {shown}.value === '0.25'")
+    page.focus("#threshold")
+    page.keyboard.press("ArrowRight")
+    wait_until(lambda: detect_score(robot) == 0.3)
+    post(robot.url, {"command": "set", "arguments": {"settings": {"detect.score": 0.6}}})
+    wait_for(page, f"{shown}.value === '0.6'")
+    name = {"name": "efficientnet_lite0"}
+    assert post(robot.url, {"command": "model", "arguments": name})[0] == 200
+    wait_for(page, f"{shown}.parentElement.hidden")
+
+
+def detect_score(robot: Robot) -> float:
+    _, told = post(robot.url, {"command": "status"})
+    return float(json.loads(told)["settings"]["detect"]["score"])
+
+
 def test_a_lost_camera_shows_within_two_seconds_and_comes_back(page: Page, robot: Robot) -> None:
     robot.camera.close()
     lost = "['no camera', 'stalled'].includes(document.querySelector('.status').textContent)"

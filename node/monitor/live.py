@@ -70,6 +70,7 @@ class LiveState:
             "state": health.state if health else "starting",
             "session": health.session if health else None,
             "model": asdict(info) if info else None,
+            "settings": max((one.settings for one in labels.values()), default=None),
             "degraded": list(health.degraded) if health else [],
             "last_error": health.last_error if health else None,
             "uptime_s": health.uptime_s if health else None,

@@ -28,6 +28,7 @@ let allowed = false;
 let paused = false;
 let recording = false;
 let task = null;
+let shownSettings = null;
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
@@ -232,10 +233,12 @@ function showSeen(card, told) {
 }
 
 function showControls(told) {
-  if (told.allow_control !== allowed) {
-    allowed = told.allow_control;
-    $("controls").hidden = !allowed;
-    if (allowed) showThreshold();
+  allowed = told.allow_control;
+  $("controls").hidden = !allowed;
+  const settings = `${told.session} ${told.settings} ${task}`;
+  if (allowed && task && settings !== shownSettings) {
+    shownSettings = settings; // also when somebody else has changed them
+    showThreshold();
   }
   for (const card of cards.values()) card.snapshot.hidden = !allowed;
   paused = told.cameras.length > 0 && told.cameras.every((one) => one.status === "paused");
