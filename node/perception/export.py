@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from node import __version__
@@ -54,12 +55,14 @@ def _make(model: Model, folder: Path) -> None:
             f"model {model.name!r} resizes by itself, by rules that only torch runs; "
             'write model.runtime = "torch" or "auto"'
         )
-    if model.graph is None:
-        _export(model, folder / _FILE)
-    elif model.graph.suffix.lower() == ".xml":
-        prefixed.write_ir(model.graph, model.preprocess, folder / prefixed.IR_FILE)
-    else:
-        prefixed.write_onnx(model.graph, model.preprocess, folder / _FILE)
+    # How far it is nobody says; on a terminal something moves at least.
+    with Console(stderr=True).status(f"exporting model {model.name}, once for this computer"):
+        if model.graph is None:
+            _export(model, folder / _FILE)
+        elif model.graph.suffix.lower() == ".xml":
+            prefixed.write_ir(model.graph, model.preprocess, folder / prefixed.IR_FILE)
+        else:
+            prefixed.write_onnx(model.graph, model.preprocess, folder / _FILE)
     log.info("model %s exported in %.1f s", model.name, time.monotonic() - started)
 
 
