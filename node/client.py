@@ -34,6 +34,7 @@ from node.client_inbox import (
 )
 from node.errors import ControlError, EndpointError
 from node.wire.calibration import Bearing, Calibration
+from node.wire.codec import decode
 from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
@@ -45,7 +46,6 @@ from node.wire.messages import (
     Label,
     LabelsMessage,
     Status,
-    decode,
 )
 
 __all__ = [

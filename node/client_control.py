@@ -13,8 +13,9 @@ import msgpack
 import zmq
 
 from node.errors import ControlError, EndpointError, MessageError
+from node.wire.codec import from_map
 from node.wire.keys import Keys
-from node.wire.messages import LabelsMessage, from_map
+from node.wire.messages import LabelsMessage
 
 DEFAULT_CONTROL_ENDPOINT = "tcp://127.0.0.1:5571"
 MAX_ANSWER_BYTES = 64 * 1024 * 1024

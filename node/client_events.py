@@ -9,7 +9,8 @@ from typing import Any
 import zmq
 
 from node.errors import MessageError
-from node.wire.messages import EventMessage, decode
+from node.wire.codec import decode
+from node.wire.messages import EventMessage
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ import zmq
 
 from node.errors import EndpointError, MessageError
 from node.wire.clock import monotonic_s
+from node.wire.codec import decode
 from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
@@ -20,7 +21,6 @@ from node.wire.messages import (
     Message,
     MessageKind,
     Status,
-    decode,
     topic,
 )
 

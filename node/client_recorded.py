@@ -19,13 +19,8 @@ from node.client_inbox import (
 )
 from node.errors import ConfigError, MessageError
 from node.wire.clock import virtual_time
-from node.wire.messages import (
-    EventMessage,
-    HealthMessage,
-    LabelsMessage,
-    Message,
-    from_map,
-)
+from node.wire.codec import from_map
+from node.wire.messages import EventMessage, HealthMessage, LabelsMessage, Message
 
 
 @dataclass(frozen=True, slots=True)

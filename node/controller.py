@@ -16,8 +16,8 @@ from node.labeller import Labeller
 from node.lineup import Builder
 from node.recording.recorder import Recorder
 from node.watch import Watch
+from node.wire.codec import to_map
 from node.wire.control import Request, Result
-from node.wire.messages import to_map
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver

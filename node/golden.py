@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from node.errors import ConfigError, MessageError
-from node.wire.messages import Area, Detection, Label, LabelsMessage, from_map
+from node.wire.codec import from_map
+from node.wire.messages import Area, Detection, Label, LabelsMessage
 
 OF_THIS_RUN = frozenset({"session", "published_ns", "published_mono_ns", "timing_ns", "retained"})
 """Fields that tell of the run and not of the recording; they are not compared."""

@@ -11,8 +11,9 @@ from node.capture.mailbox import EveryMailbox
 from node.capture.pacing import MediaClock
 from node.errors import ControlError, SourceError
 from node.footage import Shown
+from node.wire.codec import to_map
 from node.wire.control import Request, Result
-from node.wire.messages import LabelsMessage, Message, to_map
+from node.wire.messages import LabelsMessage, Message
 
 MOST_STEPS = 1000
 """Frames that one request may ask for."""

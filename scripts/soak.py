@@ -24,8 +24,9 @@ from node.config import CameraConfig, NodeConfig
 from node.frame import Stamp
 from node.labeller import Labeller
 from node.perception.perceiver import build_perceiver
+from node.wire.codec import encode
 from node.wire.compose import Composer
-from node.wire.messages import LabelsMessage, Message, encode
+from node.wire.messages import LabelsMessage, Message
 from node.wire.outgoing import LocalSink
 
 _CAMERA = "soak"

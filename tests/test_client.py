@@ -18,7 +18,8 @@ from conftest import ROOT
 from node.client import Gap, NoMessageError, Subscriber
 from node.client_async import AsyncSubscriber
 from node.errors import EndpointError
-from node.wire.messages import LabelsMessage, Message, Status, boot_id, encode, topic
+from node.wire.codec import encode
+from node.wire.messages import LabelsMessage, Message, Status, boot_id, topic
 from node.wire.outgoing import Envelope, Outgoing
 from node.wire.publisher import SEND_HIGH_WATER_MARK, Publisher
 

@@ -13,8 +13,9 @@ from node.client import EventMessage, NoMessageError, NotSeenError, Subscriber
 from node.client_async import AsyncSubscriber
 from node.client_events import EventInbox
 from node.frame import Frame, Stamp
+from node.wire.codec import encode
 from node.wire.compose import Composer
-from node.wire.messages import EventKind, Happening, Message, encode, retained
+from node.wire.messages import EventKind, Happening, Message, retained
 from node.wire.outgoing import Envelope
 from node.wire.publisher import Publisher
 from tests.conftest import ROOT, Start

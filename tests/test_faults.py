@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from node.config import NodeConfig, load_config
 from node.errors import ConfigError, MessageError, ModelError
 from node.perception.card import read_card
+from node.wire.codec import decode
 from node.wire.control import decode_request
-from node.wire.messages import Message, decode
+from node.wire.messages import Message
 
 
 def script(name: str, *arguments: str) -> object:

@@ -11,18 +11,8 @@ from hypothesis import strategies as st
 
 from node.errors import MessageError
 from node.wire import messages
-from node.wire.messages import (
-    ImageSize,
-    Label,
-    LabelsMessage,
-    ModelInfo,
-    Status,
-    Timing,
-    decode,
-    encode,
-    to_json,
-    topic,
-)
+from node.wire.codec import decode, encode, to_json, to_map
+from node.wire.messages import ImageSize, Label, LabelsMessage, ModelInfo, Status, Timing, topic
 
 
 def looked(**changes: object) -> LabelsMessage:
@@ -49,7 +39,7 @@ def looked(**changes: object) -> LabelsMessage:
 
 
 def on_the_wire(**changes: object) -> list[bytes]:
-    content = messages.to_map(looked())
+    content = to_map(looked())
     for key, value in changes.items():
         if value is ...:
             del content[key]

@@ -17,7 +17,8 @@ from conftest import COMMAND, ROOT, Run, Start, stop
 from streams import MjpegServer
 
 from node.client import LabelsMessage, Status, Subscriber
-from node.wire.messages import HealthMessage, InfoMessage, decode
+from node.wire.codec import decode
+from node.wire.messages import HealthMessage, InfoMessage
 
 START_TIMEOUT_S = 60.0
 

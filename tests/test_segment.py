@@ -17,7 +17,8 @@ from node.perception.perceiver import build_perceiver
 from node.perception.preprocess import PreprocessSpec
 from node.perception.region import RegionOfInterest
 from node.perception.segment import Segment
-from node.wire.messages import Box, LabelsMessage, Mask, Status, decode, encode
+from node.wire.codec import decode, encode
+from node.wire.messages import Box, LabelsMessage, Mask, Status
 
 PICTURES = Path(skimage.__file__).parent / "data"
 NAME = "lraspp_mobilenet_v3_large"

@@ -116,7 +116,7 @@ def snapshot_command(
         file.write_bytes(picture.jpeg)
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
-    from node.wire.messages import to_map
+    from node.wire.codec import to_map
 
     _print(to_map(picture.message))
 
@@ -140,7 +140,7 @@ def step_command(connect: Callable[[], Control], frames: int) -> None:
 
     Example: perception-node ctl step 10
     """
-    from node.wire.messages import to_json
+    from node.wire.codec import to_json
 
     for message in _asked(connect, lambda node: node.step(frames)):
         click.echo(to_json(message))

@@ -18,7 +18,8 @@ from node.cli.options import (
     together,
 )
 from node.errors import FrameError, SourceError
-from node.wire.messages import LabelsMessage, Message, Timing, to_json
+from node.wire.codec import to_json
+from node.wire.messages import LabelsMessage, Message, Timing
 
 log = logging.getLogger(__name__)
 

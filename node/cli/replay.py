@@ -22,7 +22,8 @@ from node.client_control import DEFAULT_CONTROL_ENDPOINT
 from node.config import CameraConfig, NodeConfig
 from node.errors import ConfigError
 from node.golden import Comparison, read_golden
-from node.wire.messages import LabelsMessage, Message, to_json, to_map
+from node.wire.codec import to_json, to_map
+from node.wire.messages import LabelsMessage, Message
 
 log = logging.getLogger(__name__)
 

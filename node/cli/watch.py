@@ -17,6 +17,7 @@ from node.cli.options import set_up_logging
 from node.client import Gap, NoMessageError, Subscriber
 from node.client_inbox import ALIVE_S
 from node.errors import PerceptionNodeError
+from node.wire.codec import to_json
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
     Detection,
@@ -24,7 +25,6 @@ from node.wire.messages import (
     Label,
     LabelsMessage,
     Status,
-    to_json,
 )
 
 POLL_S = 0.1

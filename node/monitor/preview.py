@@ -13,7 +13,8 @@ import numpy as np
 from node.frame import Image
 from node.jpeg import encode_jpeg
 from node.opencv import cv2
-from node.wire.messages import LabelsMessage, to_map
+from node.wire.codec import to_map
+from node.wire.messages import LabelsMessage
 
 QUALITY = 75
 

@@ -52,7 +52,13 @@ def top_labels(
 ) -> tuple[Label, ...]:
     """The `top_k` most probable classes, best first, the lower id first where two are equal.
 
-    scores: [classes]. Fewer classes than `top_k` give as many labels as there are.
+    scores: [classes]. top_k: at least 1; fewer classes than that give as many labels as there are.
     """
-    best = np.argsort(-scores, kind="stable")[: max(top_k, 0)]
-    return tuple(Label(id=int(i), name=names[i], score=float(scores[i])) for i in best)
+    top_k = min(top_k, len(scores))
+    # Few are wanted of many: only those that can be among them are sorted.
+    candidates = np.flatnonzero(scores >= np.partition(scores, -top_k)[-top_k])
+    best = candidates[np.argsort(-scores[candidates], kind="stable")][:top_k]
+    return tuple(
+        Label(id=number, name=names[number], score=score)
+        for number, score in zip(best.tolist(), scores[best].tolist(), strict=True)
+    )

@@ -19,6 +19,7 @@ from node.recording.entry import (
     image_channel,
     message_channel,
 )
+from node.wire.codec import to_map
 from node.wire.messages import (
     Detection,
     EventMessage,
@@ -27,7 +28,6 @@ from node.wire.messages import (
     LabelsMessage,
     Message,
     Status,
-    to_map,
 )
 
 _FONT_PX = 16.0

@@ -12,7 +12,8 @@ from node.errors import OutputError, PictureError, SourceError
 from node.opencv import cv2
 from node.recording.overlay import draw
 from node.recording.recording import RecordedFrame, Recording
-from node.wire.messages import Detection, Label, LabelsMessage, Status, to_json
+from node.wire.codec import to_json
+from node.wire.messages import Detection, Label, LabelsMessage, Status
 
 Progress = Callable[[float], None]
 

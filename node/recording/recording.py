@@ -17,7 +17,8 @@ from node.jpeg import decode_jpeg
 from node.recording.chunks import ChunkedFile, in_log_order, open_chunked
 from node.recording.entry import Channel, Encoding, Entry
 from node.recording.folder import SUFFIX
-from node.wire.messages import LabelsMessage, Message, MessageKind, Status, from_map
+from node.wire.codec import from_map
+from node.wire.messages import LabelsMessage, Message, MessageKind, Status
 
 FOREVER_NS = 1 << 63
 _IMAGE = "foxglove.CompressedImage"

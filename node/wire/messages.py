@@ -5,19 +5,14 @@ Imports msgpack and the standard library only, since control code on other compu
 
 import functools
 import itertools
-import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
-import msgpack
-
-from node.errors import MessageError
 from node.wire.calibration import Calibration
 from node.wire.clock import virtual_ns
 
@@ -451,7 +446,7 @@ class InfoMessage:
 
 Message = LabelsMessage | EventMessage | HealthMessage | InfoMessage
 
-_KINDS: Mapping[str, type[Message]] = {
+KINDS: Mapping[str, type[Message]] = {
     "labels": LabelsMessage,
     "events": EventMessage,
     "health": HealthMessage,
@@ -475,104 +470,6 @@ def topic_of(message: Message) -> bytes:
             return topic("health", message.node)
         case InfoMessage():
             return topic("info", message.node)
-
-
-def to_map(message: Message) -> dict[str, Any]:
-    """The message as the map that travels; the same keys in msgpack and in JSON."""
-    return asdict(message)
-
-
-def encode(message: Message) -> list[bytes]:
-    """The two parts of a message: topic, msgpack map."""
-    return [topic_of(message), msgpack.packb(to_map(message))]
-
-
-def to_json(message: Message, **extra: str) -> str:
-    """The message as one line of JSON, followed by `extra`."""
-    return json.dumps({**to_map(message), **extra}, ensure_ascii=False)
-
-
-def decode(parts: list[bytes]) -> Message:
-    """The message in the two parts that were received.
-
-    Unknown keys are ignored. Raises MessageError for anything that is not a message of this
-    schema: wrong parts, not msgpack, a missing key, a wrong type, a newer schema.
-    """
-    if len(parts) != 2:
-        raise MessageError(f"a message has {len(parts)} parts where schema {SCHEMA} has 2")
-    head, body = parts
-    kind = head.partition(b"/")[0].decode("ascii", "replace")
-    if kind not in _KINDS:
-        raise MessageError(f"topic {head[:40]!r} is none of {', '.join(_KINDS)}")
-    if len(body) > MAX_MESSAGE_BYTES:
-        raise MessageError(f"{len(body)} bytes on {head[:40]!r}; at most {MAX_MESSAGE_BYTES}")
-    try:
-        content = msgpack.unpackb(body, strict_map_key=True, max_ext_len=0)
-    except Exception as error:  # msgpack raises ValueErrors and its own kinds; all mean this
-        raise MessageError(f"{len(body)} bytes on {head[:40]!r} are not msgpack") from error
-    return from_map(kind, content)
-
-
-def from_map(kind: str, content: object) -> Message:
-    """The message in a decoded map; raises MessageError as `decode` does."""
-    if not isinstance(content, Mapping):
-        raise MessageError(f"a {kind} message is a map, this is {type(content).__name__}")
-    schema = content.get("schema")
-    if type(schema) is not int:
-        raise MessageError(f"a {kind} message without a schema number")
-    if schema > SCHEMA:
-        raise MessageError(
-            f"a {kind} message of schema {schema}, newer than the {SCHEMA} read here: "
-            "update perception-node on this computer"
-        )
-    built = _build(_KINDS[kind], content, kind)
-    assert isinstance(built, Message)
-    return built
-
-
-@functools.cache
-def _field_types(cls: type) -> tuple[tuple[str, Any, bool], ...]:
-    hints = get_type_hints(cls)
-    return tuple((f.name, hints[f.name], f.default is MISSING) for f in fields(cls))
-
-
-def _build(cls: type, content: Mapping[Any, Any], where: str) -> object:
-    values = {}
-    for name, hint, required in _field_types(cls):
-        if name in content:
-            values[name] = _value(hint, content[name], f"{where}.{name}")
-        elif required:
-            raise MessageError(f"{where}.{name} is missing")
-    return cls(**values)
-
-
-def _value(hint: Any, raw: Any, where: str) -> Any:
-    """`raw` as the type `hint`, strictly; raises MessageError."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        if raw is None:
-            return None
-        return _value(next(a for a in get_args(hint) if a is not type(None)), raw, where)
-    if origin is tuple:
-        if not isinstance(raw, list | tuple):
-            raise MessageError(f"{where} is {type(raw).__name__}, not a list")
-        item = get_args(hint)[0]
-        return tuple(_value(item, entry, where) for entry in raw)
-    if origin is Literal:
-        if raw not in get_args(hint):
-            raise MessageError(f"{where} is {raw!r}, none of {', '.join(get_args(hint))}")
-        return raw
-    if hint is Status:
-        if raw not in tuple(Status):
-            raise MessageError(f"{where} is {raw!r}, none of {', '.join(Status)}")
-        return Status(raw)
-    if hint is float and type(raw) in (int, float) and math.isfinite(raw):
-        return float(raw)
-    if hint in (int, str, bool) and type(raw) is hint:
-        return raw
-    if hint not in (int, str, bool, float) and isinstance(raw, Mapping):
-        return _build(hint, raw, where)
-    raise MessageError(f"{where} is {raw!r:.40}, not {getattr(hint, '__name__', hint)}")
 
 
 def retained(message: Message) -> Message:

@@ -11,7 +11,8 @@ from typing import Any
 import zmq
 
 from node.errors import EndpointError, PerceptionNodeError
-from node.wire.messages import Message, encode, retained
+from node.wire.codec import encode
+from node.wire.messages import Message, retained
 from node.wire.outgoing import Observer, Outgoing, Probe, Sequencer
 from node.wire.security import secured
 
