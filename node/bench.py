@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 
 from node.frame import Image
+from node.jpeg import decode_jpeg, encode_jpeg
 from node.perception.model import Model
 from node.perception.perceiver import Perceiver
 from node.perception.preprocess import Preprocessor
@@ -24,7 +25,11 @@ SETTLE_S = 0.05
 """Quiet before each side's turn: threads of the other spin on for a while."""
 _TORCH_THREADS = torch.get_num_threads()
 
+_QUALITY = 95
+
 Work = Callable[[Image], object]
+Arrive = Callable[[Image], Image]
+"""Gives a frame as it is at hand when its turn comes; not part of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,25 @@ class Row:
     note: str = ""
 
 
+class Decoded:
+    """Frames as a camera's thread hands them over: decoded a moment ago, from motion JPEG."""
+
+    def __init__(self, frames: Sequence[Image]) -> None:
+        self._encoded = {id(frame): encode_jpeg(frame, _QUALITY) for frame in frames}
+
+    def __call__(self, frame: Image) -> Image:
+        """The frame decoded, the same for both sides."""
+        return decode_jpeg(self._encoded[id(frame)])
+
+
 def compared(
-    name: str, theirs: Work, ours: Work, frames: Sequence[Image], rounds: int, note: str = ""
+    name: str,
+    theirs: Work,
+    ours: Work,
+    frames: Sequence[Image],
+    rounds: int,
+    note: str = "",
+    arrive: Arrive = lambda frame: frame,
 ) -> Row:
     """Runs both by turns, a few frames each and the same ones, `rounds` frames in all."""
     walls = np.zeros((2, rounds))
@@ -63,10 +85,11 @@ def compared(
         places = range(first, min(first + BLOCK, rounds))
         for side, work in enumerate((theirs, ours)):
             time.sleep(SETTLE_S)
-            work(frames[first % len(frames)])
+            work(arrive(frames[first % len(frames)]))
             for place in places:
+                frame = arrive(frames[place % len(frames)])
                 cpu, wall = time.process_time(), time.perf_counter()
-                work(frames[place % len(frames)])
+                work(frame)
                 if first >= 0:
                     walls[side, place] = (time.perf_counter() - wall) * 1e3
                     cpus[side, place] = (time.process_time() - cpu) * 1e3
@@ -110,11 +133,17 @@ def rows(
         perceiver.perceive,
         frames,
         rounds,
+        arrive=Decoded(frames),
     )
     if model.build is None:
         return [against_runtime]
     against_loop = compared(
-        f"{name}: plain loop / ours", plain_loop(model), perceiver.perceive, frames, rounds
+        f"{name}: plain loop / ours",
+        plain_loop(model),
+        perceiver.perceive,
+        frames,
+        rounds,
+        arrive=Decoded(frames),
     )
     return [against_loop, against_runtime]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import bench_cameras
 import bench_page
 import bench_postprocess
 import bench_recording
@@ -243,10 +244,11 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
         "rows": [*found, bench_postprocess.row(rounds), *default_rows, *resnet_rows],
         "agreement": agreements,
         "steady_cpu": steady_cpu(seconds),
-        "publish_to_receive": [bench_wire.publish_to_receive(10, hz, seconds) for hz in (30, 200)],
+        "publish_to_receive": bench_wire.wire_rows(seconds),
         "stopped_subscriber": bench_wire.stopped_subscriber(seconds),
         "recording": on_video(bench_recording.recording_cost, seconds),
         "page": on_video(bench_page.page_cost, seconds),
+        "cameras": on_video(bench_cameras.camera_cost, seconds),
         "notes": ["resnet18 has seeded weights: its speed is real, its labels are not"],
     }
 

@@ -3,6 +3,7 @@ subscribers, and what a subscriber that stopped reading costs the node."""
 
 import argparse
 import json
+import struct
 import subprocess
 import sys
 import tempfile
@@ -10,13 +11,15 @@ import time
 
 import numpy as np
 import psutil
+import zmq
 
 from node.client import Subscriber
 from node.frame import Frame, Stamp
 from node.monitor.profile import Spread
+from node.wire.codec import encode
 from node.wire.compose import Composer
-from node.wire.messages import Label, ModelInfo, Timing
-from node.wire.outgoing import Outgoing
+from node.wire.messages import Label, Message, ModelInfo, Timing
+from node.wire.outgoing import Outgoing, Sequencer
 from node.wire.publisher import Publisher
 
 _CAMERA = "front"
@@ -42,6 +45,30 @@ def publish_to_receive(subscribers: int, rate_hz: float, seconds: float) -> dict
         "subscribers": subscribers, "rate_hz": rate_hz, "sent": sent, "received": len(late_ns),
         "p50_ms": spread.p50, "p95_ms": spread.p95, "p99_ms": spread.p99, "max_ms": spread.max,
     }  # fmt: skip
+
+
+def bare_zmq(subscribers: int, rate_hz: float, seconds: float) -> dict[str, object]:
+    """The same with ZeroMQ alone: a PUB socket, and subscribers that read the time in a message of
+    the same size and nothing else. What this computer's scheduler takes by itself."""
+    body = b"\0" * len(encode(_sealed())[1])
+    with tempfile.TemporaryDirectory() as folder, zmq.Context() as context:
+        endpoint = f"ipc://{folder}/labels.ipc"
+        with context.socket(zmq.XPUB) as socket:
+            socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+            socket.bind(endpoint)
+            readers = [_reader(endpoint, seconds, "--bare-reader") for _ in range(subscribers)]
+            for _ in readers:
+                if not socket.poll(30_000):
+                    raise SystemExit(f"not all {subscribers} subscribers came")
+                socket.recv()
+            started, place = time.monotonic(), 0
+            while time.monotonic() - started < seconds + 0.5:
+                socket.send_multipart([b"labels/", struct.pack("<q", time.monotonic_ns()), body])
+                place += 1
+                time.sleep(max(0.0, started + place / rate_hz - time.monotonic()))
+            late_ns = [value for reader in readers for value in _late_ns(reader)]
+    spread = Spread.of(late_ns)
+    return {"p50_ms": spread.p50, "p95_ms": spread.p95, "p99_ms": spread.p99, "max_ms": spread.max}
 
 
 def stopped_subscriber(seconds: float) -> dict[str, object]:
@@ -74,6 +101,10 @@ def stopped_subscriber(seconds: float) -> dict[str, object]:
     }
 
 
+def _sealed() -> Message:
+    return Sequencer().seal(_message(Composer("bench"), 0))
+
+
 def _message(composer: Composer, place: int) -> Outgoing:
     frame = Frame(_IMAGE, _CAMERA, place, Stamp.now(), None, 0)
     return composer.looked(
@@ -101,9 +132,17 @@ def _wait_for(publisher: Publisher, subscribers: int) -> None:
     time.sleep(0.3)
 
 
-def _reader(endpoint: str, seconds: float) -> "subprocess.Popen[str]":
-    command = [sys.executable, __file__, "--reader", endpoint, "--seconds", str(seconds)]
+def _reader(endpoint: str, seconds: float, kind: str = "--reader") -> "subprocess.Popen[str]":
+    command = [sys.executable, __file__, kind, endpoint, "--seconds", str(seconds)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def wire_rows(seconds: float) -> list[dict[str, object]]:
+    """At 30 and 200 messages a second, ours and then ZeroMQ alone."""
+    return [
+        {**publish_to_receive(10, hz, seconds), "bare_zmq": bare_zmq(10, hz, seconds)}
+        for hz in (30, 200)
+    ]
 
 
 def _late_ns(reader: "subprocess.Popen[str]") -> list[int]:
@@ -125,25 +164,42 @@ def _read(endpoint: str, seconds: float) -> None:
     print(json.dumps(late_ns))
 
 
+def _read_bare(endpoint: str, seconds: float) -> None:
+    late_ns = []
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.subscribe(b"labels/")
+        socket.connect(endpoint)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if socket.poll(5000):
+                _, sent, _ = socket.recv_multipart()
+                late_ns.append(time.monotonic_ns() - struct.unpack("<q", sent)[0])
+    print(json.dumps(late_ns))
+
+
 def main() -> None:
     """Runs both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--reader", metavar="EP", help=argparse.SUPPRESS)
+    parser.add_argument("--bare-reader", metavar="EP", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.bare_reader:
+        _read_bare(arguments.bare_reader, arguments.seconds)
+        return
     if arguments.reader:
         _read(arguments.reader, arguments.seconds)
         return
     found = {
-        "publish_to_receive": [publish_to_receive(10, hz, arguments.seconds) for hz in (30, 200)],
+        "publish_to_receive": wire_rows(arguments.seconds),
         "stopped_subscriber": stopped_subscriber(arguments.seconds),
     }
     if arguments.json:
         print(json.dumps(found))
         return
     for row in [*found["publish_to_receive"], found["stopped_subscriber"]]:
-        print(", ".join(f"{key} {value:.4g}" for key, value in row.items()))
+        print(", ".join(f"{key} {value}" for key, value in row.items()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,98 @@
+"""Measures what several cameras cost: one node on one, two and four of them, 720p at 10 frames a
+second each, and as fast as they can be labelled."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from node.client import Status, Subscriber
+
+CAMERAS = (1, 2, 4)
+STEADY_FPS = 10
+_SETTLE_S = 2.0
+
+
+def camera_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
+    """steady: CPU in percent of a core with so many cameras, and by camera. busy: no rate limit;
+    labelled frames a second in all, of the slowest and of the fastest camera.
+
+    cost_per_camera: CPU by camera with the most cameras, by that with one; above 1 it would grow
+    faster than their number.
+    """
+    steady = [_run(video, count, STEADY_FPS, seconds) for count in CAMERAS]
+    busy = [_run(video, count, None, seconds) for count in CAMERAS]
+    per_camera = [float(str(row["cpu_percent"])) / int(str(row["cameras"])) for row in steady]
+    return {"steady": steady, "busy": busy, "cost_per_camera": per_camera[-1] / per_camera[0]}
+
+
+def _run(video: Path, count: int, max_fps: int | None, seconds: float) -> dict[str, object]:
+    names = [f"camera{place}" for place in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = f"ipc://{folder}/labels"
+        config = Path(folder) / "cameras.toml"
+        limit = "" if max_fps is None else f"max_fps = {max_fps}"
+        config.write_text(
+            f'wire.endpoint = "{endpoint}"\n'
+            + "".join(
+                f'[[camera]]\nname = "{name}"\nsource = "{video}"\nloop = true\n{limit}\n'
+                for name in names
+            )
+        )
+        node = subprocess.Popen(
+            [sys.executable, "-m", "node", "run", "--config", str(config)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            with Subscriber(endpoint, timeout_s=60) as subscriber:
+                return _measured(subscriber, psutil.Process(node.pid), names, seconds)
+        finally:
+            node.terminate()
+            node.wait(10)
+
+
+def _measured(
+    subscriber: Subscriber, process: psutil.Process, names: list[str], seconds: float
+) -> dict[str, object]:
+    seeing: set[str] = set()
+    while seeing < set(names):
+        message, _ = subscriber.receive(60)
+        if message.status is Status.OK:
+            seeing.add(message.camera)
+    settled = time.monotonic() + _SETTLE_S
+    while time.monotonic() < settled:
+        subscriber.receive(5)
+    labelled: Counter[str] = Counter()
+    started, cpu = time.monotonic(), sum(process.cpu_times()[:2])
+    while time.monotonic() - started < seconds:
+        message, _ = subscriber.receive(5)
+        labelled[message.camera] += message.status is Status.OK
+    took_s = time.monotonic() - started
+    spent_s = sum(process.cpu_times()[:2]) - cpu
+    return {
+        "cameras": len(names),
+        "cpu_percent": 100 * spent_s / took_s,
+        "cpu_ms_per_frame": 1000 * spent_s / max(labelled.total(), 1),
+        "labelled_per_s": labelled.total() / took_s,
+        "slowest_per_s": min(labelled[name] for name in names) / took_s,
+        "fastest_per_s": max(labelled[name] for name in names) / took_s,
+    }
+
+
+def main() -> None:
+    """One JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("video", type=Path, help="720p, 30 frames a second")
+    parser.add_argument("--seconds", type=float, default=10)
+    arguments = parser.parse_args()
+    print(json.dumps(camera_cost(arguments.video, 1, arguments.seconds)))
+
+
+if __name__ == "__main__":
+    main()
