@@ -29,7 +29,6 @@ from node.client_inbox import (
     NotUsableError,
     TooOldError,
     connect,
-    freshest,
     silence,
 )
 from node.errors import ControlError, EndpointError
@@ -121,7 +120,7 @@ class Subscriber:
         deadline = time.monotonic() + timeout_s
         while True:
             self._drain()
-            found = freshest(self._inbox.newest(), max_age_s)
+            found = self._inbox.freshest(max_age_s)
             left_s = deadline - time.monotonic()
             if found is not None or left_s <= 0:
                 return found

@@ -65,6 +65,11 @@ class Control:
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        # A request waits for a connection here, where it is given up in time; libzmq would keep it
+        # and have a node that comes up later carry it out, long after its answer was given up.
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
         if own is not None:
             own.put_on(self._socket)
@@ -127,17 +132,17 @@ class Control:
         wait_s = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + wait_s
         request = {"schema": 1, "id": number, "command": command, "arguments": arguments}
-        self._socket.send(msgpack.packb(request), zmq.NOBLOCK)
+        body = msgpack.packb(request)
+        if not self._socket.poll(int(wait_s * 1000) + 1, zmq.POLLOUT):
+            raise self._silence(wait_s)
+        self._socket.send(body, zmq.NOBLOCK)
         while (left_s := deadline - time.monotonic()) > 0:
             if not self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN):
                 break
             answer = _read(self._socket.recv_multipart(zmq.NOBLOCK)[-1])
             if answer.get("id") == number:  # not one that came too late for the call before
                 return self._checked(answer)
-        raise NoAnswerError(
-            f"{self._endpoint}: no answer for {wait_s:g} s; does the node run, with "
-            "control.endpoint set to this, and is this client on its allow list?"
-        )
+        raise self._silence(wait_s)
 
     def close(self) -> None:
         """Lets go of the connection; twice does no harm."""
@@ -154,6 +159,12 @@ class Control:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _silence(self, wait_s: float) -> NoAnswerError:
+        return NoAnswerError(
+            f"{self._endpoint}: no answer for {wait_s:g} s; does the node run, with "
+            "control.endpoint set to this, and is this client on its allow list?"
+        )
 
     def _checked(self, answer: Mapping[str, Any]) -> Answer:
         if not answer.get("ok"):

@@ -23,6 +23,7 @@ from node.client import (
 )
 from node.client_async import AsyncSubscriber
 from node.frame import Frame, Stamp
+from node.wire import messages
 from node.wire.compose import Composer, PerceptionHealth, Usage
 from node.wire.messages import Label, ModelInfo, NodeState, Timing
 from node.wire.publisher import Publisher
@@ -184,6 +185,19 @@ def test_steps_of_the_wall_clock_change_no_age_and_no_order(
             assert all(0 <= earlier.age_s < 5 for earlier in received)
         assert [message.seq for message in received] == [0, 1, 2, 3]
         monkeypatch.undo()
+
+
+def test_a_wall_clock_that_is_set_back_keeps_nothing_fresh_on_another_computer(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "boot_id", lambda: "another computer")
+    real = time.time_ns
+    with Subscriber(node.endpoint) as subscriber:
+        node.labels()
+        assert subscriber.require(WAIT_S, timeout_s=WAIT_S).labels
+        monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
+        assert "s old, allowed are 0.2 s" in why_not(subscriber, TooOldError)
+        assert subscriber.latest(0.2) is None
 
 
 def test_asyncio_has_the_same(node: Node) -> None:
