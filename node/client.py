@@ -333,6 +333,13 @@ class StaleGuard:
         self.close()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # who relies on a guard has to know that there is none any more
+            log.exception("the stale guard ended")
+            self._told(self._callback, NotUsableError(f"the stale guard ended: {error!r}", None))
+
+    def _watch(self) -> None:
         stale: bool | None = None
         patience = time.monotonic() + self._max_age_s  # to connect in
         with self._subscriber as subscriber:

@@ -167,6 +167,18 @@ def test_a_guard_calls_where_there_is_no_node_at_all(tmp_path: Path) -> None:
         assert isinstance(told.get(timeout=WAIT_S), NodeGoneError)
 
 
+def test_a_guard_that_fails_calls_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: queue.Queue[NotUsableError] = queue.Queue()
+    node.labels()
+
+    def fails(subscriber: Subscriber, max_age_s: float) -> LabelsMessage:
+        raise OSError("no file descriptors")
+
+    monkeypatch.setattr(Subscriber, "require", fails)
+    with StaleGuard(node.endpoint, WAIT_S, told.put):
+        assert "the stale guard ended: OSError('no file" in str(told.get(timeout=WAIT_S))
+
+
 def test_steps_of_the_wall_clock_change_no_age_and_no_order(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
