@@ -13,6 +13,7 @@ import msgpack
 import zmq
 
 from node.errors import ControlError, EndpointError, MessageError
+from node.wire.endpoint import prepare
 from node.wire.keys import Keys
 from node.wire.messages import LabelsMessage, from_map
 
@@ -73,6 +74,7 @@ class Control:
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
         if own is not None:
             own.put_on(self._socket)
+        prepare(self._socket, endpoint)
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:

@@ -12,6 +12,7 @@ import zmq
 
 from node.errors import EndpointError, MessageError
 from node.wire.clock import monotonic_s
+from node.wire.endpoint import prepare
 from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
@@ -220,6 +221,7 @@ def connect(
     socket.setsockopt(zmq.SUBSCRIBE, topic(kind, camera) if camera else f"{kind}/".encode())
     if kind == "labels":
         socket.setsockopt(zmq.SUBSCRIBE, b"health/")
+    prepare(socket, endpoint)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

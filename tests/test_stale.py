@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -95,6 +96,20 @@ def test_each_case_has_its_own_error(node: Node) -> None:
         assert why_not(subscriber, NotLookingError) == "camera 'front' is paused"
         node.health("stopping")
         assert "the node said that it stops" in why_not(subscriber, NodeGoneError)
+
+
+def test_an_address_may_be_of_ipv6() -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this computer has no IPv6")
+        port = probe.getsockname()[1]
+    node = Node(f"tcp://[::1]:{port}")
+    with Subscriber(node.endpoint) as subscriber:
+        node.labels()
+        assert subscriber.require(WAIT_S, timeout_s=WAIT_S).camera == "front"
+    node.publisher.close()
 
 
 def test_one_blind_camera_does_not_speak_for_another(node: Node) -> None:
