@@ -29,7 +29,6 @@ from node.client_inbox import (
     NotUsableError,
     TooOldError,
     connect,
-    freshest,
     silence,
 )
 from node.errors import ControlError, EndpointError
@@ -121,7 +120,7 @@ class Subscriber:
         deadline = time.monotonic() + timeout_s
         while True:
             self._drain()
-            found = freshest(self._inbox.newest(), max_age_s)
+            found = self._inbox.freshest(max_age_s)
             left_s = deadline - time.monotonic()
             if found is not None or left_s <= 0:
                 return found
@@ -334,6 +333,13 @@ class StaleGuard:
         self.close()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # who relies on a guard has to know that there is none any more
+            log.exception("the stale guard ended")
+            self._told(self._callback, NotUsableError(f"the stale guard ended: {error!r}", None))
+
+    def _watch(self) -> None:
         stale: bool | None = None
         patience = time.monotonic() + self._max_age_s  # to connect in
         with self._subscriber as subscriber:

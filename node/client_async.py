@@ -21,7 +21,6 @@ from node.client_inbox import (
     NotSeenError,
     NotUsableError,
     connect,
-    freshest,
     silence,
 )
 from node.errors import EndpointError
@@ -95,7 +94,7 @@ class AsyncSubscriber:
         deadline = time.monotonic() + timeout_s
         while True:
             await self._drain()
-            found = freshest(self._inbox.newest(), max_age_s)
+            found = self._inbox.freshest(max_age_s)
             left_s = deadline - time.monotonic()
             if found is not None or left_s <= 0:
                 return found

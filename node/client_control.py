@@ -14,6 +14,7 @@ import zmq
 
 from node.errors import ControlError, EndpointError, MessageError
 from node.wire.codec import from_map
+from node.wire.endpoint import prepare
 from node.wire.keys import Keys
 from node.wire.messages import LabelsMessage
 
@@ -66,9 +67,15 @@ class Control:
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        # A request waits for a connection here, where it is given up in time; libzmq would keep it
+        # and have a node that comes up later carry it out, long after its answer was given up.
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
         if own is not None:
             own.put_on(self._socket)
+        prepare(self._socket, endpoint)
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -128,17 +135,17 @@ class Control:
         wait_s = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + wait_s
         request = {"schema": 1, "id": number, "command": command, "arguments": arguments}
-        self._socket.send(msgpack.packb(request), zmq.NOBLOCK)
+        body = msgpack.packb(request)
+        if not self._socket.poll(int(wait_s * 1000) + 1, zmq.POLLOUT):
+            raise self._silence(wait_s)
+        self._socket.send(body, zmq.NOBLOCK)
         while (left_s := deadline - time.monotonic()) > 0:
             if not self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN):
                 break
             answer = _read(self._socket.recv_multipart(zmq.NOBLOCK)[-1])
             if answer.get("id") == number:  # not one that came too late for the call before
                 return self._checked(answer)
-        raise NoAnswerError(
-            f"{self._endpoint}: no answer for {wait_s:g} s; does the node run, with "
-            "control.endpoint set to this, and is this client on its allow list?"
-        )
+        raise self._silence(wait_s)
 
     def close(self) -> None:
         """Lets go of the connection; twice does no harm."""
@@ -155,6 +162,12 @@ class Control:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _silence(self, wait_s: float) -> NoAnswerError:
+        return NoAnswerError(
+            f"{self._endpoint}: no answer for {wait_s:g} s; does the node run, with "
+            "control.endpoint set to this, and is this client on its allow list?"
+        )
 
     def _checked(self, answer: Mapping[str, Any]) -> Answer:
         if not answer.get("ok"):

@@ -4,6 +4,7 @@ only."""
 import logging
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import zmq
 from node.errors import EndpointError, MessageError
 from node.wire.clock import monotonic_s
 from node.wire.codec import decode
+from node.wire.endpoint import prepare
 from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
@@ -94,6 +96,7 @@ class Inbox:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._last: dict[str, LabelsMessage] = {}
+        self._received_s: dict[str, float] = {}
         self._heard_s: float | None = None
         self.health: HealthMessage | None = None
         self.late: Counter[str] = Counter()
@@ -121,12 +124,13 @@ class Inbox:
         if last is not None and last.session == message.session and message.seq <= last.seq:
             return None  # retained for somebody else who joined
         self._last[message.camera] = message
+        self._received_s[message.camera] = self._heard_s
         self.late[message.camera] += message.late
         return message, _gap(last, message)
 
-    def newest(self) -> list[LabelsMessage]:
-        """The newest message of each camera."""
-        return list(self._last.values())
+    def freshest(self, max_age_s: float) -> LabelsMessage | None:
+        """The youngest of the cameras' newest messages that are not older than `max_age_s`."""
+        return self._freshest(self._last.values(), max_age_s)
 
     @property
     def silent_s(self) -> float:
@@ -141,9 +145,9 @@ class Inbox:
 
     def required(self, max_age_s: float, camera: str | None) -> LabelsMessage:
         """The freshest labels, or the NotUsableError that says why there are none."""
-        known = [x for x in self.newest() if camera is None or x.camera == camera]
+        known = [x for x in self._last.values() if camera is None or x.camera == camera]
         seen = [x for x in known if x.status is Status.OK]
-        fresh = freshest(seen, max_age_s)
+        fresh = self._freshest(seen, max_age_s)
         if fresh is not None:
             return fresh
         if not self.alive:
@@ -161,10 +165,21 @@ class Inbox:
         if newest.status is not Status.OK:
             raise CannotSeeError(f"camera {newest.camera!r} cannot see: {newest.status}", newest)
         raise TooOldError(
-            f"camera {newest.camera!r}: the newest labels are {newest.age_s:.3f} s old, allowed "
-            f"are {max_age_s:g} s",
+            f"camera {newest.camera!r}: the newest labels are {self._age_s(newest):.3f} s old, "
+            f"allowed are {max_age_s:g} s",
             newest,
         )
+
+    def _freshest(
+        self, messages: Iterable[LabelsMessage], max_age_s: float
+    ) -> LabelsMessage | None:
+        fresh = [message for message in messages if self._age_s(message) <= max_age_s]
+        return min(fresh, key=self._age_s, default=None)
+
+    def _age_s(self, message: LabelsMessage) -> float:
+        """Never younger than the time it has been here: on another computer than the node's, a wall
+        clock that is set back would keep the last message of a dead node fresh."""
+        return max(message.age_s, monotonic_s() - self._received_s[message.camera])
 
     def _reject(self, reason: str) -> None:
         self.rejected += 1
@@ -184,12 +199,6 @@ def _gap(last: LabelsMessage | None, message: LabelsMessage) -> Gap:
         # The lost messages took their own counts of dropped frames with them.
         dropped = max(dropped, message.frame_id - last.frame_id - 1 - lost)
     return Gap(dropped=dropped, lost=lost)
-
-
-def freshest(messages: list[LabelsMessage], max_age_s: float) -> LabelsMessage | None:
-    """The youngest of those that are not older than `max_age_s`."""
-    fresh = [message for message in messages if message.age_s <= max_age_s]
-    return min(fresh, key=lambda message: message.age_s, default=None)
 
 
 def connect(
@@ -212,6 +221,7 @@ def connect(
     socket.setsockopt(zmq.SUBSCRIBE, topic(kind, camera) if camera else f"{kind}/".encode())
     if kind == "labels":
         socket.setsockopt(zmq.SUBSCRIBE, b"health/")
+    prepare(socket, endpoint)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

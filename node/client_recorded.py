@@ -15,7 +15,6 @@ from node.client_inbox import (
     NoMessageError,
     NotSeenError,
     NotUsableError,
-    freshest,
 )
 from node.errors import ConfigError, MessageError
 from node.wire.clock import virtual_time
@@ -74,7 +73,7 @@ class RecordedLabels:
         self._unread.clear()
         deadline_ns = self._now_ns + round(timeout_s * 1e9)
         while True:
-            found = freshest(self._inbox.newest(), max_age_s)
+            found = self._inbox.freshest(max_age_s)
             if found is not None or not self._step(deadline_ns):
                 return found
 

@@ -83,6 +83,7 @@ class CameraConfig(_Section):
     at_start: Literal["require", "wait"] = "require"
     stall_timeout_s: float = Field(0.5, ge=0.05, le=60)
     detect_frozen: bool = True
+    detect_damage: bool = True
     deadline_s: float | None = Field(None, gt=0, le=60)
     roi: Annotated[Polygon, BeforeValidator(_as_tuples)] | None = None
     roi_mode: Literal["crop", "mask"] = "crop"
@@ -466,13 +467,14 @@ def is_loopback(endpoint: str) -> bool:
 
 def redacted(source: str) -> str:
     """A source as it may be shown: without the user name and password of a URL, and without what
-    its query calls a secret (`?token=...`)."""
-    shown = re.sub(r"(\w+://)[^/\s]*@", r"\1***@", source)
+    its query or a pipeline calls a secret (`?token=...`, `user-pw=...`)."""
+    shown = re.sub(r"(\w+://)[^\s'\"]*@", r"\1***@", source)  # also a password with a slash
     return _SECRET_QUERY.sub(r"\1***", shown)
 
 
 _SECRET_QUERY = re.compile(
-    r"([?&;](?:[\w.-]*(?:pass|pwd|token|secret|auth|key|signature)[\w.-]*|user(?:name)?)=)[^&;\s'\"]*",
+    r"([?&;\s](?:[\w.-]*(?:pass|pwd|-pw|token|secret|auth|key|signature)[\w.-]*"
+    r"|user(?:name|-id)?)\s*=\s*)(?:\"[^\"]*\"|'[^']*'|[^&;\s'\"]*)",
     re.IGNORECASE,
 )
 
@@ -525,7 +527,7 @@ def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
     value = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
-            return f"{key}: unknown key (its value is {value!r}); {_nearest(problem['loc'])}"
+            return f"{key}: unknown key (its value is {_shown(value)}); {_nearest(problem['loc'])}"
         case "value_error":
             reason = str(problem["ctx"]["error"])
             return f"{key}: {reason}" if key else reason

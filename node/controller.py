@@ -137,9 +137,9 @@ class Controller:
             raise ControlError("set: give settings, a map of keys and their values")
         for key in settings:
             _check_changeable(key)
-        config = changed(self._labeller.config, settings)
 
-        def change() -> None:
+        def change() -> None:  # from what is in force then: others change it too
+            config = changed(self._labeller.config, settings)
             self._labeller.reconfigure(config)
             for camera in config.camera:
                 if self._limits[camera.name].max_fps != camera.max_fps:
@@ -153,12 +153,16 @@ class Controller:
         if not self._loading.acquire(blocking=False):
             raise ControlError("another model is being loaded; ask again")
         try:
-            config = changed(self._labeller.config, {"model.name": name, "model.weights": weights})
-            perceiver = self._built(config)
+            wanted = {"model.name": name, "model.weights": weights}
+            perceiver = self._built(changed(self._labeller.config, wanted))
             settled: list[Future[None]] = []
-            result = self._between_frames(
-                lambda: settled.append(self._labeller.swap(perceiver, config))
-            )
+
+            def change() -> None:  # settings may have been changed while it was loaded
+                config = changed(self._labeller.config, wanted)
+                perceiver.use(perceiver.task_for(config))
+                settled.append(self._labeller.swap(perceiver, config))
+
+            result = self._between_frames(change)
             try:
                 settled[0].result(SETTLE_S)
             except TimeoutError:

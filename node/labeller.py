@@ -113,7 +113,8 @@ class Labeller:
 
     @property
     def busy_s(self) -> float:
-        """How long the inference of now has been going on, in seconds; 0 between two."""
+        """How long the frames of now have been in work, in seconds, from their inference on; 0
+        where none are."""
         began_ns = self._began_ns
         return 0.0 if began_ns is None else (time.monotonic_ns() - began_ns) / 1e9
 
@@ -247,12 +248,14 @@ class Labeller:
         except Exception as error:
             self.failure = error  # raised again by the pipeline, on the thread that waits for us
         finally:
+            self._began_ns = None
             self.ended.set()
 
     def _label_all(self) -> None:
         while not self._stop.is_set() and not self._enough():
             assert self.perceiver is not None
             batch = self._mailbox.take_all(0.2, self._at_most(self.perceiver))
+            self._began_ns = time.monotonic_ns()
             self._do_calls()
             batch = [taken for taken in batch if self._looks_at(taken)]
             if batch:
@@ -263,6 +266,7 @@ class Labeller:
                         self._send(taken, perceived)
             elif self._mailbox.finished:
                 return
+            self._began_ns = None
 
     def _do_calls(self) -> None:
         while True:
@@ -294,7 +298,6 @@ class Labeller:
         try:
             seen = self.perceiver.perceive_all(images)
         except Exception as error:  # whatever a model raises costs this frame, not the node
-            self._began_ns = None
             if len(batch) > 1:  # find out which
                 return [self._perceived([taken])[0] for taken in batch]
             if (told := self._models.rolled_back(error)) is not None:
@@ -304,7 +307,6 @@ class Labeller:
                 return self._perceived(batch)
             self._note_lost(batch[0].frame.camera, error)
             return [None]
-        self._began_ns = None
         self._failures = 0
         self._models.note_good(len(batch))
         return seen

@@ -1,5 +1,6 @@
 """Servers on loopback for tests of streams."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -62,5 +63,29 @@ class MjpegServer:
 
     def close(self) -> None:
         self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class ByteServer:
+    """Sends bytes over HTTP to each who asks, then closes the connection."""
+
+    def __init__(self, body: bytes) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    self.wfile.write(body)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/stream"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()

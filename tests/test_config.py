@@ -95,6 +95,9 @@ def test_a_wrong_setting_is_said(tmp_path: Path, setting: str, told: str) -> Non
         ("http://cam/x?user=me&pwd=you", "http://cam/x?user=***&pwd=***"),
         ("https://cam/x?X-Api-Key=abc", "https://cam/x?X-Api-Key=***"),
         ("gst:rtspsrc location=rtsp://a:b@c/d ! x", "gst:rtspsrc location=rtsp://***@c/d ! x"),
+        ("rtsp://ann:a/b@10.0.0.1/live", "rtsp://***@10.0.0.1/live"),
+        ("gst:rtspsrc user-id=me user-pw=you ! x", "gst:rtspsrc user-id=*** user-pw=*** ! x"),
+        ('gst:rtspsrc user-pw="y o u" latency=0', "gst:rtspsrc user-pw=*** latency=0"),
         ("drive.mp4", "drive.mp4"),
     ],
 )
@@ -127,4 +130,7 @@ def test_credentials_are_never_shown() -> None:
     assert redacted("rtsp://ann:p@ss@10.0.0.1/a") == "rtsp://***@10.0.0.1/a"
     with pytest.raises(ConfigError) as caught:
         load_config(None, ['camera.0.fps="rtsp://ann:secret@10.0.0.1/a"'])
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match="did you mean source") as caught:
+        load_config(None, ['camera.0.sorce="rtsp://ann:secret@10.0.0.1/a"'])
     assert "secret" not in str(caught.value)

@@ -312,6 +312,47 @@ def test_no_answer_is_an_error_of_its_own(tmp_path: Path) -> None:
         nobody.status()
 
 
+def test_a_request_whose_answer_was_given_up_is_not_carried_out_later(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/control"
+    context = zmq.Context()
+    with Control(endpoint, timeout_s=0.1) as control, context.socket(zmq.ROUTER) as node_to_come:
+        with pytest.raises(NoAnswerError):
+            control.pause()
+        node_to_come.bind(endpoint)
+        with pytest.raises(NoAnswerError):
+            control.ask("status", timeout_s=1.0)
+        assert node_to_come.poll(int(WAIT_S * 1000), zmq.POLLIN)
+        assert decode_request(node_to_come.recv_multipart()[-1]).command == "status"
+    context.term()
+
+
+def test_settings_that_are_changed_while_a_model_is_loaded_hold_with_it(
+    node: Node, control: Control
+) -> None:
+    context = zmq.Context()
+    with context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(node.control)
+        model = {"name": "efficientnet_lite0"}
+        for number, (command, arguments) in enumerate(
+            (("model", model), ("set", {"settings": {"model.top_k": 2}}))
+        ):
+            dealer.send(msgpack.packb({"id": number, "command": command, "arguments": arguments}))
+        order = []
+        while len(order) < 2:
+            assert dealer.poll(int(WAIT_S * 1000), zmq.POLLIN)
+            answer = msgpack.unpackb(dealer.recv())
+            assert answer["ok"], answer
+            order.append(answer["id"])
+    context.term()
+    assert order == [1, 0], "the setting was changed while the model was loaded"
+    assert control.status()["settings"]["model.top_k"] == 2
+    with Subscriber(node.endpoint, "left") as subscriber:
+        seen = until(subscriber, lambda m: m.status == "ok" and not m.retained)
+    assert len(seen[-1].labels) == 2
+    control.set({"model.top_k": 5})
+
+
 def test_a_request_is_what_it_says() -> None:
     request = decode_request(msgpack.packb({"id": 3, "command": "pause", "arguments": {"a": 1}}))
     assert (request.id, request.command, dict(request.arguments)) == (3, "pause", {"a": 1})

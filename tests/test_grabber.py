@@ -258,6 +258,36 @@ def test_a_hung_driver_is_given_up_and_its_late_frames_are_thrown_away(
     assert grabber.state.facts.width == 64
 
 
+def test_a_late_picture_does_not_make_a_frozen_camera_new(stop: threading.Event) -> None:
+    release = threading.Event()
+    opened = itertools.count()
+    frozen = noise()
+
+    class HangsAtFirst(Camera):
+        def __init__(self) -> None:
+            super().__init__(lambda: frozen.copy())
+            self.hangs = next(opened) == 0
+
+        def read(self) -> Picture:
+            if self.hangs:
+                release.wait()
+                return Picture(noise(), Stamp.now(), None, 0)
+            return super().read()
+
+    grabber = Grabber(
+        CAMERA, HangsAtFirst, LatestMailbox(["a"]), stop, retry_first=False, hung_after_s=0.2
+    )
+    grabber.start()
+    hung = next(x for x in threading.enumerate() if x.name == "capture-a")
+    wait_until(lambda: grabber.look_after() or grabber.state.repeated > 0)
+    wait_until(lambda: silent_s(grabber) > 0.15)
+    frames, repeated = grabber.state.frames, grabber.state.repeated
+    release.set()
+    wait_until(lambda: not hung.is_alive())
+    wait_until(lambda: grabber.state.repeated > repeated + 3)
+    assert grabber.state.frames == frames, "a frozen picture was taken for a new one"
+
+
 def test_few_threads_hang_however_long_it_takes(stop: threading.Event) -> None:
     release = threading.Event()
 

@@ -25,9 +25,11 @@ from node.client import (
 )
 from node.config import NodeConfig, load_config
 from node.errors import FrameError, InferenceError, ModelError
-from node.frame import Image
+from node.frame import Frame, Image
 from node.labeller import MOST_FAILURES
 from node.perception.perceiver import Perceived, Perceiver, build_perceiver
+from node.perception.scene import Observed, Scene
+from node.perception.task import Seen
 from node.pipeline import run_live
 
 WAIT_S = 20.0
@@ -151,6 +153,28 @@ def test_a_model_that_hangs_is_said_and_ends_the_node_in_time(ipc: str) -> None:
         assert time.monotonic() - started < 2.0
         release.set()
     assert seen[-1].status == "stalled"
+    assert "hangs for 0.5 s on one frame" in str(ended[0])
+
+
+def test_what_hangs_behind_the_model_ends_the_node_too(
+    ipc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    real = Scene.observe
+
+    def hangs(scene: Scene, frame: Frame, seen: Seen) -> Observed:
+        if frame.frame_id >= 5:
+            release.wait(WAIT_S)
+        return real(scene, frame, seen)
+
+    monkeypatch.setattr(Scene, "observe", hangs)
+    model = having(lambda taken: None)
+    with running(ipc, model, "model.inference_timeout_s=0.5") as (subscriber, ended):
+        received_until(subscriber, lambda seen: bool(seen) and seen[-1].status == "stalled")
+        deadline = time.monotonic() + WAIT_S
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+        release.set()
     assert "hangs for 0.5 s on one frame" in str(ended[0])
 
 

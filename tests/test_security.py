@@ -13,6 +13,8 @@ from conftest import COMMAND, ROOT, Run, run_in_process
 
 from node.client import Control, Keys, NoAnswerError, NodeGoneError, Subscriber
 from node.errors import ConfigError
+from node.wire.keys import read_pair
+from node.wire.security import make_server, secured
 
 WAIT_S = 30.0
 REFUSED_S = 0.4
@@ -140,6 +142,22 @@ def test_keys_are_for_their_owner_only_and_names_are_not_taken_twice(
     assert "this client has its keys already" in again.stderr
     assert (folder / "server.key_secret").read_text() == before
     assert in_process("keys", folder, "--client", "../x").returncode == 2
+
+
+def test_without_the_keeper_of_the_list_nobody_is_let_in(tmp_path: Path) -> None:
+    make_server(tmp_path)
+    server, _ = read_pair(tmp_path / "server.key")
+    context = zmq.Context()
+    with context.socket(zmq.XPUB) as xpub:
+        with secured(context, xpub, tmp_path, "labels"):
+            port = xpub.bind_to_random_port("tcp://127.0.0.1")
+        for _ in range(5):  # the first may still find a keeper that is going
+            with context.socket(zmq.SUB) as stranger:
+                Keys(server, *zmq.curve_keypair()).put_on(stranger)
+                stranger.subscribe(b"")
+                stranger.connect(f"tcp://127.0.0.1:{port}")
+                assert not xpub.poll(int(REFUSED_S * 1000) // 4), "a stranger subscribed"
+    context.destroy(linger=0)
 
 
 def test_an_open_address_is_refused_without_keys_or_a_word(in_process: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from node.client import (
 )
 from node.client_async import AsyncSubscriber
 from node.frame import Frame, Stamp
+from node.wire import messages
 from node.wire.compose import Composer, PerceptionHealth, Usage
 from node.wire.messages import Label, ModelInfo, NodeState, Timing
 from node.wire.publisher import Publisher
@@ -96,6 +98,20 @@ def test_each_case_has_its_own_error(node: Node) -> None:
         assert "the node said that it stops" in why_not(subscriber, NodeGoneError)
 
 
+def test_an_address_may_be_of_ipv6() -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this computer has no IPv6")
+        port = probe.getsockname()[1]
+    node = Node(f"tcp://[::1]:{port}")
+    with Subscriber(node.endpoint) as subscriber:
+        node.labels()
+        assert subscriber.require(WAIT_S, timeout_s=WAIT_S).camera == "front"
+    node.publisher.close()
+
+
 def test_one_blind_camera_does_not_speak_for_another(node: Node) -> None:
     with Subscriber(node.endpoint) as subscriber:
         node.labels("left")
@@ -166,6 +182,18 @@ def test_a_guard_calls_where_there_is_no_node_at_all(tmp_path: Path) -> None:
         assert isinstance(told.get(timeout=WAIT_S), NodeGoneError)
 
 
+def test_a_guard_that_fails_calls_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: queue.Queue[NotUsableError] = queue.Queue()
+    node.labels()
+
+    def fails(subscriber: Subscriber, max_age_s: float) -> LabelsMessage:
+        raise OSError("no file descriptors")
+
+    monkeypatch.setattr(Subscriber, "require", fails)
+    with StaleGuard(node.endpoint, WAIT_S, told.put):
+        assert "the stale guard ended: OSError('no file" in str(told.get(timeout=WAIT_S))
+
+
 def test_steps_of_the_wall_clock_change_no_age_and_no_order(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +212,19 @@ def test_steps_of_the_wall_clock_change_no_age_and_no_order(
             assert all(0 <= earlier.age_s < 5 for earlier in received)
         assert [message.seq for message in received] == [0, 1, 2, 3]
         monkeypatch.undo()
+
+
+def test_a_wall_clock_that_is_set_back_keeps_nothing_fresh_on_another_computer(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "boot_id", lambda: "another computer")
+    real = time.time_ns
+    with Subscriber(node.endpoint) as subscriber:
+        node.labels()
+        assert subscriber.require(WAIT_S, timeout_s=WAIT_S).labels
+        monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
+        assert "s old, allowed are 0.2 s" in why_not(subscriber, TooOldError)
+        assert subscriber.latest(0.2) is None
 
 
 def test_asyncio_has_the_same(node: Node) -> None:

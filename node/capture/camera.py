@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import cast
 
+from node.capture.coded_stream import CodedStream, codec_of
 from node.capture.pacing import RateLimit
-from node.capture.source import Picture, SourceFacts
+from node.capture.source import Picture, Source, SourceFacts
 from node.config import CameraConfig, redacted
 from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
@@ -133,8 +134,8 @@ def open_device(config: CameraConfig, limit: RateLimit | None = None) -> LiveSou
     return LiveSource(capture, who, config, limit)
 
 
-def open_url(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource:
-    """The stream at an address. Raises SourceError."""
+def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
+    """The stream at an address, decoded here where that finds damage. Raises SourceError."""
     who = f"camera '{config.name}': {redacted(config.source)}"
     capture = cv2.VideoCapture(
         config.source,
@@ -151,6 +152,10 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource
             f"{who} cannot be opened; check that the server runs and that address, user and "
             "password are right"
         )
+    codec = codec_of(_fourcc(capture), config)
+    if codec is not None and _ask_for_bytes(capture, True):
+        facts = _negotiate(capture, config)
+        return CodedStream(capture, who, facts, codec, limit or RateLimit(config.max_fps))
     return LiveSource(capture, who, config, limit)
 
 

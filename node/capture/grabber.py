@@ -217,6 +217,8 @@ class Grabber:
             if picture is None:
                 self._note(turn, summary=source.summary())
                 return
+            if not self._goes_on(turn):  # what it compares with is another turn's by now
+                return
             if freshness is not None and (same := freshness.repeats(picture)) is not None:
                 self._note(turn, repeated=self._state.repeated + 1)
                 if self._silent_s() > stall_after_s(self._config, self._state.facts):
@@ -229,7 +231,7 @@ class Grabber:
             epoch = self._state.reconnects + picture.lap + sizes.changes
             frame = number(picture, self.camera, self._state.frames, epoch)
             self._note(turn, facts=facts, frames=frame.frame_id + 1)
-            if self._goes_on(turn):
+            if self._goes_on(turn):  # it may have been given up just now
                 self._mailbox.put(frame)
 
     def _reopen_if_useless(self, why: str) -> None:

@@ -12,6 +12,7 @@ import zmq
 
 from node.errors import EndpointError, PerceptionNodeError
 from node.wire.codec import encode
+from node.wire.endpoint import prepare
 from node.wire.messages import Message, retained
 from node.wire.outgoing import Observer, Outgoing, Probe, Sequencer
 from node.wire.security import secured
@@ -211,6 +212,7 @@ def bind(xpub: "zmq.Socket[Any]", endpoint: str) -> None:
     """Binds, or raises EndpointError saying why not."""
     if endpoint.startswith("ipc://") and _is_served(endpoint.removeprefix("ipc://")):
         raise EndpointError(_in_use(endpoint))  # libzmq would take the path away from its owner
+    prepare(xpub, endpoint)
     try:
         xpub.bind(endpoint)
     except zmq.ZMQError as error:

@@ -44,6 +44,7 @@ def secured(
     try:
         keeper.configure_curve(domain=access, location=str(keys / access))
         socket.zap_domain = access.encode()
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without its keeper nobody is let in
         socket.curve_server = True
         socket.curve_publickey = public
         socket.curve_secretkey = secret

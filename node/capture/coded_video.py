@@ -1,0 +1,124 @@
+"""Coded video: decodes H.264 and H.265 and refuses what is damaged. OpenCV's decoder paints over
+what is missing, and each picture that builds on such a one shows something that never was."""
+
+import importlib.util
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from node.capture.h264 import FrameNumbers
+from node.errors import PictureError
+from node.frame import Image, Stamp
+
+if TYPE_CHECKING:
+    from av import VideoCodecContext, VideoFrame
+
+Codec = Literal["h264", "hevc"]
+MOST_WAITING = 16
+"""Pictures that a decoder may hold back to put them in order: what both standards allow at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """One picture as it came: its bytes (Annex B), when they came, whether a decoder can begin
+    with it."""
+
+    data: bytes
+    stamp: Stamp
+    is_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture that can be believed, and when its bytes came."""
+
+    frame: "VideoFrame"
+    stamp: Stamp
+
+
+def can_decode() -> bool:
+    """Whether the package `av` is here, which decodes."""
+    return importlib.util.find_spec("av") is not None
+
+
+class VideoDecoder:
+    """Decodes one stream; used by one thread.
+
+    From damage on nothing is believed until a picture that builds on no other. Damage is what the
+    decoder says of a picture, and in H.264 a gap in its frame numbers. Bytes that are wrong and can
+    still be read as a picture cannot be told: neither standard asks for a checksum.
+
+    header: parameter sets that do not come with the pictures (Annex B), or nothing.
+    """
+
+    def __init__(self, codec: Codec, header: bytes) -> None:
+        import av  # takes 0.1 s, for those who read such a stream
+        from av.video.reformatter import VideoReformatter
+
+        self._packet = av.Packet
+        self._errors = (av.FFmpegError,)
+        context = av.CodecContext.create(codec, "r")
+        assert isinstance(context, av.VideoCodecContext)
+        self._context: VideoCodecContext = context
+        # Threads for whole pictures would hold back one each, and those for slices turn off the
+        # check that finds damage.
+        self._context.thread_count = 1
+        if codec == "hevc":  # it marks no picture as damaged, and only says so when told to stop;
+            # where pictures carry a checksum (most encoders send none) it is compared
+            self._context.options = {"err_detect": "crccheck+explode"}
+        self._numbers = FrameNumbers() if codec == "h264" else None
+        if header.startswith((b"\0\0\0\1", b"\0\0\1")):
+            self._context.extradata = header
+            self._lost_pictures(header)
+        self._reformatter = VideoReformatter()
+        self._stamps: deque[tuple[int, Stamp]] = deque(maxlen=2 * MOST_WAITING)
+        self._count = 0
+        self._whole_from: int | None = None
+
+    def decode(self, coded: Coded) -> list[Decoded]:
+        """The pictures that are ready now, at most times one. Raises PictureError for damage, and
+        for pictures that build on it."""
+        self._count += 1
+        lost = self._lost_pictures(coded.data)
+        if coded.is_key and (lost or self._whole_from is None):
+            self._context.flush_buffers()
+            self._whole_from = self._count
+        elif lost:
+            raise self._damage("pictures before this one were lost")
+        if self._whole_from is None:
+            raise PictureError("waits for a picture that builds on no other")
+        self._stamps.append((self._count, coded.stamp))
+        try:
+            frames = self._decoded(coded.data)
+        except self._errors as error:
+            raise self._damage(f"a picture is damaged: {error}") from error
+        if any(frame.is_corrupt for frame in frames):
+            raise self._damage("a picture is damaged")
+        return [found for frame in frames if (found := self._stamped(frame)) is not None]
+
+    def pixels(self, frame: "VideoFrame") -> Image:
+        """[height, width, 3] uint8 BGR."""
+        converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
+        return np.asarray(converted.to_ndarray(), np.uint8)
+
+    def _lost_pictures(self, data: bytes) -> bool:
+        return self._numbers is not None and self._numbers.lost(data)
+
+    def _decoded(self, data: bytes) -> "list[VideoFrame]":
+        packet = self._packet(data)
+        packet.pts = packet.dts = self._count
+        return self._context.decode(packet)
+
+    def _stamped(self, frame: "VideoFrame") -> Decoded | None:
+        """None for what was still held back from before the damage."""
+        stamp = next((stamp for number, stamp in self._stamps if number == frame.pts), None)
+        assert self._whole_from is not None
+        if stamp is None or frame.pts is None or frame.pts < self._whole_from:
+            return None
+        return Decoded(frame, stamp)
+
+    def _damage(self, why: str) -> PictureError:
+        self._whole_from = None
+        return PictureError(why)

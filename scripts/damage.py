@@ -1,0 +1,181 @@
+"""Damages pictures of real streams, one at a time, and prints how often a picture that never was
+gets through: with OpenCV's way to decode, which conceals, and with the node's."""
+
+import argparse
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import skimage
+
+from node.capture.coded_video import Codec, Coded, VideoDecoder
+from node.errors import PictureError
+from node.frame import Image, Stamp
+from node.jpeg import decode_jpeg, encode_jpeg
+from node.opencv import cv2
+
+PICTURES, KEY_EVERY = 45, 15
+_TOLERANCE = 8
+"""Grey levels: less is how one decoder differs from another, not damage."""
+
+_H264 = {"preset": "veryfast", "tune": "zerolatency", "g": str(KEY_EVERY)}
+_H265 = "log-level=none:scenecut=0:keyint=15:min-keyint=15"
+STREAMS: dict[str, tuple[Codec, str, dict[str, str]]] = {
+    "H.264": ("h264", "libx264", _H264),
+    "H.264 baseline": ("h264", "libx264", _H264 | {"profile": "baseline"}),
+    "H.264 intra refresh": ("h264", "libx264", _H264 | {"intra-refresh": "1"}),
+    "H.265": (
+        "hevc", "libx265",
+        {"preset": "ultrafast", "tune": "zerolatency", "x265-params": _H265},
+    ),
+    "H.265 with picture hash": (
+        "hevc", "libx265",
+        {"preset": "ultrafast", "tune": "zerolatency", "x265-params": f"{_H265}:hash=1"},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One coded picture."""
+
+    data: bytes
+    is_key: bool
+
+
+def _overwritten(data: bytes, chance: random.Random) -> bytes:
+    middle, length = len(data) // 2, min(100, len(data) // 4)
+    return data[:middle] + chance.randbytes(length) + data[middle + length :]
+
+
+def _bits(data: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(3):
+        changed[chance.randrange(min(40, len(data) // 2), len(data))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def _cut(data: bytes, chance: random.Random) -> bytes:
+    return data[: chance.randrange(len(data) // 4, len(data) - len(data) // 8)]
+
+
+def _lost(data: bytes, chance: random.Random) -> bytes:
+    return b""
+
+
+DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "lost": _lost, "cut off": _cut, "overwritten": _overwritten, "bits flipped": _bits,
+}  # fmt: skip
+
+
+def view() -> list[Image]:
+    """A photograph that moves."""
+    photo = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
+    assert photo is not None
+    small = cv2.resize(photo, (480, 320))
+    return [np.asarray(np.roll(small, 5 * step, axis=1), np.uint8) for step in range(PICTURES)]
+
+
+def coded(pictures: Sequence[Image], encoder: str, options: dict[str, str]) -> list[Packet]:
+    """As an encoder sends them."""
+    context = av.CodecContext.create(encoder, "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.height, context.width = pictures[0].shape[:2]
+    context.pix_fmt, context.options = "yuv420p", options
+    context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
+    frames = [av.VideoFrame.from_ndarray(picture, format="bgr24") for picture in pictures]
+    for place, frame in enumerate(frames):
+        frame.pts = place
+    packets = [packet for frame in [*frames, None] for packet in context.encode(frame)]
+    return [Packet(bytes(packet), packet.is_keyframe) for packet in packets]
+
+
+def strictly(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Image]:
+    """What the node's decoder gives, by the place of each picture."""
+    decoder, given = VideoDecoder(codec, b""), {}
+    for place, packet in enumerate(packets):
+        if packet is not None:
+            try:
+                found = decoder.decode(Coded(packet.data, Stamp.at_media(place), packet.is_key))
+            except PictureError:
+                continue
+            given.update({x.stamp.unix_ns: decoder.pixels(x.frame) for x in found})
+    return given
+
+
+def concealing(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Image]:
+    """What FFmpeg gives as OpenCV uses it."""
+    context, given = av.CodecContext.create(codec, "r"), {}
+    context.thread_count = 1
+    for place, packet in enumerate(packets):
+        if packet is not None:
+            one = av.Packet(packet.data)
+            one.pts = one.dts = place
+            for frame in context.decode(one):
+                given[frame.pts] = frame.to_ndarray(format="bgr24")
+    return given
+
+
+def wrong(given: dict[int, Image], truth: dict[int, Image]) -> bool:
+    """Whether any picture shows what never was."""
+    return any(
+        np.abs(picture.astype(int) - truth[place]).max() > _TOLERANCE
+        for place, picture in given.items()
+    )
+
+
+def stream(name: str, damage: str, times: int) -> tuple[int, int]:
+    """How often, of so many damages, one got through: concealing, and strictly."""
+    codec, encoder, options = STREAMS[name]
+    packets: list[Packet] = coded(view(), encoder, options)
+    truth = strictly(packets, codec)
+    assert len(truth) == PICTURES, f"{name}: {len(truth)} of {PICTURES} whole pictures"
+    counts = [0, 0]
+    for seed in range(times):
+        chance = random.Random(seed)
+        hit = chance.randrange(KEY_EVERY, 2 * KEY_EVERY)
+        data = DAMAGES[damage](packets[hit].data, chance)
+        sent: list[Packet | None] = [*packets]
+        sent[hit] = Packet(data, packets[hit].is_key) if data else None
+        counts[0] += wrong(concealing(sent, codec), truth)
+        counts[1] += wrong(strictly(sent, codec), truth)
+    return counts[0], counts[1]
+
+
+def motion_jpeg(damage: str, times: int) -> tuple[int, int]:
+    """The same of motion JPEG, whose pictures stand alone."""
+    pictures = [encode_jpeg(picture, 85) for picture in view()]
+    counts = [0, 0]
+    for seed in range(times):
+        chance = random.Random(seed)
+        data = DAMAGES[damage](pictures[seed % len(pictures)], chance)
+        counts[0] += cv2.imdecode(np.frombuffer(data, np.uint8), 1) is not None
+        try:
+            decode_jpeg(data)
+        except PictureError:
+            continue
+        counts[1] += 1
+    return counts[0], counts[1]
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=50, help="damages of each kind")
+    times = parser.parse_args().times
+    print(f"{'stream':24} {'damage':13} {'concealing':>12} {'the node':>12}   of {times}")
+    for damage in list(DAMAGES)[1:]:
+        before, now = motion_jpeg(damage, times)
+        print(f"{'motion JPEG':24} {damage:13} {before:12} {now:12}")
+    for name in STREAMS:
+        for damage in DAMAGES:
+            before, now = stream(name, damage, times)
+            print(f"{name:24} {damage:13} {before:12} {now:12}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Streams of real H.264 and H.265, whole and damaged: nothing that never was is delivered."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from streams import ByteServer
+
+from node.capture import coded_stream
+from node.capture.coded_stream import CodedStream
+from node.capture.h264 import FrameNumbers
+from node.capture.open import open_source
+from node.capture.source import Picture, Source
+from node.config import CameraConfig
+from node.errors import PictureError, SourceError
+from node.frame import Image
+
+av = pytest.importorskip("av", reason="damage is found with it")
+
+PICTURES, KEY_EVERY = 60, 20
+HIT = 26
+"""The picture that something happens to: the six before it and its key frame at 20 are whole."""
+KEPT = [*range(HIT), *range(40, PICTURES)]
+ENCODERS = {"h264": "libx264", "hevc": "libx265"}
+X265 = f"log-level=none:keyint={KEY_EVERY}:min-keyint={KEY_EVERY}:scenecut=0"
+OPTIONS = {
+    "libx264": {"preset": "ultrafast", "tune": "zerolatency", "g": str(KEY_EVERY), "crf": "18",
+                "x264-params": "scenecut=0"},
+    "libx265": {"preset": "ultrafast", "tune": "zerolatency",
+                "x265-params": X265},
+}  # fmt: skip
+
+Damage = Callable[[bytes], bytes | None]
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[Image]:
+    """A view that moves, so that what stands on another picture shows it."""
+    photo = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
+    assert photo is not None
+    small = cv2.resize(photo, (320, 240))
+    return [np.roll(small, 7 * place, axis=1) for place in range(PICTURES)]
+
+
+def coded(truth: list[Image], codec: str, **more: str) -> list[bytes]:
+    """The pictures as they travel, one packet each."""
+    context = av.CodecContext.create(ENCODERS[codec], "w")
+    context.width, context.height, context.pix_fmt = 320, 240, "yuv420p"
+    context.time_base, context.framerate = Fraction(1, 30), 30
+    context.options = OPTIONS[ENCODERS[codec]] | more
+    packets = []
+    for place, picture in enumerate(truth):
+        frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+        frame.pts = place
+        packets += [bytes(packet) for packet in context.encode(frame)]
+    return packets + [bytes(packet) for packet in context.encode(None)]
+
+
+def lost(packet: bytes) -> None:
+    return None
+
+
+def overwritten(packet: bytes) -> bytes:
+    middle = len(packet) // 2
+    return packet[:middle] + bytes(range(1, 81)) + packet[middle + 80 :]
+
+
+def cut(packet: bytes) -> bytes:
+    return packet[: len(packet) // 2]
+
+
+def served(packets: list[bytes], damage: Damage, place: int) -> ByteServer:
+    sent = [damage(packet) if i == place else packet for i, packet in enumerate(packets)]
+    return ByteServer(b"".join(packet for packet in sent if packet is not None))
+
+
+def read_to_the_end(source: Source) -> tuple[list[Picture], int]:
+    """All pictures until the server closes, and how many were refused."""
+    pictures, refused = [], 0
+    while True:
+        try:
+            picture = source.read()
+        except PictureError:
+            refused += 1
+        except SourceError:
+            return pictures, refused
+        else:
+            assert picture is not None
+            pictures.append(picture)
+
+
+def places(pictures: list[Picture], truth: list[Image]) -> list[int | None]:
+    """Which of the true pictures each one is; None for one that never was."""
+    known = np.array([thumbnail(picture) for picture in truth])
+    found: list[int | None] = []
+    for picture in pictures:
+        differences = np.abs(known - thumbnail(picture.image)).max(axis=(1, 2, 3))
+        nearest = int(np.argmin(differences))
+        found.append(nearest if differences[nearest] < 25 else None)
+    return found
+
+
+def thumbnail(picture: Image) -> NDArray[np.int16]:
+    """The mean of each block of 16 pixels, which smears change and coding does not."""
+    return cv2.resize(picture, (20, 15), interpolation=cv2.INTER_AREA).astype(np.int16)
+
+
+CASES = [
+    ("h264", lost, {}), ("h264", overwritten, {}), ("h264", cut, {}), ("hevc", lost, {}),
+    ("hevc", cut, {}), ("hevc", overwritten, {"x265-params": f"{X265}:hash=1"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("codec", "damage", "more"), CASES)
+def test_nothing_that_never_was_is_delivered(
+    truth: list[Image], codec: str, damage: Damage, more: dict[str, str]
+) -> None:
+    server = served(coded(truth, codec, **more), damage, HIT)
+    source = open_source(CameraConfig(source=server.url))
+    pictures, refused = read_to_the_end(source)
+    source.close()
+    server.close()
+    assert isinstance(source, CodedStream)
+    assert places(pictures, truth) == KEPT
+    assert refused == PICTURES - len(KEPT) - (damage is lost)
+
+
+@pytest.mark.parametrize("codec", list(ENCODERS))
+def test_a_whole_stream_is_delivered_whole_and_as_opencv_does(
+    truth: list[Image], codec: str
+) -> None:
+    server = ByteServer(b"".join(coded(truth, codec)))
+    source = open_source(CameraConfig(source=server.url))
+    pictures, refused = read_to_the_end(source)
+    source.close()
+    plain = cv2.VideoCapture(server.url, cv2.CAP_FFMPEG)
+    theirs = [plain.read()[1] for _ in pictures]
+    server.close()
+    assert (places(pictures, truth), refused) == (list(range(PICTURES)), 0)
+    for ours, their in zip(pictures, theirs, strict=True):
+        assert np.abs(ours.image.astype(int) - their).mean() < 1
+
+
+def test_where_it_is_turned_off_opencv_decodes_and_conceals(truth: list[Image]) -> None:
+    server = served(coded(truth, "h264"), lost, HIT)
+    source = open_source(CameraConfig(source=server.url, detect_damage=False))
+    pictures, refused = read_to_the_end(source)
+    source.close()
+    server.close()
+    assert refused == 0
+    assert None in places(pictures, truth)
+
+
+def test_without_the_package_that_finds_damage_it_says_so_and_goes_on(
+    truth: list[Image], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(coded_stream, "can_decode", lambda: False)
+    server = ByteServer(b"".join(coded(truth, "h264")))
+    source = open_source(CameraConfig(source=server.url))
+    source.close()
+    server.close()
+    assert not isinstance(source, CodedStream)
+    assert "damaged pictures of h264 are not found without the package av" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"tune": "film", "bf": "2"}, {"x264-params": "slices=4:cqm=jvt"},
+             {"intra-refresh": "1"}, {"profile": "baseline"}, {"x264-params": "interlaced=1"}],
+)  # fmt: skip
+def test_a_gap_in_the_frame_numbers_is_a_lost_picture(
+    truth: list[Image], more: dict[str, str]
+) -> None:
+    packets = coded(truth[:40], "h264", **more)
+    whole, holed = FrameNumbers(), FrameNumbers()
+    assert not any(whole.lost(packet) for packet in packets)
+    place = next(i for i in range(HIT, 40) if len(packets[i]) > 1000)
+    found = [holed.lost(packet) for packet in packets[:place] + packets[place + 1 :]]
+    assert found.index(True) in (place, place + 1)
+
+
+@given(st.lists(st.binary(max_size=40).map(lambda x: b"\0\0\1" + x), max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_have_frame_numbers_or_none(units: list[bytes]) -> None:
+    assert FrameNumbers().lost(b"".join(units)) in (True, False)
