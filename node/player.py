@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from node.capture.mailbox import EveryMailbox
 from node.capture.pacing import MediaClock
-from node.errors import ControlError, SourceError
+from node.errors import ControlError
 from node.footage import Shown
 from node.wire.control import Request, Result
 from node.wire.messages import LabelsMessage, Message, to_map
@@ -21,7 +21,8 @@ MOST_STEPS = 1000
 class Player:
     """Puts each frame once, in order, and waits for the labeller.
 
-    clock: None for as fast as it goes. failure: the SourceError that ended it.
+    clock: None for as fast as it goes. failure: what ended it before the end of the footage, so
+    that a replay which broke off is not taken for a whole one.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Player:
         self._clock = clock
         self._stepper = stepper
         self._thread = threading.Thread(target=self._run, name="play", daemon=True)
-        self.failure: SourceError | None = None
+        self.failure: Exception | None = None
 
     def start(self) -> None:
         """Starts showing."""
@@ -59,8 +60,8 @@ class Player:
                 if self._stop.is_set():
                     return
                 self._mailbox.put(shown.frame, shown.dropped)
-        except SourceError as error:
-            self.failure = error
+        except Exception as error:
+            self.failure = error  # raised again by the pipeline, on the thread that waits for us
         finally:
             if self._stepper is not None:
                 self._stepper.shown_all()

@@ -59,10 +59,12 @@ class RecordingFile:
         os.fdatasync(self._stream.fileno())
 
     def close(self) -> None:
-        """Writes the index. After an OSError: lets go, and leaves what there is for `recover`."""
+        """Writes the index and brings all to the disk. After an OSError: lets go, and leaves what
+        there is for `recover`."""
         try:
             self._writer.finish()  # type: ignore[no-untyped-call]
             self._stream.flush()
+            os.fdatasync(self._stream.fileno())
         finally:
             with contextlib.suppress(OSError):  # of a write that was reported already
                 self._stream.close()
