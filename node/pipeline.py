@@ -142,7 +142,7 @@ def run_live(
             summaries=tuple(summary for summary in summaries if summary is not None),
             stopped=stopped,
         )
-    except PerceptionNodeError:
+    except Exception:  # also what nobody foresaw: that is what a black box is for
         last_words("failure")
         raise
     finally:

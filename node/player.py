@@ -1,8 +1,10 @@
-"""Player: the thread of a replay that shows footage to the labeller, each frame at its time; and
-the stepper, by which a simulator decides when that is."""
+"""Player: the threads of a replay that read footage and show it to the labeller, each frame at its
+time; and the stepper, by which a simulator decides when that is."""
 
 import contextlib
+import queue
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
@@ -16,6 +18,58 @@ from node.wire.messages import LabelsMessage, Message, to_map
 
 MOST_STEPS = 1000
 """Frames that one request may ask for."""
+
+
+AHEAD = 4
+"""Frames that are decoded before their time: those of two cameras may lie closer together than a
+decoding takes."""
+
+
+class _Ahead:
+    """Footage that is read a few frames ahead, on a thread of its own. Iterating raises what
+    reading did."""
+
+    def __init__(self, frames: Iterator[Shown], stop: threading.Event) -> None:
+        self._frames = frames
+        self._stop = stop
+        self._read: queue.Queue[Shown | Exception | None] = queue.Queue(AHEAD)
+        self._thread = threading.Thread(target=self._run, name="read", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def __iter__(self) -> Iterator[Shown]:
+        while not self._stop.is_set():
+            try:
+                item = self._read.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            yield item
+
+    def _run(self) -> None:
+        try:
+            for shown in self._frames:
+                self._put(shown)
+                if self._stop.is_set():
+                    return
+        except Exception as error:
+            self._put(error)
+        else:
+            self._put(None)
+
+    def _put(self, item: Shown | Exception | None) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._read.put(item, timeout=0.1)
+                return
 
 
 class Player:
@@ -33,7 +87,7 @@ class Player:
         clock: MediaClock | None,
         stepper: "Stepper | None" = None,
     ) -> None:
-        self._frames = frames
+        self._frames = _Ahead(frames, stop)
         self._mailbox = mailbox
         self._stop = stop
         self._clock = clock
@@ -43,12 +97,15 @@ class Player:
 
     def start(self) -> None:
         """Starts showing."""
+        self._frames.start()
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the thread ended in time."""
+        """Whether the threads ended in time."""
+        deadline = time.monotonic() + timeout_s
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        read = self._frames.join(max(0.0, deadline - time.monotonic()))
+        return read and not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

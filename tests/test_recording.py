@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from node.client import Control, Status, Subscriber
 from node.config import NodeConfig, changed
 from node.errors import OutputError, SourceError
 from node.frame import Frame, Image, Stamp
+from node.pipeline import run_live
 from node.recording import recorder as recorder_module
 from node.recording.chunks import open_chunked
 from node.recording.entry import Entry
@@ -557,3 +558,21 @@ def test_times_without_a_checksum_are_not_believed(recording: Path, tmp_path: Pa
     broken.write_bytes(data)
     assert Recording([broken]).length_s < 60
     assert sum(1 for _ in Recording([broken]).frames()) > 20
+
+
+def test_a_failure_that_nobody_foresaw_writes_the_black_box(tmp_path: Path) -> None:
+    def build(config: NodeConfig) -> NoReturn:
+        raise ZeroDivisionError
+
+    config = changed(
+        NodeConfig(),
+        {
+            "wire.endpoint": f"ipc://{tmp_path}/labels",
+            "recording.folder": str(tmp_path),
+            "recording.black_box_s": 5,
+        },
+    )
+    with pytest.raises(ZeroDivisionError):
+        run_live(config, build, threading.Event())
+    (file,) = files_in(tmp_path)
+    assert "black-box_failure" in file.name

@@ -251,6 +251,30 @@ def test_a_recording_that_goes_meanwhile_ends_the_replay_with_an_error(
     assert "was it deleted meanwhile?" in str(player.failure)
 
 
+def test_frames_that_lie_close_together_come_at_their_times(recording: Path) -> None:
+    """Those of two cameras, a millisecond apart, where making one takes twenty."""
+    frame = next(Recording([recording]).frames()).frame()
+
+    def pairs() -> Iterator[Shown]:
+        for number in range(20):
+            media_ns = number // 2 * 100_000_000 + number % 2 * 1_000_000
+            time.sleep(0.02)  # decoding
+            yield Shown(replace(frame, frame_id=number, media_ns=media_ns))
+
+    stop = threading.Event()
+    mailbox = EveryMailbox(stop)
+    player = Player(pairs(), mailbox, stop, MediaClock(1.0, stop))
+    player.start()
+    came: list[tuple[int, float]] = []
+    while not mailbox.finished:
+        for taken in mailbox.take_all(1.0, 1):
+            came.append((taken.frame.media_ns or 0, time.monotonic()))
+    assert player.join(5.0)
+    assert len(came) == 20
+    apart_s = [b - a for (_, a), (_, b) in zip(came[2::2], came[3::2], strict=True)]
+    assert sorted(apart_s)[len(apart_s) // 2] < 0.015
+
+
 def test_a_player_that_breaks_off_says_so() -> None:
     def broken() -> Iterator[Shown]:
         raise ZeroDivisionError
