@@ -30,7 +30,7 @@ from node.frame import Frame, Image, Stamp
 from node.pipeline import run_live
 from node.recording import recorder as recorder_module
 from node.recording.chunks import open_chunked
-from node.recording.entry import Entry
+from node.recording.entry import Entry, image_channel
 from node.recording.file import RecordingFile
 from node.recording.folder import RecordingFolder
 from node.recording.recorder import Recorder
@@ -335,6 +335,17 @@ def test_what_is_no_recording_is_said_in_one_line(in_process: Run, tmp_path: Pat
             assert "Traceback" not in done.stderr
 
 
+def test_pictures_of_another_format_are_not_called_damaged(in_process: Run, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.mcap"
+    file = RecordingFile(foreign, {})
+    image = CompressedImage(format="png", data=b"\x89PNG")
+    file.write([Entry(image_channel("front"), 1, 1, 0, image.SerializeToString())])
+    file.close()
+    done = in_process("replay", foreign)
+    assert done.returncode == 3
+    assert "/front/image: its pictures are png; only JPEG is read" in done.stderr
+
+
 def test_the_black_box_keeps_the_last_seconds(
     recorders: Callable[..., Recorder], tmp_path: Path
 ) -> None:
@@ -364,6 +375,7 @@ def test_a_lost_camera_and_a_request_write_the_black_box(
     )  # fmt: skip
     with Subscriber(ipc, timeout_s=WAIT_S) as subscriber, Control(control) as ctl:
         wait_until(lambda: (subscriber.latest(1.0, timeout_s=1.0) or _none()).status is Status.OK)
+        assert not files_in(folder)  # it was not lost before it was there
         asked = Path(ctl.record("dump") or "")
         assert "black-box_request" in asked.name
         started = Path(ctl.record("start") or "")

@@ -419,7 +419,7 @@ class Recorder:
         if self._black_box is None:
             return
         if isinstance(message, LabelsMessage):
-            before = self._statuses.get(message.camera, Status.OK)
+            before = self._statuses.get(message.camera)  # None while the node starts
             self._statuses[message.camera] = message.status
             if before is Status.OK and message.status in (Status.STALLED, Status.NO_CAMERA):
                 self._dump_wanted = str(message.status)

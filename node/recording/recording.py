@@ -109,7 +109,8 @@ class Recording:
             frame = reader.take(entry)
             if frame is not None:
                 return frame.log_ns
-        raise SourceError(f"{self.paths[0]} holds no picture that can be read")
+        why = "".join(f"; {problem}" for problem in self.problems[:2])
+        raise SourceError(f"{self.paths[0]} holds no picture that can be read{why}")
 
     @property
     def end_ns(self) -> int:
@@ -234,6 +235,12 @@ class _FrameReader:
         except DecodeError:
             add_problem(self._problems, f"{entry.channel.topic}: a picture is damaged")
             return None
+        if image.format and not _is_jpeg(image.format):
+            add_problem(
+                self._problems,
+                f"{entry.channel.topic}: its pictures are {image.format:.20}; only JPEG is read",
+            )
+            return None
         camera = _camera(entry.channel.topic)
         told = self._facts.pop(camera, {})
         frame_id = told.get("frame_id", self._count.get(camera, 0))
@@ -249,6 +256,10 @@ class _FrameReader:
             lost_before=told.get("lost_before", 0),
             jpeg=image.data,
         )
+
+
+def _is_jpeg(picture_format: str) -> bool:
+    return any(name in picture_format.lower() for name in ("jpeg", "jpg"))
 
 
 @dataclass(slots=True)
