@@ -1,6 +1,7 @@
 """Recording on the robot: what is in the files, what is left of them, and the black box."""
 
 import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -280,6 +281,11 @@ def test_a_killed_node_loses_its_last_second_at_most(
     assert due <= kept
     again = in_process("recover", mended)
     assert "whole, left as it is" in again.stdout
+    for told in (f"mended already, in {mended}", f"saved in {mended}"):  # as at every start
+        done = in_process("recover", tmp_path / "cut")
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout
+        mended.write_bytes(mended.read_bytes()[:-1000])  # cut off while it was mended
     in_process("recover", cut, "--in-place")
     assert is_whole(cut)
 
@@ -536,9 +542,9 @@ def test_two_runs_in_a_folder_are_not_one_recording(
     done = in_process("report", tmp_path)
     assert done.returncode == 3
     assert "holds 2 runs, which begin with a_1.mcap, b_1.mcap; name one file" in done.stderr
-    done = in_process("report", f"{tmp_path}/a_*.mcap", "--output", tmp_path / "a.html")
+    done = in_process("report", f"{tmp_path}/a_*.mcap")
     assert done.returncode == 0, done.stderr
-    assert "2 files" in (tmp_path / "a.html").read_text()
+    assert "2 files" in (tmp_path / "a_1.html").read_text()
 
 
 def test_a_file_that_is_damaged_all_over_is_not_taken_for_saved(
@@ -588,3 +594,47 @@ def test_a_failure_that_nobody_foresaw_writes_the_black_box(tmp_path: Path) -> N
         run_live(config, build, threading.Event())
     (file,) = files_in(tmp_path)
     assert "black-box_failure" in file.name
+
+
+def test_a_disk_that_hangs_keeps_nothing_from_the_file(
+    recorders: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written outlasts a killed process, whether the disk has it or not."""
+    hangs = threading.Event()
+
+    def fdatasync(descriptor: int) -> None:
+        assert hangs.wait(WAIT_S)
+
+    monkeypatch.setattr("node.recording.file.os.fdatasync", fdatasync)
+    monkeypatch.setattr("node.recording.file.MOST_SYNC_S", WAIT_S)
+    recorder = recorders()
+    path = recorder.begin().result(WAIT_S)
+
+    def is_written(seq: int) -> bool:
+        with contextlib.suppress(SourceError):
+            return any(m.seq == seq for _, m in Recording([path]).messages("labels"))
+        return False
+
+    for number in range(2):  # the second one while the disk is busy with the first
+        recorder.frame(frame(number))
+        recorder.message(labels_message(number))
+        wait_until(functools.partial(is_written, number))
+    hangs.set()
+    recorder.end().result(WAIT_S)
+    assert is_whole(path)
+
+
+def test_what_the_disk_says_late_is_told(
+    recorders: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network's disk says only when it is asked to keep something that it is full."""
+
+    def fdatasync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("node.recording.file.os.fdatasync", fdatasync)
+    recorder = recorders()
+    recorder.begin().result(WAIT_S)
+    recorder.frame(frame(0))
+    wait_until(lambda: recorder.health.state == "failed")
+    assert "No space left on device; make room" in str(recorder.health.last_error)

@@ -374,6 +374,8 @@ def test_the_gate_says_what_became_of_frames() -> None:
     frames = [message(frame_id=n, seq=n) for n in range(4)]
     assert changes(frames, frames[:3]) == [("frame missing", "message")]
     assert changes(frames[:3], frames) == [("frame added", "message")]
+    blind = message(frame_id=None, seq=2, status="stalled", labels=[])
+    assert changes([*frames, blind], [*frames, blind]) == []
     turned = [frames[1], frames[0], *frames[2:]]
     assert changes(frames, turned) == [("order", "message")]
 
