@@ -51,6 +51,15 @@ def test_a_video_shows_each_frame(in_process: Run, recording: Path, tmp_path: Pa
     assert difference[:30, :120].mean() > 3 * difference[120:, 160:].mean()  # text in the corner
 
 
+def test_a_video_that_cannot_be_written_says_why(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    for name, why in (("no/x.mp4", f"there is no folder {tmp_path}/no"), ("x.doc", "name it .mp4")):
+        done = in_process("export", "video", recording, tmp_path / name)
+        assert done.returncode == 1
+        assert why in done.stderr
+
+
 def test_json_lines_are_the_messages(in_process: Run, recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     done = in_process("export", "jsonl", recording, out, "--kind", "labels", "--kind", "events")

@@ -69,7 +69,7 @@ def write_video(
                 size = drawn.shape[1], drawn.shape[0]
                 writer = cv2.VideoWriter(str(to), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
                 if not writer.isOpened():
-                    raise OutputError(f"{to} cannot be written as a video; name it .mp4 or .avi")
+                    raise OutputError(_why_no_video(to))
             if (drawn.shape[1], drawn.shape[0]) != size:
                 drawn = np.asarray(cv2.resize(drawn, size), np.uint8)
             writer.write(drawn)
@@ -79,6 +79,13 @@ def write_video(
         if writer is not None:
             writer.release()
     return count
+
+
+def _why_no_video(to: Path) -> str:
+    """OpenCV does not say."""
+    if not to.parent.is_dir():
+        return f"{to} cannot be written: there is no folder {to.parent}"
+    return f"{to} cannot be written as a video; name it .mp4 or .avi"
 
 
 def write_coco(
