@@ -16,6 +16,8 @@ from node.recording.entry import Channel, Entry
 CHUNK_BYTES = 1 << 20
 """A chunk is what is read at a time, and what a damaged byte costs."""
 METADATA = "perception-node"
+SYNC_S = 0.5
+"""How often the file is brought to the disk: so much of it a power cut loses. Flash wears by it."""
 MOST_SYNC_S = 2.0
 """How long the disk may take to bring the file to safety while more is written."""
 LAST_SYNC_S = 0.5
@@ -43,7 +45,7 @@ class RecordingFile:
         self.first_ns: int | None = None
         self.last_ns = 0
         self._sync: threading.Thread | None = None
-        self._sync_began = 0.0
+        self._sync_began = float("-inf")
         self._sync_error: OSError | None = None
 
     @property
@@ -68,11 +70,13 @@ class RecordingFile:
         """Ends the chunk in progress, writes it, and has it brought to the disk. Waits for a disk
         that is too slow for that."""
         self._writer.flush()  # type: ignore[no-untyped-call]
-        if self._sync is not None and self._sync.is_alive():
-            if time.monotonic() - self._sync_began < MOST_SYNC_S:
-                return  # the next flush brings this chunk too
-            self._sync.join()
         self._raise_sync_error()
+        busy = self._sync is not None and self._sync.is_alive()
+        if time.monotonic() - self._sync_began < (MOST_SYNC_S if busy else SYNC_S):
+            return  # a later flush brings this chunk too
+        if self._sync is not None:
+            self._sync.join()
+            self._raise_sync_error()
         self._begin_sync()
 
     def _begin_sync(self) -> None:

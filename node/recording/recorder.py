@@ -41,8 +41,9 @@ log = logging.getLogger(__name__)
 MOST_WAITING_BYTES = 128 * MIB
 """What may wait to be written, in memory: about 45 undecoded frames of 720p, more of JPEG."""
 MOST_WAITING_MESSAGES = 4096
-FLUSH_S = 0.5
-"""How often the chunk in progress ends: so much of a recording a killed process loses."""
+FLUSH_S = 0.25
+"""How often the chunk in progress ends: so much of a recording a killed process loses, and what a
+busy computer takes to run this thread."""
 HOLD_S = 0.1
 """How long a frame waits for its labels before it is encoded: encoding beside the inference would
 make that a third slower on two cores."""
