@@ -638,3 +638,26 @@ def test_what_the_disk_says_late_is_told(
     recorder.frame(frame(0))
     wait_until(lambda: recorder.health.state == "failed")
     assert "No space left on device; make room" in str(recorder.health.last_error)
+
+
+def test_a_picture_that_no_black_box_holds_costs_itself(
+    recorders: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    recorder = recorders(black_box_s=60, black_box_mb=1)
+    recorder.begin().result(WAIT_S)
+    recorder.frame(frame(0, jpeg=b"\xff\xd8" + bytes(2_000_000)))
+    recorder.frame(frame(1))
+    path = recorder.end().result(WAIT_S)
+    assert path is not None
+    assert [x.frame_id for x in Recording([path]).frames()] == [0, 1]
+    assert (recorder.health.lost_frames, recorder.health.lost_messages) == (0, 0)
+
+
+def test_a_frame_that_cannot_be_encoded_costs_itself(recorders: Callable[..., Recorder]) -> None:
+    recorder = recorders()
+    path = recorder.begin().result(WAIT_S)
+    recorder.frame(frame(0, np.zeros((0, 0, 3), np.uint8)))
+    recorder.frame(frame(1))
+    assert recorder.close(WAIT_S)
+    assert is_whole(path)
+    assert [x.frame_id for x in Recording([path]).frames()] == [1]

@@ -305,6 +305,9 @@ class Recorder:
                 self._write_frame()
             except OSError as error:  # the black box has it nevertheless
                 self._fail(error)
+            except Exception:  # a frame that cannot be recorded costs itself, and not the file
+                log.exception("recording: one frame is lost")
+                self._count_lost(1)
 
     def _lose_frames(self) -> None:
         """What is still waiting when the recorder has to go."""
@@ -312,12 +315,16 @@ class Recorder:
         while self._frames:
             self._take_frame()
             count += 1
-        self._lost_frames += count
+        self._count_lost(count)
         if count and self._file is not None:
             log.warning(
                 "recording: the last %d frames are not in %s: this computer was too busy to encode "
                 "them", count, self._last_path,
             )  # fmt: skip
+
+    def _count_lost(self, frames: int) -> None:
+        with self._lock:
+            self._lost_frames += frames
 
     def _add(self, entries: Iterable[Entry]) -> None:
         entries = tuple(entries)
