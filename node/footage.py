@@ -13,7 +13,7 @@ from node.capture.source import Skips
 from node.config import CameraConfig
 from node.errors import PictureError, SourceError
 from node.frame import Frame, Stamp
-from node.recording.recording import Recording
+from node.recording.recording import RecordedFrame, Recording
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,11 @@ class Span:
     def is_over(self, media_ns: int) -> bool:
         """Whether a position lies behind it."""
         return self.end_s is not None and media_ns >= round(self.end_s * 1e9)
+
+    def shows_nothing(self, what: str) -> SourceError:
+        """The error of footage without a frame in this part."""
+        end = "its end" if self.end_s is None else f"{self.end_s:g} s"
+        return SourceError(f"{what}: there is no frame to show from {self.start_s:g} s to {end}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class SourceFootage:
         """From the beginning of the span; the frames before it are passed over undecoded where the
         source can."""
         source = open_source(self._camera)
+        empty = True
         try:
             sizes: tuple[int, int] | None = None
             epoch = 0
@@ -77,18 +83,22 @@ class SourceFootage:
             while (picture := source.read()) is not None:
                 media_ns = picture.media_ns or 0
                 if self._span.is_over(media_ns):
-                    return
+                    break
                 if media_ns < self._span.start_ns:
                     frame_id += 1
                     continue
                 size = picture.image.shape[:2]
                 epoch += sizes is not None and sizes != size
                 sizes = size
+                empty = False
                 yield Shown(number(picture, self._camera.name, frame_id, epoch))
                 frame_id += 1
-            self._summary = source.summary()
+            else:
+                self._summary = source.summary()
         finally:
             source.close()
+        if empty:
+            raise self._span.shows_nothing(self._camera.source)
 
     def summary(self) -> tuple[str, ...]:
         """What was read, where it was read to its end."""
@@ -102,23 +112,21 @@ class RecordedFootage:
         self._recording = recording
         self._span = span
         self._read = self._damaged = self._lost = 0
-        self._labelled = recording.labelled() if as_recorded else None
-        if self._labelled is not None and not self._labelled:
+        self._as_recorded = as_recorded
+        if as_recorded and not recording.has_labels:
             raise SourceError(
                 f"{recording.paths[0]} holds no labels, so nothing is to be shown as recorded"
             )
 
     def frames(self) -> Iterator[Shown]:
         """From the beginning of the span; a picture that is damaged is left out and counted."""
-        recording, span = self._recording, self._span
-        first_ns = recording.start_ns
         skipped: dict[str, int] = {}
-        for recorded in recording.frames(first_ns + span.start_ns):
-            if span.is_over(recorded.media_ns):
-                return
+        empty = True
+        for recorded, wanted in self._all():
+            if self._span.is_over(recorded.media_ns):
+                break
             camera = recorded.camera
             self._lost += recorded.lost_before
-            wanted = self._labelled is None or (camera, recorded.frame_id) in self._labelled
             if not wanted:
                 skipped[camera] = skipped.get(camera, 0) + 1
                 continue
@@ -129,7 +137,21 @@ class RecordedFootage:
                 log.warning("camera '%s', frame %d: %s; left out", camera, recorded.frame_id, error)
                 continue
             self._read += 1
+            empty = False
             yield Shown(frame, skipped.pop(camera, 0))
+        if empty:
+            what = f"{self._recording.paths[0]} ({self._recording.length_s:.1f} s)"
+            raise self._span.shows_nothing(what)
+
+    def _all(self) -> Iterator[tuple[RecordedFrame, bool]]:
+        """The frames of the span, and whether each is to be labelled."""
+        start_ns = self._recording.start_ns + self._span.start_ns
+        if self._as_recorded:
+            for frame, labels in self._recording.labelled_frames(start_ns):
+                yield frame, labels is not None
+        else:
+            for frame in self._recording.frames(start_ns):
+                yield frame, True
 
     def summary(self) -> tuple[str, ...]:
         """What was read, and what is missing."""

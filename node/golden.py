@@ -119,9 +119,10 @@ class Comparison:
         )
 
 
-def _key(message: Map) -> tuple[str, Any]:
-    frame_id = message.get("frame_id")
-    return str(message.get("camera")), frame_id if frame_id is not None else message.get("seq")
+def _key(message: Map) -> tuple[str, str, Any]:
+    """A message without a frame, of a camera that could not be seen, has its number only."""
+    by = "seq" if message.get("frame_id") is None else "frame_id"
+    return str(message.get("camera")), by, message.get(by)
 
 
 def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[Difference]:

@@ -125,7 +125,7 @@ def run_live(
     def last_words(reason: str) -> None:
         if config.recording.black_box_s:
             with contextlib.suppress(PerceptionNodeError, TimeoutError):
-                recorder.dump(reason).result(LAST_WORDS_S)
+                recorder.dump(reason, within_s=LAST_WORDS_S).result(LAST_WORDS_S)
 
     try:
         recorder.start()
@@ -142,7 +142,7 @@ def run_live(
             summaries=tuple(summary for summary in summaries if summary is not None),
             stopped=stopped,
         )
-    except PerceptionNodeError:
+    except Exception:  # also what nobody foresaw: that is what a black box is for
         last_words("failure")
         raise
     finally:
@@ -195,7 +195,7 @@ class Feeder(Protocol):
     """A thread that brings frames."""
 
     @property
-    def failure(self) -> PerceptionNodeError | None:
+    def failure(self) -> Exception | None:
         """What ended it, None while nothing did."""
         ...
 

@@ -1,15 +1,17 @@
-"""Player: the thread of a replay that shows footage to the labeller, each frame at its time; and
-the stepper, by which a simulator decides when that is."""
+"""Player: the threads of a replay that read footage and show it to the labeller, each frame at its
+time; and the stepper, by which a simulator decides when that is."""
 
 import contextlib
+import queue
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
 from node.capture.mailbox import EveryMailbox
 from node.capture.pacing import MediaClock
-from node.errors import ControlError, SourceError
+from node.errors import ControlError
 from node.footage import Shown
 from node.wire.codec import to_map
 from node.wire.control import Request, Result
@@ -19,10 +21,63 @@ MOST_STEPS = 1000
 """Frames that one request may ask for."""
 
 
+AHEAD = 4
+"""Frames that are decoded before their time: those of two cameras may lie closer together than a
+decoding takes."""
+
+
+class _Ahead:
+    """Footage that is read a few frames ahead, on a thread of its own. Iterating raises what
+    reading did."""
+
+    def __init__(self, frames: Iterator[Shown], stop: threading.Event) -> None:
+        self._frames = frames
+        self._stop = stop
+        self._read: queue.Queue[Shown | Exception | None] = queue.Queue(AHEAD)
+        self._thread = threading.Thread(target=self._run, name="read", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def __iter__(self) -> Iterator[Shown]:
+        while not self._stop.is_set():
+            try:
+                item = self._read.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            yield item
+
+    def _run(self) -> None:
+        try:
+            for shown in self._frames:
+                self._put(shown)
+                if self._stop.is_set():
+                    return
+        except Exception as error:
+            self._put(error)
+        else:
+            self._put(None)
+
+    def _put(self, item: Shown | Exception | None) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Full):
+                self._read.put(item, timeout=0.1)
+                return
+
+
 class Player:
     """Puts each frame once, in order, and waits for the labeller.
 
-    clock: None for as fast as it goes. failure: the SourceError that ended it.
+    clock: None for as fast as it goes. failure: what ended it before the end of the footage, so
+    that a replay which broke off is not taken for a whole one.
     """
 
     def __init__(
@@ -33,22 +88,25 @@ class Player:
         clock: MediaClock | None,
         stepper: "Stepper | None" = None,
     ) -> None:
-        self._frames = frames
+        self._frames = _Ahead(frames, stop)
         self._mailbox = mailbox
         self._stop = stop
         self._clock = clock
         self._stepper = stepper
         self._thread = threading.Thread(target=self._run, name="play", daemon=True)
-        self.failure: SourceError | None = None
+        self.failure: Exception | None = None
 
     def start(self) -> None:
         """Starts showing."""
+        self._frames.start()
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the thread ended in time."""
+        """Whether the threads ended in time."""
+        deadline = time.monotonic() + timeout_s
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        read = self._frames.join(max(0.0, deadline - time.monotonic()))
+        return read and not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -60,8 +118,8 @@ class Player:
                 if self._stop.is_set():
                     return
                 self._mailbox.put(shown.frame, shown.dropped)
-        except SourceError as error:
-            self.failure = error
+        except Exception as error:
+            self.failure = error  # raised again by the pipeline, on the thread that waits for us
         finally:
             if self._stepper is not None:
                 self._stepper.shown_all()

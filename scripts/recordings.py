@@ -1,5 +1,5 @@
-"""Campaigns on recordings: nodes that are killed while they record, and a recording of an hour.
-Exit 1 where what has to hold does not."""
+"""Campaigns on recordings: nodes that are killed while they record, a recording of an hour, and
+how punctually one is played. Exit 1 where what has to hold does not."""
 
 import argparse
 import itertools
@@ -18,15 +18,18 @@ import numpy as np
 import psutil
 from fault_rig import ROOT
 
+from node.capture.mailbox import EveryMailbox
+from node.capture.pacing import MediaClock
 from node.client import Status, Subscriber
 from node.config import NodeConfig
 from node.errors import SourceError
 from node.footage import RecordedFootage, Span
 from node.frame import Frame, Stamp
 from node.jpeg import encode_jpeg
+from node.player import Player
 from node.recording.encode import frame_entries
 from node.recording.file import RecordingFile
-from node.recording.recording import Recording
+from node.recording.recording import Recording, find_recording
 from node.recording.recover import is_whole, recover
 
 FPS = 30
@@ -34,6 +37,8 @@ KEPT_BEFORE_S = 1.0
 """What is older than this when a node is killed has to be in the file."""
 MOST_SEEK_S = 1.0
 MOST_GROWN_MIB = 20.0
+MOST_ERROR_MS = 5.0
+"""Of 99 in 100 frames of a replay at speed 1.0."""
 _SECONDS_A_FLUSH = 1.0
 
 
@@ -181,6 +186,37 @@ def replay_memory(file: Path) -> list[float]:
     return memory
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How far from its recorded time each frame came at speed 1.0, in milliseconds."""
+
+    frames: int
+    error_ms_p50: float
+    error_ms_p99: float
+    error_ms_max: float
+
+
+def replay_timing(source: str) -> Timing:
+    """Plays a recording at its own speed to somebody who takes each frame at once. Times are told
+    from the median, since the first frame, from which they count, may itself be late."""
+    files = find_recording(source)
+    if files is None:
+        raise SourceError(f"{source} names no recording")
+    footage = RecordedFootage(Recording(files), Span(), as_recorded=False)
+    stop = threading.Event()
+    mailbox = EveryMailbox(stop)
+    player = Player(footage.frames(), mailbox, stop, MediaClock(1.0, stop))
+    player.start()
+    late_ns: list[int] = []
+    while not mailbox.finished:
+        for taken in mailbox.take_all(1.0, 1):
+            late_ns.append(time.monotonic_ns() - (taken.frame.media_ns or 0))
+    player.join(1.0)
+    errors_ms = np.abs(np.array(late_ns) - np.median(late_ns)) / 1e6
+    p50, p99, most = (float(x) for x in np.percentile(errors_ms, [50, 99, 100]))
+    return Timing(len(errors_ms), p50, p99, most)
+
+
 def main() -> int:
     """Runs what is asked for; prints one JSON object a line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -188,8 +224,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="length of a recording to write and read")
     parser.add_argument("--replay", action="store_true", help="also replay it with the model")
+    parser.add_argument("--timing", metavar="RECORDING", help="play it, and say how punctually")
     arguments = parser.parse_args()
     held = True
+    if arguments.timing:
+        timing = replay_timing(arguments.timing)
+        held = timing.error_ms_p99 < MOST_ERROR_MS
+        print(json.dumps(asdict(timing)), flush=True)
     cuts = []
     for cut in kill_while_recording(arguments.kills, arguments.seed):
         cuts.append(cut)

@@ -16,7 +16,10 @@ from conftest import ROOT, Run, run_in_process
 from rosbags.highlevel import AnyReader
 from torchvision.datasets import ImageFolder
 
-from node.client import LabelsMessage
+from node.client import Label, LabelsMessage, Status
+from node.recording.encode import frame_entries, message_entries
+from node.recording.export import Choice, write_image_folder
+from node.recording.file import RecordingFile
 from node.recording.recording import Recording
 from node.recording.ros2 import make, typestore
 
@@ -46,6 +49,15 @@ def test_a_video_shows_each_frame(in_process: Run, recording: Path, tmp_path: Pa
     _, drawn = capture.read()
     difference = np.abs(drawn.astype(int) - frames[0].image()).mean(axis=2)
     assert difference[:30, :120].mean() > 3 * difference[120:, 160:].mean()  # text in the corner
+
+
+def test_a_video_that_cannot_be_written_says_why(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    for name, why in (("no/x.mp4", f"there is no folder {tmp_path}/no"), ("x.doc", "name it .mp4")):
+        done = in_process("export", "video", recording, tmp_path / name)
+        assert done.returncode == 1
+        assert why in done.stderr
 
 
 def test_json_lines_are_the_messages(in_process: Run, recording: Path, tmp_path: Path) -> None:
@@ -188,3 +200,40 @@ def test_the_bridge_publishes_vision_msgs_and_diagnostics(bottles: Path) -> None
     told = [x.status[0].message for x in published["/diagnostics"]]
     assert told[-1] == "ok"
     assert "no_camera" in told[:-1]
+
+
+def test_a_dataset_never_mixes_with_another(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    """Frames of two recordings have the same names."""
+    for kind in ("imagefolder", "coco"):
+        to = tmp_path / kind
+        to.mkdir()
+        (to / "mine.txt").touch()
+        done = in_process("export", kind, recording, to)
+        assert done.returncode == 1
+        assert f"{to} is there already" in done.stderr
+        assert [x.name for x in to.iterdir()] == ["mine.txt"]
+
+
+def test_a_dataset_without_a_frame_is_said(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    done = in_process("export", "imagefolder", recording, tmp_path / "set", "--label", "espreso")
+    assert done.returncode == 0
+    assert "no frame fits --label" in done.stderr
+
+
+def test_labels_of_a_dataset_name_no_folder_elsewhere(recording: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil.mcap"
+    file = RecordingFile(evil, {})
+    frame = next(Recording([recording]).frames()).frame()
+    file.write(frame_entries(frame, 1, quality=90, lost_before=0))
+    told = LabelsMessage(
+        node="n", camera=frame.camera, session="s", seq=0, status=Status.OK, published_ns=2,
+        frame_id=frame.frame_id, labels=(Label(1, "../../evil", 0.9),),
+    )  # fmt: skip
+    file.write(message_entries(told, 2))
+    file.close()
+    assert write_image_folder(Recording([evil]), tmp_path / "set", Choice()) == 1
+    assert [x.parent.parent for x in tmp_path.rglob("*.jpg")] == [tmp_path / "set"]

@@ -92,6 +92,7 @@ def coco_command(
     with share_bar(Console(stderr=True), "coco") as progress:
         count = write_coco(recording, to, _choice(labels, min_score, every), progress)
     _done(recording, f"{to}: {count} frames")
+    _say_if_none(count)
 
 
 @command.command("imagefolder")
@@ -109,6 +110,7 @@ def imagefolder_command(
     with share_bar(Console(stderr=True), "imagefolder") as progress:
         count = write_image_folder(recording, to, _choice(labels, min_score, every), progress)
     _done(recording, f"{to}: {count} frames")
+    _say_if_none(count)
 
 
 @command.command("ros2")
@@ -145,3 +147,11 @@ def _done(recording: "Recording", told: str) -> None:
     for problem in recording.problems:
         click.echo(f"warning: {problem}", err=True)
     click.echo(told, err=True)
+
+
+def _say_if_none(count: int) -> None:
+    if not count:
+        click.echo(
+            "warning: no frame fits --label and --min-score; 'perception-node report' shows what "
+            "was seen", err=True,
+        )  # fmt: skip

@@ -47,6 +47,11 @@ def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> Non
             if in_place:
                 to = file.with_name(f".{file.name}.mending")
                 to.unlink(missing_ok=True)
+            elif output is None and to.exists():
+                if is_whole(to):
+                    click.echo(f"{file}: mended already, in {to}")
+                    continue
+                to.unlink()  # of a mending that was cut off itself
             recovered = recover(file, to)
         except SourceError as error:
             failed += 1

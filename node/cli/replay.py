@@ -139,10 +139,7 @@ def command(
         recording = Recording(files)
         config = _with_cameras(config, recording.cameras, config_file is not None)
         footage = RecordedFootage(recording, span, as_recorded=as_recorded)
-        log.info(
-            "%s: %.1f s of %s", source, (recording.end_ns - recording.start_ns) / 1e9,
-            ", ".join(recording.cameras),
-        )  # fmt: skip
+        log.info("%s: %.1f s of %s", source, recording.length_s, ", ".join(recording.cameras))
     else:
         camera = config.camera[0]
         if as_recorded:

@@ -28,8 +28,8 @@ def command(source: str, output: Path | None) -> None:
     files = find_recording(source)
     if files is None:
         raise SourceError(f"{source} names no recording (*.mcap), and is no folder of some")
-    path = Path(source)
-    to = output or (path / "report.html" if path.is_dir() else path.with_suffix(".html"))
+    path = Path(source).expanduser()
+    to = output or (path / "report.html" if path.is_dir() else files[0].with_suffix(".html"))
     recording = Recording(files)
     try:
         with share_bar(Console(stderr=True), "report") as progress:

@@ -19,7 +19,9 @@ class BlackBox:
         self._entries.append(entry)
         self._bytes += len(entry.data)
         oldest_ns = entry.log_ns - self._kept_ns
-        while self._bytes > self._most_bytes or self._entries[0].log_ns < oldest_ns:
+        while self._entries and (
+            self._bytes > self._most_bytes or self._entries[0].log_ns < oldest_ns
+        ):
             self._bytes -= len(self._entries.popleft().data)
 
     def take(self) -> tuple[Entry, ...]:

@@ -19,11 +19,12 @@ from mcap.writer import MCAP0_MAGIC
 
 from node.errors import SourceError
 
+MOST_PROBLEMS = 100
+"""More than so many are not told one by one."""
 MOST_CHUNK_BYTES = 256 * 1024 * 1024
 """Longest chunk that is loaded, packed or unpacked: a length beyond is damage, or an attack."""
 _RECORD_HEAD = struct.Struct("<BQ")
 _FOOTER = struct.Struct("<BQQQI")
-_CHUNK_HEAD = struct.Struct("<QQQII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,10 @@ class ChunkedFile:
         try:
             records = _records(stream, at.offset)
         except _DAMAGE as error:
-            told = (
-                f"{self.path}: {(at.end_ns - at.start_ns) / 1e9:.1f} s at byte {at.offset} are "
-                f"damaged and left out ({_short(error)})"
-            )
-            if told not in self.problems:
-                self.problems.append(told)
+            lost_s = (at.end_ns - at.start_ns) / 1e9
+            lost = f"{lost_s:.1f} s" if lost_s else "records"
+            where = f"{self.path}: {lost} at byte {at.offset} are damaged and left out"
+            add_problem(self.problems, f"{where} ({_short(error)})")
             return []
         self._learn(records)
         return [x for x in records if isinstance(x, Message) and x.channel_id in self.channels]
@@ -148,10 +147,10 @@ def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
         if following > size or length > MOST_CHUNK_BYTES or not 1 <= opcode < 0x80:
             break
         if opcode == Opcode.CHUNK:
-            start_ns, end_ns, *_ = _CHUNK_HEAD.unpack(stream.read(_CHUNK_HEAD.size))
-            at = ChunkAt(offset, start_ns, end_ns)
-            if file.messages(stream, at):
-                file.chunks.append(at)
+            found = file.messages(stream, ChunkAt(offset, 0, 0))
+            if found:  # its head has times as well, but no checksum
+                times = [x.log_time for x in found]
+                file.chunks.append(ChunkAt(offset, min(times), max(times)))
         elif opcode == Opcode.METADATA:
             _read_metadata(file, stream)
         offset = following
@@ -197,15 +196,22 @@ def _short(error: Exception) -> str:
     return (first[0] if first else type(error).__name__)[:120]
 
 
+def add_problem(problems: list[str], told: str) -> None:
+    """Adds what was not said yet. They are for people: a few are told, and that there are more."""
+    if told in problems or len(problems) > MOST_PROBLEMS:
+        return
+    problems.append(told if len(problems) < MOST_PROBLEMS else "and more that is not told")
+
+
 def in_log_order(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Message]:
     """The messages of [start_ns, end_ns), by log time. Chunks may overlap a little; what waits in
-    memory is what overlaps."""
+    memory is what overlaps. Raises SourceError where the file has gone meanwhile."""
     chunks = sorted(
         (x for x in file.chunks if x.end_ns >= start_ns and x.start_ns < end_ns),
         key=lambda x: (x.start_ns, x.offset),
     )
     waiting: list[Message] = []
-    with file.path.open("rb") as stream:
+    with _opened(file.path) as stream:
         for at, after in itertools.zip_longest(chunks, chunks[1:]):
             waiting += file.messages(stream, at)
             waiting.sort(key=lambda x: x.log_time)  # stable: ties stay in the order of writing
@@ -213,3 +219,12 @@ def in_log_order(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Mess
             ready = [x for x in waiting if x.log_time < safe_ns or after is None]
             waiting = waiting[len(ready) :]
             yield from (x for x in ready if start_ns <= x.log_time < end_ns)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise SourceError(
+            f"{path} can no more be read: {error.strerror}; was it deleted meanwhile?"
+        ) from error

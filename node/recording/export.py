@@ -13,7 +13,7 @@ from node.opencv import cv2
 from node.recording.overlay import draw
 from node.recording.recording import RecordedFrame, Recording
 from node.wire.codec import to_json
-from node.wire.messages import Detection, Label, LabelsMessage, Status
+from node.wire.messages import Detection, Label, LabelsMessage
 
 Progress = Callable[[float], None]
 
@@ -30,20 +30,6 @@ class Choice:
     def fits(self, thing: Detection | Label) -> bool:
         """Whether a thing that was seen counts."""
         return thing.score >= self.score and (self.labels is None or thing.name in self.labels)
-
-
-def labelled_frames(
-    recording: Recording, camera: str | None = None
-) -> Iterator[tuple[RecordedFrame, LabelsMessage | None]]:
-    """Each frame with its labels, None where it was not labelled; of one camera or all."""
-    labels = {
-        (message.camera, message.frame_id): message
-        for _, message in recording.messages("labels")
-        if isinstance(message, LabelsMessage) and message.status is Status.OK
-    }
-    for frame in recording.frames():
-        if camera is None or frame.camera == camera:
-            yield frame, labels.get((frame.camera, frame.frame_id))
 
 
 def write_jsonl(recording: Recording, write: Callable[[str], None], kinds: tuple[Any, ...]) -> int:
@@ -73,7 +59,9 @@ def write_video(
     size = (0, 0)
     count = 0
     try:
-        for frame, message in labelled_frames(recording, name):
+        for frame, message in recording.labelled_frames():
+            if frame.camera != name:
+                continue
             try:
                 drawn = draw(frame.image(), message)
             except PictureError:
@@ -82,7 +70,7 @@ def write_video(
                 size = drawn.shape[1], drawn.shape[0]
                 writer = cv2.VideoWriter(str(to), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
                 if not writer.isOpened():
-                    raise OutputError(f"{to} cannot be written as a video; name it .mp4 or .avi")
+                    raise OutputError(_why_no_video(to))
             if (drawn.shape[1], drawn.shape[0]) != size:
                 drawn = np.asarray(cv2.resize(drawn, size), np.uint8)
             writer.write(drawn)
@@ -94,6 +82,13 @@ def write_video(
     return count
 
 
+def _why_no_video(to: Path) -> str:
+    """OpenCV does not say."""
+    if not to.parent.is_dir():
+        return f"{to} cannot be written: there is no folder {to.parent}"
+    return f"{to} cannot be written as a video; name it .mp4 or .avi"
+
+
 def write_coco(
     recording: Recording, to: Path, choice: Choice, progress: Progress = lambda done: None
 ) -> int:
@@ -102,7 +97,7 @@ def write_coco(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     categories: dict[int, str] = {}
-    folder = _made(to / "images")
+    folder = _made(_new(to) / "images")
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
     for frame, message in _chosen(recording, choice, lambda told: told.detections):
         progress(frame.media_ns / duration_ns)
@@ -138,9 +133,10 @@ def write_image_folder(
     how many frames. Raises OutputError."""
     count = 0
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
+    _made(_new(to))
     for frame, message in _chosen(recording, choice, lambda told: told.labels[:1]):
         progress(frame.media_ns / duration_ns)
-        folder = _made(to / message.labels[0].name.replace("/", "-"))
+        folder = _made(to / _folder_name(message.labels[0].name))
         _write(folder / f"{frame.camera}_{frame.frame_id:08d}.jpg", frame.jpeg)
         count += 1
     return count
@@ -152,7 +148,7 @@ def _chosen(
     things: Callable[[LabelsMessage], tuple[Detection, ...] | tuple[Label, ...]],
 ) -> Iterator[tuple[RecordedFrame, LabelsMessage]]:
     fitting = 0
-    for frame, message in labelled_frames(recording):
+    for frame, message in recording.labelled_frames():
         if message is None or not any(choice.fits(thing) for thing in things(message)):
             continue
         if fitting % choice.every == 0:
@@ -181,6 +177,18 @@ def _camera(recording: Recording, camera: str | None) -> str:
             f"{recording.paths[0]}: no camera {camera!r}; cameras: {', '.join(recording.cameras)}"
         )
     return camera
+
+
+def _new(folder: Path) -> Path:
+    """A folder with nothing in it: frames of another recording have the same names."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise OutputError(f"{folder} is there already; name another folder")
+    return folder
+
+
+def _folder_name(label: str) -> str:
+    """A label names a folder here, and never one elsewhere."""
+    return label.replace("/", "-").replace("\0", "-").lstrip(".") or "unnamed"
 
 
 def _made(folder: Path) -> Path:

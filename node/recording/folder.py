@@ -1,6 +1,7 @@
 """RecordingFolder: names of files, and how much disk they may take."""
 
 import contextlib
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 SUFFIX = ".mcap"
 BLACK_BOX = "black-box"
 MIB = 1024 * 1024
+_OF_NODE = re.compile(rf"\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\dZ(_.*)?{re.escape(SUFFIX)}$")
+"""What follows the node's name in the name of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +30,18 @@ class RecordingFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
         stem = f"{self.node}_{moment}" + (f"_{kind}" if kind else "")
-        number = 0
-        while True:
-            path = self.path / (stem + (f"_{number}" if number else "") + SUFFIX)
-            if not path.exists():
-                return path
-            number += 1
+        taken = [x.stem.removeprefix(stem) for x in self.path.glob(f"{stem}*{SUFFIX}")]
+        numbers = [int(x[1:] or 0) for x in taken if x[1:].isdecimal() or not x]
+        # Beyond all others of this second: names are deleted in their order.
+        number = f"_{max(numbers) + 1:03d}" if numbers else ""
+        return self.path / f"{stem}{number}{SUFFIX}"
 
-    def make_room(self, writing: Path | None) -> None:
-        """Deletes what is over the budget, oldest first and black boxes last; never the file that
-        is being written. Raises OSError with ENOSPC where the disk is fuller than it may be."""
+    def make_room(self, *kept: Path) -> None:
+        """Deletes what is over the budget, oldest first and black boxes last; never what is to be
+        kept, such as the file that is being written. Raises OSError with ENOSPC where the disk is
+        fuller than it may be."""
         if self.budget_bytes is not None:
-            self._delete_beyond(self.budget_bytes, writing)
+            self._delete_beyond(self.budget_bytes, kept)
         free = shutil.disk_usage(self.path).free
         if free < self.keep_free_bytes:
             raise OSError(
@@ -47,15 +50,20 @@ class RecordingFolder:
                 f"{self.keep_free_bytes // MIB}",
             )
 
-    def _delete_beyond(self, budget: int, writing: Path | None) -> None:
+    def _delete_beyond(self, budget: int, kept: tuple[Path, ...]) -> None:
         sizes: dict[Path, int] = {}
-        for path in self.path.glob(f"{self.node}_*{SUFFIX}"):
+        for path in filter(self._is_ours, self.path.iterdir()):
             with contextlib.suppress(OSError):  # gone meanwhile
                 sizes[path] = path.stat().st_size
         taken = sum(sizes.values())
         for path in sorted(sizes, key=lambda path: (BLACK_BOX in path.name, path.name)):
             if taken <= budget:
                 return
-            if path != writing:
+            if path not in kept:
                 path.unlink(missing_ok=True)
                 taken -= sizes[path]
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether this node wrote it: the node `arm` has no say over files of the node `arm_2`."""
+        prefix = f"{self.node}_"
+        return path.name.startswith(prefix) and bool(_OF_NODE.match(path.name[len(prefix) :]))

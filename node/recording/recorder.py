@@ -1,5 +1,9 @@
 """Recorder: the thread that writes recordings and keeps the black box. It never holds up who gives
-it something: what it cannot take is lost, and counted."""
+it something: what it cannot take is lost, and counted.
+
+Messages go first and frames, which have to be encoded, after them: on a computer that is too busy
+for its pictures, the file still says what was seen.
+"""
 
 import logging
 import os
@@ -37,14 +41,17 @@ log = logging.getLogger(__name__)
 MOST_WAITING_BYTES = 128 * MIB
 """What may wait to be written, in memory: about 45 undecoded frames of 720p, more of JPEG."""
 MOST_WAITING_MESSAGES = 4096
-FLUSH_S = 0.5
-"""How often the chunk in progress ends: so much of a recording a killed process loses."""
+FLUSH_S = 0.25
+"""How often the chunk in progress ends: so much of a recording a killed process loses, and what a
+busy computer takes to run this thread."""
 HOLD_S = 0.1
 """How long a frame waits for its labels before it is encoded: encoding beside the inference would
 make that a third slower on two cores."""
 NICENESS = 10
 """Of the recorder's thread: the model's have the right of way."""
-_MESSAGE_BYTES = 2048
+LAST_FRAMES_SHARE = 0.5
+"""Of the time that an end or a crash leaves: so long are waiting frames encoded, then the file is
+ended without the others. One without its index is worth less than one without its last frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class _Message:
 
 _Result = TypeVar("_Result")
 _Command = Callable[[], None]
-_Item = _Frame | _Message | _Command
+_Item = _Message | _Command
 
 
 class Recorder:
@@ -97,10 +104,12 @@ class Recorder:
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting_bytes = 0
+        self._frames: deque[_Frame] = deque()
         self._lost: defaultdict[str, int] = defaultdict(int)
         self._lost_frames = self._lost_messages = 0
         self._thread = threading.Thread(target=self._run, name="record", daemon=True)
         self._closing = False
+        self._frames_until = float("inf")
         # Of the thread's own, from here on.
         self._file: RecordingFile | None = None
         self._file_bytes = 0
@@ -108,7 +117,7 @@ class Recorder:
         self._last_error: str | None = None
         self._info: InfoMessage | None = None
         self._statuses: dict[str, Status] = {}
-        self._held: deque[_Frame] = deque()
+        self._labelled_ns = 0
         self._flushed_at = self._began_at = 0.0
         self._dumped_at = float("-inf")
         self._dump_wanted: str | None = None
@@ -157,7 +166,7 @@ class Recorder:
                 self._lost_frames += 1
                 return
             self._waiting_bytes += size
-            self._items.put(_Frame(frame, log_ns, self._lost.pop(frame.camera, 0)))
+            self._frames.append(_Frame(frame, log_ns, self._lost.pop(frame.camera, 0)))
 
     def message(self, message: Message) -> None:
         """Records a message that went out."""
@@ -169,7 +178,6 @@ class Recorder:
             if self._items.qsize() > MOST_WAITING_MESSAGES:
                 self._lost_messages += 1
                 return
-            self._waiting_bytes += _MESSAGE_BYTES
             self._items.put(_Message(message, self._clock.at(None)))
 
     def configuration(self, config: NodeConfig, settings: int) -> None:
@@ -191,16 +199,25 @@ class Recorder:
         """Ends the recording; its file, None where there was none."""
         return self._call(self._end)
 
-    def dump(self, reason: str) -> "Future[Path]":
-        """Writes the black box out; its file. The Future may have an OutputError."""
-        return self._call(lambda: self._dump(reason))
+    def dump(self, reason: str, *, within_s: float = float("inf")) -> "Future[Path]":
+        """Writes the black box out; its file. The Future may have an OutputError. within_s: of
+        what waits to be encoded, what takes longer is left out."""
+        until = time.monotonic() + within_s * LAST_FRAMES_SHARE
+        return self._call(lambda: self._dump(reason, until))
 
     def close(self, timeout_s: float) -> bool:
         """Writes what is waiting and ends the recording; whether that was done in time."""
+        self._frames_until = time.monotonic() + timeout_s * LAST_FRAMES_SHARE
         self._closing = True
         self._items.put(None)
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        ended = not self._thread.is_alive()
+        if not ended and self._file is not None:
+            log.error(
+                "%s could not be ended in %.1f s; mend it with: perception-node recover %s",
+                self._last_path, timeout_s, self._last_path,
+            )  # fmt: skip
+        return ended
 
     def _call(self, work: Callable[[], _Result]) -> "Future[_Result]":
         answer: Future[_Result] = Future()
@@ -220,9 +237,9 @@ class Recorder:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
             try:
-                item = self._items.get(timeout=HOLD_S / 2 if self._held else FLUSH_S / 2)
+                item = self._items.get(timeout=self._patience_s())
             except queue.Empty:
-                item = self._look_after
+                item = self._write_due
             if item is None:
                 break
             try:
@@ -239,36 +256,75 @@ class Recorder:
             log.error("%s", error)
 
     def _do(self, item: _Item) -> None:
-        """A frame waits until it is labelled, so that its encoding takes the model no time; then,
-        or after a while, it is written."""
-        if isinstance(item, _Frame):
-            self._held.append(item)
-            self._write_held(older_than_ns=self._clock.at(None) - int(HOLD_S * 1e9))
-        elif isinstance(item, _Message):
-            with self._lock:
-                self._waiting_bytes -= _MESSAGE_BYTES
-            if isinstance(item.message, LabelsMessage):
-                self._write_held(older_than_ns=item.log_ns)
-            self._add(message_entries(item.message, item.log_ns))
-            self._trigger(item.message)
-        else:
+        if not isinstance(item, _Message):
             item()
+            return
+        if isinstance(item.message, LabelsMessage):
+            self._labelled_ns = max(item.log_ns, self._labelled_ns)
+        self._add(message_entries(item.message, item.log_ns))
+        self._trigger(item.message)
 
-    def _write_held(self, *, older_than_ns: int | None) -> None:
-        """None: all of them."""
-        while self._held and (older_than_ns is None or self._held[0].log_ns < older_than_ns):
-            item = self._held.popleft()
-            with self._lock:
-                jpeg = item.frame.jpeg
-                self._waiting_bytes -= len(jpeg) if jpeg is not None else item.frame.image.nbytes
-            self._add(
-                frame_entries(
-                    item.frame,
-                    item.log_ns,
-                    quality=self._recording.quality,
-                    lost_before=item.lost_before,
-                )
+    def _patience_s(self) -> float:
+        """How long to wait for a message before looking after frames."""
+        if self._is_due():
+            return 0.0
+        return HOLD_S / 2 if self._frames else FLUSH_S / 2
+
+    def _is_due(self) -> bool:
+        """Whether a frame is to be written. It waits until it is labelled, so that its encoding
+        takes the model no time, or for a while."""
+        held_since_ns = self._clock.at(None) - int(HOLD_S * 1e9)
+        return bool(self._frames) and self._frames[0].log_ns < max(held_since_ns, self._labelled_ns)
+
+    def _write_due(self) -> None:
+        if self._is_due():
+            self._write_frame()
+
+    def _write_frame(self) -> None:
+        item = self._take_frame()
+        self._add(
+            frame_entries(
+                item.frame,
+                item.log_ns,
+                quality=self._recording.quality,
+                lost_before=item.lost_before,
             )
+        )
+
+    def _take_frame(self) -> _Frame:
+        with self._lock:
+            item = self._frames.popleft()
+            jpeg = item.frame.jpeg
+            self._waiting_bytes -= len(jpeg) if jpeg is not None else item.frame.image.nbytes
+        return item
+
+    def _write_frames(self, until: float) -> None:
+        """All that wait, but no longer than to a moment of the monotonic clock."""
+        while self._frames and time.monotonic() < until:
+            try:
+                self._write_frame()
+            except OSError as error:  # the black box has it nevertheless
+                self._fail(error)
+            except Exception:  # a frame that cannot be recorded costs itself, and not the file
+                log.exception("recording: one frame is lost")
+                self._count_lost(1)
+
+    def _lose_frames(self) -> None:
+        """What is still waiting when the recorder has to go."""
+        count = 0
+        while self._frames:
+            self._take_frame()
+            count += 1
+        self._count_lost(count)
+        if count and self._file is not None:
+            log.warning(
+                "recording: the last %d frames are not in %s: this computer was too busy to encode "
+                "them", count, self._last_path,
+            )  # fmt: skip
+
+    def _count_lost(self, frames: int) -> None:
+        with self._lock:
+            self._lost_frames += frames
 
     def _add(self, entries: Iterable[Entry]) -> None:
         entries = tuple(entries)
@@ -283,14 +339,13 @@ class Recorder:
 
     def _look_after(self) -> None:
         """What is due: the next part of the recording, the end of a chunk, the black box."""
-        self._write_held(older_than_ns=self._clock.at(None) - int(HOLD_S * 1e9))
         now = time.monotonic()
         if self._dump_wanted is not None and (
             now - self._dumped_at >= self._recording.black_box_s or self._closing
         ):
             reason, self._dump_wanted = self._dump_wanted, None
             try:
-                self._dump(reason)
+                self._dump(reason, self._frames_until)
             except OutputError as error:
                 self._last_error = str(error)
                 log.error("%s", error)
@@ -318,11 +373,11 @@ class Recorder:
         return self._file.path
 
     def _open(self) -> None:
-        """The next file, which stands on its own: configuration and label names come first."""
-        self._file = None
+        """The next file, which stands on its own: configuration and label names come first. Until
+        it is there the old one stays, so that frames in between are taken."""
         path = self._folder.new_path()
+        self._folder.make_room()
         self._last_path = path
-        self._folder.make_room(None)
         file = RecordingFile(path, self._about)
         file.write(self._head(self._clock.at(None)))
         self._began_at = self._flushed_at = time.monotonic()
@@ -335,10 +390,9 @@ class Recorder:
             yield from message_entries(self._info, log_ns)
 
     def _end(self) -> Path | None:
-        try:
-            self._write_held(older_than_ns=None)
-        except OSError as error:
-            self._fail(error)
+        self._write_frames(self._frames_until)
+        if self._closing:
+            self._lose_frames()
         file, self._file = self._file, None
         if file is None:
             return None
@@ -352,14 +406,20 @@ class Recorder:
 
     def _fail(self, error: OSError) -> None:
         """The disk does not take it: the recording ends, all else goes on."""
-        if self._file is not None:
+        reason = error.strerror or error
+        if self._file is None:
+            self._last_error = (
+                f"recording not started: {self._folder.path}: {reason}; make room there, or name "
+                "another recording.folder"
+            )
+        else:
             self._file.abandon()
             self._file = None
-        self._last_error = (
-            f"recording stopped: {self._last_path}: {error.strerror or error}; make room and start "
-            "it again (perception-node ctl record start); what was written is mended by "
-            "perception-node recover"
-        )
+            self._last_error = (
+                f"recording stopped: {self._last_path}: {reason}; make room and start it again "
+                "(perception-node ctl record start); what was written is mended by "
+                "perception-node recover"
+            )
         log.error("%s", self._last_error)
 
     def _trigger(self, message: Message) -> None:
@@ -367,7 +427,7 @@ class Recorder:
         if self._black_box is None:
             return
         if isinstance(message, LabelsMessage):
-            before = self._statuses.get(message.camera, Status.OK)
+            before = self._statuses.get(message.camera)  # None while the node starts
             self._statuses[message.camera] = message.status
             if before is Status.OK and message.status in (Status.STALLED, Status.NO_CAMERA):
                 self._dump_wanted = str(message.status)
@@ -376,15 +436,16 @@ class Recorder:
         ):
             self._dump_wanted = f"{message.kind}-{_in_file_names(message.name)}"
 
-    def _dump(self, reason: str) -> Path:
+    def _dump(self, reason: str, frames_until: float) -> Path:
         if self._black_box is None:
             raise OutputError("there is no black box; set recording.black_box_s, in seconds")
-        self._write_held(older_than_ns=None)
+        self._write_frames(frames_until)
         entries = self._black_box.take()
         self._dumped_at = time.monotonic()
         path = None
         try:
             path = self._folder.new_path(f"{BLACK_BOX}_{reason}")
+            self._folder.make_room(path, *self._open_files())
             file = RecordingFile(path, {**self._about, "reason": reason})
             try:
                 first_ns = entries[0].log_ns if entries else self._clock.at(None)
@@ -395,6 +456,7 @@ class Recorder:
                 file.abandon()
                 raise
             file.close()
+            self._folder.make_room(path, *self._open_files())
         except OSError as error:
             raise OutputError(
                 f"black box: {path or self._folder.path}: {error.strerror}; make room, or name "
@@ -402,6 +464,9 @@ class Recorder:
             ) from error
         log.info("black box (%s) written to %s", reason, path)
         return path
+
+    def _open_files(self) -> tuple[Path, ...]:
+        return () if self._file is None else (self._file.path,)
 
 
 def _names(wanted: BlackBoxEventConfig, message: EventMessage) -> bool:

@@ -2,8 +2,11 @@
 the parts of a folder."""
 
 import functools
+import glob
+import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ from google.protobuf.message import DecodeError
 from node.errors import MessageError, SourceError
 from node.frame import Clock, Frame, Image, Stamp
 from node.jpeg import decode_jpeg
-from node.recording.chunks import ChunkedFile, in_log_order, open_chunked
+from node.recording.chunks import ChunkedFile, add_problem, in_log_order, open_chunked
 from node.recording.entry import Channel, Encoding, Entry
+from node.recording.file import METADATA
 from node.recording.folder import SUFFIX
 from node.wire.codec import from_map
 from node.wire.messages import LabelsMessage, Message, MessageKind, Status
@@ -23,6 +27,10 @@ from node.wire.messages import LabelsMessage, Message, MessageKind, Status
 FOREVER_NS = 1 << 63
 _IMAGE = "foxglove.CompressedImage"
 _FRAME = "perception.frame"
+_LABELS = "perception.labels"
+_MOST_LATE_NS = 10_000_000_000
+"""How long after its capture a frame's labels may come: no inference that is waited for takes
+longer (model.inference_timeout_s), but where it is raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +72,15 @@ class RecordedFrame:
 class Recording:
     """Open files of one recording, in the order of their times.
 
-    Raises SourceError where a file is no recording, or nothing in it can be read. What of it cannot
-    be read later is left out, and said in `problems`.
+    Raises SourceError where a file is no recording, nothing in it can be read, or the files are of
+    several runs. What cannot be read later is left out, and said in `problems`.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
         self._files = sorted((open_chunked(path) for path in paths), key=_start_ns)
+        self._problems: list[str] = []
+        _check_of_one_run(self._files)
         if not self.cameras:
             topics = sorted({x.topic for file in self._files for x in file.channels.values()})
             raise SourceError(
@@ -95,10 +105,13 @@ class Recording:
     @functools.cached_property
     def start_ns(self) -> int:
         """Log time of the first frame: what comes before it tells of a model that was loading."""
-        first = next(self._images(0, FOREVER_NS), None)
-        if first is None:
-            raise SourceError(f"{self.paths[0]} holds no picture that can be read")
-        return first[1].log_ns
+        reader = _FrameReader(0, self._problems)
+        for entry in self.entries():
+            frame = reader.take(entry)
+            if frame is not None:
+                return frame.log_ns
+        why = "".join(f"; {problem}" for problem in self.problems[:2])
+        raise SourceError(f"{self.paths[0]} holds no picture that can be read{why}")
 
     @property
     def end_ns(self) -> int:
@@ -106,56 +119,61 @@ class Recording:
         return max(at.end_ns for file in self._files for at in file.chunks)
 
     @property
+    def length_s(self) -> float:
+        """From the first frame to the last record, in seconds."""
+        return max(self.end_ns - self.start_ns, 0) / 1e9
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """What could not be read so far, in words."""
-        return tuple(problem for file in self._files for problem in file.problems)
+        of_files = (problem for file in self._files for problem in file.problems)
+        return (*of_files, *self._problems)
 
     def entries(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[Entry]:
-        """All records of [start_ns, end_ns), by log time."""
-        for file in self._files:
-            channels: dict[int, Channel] = {}
-            for message in in_log_order(file, start_ns, end_ns):
-                known = channels.get(message.channel_id)
-                if known is None:
-                    known = channels[message.channel_id] = _channel(file, message.channel_id)
-                yield Entry(
-                    known, message.log_time, message.publish_time, message.sequence, message.data
-                )
+        """All records of [start_ns, end_ns), by log time. What is in two files, such as a part and
+        a black box of the same time, comes once."""
+        at_ns = -1
+        seen: set[tuple[str, int, bytes]] = set()
+        for entry in _merged(self._files, start_ns, end_ns):
+            if entry.log_ns != at_ns:
+                at_ns = entry.log_ns
+                seen.clear()
+            which = (entry.channel.topic, entry.sequence, entry.data)
+            if which not in seen:
+                seen.add(which)
+                yield entry
 
     def frames(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[RecordedFrame]:
         """The frames of all cameras in the order in which they were captured."""
-        count: dict[str, int] = {}
-        first_ns = self.start_ns
-        for told, entry, jpeg in self._images(start_ns, end_ns):
-            camera = _camera(entry.channel.topic)
-            frame_id = told.get("frame_id", count.get(camera, 0))
-            count[camera] = frame_id + 1
-            yield RecordedFrame(
-                camera=camera,
-                frame_id=frame_id,
-                log_ns=entry.log_ns,
-                media_ns=entry.log_ns - first_ns,
-                stamp_ns=told.get("stamp_ns", entry.publish_ns),
-                clock=told.get("clock"),
-                epoch=told.get("epoch", 0),
-                lost_before=told.get("lost_before", 0),
-                jpeg=jpeg,
-            )
-
-    def _images(self, start_ns: int, end_ns: int) -> Iterator[tuple[dict[str, Any], Entry, bytes]]:
-        """Of each picture what is told of it (nothing by other recorders), and its JPEG."""
-        facts: dict[str, dict[str, Any]] = {}
+        reader = self._frame_reader()
         for entry in self.entries(start_ns, end_ns):
-            camera = _camera(entry.channel.topic)
-            if entry.channel.name == _FRAME:
-                facts[camera] = _map(entry.data)
-            elif entry.channel.name == _IMAGE and entry.channel.encoding == "protobuf":
-                try:
-                    image = CompressedImage.FromString(entry.data)
-                except DecodeError:
-                    self._files[0].problems.append(f"{entry.channel.topic}: a picture is damaged")
-                    continue
-                yield facts.pop(camera, {}), entry, image.data
+            frame = reader.take(entry)
+            if frame is not None:
+                yield frame
+
+    def labelled_frames(
+        self, start_ns: int = 0, end_ns: int = FOREVER_NS
+    ) -> Iterator[tuple[RecordedFrame, LabelsMessage | None]]:
+        """As `frames`, each with what was seen in it; None where it was not labelled. What waits in
+        memory are the frames whose labels may still come."""
+        reader = self._frame_reader()
+        waiting: deque[_Waiting] = deque()
+        for entry in self.entries(start_ns, end_ns + _MOST_LATE_NS):
+            frame = reader.take(entry)
+            if frame is not None and frame.log_ns < end_ns:
+                waiting.append(_Waiting(frame))
+            elif entry.channel.name == _LABELS:
+                message = self._message("labels", entry)
+                if isinstance(message, LabelsMessage) and message.status is Status.OK:
+                    _give(waiting, message)
+            while waiting and waiting[0].is_decided(entry.log_ns):
+                yield waiting.popleft().both
+            if not waiting and entry.log_ns >= end_ns:
+                return
+        yield from (one.both for one in waiting)
+
+    def _frame_reader(self) -> "_FrameReader":
+        return _FrameReader(self.start_ns, self._problems)
 
     def messages(
         self, *kinds: MessageKind, start_ns: int = 0, end_ns: int = FOREVER_NS
@@ -166,22 +184,25 @@ class Recording:
         }
         for entry in self.entries(start_ns, end_ns):
             kind = names.get(entry.channel.name)
-            if kind is not None:
-                try:
-                    yield entry.log_ns, from_map(kind, _map(entry.data))
-                except MessageError as error:
-                    self._files[0].problems.append(
-                        f"{self.paths[0]}: a message is left out: {error}"
-                    )
+            message = None if kind is None else self._message(kind, entry)
+            if message is not None:
+                yield entry.log_ns, message
 
-    def labelled(self) -> frozenset[tuple[str, int]]:
-        """Camera and frame_id of each frame that was labelled when this was recorded."""
-        return frozenset(
-            (message.camera, message.frame_id)
-            for _, message in self.messages("labels")
-            if isinstance(message, LabelsMessage)
-            and message.status is Status.OK
-            and message.frame_id is not None
+    def _message(self, kind: MessageKind, entry: Entry) -> Message | None:
+        try:
+            return from_map(kind, _map(entry.data))
+        except MessageError as error:
+            told = f"{entry.channel.topic}: a message is left out: {error}"
+            add_problem(self._problems, told)
+            return None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether messages of labels were recorded."""
+        return any(
+            _name(file, channel.schema_id) == _LABELS
+            for file in self._files
+            for channel in file.channels.values()
         )
 
     def configuration(self) -> dict[str, Any] | None:
@@ -193,10 +214,133 @@ class Recording:
         return newest
 
 
+class _FrameReader:
+    """Makes frames of entries, as they come by log time."""
+
+    def __init__(self, first_ns: int, problems: list[str]) -> None:
+        self._first_ns = first_ns
+        self._problems = problems
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._count: dict[str, int] = {}
+
+    def take(self, entry: Entry) -> RecordedFrame | None:
+        """The frame whose picture this is, None for all other entries. Other recorders tell nothing
+        of a picture; those are counted."""
+        if entry.channel.name == _FRAME:
+            self._facts[_camera(entry.channel.topic)] = _map(entry.data)
+            return None
+        if entry.channel.name != _IMAGE or entry.channel.encoding != "protobuf":
+            return None
+        try:
+            image = CompressedImage.FromString(entry.data)
+        except DecodeError:
+            add_problem(self._problems, f"{entry.channel.topic}: a picture is damaged")
+            return None
+        if image.format and not _is_jpeg(image.format):
+            add_problem(
+                self._problems,
+                f"{entry.channel.topic}: its pictures are {image.format:.20}; only JPEG is read",
+            )
+            return None
+        camera = _camera(entry.channel.topic)
+        told = self._facts.pop(camera, {})
+        frame_id = told.get("frame_id", self._count.get(camera, 0))
+        self._count[camera] = frame_id + 1
+        return RecordedFrame(
+            camera=camera,
+            frame_id=frame_id,
+            log_ns=entry.log_ns,
+            media_ns=entry.log_ns - self._first_ns,
+            stamp_ns=told.get("stamp_ns", entry.publish_ns),
+            clock=told.get("clock"),
+            epoch=told.get("epoch", 0),
+            lost_before=told.get("lost_before", 0),
+            jpeg=image.data,
+        )
+
+
+def _is_jpeg(picture_format: str) -> bool:
+    return any(name in picture_format.lower() for name in ("jpeg", "jpg"))
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A frame whose labels have not come yet. passed: those of a later one have."""
+
+    frame: RecordedFrame
+    message: LabelsMessage | None = None
+    passed: bool = False
+
+    def is_decided(self, now_ns: int) -> bool:
+        return self.passed or now_ns - self.frame.log_ns > _MOST_LATE_NS
+
+    @property
+    def both(self) -> tuple[RecordedFrame, LabelsMessage | None]:
+        return self.frame, self.message
+
+
+def _give(waiting: Iterable[_Waiting], message: LabelsMessage) -> None:
+    """A camera's frames are labelled in their order: those before this one never will be."""
+    assert message.frame_id is not None
+    for one in waiting:
+        if one.frame.camera == message.camera and one.frame.frame_id <= message.frame_id:
+            one.passed = True
+            if one.frame.frame_id == message.frame_id:
+                one.message = message
+
+
+def _merged(files: Sequence[ChunkedFile], start_ns: int, end_ns: int) -> Iterator[Entry]:
+    """The entries of all files by log time. A file is opened when its time has come: a recording of
+    a hundred parts has a few open at once."""
+    coming = deque(files)
+    heads: list[tuple[int, int, Entry, Iterator[Entry]]] = []
+    number = 0
+    while heads or coming:
+        while coming and (not heads or _start_ns(coming[0]) <= heads[0][0]):
+            entries = _entries(coming.popleft(), start_ns, end_ns)
+            first = next(entries, None)
+            if first is not None:
+                heapq.heappush(heads, (first.log_ns, number, first, entries))
+            number += 1
+        if heads:
+            _, place, entry, entries = heads[0]
+            yield entry
+            after = next(entries, None)
+            if after is None:
+                heapq.heappop(heads)
+            else:
+                heapq.heapreplace(heads, (after.log_ns, place, after, entries))
+
+
+def _entries(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Entry]:
+    channels: dict[int, Channel] = {}
+    for message in in_log_order(file, start_ns, end_ns):
+        known = channels.get(message.channel_id)
+        if known is None:
+            known = channels[message.channel_id] = _channel(file, message.channel_id)
+        yield Entry(known, message.log_time, message.publish_time, message.sequence, message.data)
+
+
+def _check_of_one_run(files: Sequence[ChunkedFile]) -> None:
+    """Frames are numbered within a run, and between two runs may lie days."""
+    first_of: dict[str, Path] = {}
+    for file in files:
+        first_of.setdefault(file.metadata.get(METADATA, {}).get("session", ""), file.path)
+    if len(first_of) > 1:
+        names = [path.name for path in first_of.values()]
+        raise SourceError(
+            f"{files[0].path.parent} holds {len(names)} runs, which begin with "
+            f"{', '.join(names[-3:])}{' and others' if len(names) > 3 else ''}; name one file, or "
+            f"the files of a run by a pattern, such as '{files[0].path.with_suffix('')}*{SUFFIX}'"
+        )
+
+
 def find_recording(source: str) -> list[Path] | None:
-    """The files of a recording that a path names: one file, or a folder that holds some; None where
-    it names none."""
+    """The files of a recording that a path names: one file, a pattern, or a folder that holds some;
+    None where it names none."""
     path = Path(source).expanduser()
+    if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
+        return sorted(path.parent.glob(path.name)) or [path]
     if path.suffix.lower() == SUFFIX:
         return [path]
     if path.is_dir():

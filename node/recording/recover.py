@@ -1,5 +1,6 @@
 """Recover: a new, whole file of all that can be read of one that was cut off or damaged."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from mcap.records import Message
 from mcap.writer import CompressionType, Writer
 
 from node import __version__
-from node.errors import OutputError
+from node.errors import OutputError, SourceError
 from node.recording.chunks import ChunkedFile, open_chunked
 from node.recording.file import CHUNK_BYTES
 
@@ -34,7 +35,8 @@ def is_whole(path: Path) -> bool:
 def recover(path: Path, to: Path) -> Recovered:
     """Writes what can be read of `path` to the new file `to`.
 
-    Raises SourceError where nothing can be read, OutputError where it cannot be written.
+    Raises SourceError where nothing can be read, OutputError where it cannot be written; either
+    leaves no file.
     """
     file = open_chunked(path)
     try:
@@ -51,11 +53,16 @@ def recover(path: Path, to: Path) -> Recovered:
                     _copy(file, message, writer, channels, schemas)
                     count += 1
             writer.finish()  # type: ignore[no-untyped-call]
+            output.flush()
+            os.fsync(output.fileno())  # it may take the place of the only copy
     except FileExistsError:
         raise OutputError(f"{to} is there already; name another with --output") from None
     except OSError as error:
         to.unlink(missing_ok=True)
         raise OutputError(f"{to} cannot be written: {error.strerror}") from error
+    if not count:
+        to.unlink(missing_ok=True)
+        raise SourceError(f"{path} holds nothing that can be read: all of it is damaged")
     first = min((at.start_ns for at in file.chunks), default=0)
     last = max((at.end_ns for at in file.chunks), default=0)
     return Recovered(count, (last - first) / 1e9, tuple(file.problems))
