@@ -54,6 +54,7 @@ class Frame:
     jpeg: the bytes it came in, where the source delivers JPEG.
     epoch: how often the source was opened or began again before; another one, another scene.
     file: the file the picture came from, None for a camera.
+    ready: what perception made of the picture ahead of its turn; of no use to anybody else.
     """
 
     image: Image
@@ -65,3 +66,4 @@ class Frame:
     file: Path | None = None
     epoch: int = 0
     jpeg: bytes | None = None
+    ready: object | None = None

@@ -288,9 +288,11 @@ class _Lightmeter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._perceiver, name)
 
-    def perceive_all(self, images: Sequence[Image]) -> "list[Perceived]":
+    def perceive_all(
+        self, images: Sequence[Image], ready: Sequence[object | None] = ()
+    ) -> "list[Perceived]":
         """As the perceiver, with these labels."""
-        return list(self._metered(self._perceiver.perceive_all(images), images))
+        return list(self._metered(self._perceiver.perceive_all(images, ready), images))
 
     def _metered(
         self, found: "Iterable[Perceived]", images: Sequence[Image]

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from node.capture.mailbox import Outlet, Taken
@@ -88,6 +88,7 @@ class Labeller:
         self._deadlines_ns = {
             x.name: int(x.deadline_s * 1e9) for x in config.camera if x.deadline_s is not None
         }
+        self._cut_cameras = frozenset(x.name for x in config.camera if x.roi is not None)
         self._lineup: Lineup | None = None
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(MOST_CALLS)
         self._skipped: defaultdict[str, int] = defaultdict(int)
@@ -148,6 +149,15 @@ class Labeller:
             answer.set_exception(ControlError("too many requests at once; ask again"))
         self._mailbox.poke()
         return answer
+
+    def make_ready(self, frame: Frame) -> Frame:
+        """Begins with a frame before its turn, where that gains something: on a GPU it is uploaded
+        while another is inferred. On the thread of its camera."""
+        perceiver = self.perceiver
+        if perceiver is None or frame.camera in self.paused or frame.camera in self._cut_cameras:
+            return frame
+        ready = perceiver.make_ready(frame.camera, frame.image)
+        return frame if ready is None else replace(frame, ready=ready)
 
     def snapshot(self, camera: str) -> "Future[Snapshot]":
         """The next labelled frame of a camera, with its message. Any thread may ask; who waits no
@@ -296,7 +306,7 @@ class Labeller:
         images = [self._cut(taken.frame) for taken in batch]
         self._began_ns = time.monotonic_ns()
         try:
-            seen = self.perceiver.perceive_all(images)
+            seen = self.perceiver.perceive_all(images, [taken.frame.ready for taken in batch])
         except Exception as error:  # whatever a model raises costs this frame, not the node
             if len(batch) > 1:  # find out which
                 return [self._perceived([taken])[0] for taken in batch]

@@ -74,16 +74,6 @@ def run_live(
     deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
     composer = Composer(config.name, deadlines_s)
     recorder = Recorder(config, composer.session)
-    grabbers = [
-        Grabber(
-            camera,
-            functools.partial(_open_live, camera, limits[camera.name], stop),
-            _Recorded(mailbox, recorder),
-            stop,
-            retry_first=camera.at_start == "wait",
-        )
-        for camera in config.camera
-    ]
     page = Page(config) if config.monitor.web is not None else None
 
     def observe(message: Message) -> None:
@@ -104,6 +94,16 @@ def run_live(
         on_labelled=meters.add,
         on_changed=recorder.configuration,
     )
+    grabbers = [
+        Grabber(
+            camera,
+            functools.partial(_open_live, camera, limits[camera.name], stop),
+            _Inlet(mailbox, recorder, labeller),
+            stop,
+            retry_first=camera.at_start == "wait",
+        )
+        for camera in config.camera
+    ]
     watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters, recorder)
     supervisor = Supervisor()
     controller = Controller(labeller, watch, limits, build, recorder)
@@ -157,17 +157,18 @@ def run_live(
         recorder.close(LAST_WORDS_S)
 
 
-class _Recorded:
-    """A mailbox that shows each frame to the recorder first."""
+class _Inlet:
+    """A mailbox that shows each frame to the recorder first, then lets the labeller begin."""
 
-    def __init__(self, mailbox: LatestMailbox, recorder: Recorder) -> None:
+    def __init__(self, mailbox: LatestMailbox, recorder: Recorder, labeller: Labeller) -> None:
         self._mailbox = mailbox
         self._recorder = recorder
+        self._labeller = labeller
 
     def put(self, frame: Frame) -> None:
         """Never blocks."""
         self._recorder.frame(frame)
-        self._mailbox.put(frame)
+        self._mailbox.put(self._labeller.make_ready(frame))
 
     def close(self, camera: str) -> None:
         """No more frames of this camera."""

@@ -5,7 +5,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from node.capture.mailbox import EveryMailbox
 from node.capture.pacing import MediaClock
 from node.errors import ControlError
 from node.footage import Shown
+from node.frame import Frame
 from node.wire.codec import to_map
 from node.wire.control import Request, Result
 from node.wire.messages import LabelsMessage, Message
@@ -76,7 +77,8 @@ class _Ahead:
 class Player:
     """Puts each frame once, in order, and waits for the labeller.
 
-    clock: None for as fast as it goes. failure: what ended it before the end of the footage, so
+    clock: None for as fast as it goes. make_ready: what begins with a frame while the one before is
+    looked at. failure: what ended it before the end of the footage, so
     that a replay which broke off is not taken for a whole one.
     """
 
@@ -87,12 +89,14 @@ class Player:
         stop: threading.Event,
         clock: MediaClock | None,
         stepper: "Stepper | None" = None,
+        make_ready: Callable[[Frame], Frame] = lambda frame: frame,
     ) -> None:
         self._frames = _Ahead(frames, stop)
         self._mailbox = mailbox
         self._stop = stop
         self._clock = clock
         self._stepper = stepper
+        self._make_ready = make_ready
         self._thread = threading.Thread(target=self._run, name="play", daemon=True)
         self.failure: Exception | None = None
 
@@ -117,7 +121,7 @@ class Player:
                     self._stepper.wait_for_step(self._stop)
                 if self._stop.is_set():
                     return
-                self._mailbox.put(shown.frame, shown.dropped)
+                self._mailbox.put(self._make_ready(shown.frame), shown.dropped)
         except Exception as error:
             self.failure = error  # raised again by the pipeline, on the thread that waits for us
         finally:

@@ -371,26 +371,26 @@ def _disk_full(setup: Rig, counts: Counts) -> Outcome:
 _PATCHED = {
     "inference exception": (
         "real = p.Perceiver.perceive_all\n"
-        "def spoiled(self, images):\n"
+        "def spoiled(self, *arguments):\n"
         "    n[0] += 1\n"
         "    if n[0] % 5 == 0: raise RuntimeError('driver')\n"
-        "    return real(self, images)\n"
+        "    return real(self, *arguments)\n"
         "p.Perceiver.perceive_all = spoiled\n"
     ),
     "inference fails for ever": (
         "real = p.Perceiver.perceive_all\n"
-        "def spoiled(self, images):\n"
+        "def spoiled(self, *arguments):\n"
         "    n[0] += 1\n"
         "    if n[0] > 30: raise RuntimeError('driver')\n"
-        "    return real(self, images)\n"
+        "    return real(self, *arguments)\n"
         "p.Perceiver.perceive_all = spoiled\n"
     ),
     "inference hangs": (
         "real = p.Perceiver.perceive_all\n"
-        "def spoiled(self, images):\n"
+        "def spoiled(self, *arguments):\n"
         "    n[0] += 1\n"
         "    if n[0] > 30: threading.Event().wait()\n"
-        "    return real(self, images)\n"
+        "    return real(self, *arguments)\n"
         "p.Perceiver.perceive_all = spoiled\n"
     ),
     "clock steps": (

@@ -27,9 +27,13 @@ from node.config import NodeConfig, load_config
 from node.errors import FrameError, InferenceError, ModelError
 from node.frame import Frame, Image
 from node.labeller import MOST_FAILURES
+from node.perception.catalogue import load_model
+from node.perception.gpu_preprocess import GpuPreprocessor, Uploaded
 from node.perception.perceiver import Perceived, Perceiver, build_perceiver
+from node.perception.runtime import RuntimeInfo
 from node.perception.scene import Observed, Scene
-from node.perception.task import Seen
+from node.perception.task import Outputs, Seen
+from node.perception.torch_runtime import TorchRuntime
 from node.pipeline import run_live
 
 WAIT_S = 20.0
@@ -41,8 +45,10 @@ class Faulty(Perceiver):
     fault: Callable[[int], None]
     taken = 0
 
-    def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:
-        seen = super().perceive_all(images)
+    def perceive_all(
+        self, images: Sequence[Image], ready: Sequence[object | None] = ()
+    ) -> list[Perceived]:
+        seen = super().perceive_all(images, ready)
         self.taken += 1
         self.fault(self.taken)
         return seen
@@ -184,10 +190,10 @@ def test_the_process_ends_with_exit_code_4_though_a_thread_hangs(ipc: str) -> No
         "from node.perception import perceiver as p\n"
         "real = p.Perceiver.perceive_all\n"
         "taken = [0]\n"
-        "def hung(self, images):\n"
+        "def hung(self, *arguments):\n"
         "    taken[0] += 1\n"
         "    if taken[0] > 20: threading.Event().wait()\n"
-        "    return real(self, images)\n"
+        "    return real(self, *arguments)\n"
         "p.Perceiver.perceive_all = hung\n"
         "from node.__main__ import main\n"
         "main()\n"
@@ -319,3 +325,41 @@ def test_systemd_is_told_of_readiness_and_life(
         while not told[-1].startswith("STOPPING"):
             told.append(notify.recv(1000).decode())
     assert node.wait(10) == 0
+
+
+def test_the_next_frame_is_uploaded_while_one_is_inferred(
+    ipc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in for a GPU: its device is the CPU under another name, on which torch runs what
+    is written for a GPU."""
+    model = load_model("efficientnet_lite0")
+    uploads: list[str] = []
+    overlapped: list[bool] = []
+    begin = GpuPreprocessor.begin
+
+    def counted(self: GpuPreprocessor, image: Image) -> Uploaded:
+        uploads.append(threading.current_thread().name)
+        return begin(self, image)
+
+    class Gpu(TorchRuntime):
+        def infer(self, pixels: torch.Tensor) -> Outputs:
+            answer, before = super().infer(pixels), len(uploads)
+            deadline = time.monotonic() + 5
+            while len(uploads) == before and time.monotonic() < deadline:
+                time.sleep(0.001)
+            overlapped.append(len(uploads) > before)
+            return answer
+
+    runtime = Gpu(model)
+    runtime.info = RuntimeInfo("torch", "fp32", "cpu:0")
+    perceiver = Perceiver(model, runtime, top_k=1)
+    monkeypatch.setattr(GpuPreprocessor, "begin", counted)
+    with running(ipc, lambda config: perceiver) as (subscriber, ended):
+        names = set()
+        while len(overlapped) < 4:
+            message, _ = subscriber.receive(WAIT_S)
+            names.update(label.name for label in message.labels)
+    assert not ended
+    assert all(overlapped[:4])
+    assert names == {"espresso"}
+    assert set(uploads) == {"capture-camera"}  # nothing is uploaded twice

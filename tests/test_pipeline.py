@@ -31,10 +31,13 @@ class SlowPerceiver:
         self.at_most = 1
         self.recovering = False
 
-    def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:
-        ready = time.monotonic() + MODEL_PERIOD_S
-        seen = self._perceiver.perceive_all(images)
-        time.sleep(max(0.0, ready - time.monotonic()))  # stands for a slower network
+    def make_ready(self, camera: str, image: Image) -> None:
+        return None
+
+    def perceive_all(self, images: Sequence[Image], ready: Sequence[None]) -> list[Perceived]:
+        due = time.monotonic() + MODEL_PERIOD_S
+        seen = self._perceiver.perceive_all(images, ready)
+        time.sleep(max(0.0, due - time.monotonic()))  # stands for a slower network
         return seen
 
 

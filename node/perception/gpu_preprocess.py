@@ -1,5 +1,7 @@
 """GpuPreprocessor: the picture that `Preprocessor` makes, made on the GPU from the whole frame."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -8,12 +10,30 @@ from node.frame import Image
 from node.perception.preprocess import PreprocessSpec, check_image, padding_before, resized_size
 
 
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A picture on its way: made on a stream of its own. done: when it is there, None without
+    streams."""
+
+    pixels: torch.Tensor
+    done: "torch.cuda.Event | None"
+
+    def for_network(self) -> torch.Tensor:
+        """[1, crop_h, crop_w, 3] uint8 BGR on the device; the network's stream waits for it, the
+        CPU does not."""
+        if self.done is not None:
+            stream = torch.cuda.current_stream(self.pixels.device)
+            stream.wait_event(self.done)
+            self.pixels.record_stream(stream)
+        return self.pixels
+
+
 class GpuPreprocessor:
     """Uploads frames as uint8 and resizes and crops them there.
 
-    Frames go through pinned memory on a stream of their own; the network's stream waits for it, the
-    CPU does not. Owned by one thread. On `cpu` it does the same without streams, which is how its
-    picture is tested on a computer without a GPU.
+    Frames go through pinned memory on a stream of their own, so that one can be on its way while
+    the network looks at another. Owned by one thread. On `cpu` it does the same without streams,
+    which is how its picture is tested on a computer without a GPU.
     """
 
     def __init__(self, spec: PreprocessSpec, device: str) -> None:
@@ -27,20 +47,24 @@ class GpuPreprocessor:
     def __call__(self, image: Image) -> torch.Tensor:
         """image: [height, width, 3] uint8 BGR. Returns [1, crop_h, crop_w, 3] uint8 BGR on the
         device. Raises ValueError as `Preprocessor` does."""
+        return self.begin(image).for_network()
+
+    def begin(self, image: Image) -> Uploaded:
+        """The same, without waiting for it anywhere: whoever runs the network does."""
         check_image(image)
         with torch.inference_mode():
             if self._stream is None:
-                return self._resized(torch.from_numpy(np.ascontiguousarray(image)))
+                frame = torch.from_numpy(np.ascontiguousarray(image))
+                return Uploaded(self._resized(frame), None)
             self._pin(image)
             with torch.cuda.stream(self._stream):
                 frame = self._pinned.to(self._device, non_blocking=True)
                 assert self._uploaded is not None
                 self._uploaded.record()
-                result = self._resized(frame)
-            network_stream = torch.cuda.current_stream(self._device)
-            network_stream.wait_stream(self._stream)
-            result.record_stream(network_stream)
-            return result
+                pixels = self._resized(frame)
+                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                done.record()
+            return Uploaded(pixels, done)
 
     def _pin(self, image: Image) -> None:
         if self._pinned.shape != image.shape:

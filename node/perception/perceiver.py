@@ -12,6 +12,7 @@ import torch
 from node.config import CropsConfig, DetectConfig, ModelConfig, NodeConfig, SegmentConfig
 from node.errors import FrameError, ModelError
 from node.frame import Image
+from node.perception.ahead import Ahead, Ready
 from node.perception.catalogue import load_model
 from node.perception.classify import Classify
 from node.perception.crops import Crops
@@ -87,6 +88,7 @@ class Perceiver:
         self._task = task_of(model, top_k, detect or DetectConfig(), segment or SegmentConfig())
         self.recovering = False
         self._preprocess: _Preprocess = _preprocess_for(model, runtime)
+        self._ahead = _ahead_for(model, runtime)
         self.names = model.label_names
         self.at_most = 1
         self._info_of = runtime.info
@@ -123,11 +125,25 @@ class Perceiver:
         (seen,) = self.perceive_all([image])
         return seen
 
-    def perceive_all(self, images: Sequence[Image]) -> list[Perceived]:
-        """Labels several images, of any sizes, in one inference. When a GPU fails, the CPU labels
-        them. Raises ModelError."""
+    def make_ready(self, camera: str, image: Image) -> Ready | None:
+        """Begins with an image of a camera while another is being looked at; for `perceive_all`.
+        Any thread may call this, one at a time for each camera. None where that gains nothing, or
+        the GPU fails: whose turn it is will find that too, and say so."""
+        ahead = self._ahead
+        if ahead is None:
+            return None
         try:
-            return self._perceive(images)
+            return ahead.make(camera, image)
+        except RuntimeError:
+            return None
+
+    def perceive_all(
+        self, images: Sequence[Image], ready: Sequence[object | None] = ()
+    ) -> list[Perceived]:
+        """Labels several images, of any sizes, in one inference. When a GPU fails, the CPU labels
+        them. ready: for each what `make_ready` made of it, if anything. Raises ModelError."""
+        try:
+            return self._perceive(images, ready)
         except FrameError:
             raise
         except (ModelError, RuntimeError) as error:
@@ -140,12 +156,20 @@ class Perceiver:
                 self.recovering = False
         # What failed may have taken the whole GPU with it, so nothing there is touched again.
         self._preprocess = _preprocess_for(self._model, self._runtime)
-        return self._perceive(images)
+        self._ahead = _ahead_for(self._model, self._runtime)
+        return self._perceive(images, ())
 
-    def _perceive(self, images: Sequence[Image]) -> list[Perceived]:
+    def _perceive(self, images: Sequence[Image], ready: Sequence[object | None]) -> list[Perceived]:
         started = time.monotonic_ns()
-        pixels = self._prepared(images)
+        made = [x for x in ready if isinstance(x, Ready) and x.maker is self._ahead]
+        before_ns = 0  # what was done of it ahead
+        if len(made) == len(images):
+            pixels = torch.cat([one.uploaded.for_network() for one in made])
+            before_ns = sum(one.took_ns for one in made)
+        else:
+            pixels = self._prepared(images)
         preprocessed = time.monotonic_ns()
+        preprocess_ns = before_ns + preprocessed - started
         outputs = self._runtime.infer(pixels)
         inferred = time.monotonic_ns()
         degraded = self._runtime.degraded
@@ -158,7 +182,7 @@ class Perceiver:
             done = time.monotonic_ns()
             perceived.append(
                 Perceived(
-                    seen, preprocessed - started, inferred - preprocessed, done - inferred,
+                    seen, preprocess_ns, inferred - preprocessed, done - inferred,
                     (*degraded, *self._crops.degraded) if self._crops else degraded,
                 )
             )  # fmt: skip
@@ -272,6 +296,11 @@ def _preprocess_for(model: Model, runtime: Runtime) -> _Preprocess:
     if runtime.info.device == "cpu":
         return Preprocessor(model.preprocess)
     return GpuPreprocessor(model.preprocess, runtime.info.device)
+
+
+def _ahead_for(model: Model, runtime: Runtime) -> Ahead | None:
+    on_cpu = runtime.info.device == "cpu"
+    return None if on_cpu else Ahead(model.preprocess, runtime.info.device)
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -95,7 +95,8 @@ class _Captured:
                 network(self._pixels)
         torch.cuda.current_stream(pixels.device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads go on uploading their frames meanwhile.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = [output.float() for output in _tensors(network(self._pixels))]
         self._answers = [torch.empty(x.shape, pin_memory=True) for x in self._outputs]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
