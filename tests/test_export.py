@@ -98,7 +98,7 @@ def test_a_coco_dataset_has_the_chosen_frames(
         m for _, m in Recording([bottles]).messages("labels")
         if isinstance(m, LabelsMessage) and any(x.score >= 0.5 for x in m.of_class("bottle"))
     ]  # fmt: skip
-    assert len(content["images"]) == len(wanted) > 10
+    assert len(content["images"]) == len(wanted) > 2
     picture = cv2.imread(str(tmp_path / "coco" / "images" / content["images"][0]["file_name"]))
     assert picture.shape[1] == content["images"][0]["width"]
 
@@ -132,7 +132,7 @@ def test_a_ros_2_bag_is_read_back(in_process: Run, bottles: Path, tmp_path: Path
         "/camera/detections": "vision_msgs/msg/Detection2DArray",
     }
     assert images == sum(1 for _ in Recording([bottles]).frames())
-    assert boxes > 10
+    assert boxes > 3
     again = in_process("export", "ros2", bottles, bag)
     assert again.returncode == 1
     assert "is there already" in again.stderr
