@@ -1,6 +1,9 @@
 """Bench: what the node is compared with, and how: alternately, in one run, on the same frames."""
 
 import gc
+import math
+import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +13,19 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
-from node.frame import Image
+from node.capture.mailbox import LatestMailbox
+from node.config import NodeConfig
+from node.frame import Frame, Image, Stamp
 from node.jpeg import decode_jpeg, encode_jpeg
+from node.labeller import Labeller
 from node.perception.model import Model
 from node.perception.perceiver import Perceiver
 from node.perception.preprocess import Preprocessor
 from node.perception.reference import reference_transform
 from node.perception.runtime import Runtime
+from node.wire.compose import Composer
+from node.wire.messages import LabelsMessage, Message
+from node.wire.outgoing import LocalSink
 
 BLOCK = 6
 """Frames that one side does in a row, after one that is not counted: each has its own code, weights
@@ -25,6 +34,7 @@ SETTLE_S = 0.05
 """Quiet before each side's turn: threads of the other spin on for a while."""
 _TORCH_THREADS = torch.get_num_threads()
 
+FPS = 30
 _QUALITY = 95
 
 Work = Callable[[Image], object]
@@ -58,14 +68,61 @@ class Row:
 
 
 class Decoded:
-    """Frames as a camera's thread hands them over: decoded a moment ago, from motion JPEG."""
+    """Frames as a camera's thread has them: decoded a moment ago, from motion JPEG.
 
-    def __init__(self, frames: Sequence[Image]) -> None:
+    fps: how many a second at most.
+    """
+
+    def __init__(self, frames: Sequence[Image], fps: float = math.inf) -> None:
         self._encoded = {id(frame): encode_jpeg(frame, _QUALITY) for frame in frames}
+        self._period_s = 1 / fps
+        self._due_s = 0.0
 
     def __call__(self, frame: Image) -> Image:
-        """The frame decoded, the same for both sides."""
+        """The frame decoded, the same for both sides, when it is its time."""
+        now_s = time.monotonic()
+        time.sleep(max(0.0, self._due_s - now_s))
+        self._due_s = max(self._due_s, now_s) + self._period_s
         return decode_jpeg(self._encoded[id(frame)])
+
+
+class LiveNode:
+    """What a live node is between its camera and its socket: mailbox, labeller, messages. The
+    caller's thread is the camera's."""
+
+    def __init__(self, perceiver: Perceiver) -> None:
+        self._stop = threading.Event()
+        self._sent: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._frames = 0
+        config = NodeConfig()
+        self._camera = config.camera[0].name
+        self._mailbox = LatestMailbox([self._camera])
+        self._labeller = Labeller(
+            config,
+            lambda config: perceiver,
+            self._mailbox,
+            Composer("bench"),
+            LocalSink(self._sent.put),
+            self._stop,
+        )
+        self._labeller.start()
+        self._labeller.ready.wait()
+
+    def label(self, image: Image) -> LabelsMessage:
+        """Hands a decoded frame over, and waits for the message that tells what is in it."""
+        frame = Frame(image, self._camera, self._frames, Stamp.now(), None, 0)
+        self._frames += 1
+        self._mailbox.put(self._labeller.make_ready(frame))
+        while True:
+            message = self._sent.get()
+            if isinstance(message, LabelsMessage):
+                return message
+
+    def close(self) -> None:
+        """Ends its thread."""
+        self._stop.set()
+        self._mailbox.poke()
+        self._labeller.join(5.0)
 
 
 def compared(
@@ -125,19 +182,41 @@ def rows(
     name: str, model: Model, perceiver: Perceiver, bare: Runtime, frames: Sequence[Image],
     rounds: int,
 ) -> list[Row]:  # fmt: skip
-    """A perceiver against the plain loop, and against a bare runtime of the same kind."""
+    """A perceiver against the plain loop, and against a bare runtime of the same kind: frame after
+    frame on one thread, and as the node has it, at a camera's rate."""
     pixels = torch.cat([Preprocessor(model.preprocess)(frames[0])])
-    against_runtime = compared(
-        f"{name}: bare runtime / ours",
-        lambda frame: bare.infer(pixels),
-        perceiver.perceive,
-        frames,
-        rounds,
-        arrive=Decoded(frames),
+    found = [] if model.build is None else [_against_loop(name, model, perceiver, frames, rounds)]
+    found.append(
+        compared(
+            f"{name}: bare runtime / ours",
+            lambda frame: bare.infer(pixels),
+            perceiver.perceive,
+            frames,
+            rounds,
+            arrive=Decoded(frames),
+        )
     )
-    if model.build is None:
-        return [against_runtime]
-    against_loop = compared(
+    node = LiveNode(perceiver)
+    try:
+        found.append(
+            compared(
+                f"{name}: bare runtime / ours, decoded to message at {FPS} fps",
+                lambda frame: bare.infer(pixels),
+                node.label,
+                frames,
+                rounds,
+                arrive=Decoded(frames, FPS),
+            )
+        )
+    finally:
+        node.close()
+    return found
+
+
+def _against_loop(
+    name: str, model: Model, perceiver: Perceiver, frames: Sequence[Image], rounds: int
+) -> Row:
+    return compared(
         f"{name}: plain loop / ours",
         plain_loop(model),
         perceiver.perceive,
@@ -145,7 +224,6 @@ def rows(
         rounds,
         arrive=Decoded(frames),
     )
-    return [against_loop, against_runtime]
 
 
 def preprocessing(name: str, model: Model, frames: Sequence[Image], rounds: int) -> Row:

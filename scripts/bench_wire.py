@@ -137,10 +137,13 @@ def _reader(endpoint: str, seconds: float, kind: str = "--reader") -> "subproces
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def wire_rows(seconds: float) -> list[dict[str, object]]:
+def wire_rows(seconds: float, subscribers: int = 10) -> list[dict[str, object]]:
     """At 30 and 200 messages a second, ours and then ZeroMQ alone."""
     return [
-        {**publish_to_receive(10, hz, seconds), "bare_zmq": bare_zmq(10, hz, seconds)}
+        {
+            **publish_to_receive(subscribers, hz, seconds),
+            "bare_zmq": bare_zmq(subscribers, hz, seconds),
+        }
         for hz in (30, 200)
     ]
 
@@ -181,6 +184,7 @@ def main() -> None:
     """Runs both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--subscribers", type=int, default=10, help="processes that receive")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--reader", metavar="EP", help=argparse.SUPPRESS)
     parser.add_argument("--bare-reader", metavar="EP", help=argparse.SUPPRESS)
@@ -192,7 +196,7 @@ def main() -> None:
         _read(arguments.reader, arguments.seconds)
         return
     found = {
-        "publish_to_receive": wire_rows(arguments.seconds),
+        "publish_to_receive": wire_rows(arguments.seconds, arguments.subscribers),
         "stopped_subscriber": stopped_subscriber(arguments.seconds),
     }
     if arguments.json:

@@ -130,7 +130,7 @@ def javascript(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.mark.parametrize("language", ["cpp", "javascript"])
 def test_a_subscriber_in_another_language(
-    language: str, robot: Robot, request: pytest.FixtureRequest
+    language: str, robot: Robot, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     command = request.getfixturevalue(language)
 
@@ -139,6 +139,10 @@ def test_a_subscriber_in_another_language(
             [*command, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False
         )
 
+    lonely = subprocess.Popen(
+        [*command, f"ipc://{tmp_path}/nobody", "", "1"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     seen = told(robot.labels, "camera", "5")
     assert seen.returncode == 0, seen.stderr
     lines = [line for line in seen.stdout.splitlines() if "  ok  " in line]
@@ -154,16 +158,10 @@ def test_a_subscriber_in_another_language(
     assert "camera  not looking" in blind.stdout
     assert "nothing seen" not in blind.stdout
 
+    out, error = lonely.communicate(timeout=WAIT_S)
+    assert lonely.returncode == 1
+    assert "stop: no fresh message" in out
+    assert "is the node running" in error
+
     wrong = told(robot.labels, "camera", "few")
     assert (wrong.returncode, wrong.stderr.strip()) == (2, "COUNT few is no number of messages")
-
-
-def test_a_subscriber_in_another_language_says_when_there_is_no_node(
-    cpp: list[str], ipc: str
-) -> None:
-    done = subprocess.run(
-        [*cpp, ipc, "", "1"], capture_output=True, text=True, timeout=WAIT_S, check=False
-    )
-    assert done.returncode == 1
-    assert "stop: no fresh message" in done.stdout
-    assert "is the node running" in done.stderr

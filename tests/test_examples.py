@@ -73,13 +73,22 @@ def test_each_is_read_in_a_minute() -> None:
         assert len(file.read_text().splitlines()) < 40, file.name
 
 
-def test_it_stops_for_a_person_and_when_the_node_is_gone(
+def test_they_stop_for_a_person_and_when_the_node_is_gone(
     persons: subprocess.Popen[str], examples: list[Example], ipc: str
 ) -> None:
     stopper, follower = Example("stop_for_person.py", ipc), Example("follow_target.py", ipc)
-    examples += [stopper, follower]
+    waits = Example("wait_for_label.py", ipc, "person", 60)
+    examples += [stopper, follower, waits]
     stopper.says("stop: ")
     stopper.says("drive 0.5 m/s")
+    unseen = subprocess.run(
+        [sys.executable, EXAMPLES / "wait_for_label.py", ipc, "zebra", "1"], cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert unseen.returncode == 1
+    assert "zebra was not seen in 1 s" in unseen.stderr
+    assert "ms ago" in waits.says("person seen by camera")
+    assert waits.process.wait(10) == 0
     stopper.says("stop: a person is near")
     stopper.says("drive 0.5 m/s")  # they walk past
     followed = follower.says("follow #")
@@ -87,16 +96,3 @@ def test_it_stops_for_a_person_and_when_the_node_is_gone(
     persons.kill()
     assert "person" not in stopper.says("stop: ")
     follower.says("stop: ")
-
-
-def test_it_waits_for_a_label(start_node: Start, ipc: str) -> None:
-    start_node("run", "--source", "demo", "--endpoint", ipc)
-    seen = Example("wait_for_label.py", ipc, "espresso", 60)
-    assert "ms ago" in seen.says("espresso seen by camera")
-    assert seen.process.wait(10) == 0
-    unseen = subprocess.run(
-        [sys.executable, EXAMPLES / "wait_for_label.py", ipc, "zebra", "1"], cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
-    assert unseen.returncode == 1
-    assert "zebra was not seen in 1 s" in unseen.stderr

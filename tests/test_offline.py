@@ -115,6 +115,8 @@ def test_replay_of_the_labelled_video_equals_labelling_its_frames(
     for place, (message, index) in enumerate(zip(messages, truth, strict=True)):
         _, image = capture.read()
         right += message["labels"][0]["id"] == index
+        if place % 5:
+            continue
         direct = perceiver.perceive(image).labels
         assert [(label["id"], label["score"]) for label in message["labels"]] == [
             (label.id, label.score) for label in direct

@@ -217,7 +217,7 @@ def get(url: str, **headers: str) -> tuple[int, bytes]:
         url, headers={k.replace("_", "-"): v for k, v in headers.items()}
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status), answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -229,7 +229,7 @@ def post(url: str, content: object, **headers: str) -> tuple[int, bytes]:
         {"Content-Type": "application/json", **headers},
     )  # fmt: skip
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status), answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
