@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from node.config import ModelConfig, NodeConfig, StepConfig
-from node.errors import ControlError
+from node.errors import ControlError, ModelError
 from node.ladder import Ladder
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Lineup:
 
     def note_good(self, frames: int) -> None:
         """So many frames were looked at without failure."""
-        if self._before is None:
+        if self._before is None or self.in_use is not self._configured:
             return
         self._probation -= frames
         if self._probation <= 0:
@@ -80,12 +80,19 @@ class Lineup:
 
     def rolled_back(self, error: Exception) -> str | None:
         """Puts the model before in the place of one on probation that failed, and says so; None
-        where none is on probation."""
-        if self._before is None:
+        where it was none on probation. What else was set meanwhile stays as set."""
+        if self._before is None or self.in_use is not self._configured:
             return None
         told = f"model {self._configured.info.name} failed, the one before is back: {error}"
         log.error("%s", told)
-        (self._configured, self.config), self._before = self._before, None
+        (self._configured, config), self._before = self._before, None
+        named = {"name": config.model.name, "weights": config.model.weights}
+        now = self.config.model_copy(update={"model": self.config.model.model_copy(update=named)})
+        try:
+            self._configured.use(self._configured.task_for(now))
+            self.config = now
+        except ModelError:  # set for the model that failed, and no other
+            self.config = config
         self._settled.set_exception(ControlError(told))
         return told
 
