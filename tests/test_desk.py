@@ -181,3 +181,29 @@ def test_the_documents_commands_run(
         ran += 1
     assert ran >= 12
     assert (tmp_path / "recordings" / "report.html").exists()
+
+
+def test_what_the_image_and_the_unit_run_is_there() -> None:
+    """Their commands are ones, and what the image is made from is in the checkout and let in."""
+    image = (ROOT / "Dockerfile").read_text()
+    entry, default = (
+        json.loads(re.findall(rf"^{word} (\[.*\])$", image, re.M)[0])
+        for word in ("ENTRYPOINT", "CMD")
+    )
+    healthy = json.loads(re.findall(r"CMD (\[.*watch.*\])$", image, re.M)[0])
+    assert entry == ["perception-node"]
+    _parse(commands, default)
+    _parse(commands, healthy[1:])
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    for line in re.findall(r"^COPY (?!--from)(.+) \S+$", image, re.M):
+        for source in line.split():
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in ignored, source
+
+    unit = (ROOT / "config" / "perception-node.service").read_text()
+    environment = (ROOT / "config" / "perception-node.env").read_text()
+    assert re.findall(r"^(\w+)=", environment, re.M) == ["OPTIONS"]
+    (started,) = re.findall(r"^ExecStart=\S+/perception-node (.+)$", unit, re.M)
+    shown = re.findall(r"^# OPTIONS=(.+)$", environment, re.M)[0]
+    assert started.endswith(" $OPTIONS")
+    _parse(commands, shlex.split(started.replace("$OPTIONS", shown)))
