@@ -7,11 +7,12 @@ import hmac
 import ipaddress
 import json
 import logging
+import os
 import queue
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ MOST_VIEWERS = 8
 MOST_REQUEST_BYTES = 64 * 1024
 ANSWER_S = 35.0
 PICTURE_S = 2.0
+NICENESS = 10
 COOKIE = "perception_token"
 _PAGE = Path(__file__).parent / "static"
 _FILES = {
@@ -100,7 +102,11 @@ class WebServer:
             self._closing.set()
 
     def _run(self, started: "queue.Queue[PerceptionNodeError | None]") -> None:
+        _give_way()
         asyncio.set_event_loop(self._loop)
+        self._loop.set_default_executor(
+            ThreadPoolExecutor(MOST_VIEWERS, "web-picture", initializer=_give_way)
+        )
         try:
             self._loop.run_until_complete(self._serve(started))
         except Exception:  # the page is gone; the node is not
@@ -215,7 +221,11 @@ class WebServer:
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         if self._viewers >= MOST_VIEWERS:
             return web.Response(status=503, text=f"{MOST_VIEWERS} are looking already\n")
-        socket = web.WebSocketResponse(heartbeat=5.0, max_msg_size=4096)
+        socket = web.WebSocketResponse(
+            heartbeat=5.0,
+            max_msg_size=4096,
+            compress=False,  # JPEG does not become smaller, and each picture would be tried
+        )
         await socket.prepare(request)
         self._viewers += 1
         wanted: set[str] = set()
@@ -263,6 +273,11 @@ class WebServer:
                 head = json.dumps(picture.told).encode()
                 await socket.send_bytes(struct.pack(">I", len(head)) + head + picture.jpeg)
             await asyncio.sleep(max(due - loop.time(), 0.01))
+
+
+def _give_way() -> None:
+    """The thread runs when labelling leaves the core to it."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def read_token(file: Path) -> str:
