@@ -159,7 +159,7 @@ def test_a_model_that_hangs_is_said_and_ends_the_node_in_time(ipc: str) -> None:
         assert time.monotonic() - started < 2.0
         release.set()
     assert seen[-1].status == "stalled"
-    assert "hangs for 0.5 s on one frame" in str(ended[0])
+    assert re.search(r"hangs for \d\.\d s on one frame", str(ended[0]))
 
 
 def test_what_hangs_behind_the_model_ends_the_node_too(
@@ -181,7 +181,7 @@ def test_what_hangs_behind_the_model_ends_the_node_too(
         while not ended and time.monotonic() < deadline:
             time.sleep(0.01)
         release.set()
-    assert "hangs for 0.5 s on one frame" in str(ended[0])
+    assert re.search(r"hangs for \d\.\d s on one frame", str(ended[0]))
 
 
 def test_the_process_ends_with_exit_code_4_though_a_thread_hangs(ipc: str) -> None:
