@@ -204,7 +204,7 @@ def test_the_process_ends_with_exit_code_4_though_a_thread_hangs(ipc: str) -> No
         capture_output=True, text=True, timeout=60, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
-    assert re.search(r"^error: the model hangs for 0\.\d s", done.stderr, re.MULTILINE)
+    assert re.search(r"^error: the model hangs for \d\.\d s", done.stderr, re.MULTILINE)
 
 
 def test_late_messages_are_counted_by_the_node_and_seen_by_the_client(ipc: str) -> None:
