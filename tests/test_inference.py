@@ -335,6 +335,7 @@ def test_the_next_frame_is_uploaded_while_one_is_inferred(
     model = load_model("efficientnet_lite0")
     uploads: list[str] = []
     overlapped: list[bool] = []
+    seen = threading.Event()  # enough: the node is to end
     begin = GpuPreprocessor.begin
 
     def counted(self: GpuPreprocessor, image: Image) -> Uploaded:
@@ -345,7 +346,7 @@ def test_the_next_frame_is_uploaded_while_one_is_inferred(
         def infer(self, pixels: torch.Tensor) -> Outputs:
             answer, before = super().infer(pixels), len(uploads)
             deadline = time.monotonic() + 5
-            while len(uploads) == before and time.monotonic() < deadline:
+            while len(uploads) == before and time.monotonic() < deadline and not seen.is_set():
                 time.sleep(0.001)
             overlapped.append(len(uploads) > before)
             return answer
@@ -359,6 +360,7 @@ def test_the_next_frame_is_uploaded_while_one_is_inferred(
         while len(overlapped) < 4:
             message, _ = subscriber.receive(WAIT_S)
             names.update(label.name for label in message.labels)
+        seen.set()
     assert not ended
     assert all(overlapped[:4])
     assert names == {"espresso"}
