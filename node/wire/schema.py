@@ -7,23 +7,10 @@ from enum import StrEnum
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from node.wire.messages import (
-    EventMessage,
-    HealthMessage,
-    InfoMessage,
-    LabelsMessage,
-    Message,
-    MessageKind,
-)
+from node.wire.messages import KINDS, MessageKind
 
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 
-KINDS: dict[MessageKind, type[Message]] = {
-    "labels": LabelsMessage,
-    "events": EventMessage,
-    "health": HealthMessage,
-    "info": InfoMessage,
-}
 _PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
