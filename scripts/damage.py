@@ -12,7 +12,8 @@ import av
 import numpy as np
 import skimage
 
-from node.capture.coded_video import Codec, Coded, VideoDecoder
+from node.capture.annex_b import Codec
+from node.capture.coded_video import Coded, VideoDecoder
 from node.errors import PictureError
 from node.frame import Image, Stamp
 from node.jpeg import decode_jpeg, encode_jpeg

@@ -1,6 +1,7 @@
 """Sources, pacing, the mailbox and the grabber."""
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -210,6 +211,21 @@ def test_a_jpeg_with_a_few_stray_bytes_is_whole() -> None:
     assert np.array_equal(decode_jpeg(jpeg[:-2] + b"\0\0" + jpeg[-2:]), image)
     with pytest.raises(PictureError, match="damaged"):
         decode_jpeg(jpeg[:-2] + bytes(300) + jpeg[-2:])
+
+
+def test_damage_behind_stray_bytes_is_found() -> None:
+    """Some cameras leave a few bytes before each restart marker; the decoder that finds damage
+    stops at the first of them."""
+    interval = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_RST_INTERVAL, 16]
+    jpeg = cv2.imencode(".jpg", read_image(PHOTO), interval)[1].tobytes()
+    scan = jpeg.index(b"\xff\xda") + 14
+    stray = jpeg[:scan] + re.sub(rb"(\xff[\xd0-\xd7])", rb"abc\1", jpeg[scan:])
+    assert np.array_equal(decode_jpeg(stray), decode_jpeg(jpeg))
+    for share in (0.3, 0.5, 0.9, 0.99):
+        place = int(share * len(stray))
+        for damaged in (stray[:place], stray[: place - 700] + stray[place:]):
+            with pytest.raises(PictureError, match="damaged"):
+                decode_jpeg(damaged)
 
 
 class FakeDevice:

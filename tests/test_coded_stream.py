@@ -1,5 +1,6 @@
 """Streams of real H.264 and H.265, whole and damaged: nothing that never was is delivered."""
 
+import contextlib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from streams import ByteServer
 
 from node.capture import coded_stream
+from node.capture.annex_b import ParameterSets, units
 from node.capture.coded_stream import CodedStream
+from node.capture.coded_video import Coded, VideoDecoder
 from node.capture.h264 import FrameNumbers
 from node.capture.open import open_source
 from node.capture.source import Picture, Source
 from node.config import CameraConfig
 from node.errors import PictureError, SourceError
-from node.frame import Image
+from node.frame import Image, Stamp
 
 av = pytest.importorskip("av", reason="damage is found with it")
 
@@ -76,6 +79,11 @@ def cut(packet: bytes) -> bytes:
     return packet[: len(packet) // 2]
 
 
+def end_cut(packet: bytes) -> bytes:
+    """A checksum that is gone with the last part of its picture."""
+    return packet[: len(packet) * 7 // 8]
+
+
 def served(packets: list[bytes], damage: Damage, place: int) -> ByteServer:
     sent = [damage(packet) if i == place else packet for i, packet in enumerate(packets)]
     return ByteServer(b"".join(packet for packet in sent if packet is not None))
@@ -112,9 +120,24 @@ def thumbnail(picture: Image) -> NDArray[np.int16]:
     return cv2.resize(picture, (20, 15), interpolation=cv2.INTER_AREA).astype(np.int16)
 
 
+def without_parameters(packets: list[bytes], codec: str) -> list[bytes]:
+    """As some cameras send: parameter sets come with the first picture only."""
+    kinds = {"h264": (7, 8), "hevc": (32, 33, 34)}[codec]
+
+    def pictures_only(packet: bytes) -> bytes:
+        kept = (
+            unit for unit in units(packet)
+            if (unit[0] & 0x1F if codec == "h264" else unit[0] >> 1 & 0x3F) not in kinds
+        )  # fmt: skip
+        return b"".join(b"\0\0\0\1" + unit for unit in kept)
+
+    return [packets[0], *(pictures_only(packet) for packet in packets[1:])]
+
+
 CASES = [
     ("h264", lost, {}), ("h264", overwritten, {}), ("h264", cut, {}), ("hevc", lost, {}),
     ("hevc", cut, {}), ("hevc", overwritten, {"x265-params": f"{X265}:hash=1"}),
+    ("hevc", end_cut, {"x265-params": f"{X265}:hash=1"}),
 ]  # fmt: skip
 
 
@@ -130,6 +153,48 @@ def test_nothing_that_never_was_is_delivered(
     assert isinstance(source, CodedStream)
     assert places(pictures, truth) == KEPT
     assert refused == PICTURES - len(KEPT) - (damage is lost)
+
+
+@pytest.mark.parametrize("place", range(KEY_EVERY, 2 * KEY_EVERY, 3))
+def test_what_comes_after_damage_is_exact(truth: list[Image], place: int) -> None:
+    """FFmpeg's decoder of CAVLC, which cheap cameras send, leaves coefficients of a damaged picture
+    in the next one that it decodes."""
+    packets = coded(truth, "h264", profile="baseline")
+    whole = decoded(packets)
+    damaged = decoded([*packets[:place], cut(packets[place]), *packets[place + 1 :]])
+    assert sorted(damaged) == [*range(place), *range(2 * KEY_EVERY, PICTURES)]
+    assert all(np.array_equal(damaged[at], whole[at]) for at in damaged)
+
+
+def decoded(packets: list[bytes]) -> dict[int, Image]:
+    """What the decoder lets by, by place."""
+    decoder, given = VideoDecoder("h264", b""), {}
+    for place, packet in enumerate(packets):
+        picture = Coded(packet, Stamp.at_media(place), is_key=place % KEY_EVERY == 0)
+        with contextlib.suppress(PictureError):
+            found = decoder.decode(picture)
+            given.update({x.stamp.unix_ns: decoder.pixels(x.frame) for x in found})
+    return given
+
+
+@pytest.mark.parametrize("codec", list(ENCODERS))
+def test_parameter_sets_that_come_once_last_beyond_damage(truth: list[Image], codec: str) -> None:
+    packets = without_parameters(coded(truth, codec), codec)
+    server = served(packets, cut, HIT)
+    source = open_source(CameraConfig(source=server.url))
+    pictures, _ = read_to_the_end(source)
+    source.close()
+    server.close()
+    assert places(pictures, truth) == KEPT
+
+
+def test_ever_new_parameter_sets_do_not_pile_up() -> None:
+    kept = ParameterSets("h264")
+    for number in range(1000):
+        kept.keep(b"\0\0\1\x67" + number.to_bytes(2, "big") + b"\0\0\1\x65picture")
+    assert len(list(units(bytes(kept)))) < 100
+    assert (999).to_bytes(2, "big") in bytes(kept)
+    assert b"picture" not in bytes(kept)
 
 
 @pytest.mark.parametrize("codec", list(ENCODERS))

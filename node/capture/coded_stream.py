@@ -5,7 +5,8 @@ import time
 from collections import deque
 from typing import get_args
 
-from node.capture.coded_video import Codec, Coded, Decoded, VideoDecoder, can_decode
+from node.capture.annex_b import Codec
+from node.capture.coded_video import Coded, Decoded, VideoDecoder, can_decode
 from node.capture.pacing import RateLimit
 from node.capture.source import Picture, SourceFacts
 from node.config import CameraConfig

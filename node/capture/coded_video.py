@@ -4,10 +4,11 @@ what is missing, and each picture that builds on such a one shows something that
 import importlib.util
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from node.capture.annex_b import START_CODES, Codec, ParameterSets, has_picture_hash
 from node.capture.h264 import FrameNumbers
 from node.errors import PictureError
 from node.frame import Image, Stamp
@@ -15,7 +16,6 @@ from node.frame import Image, Stamp
 if TYPE_CHECKING:
     from av import VideoCodecContext, VideoFrame
 
-Codec = Literal["h264", "hevc"]
 MOST_WAITING = 16
 """Pictures that a decoder may hold back to put them in order: what both standards allow at most."""
 
@@ -47,8 +47,9 @@ class VideoDecoder:
     """Decodes one stream; used by one thread.
 
     From damage on nothing is believed until a picture that builds on no other. Damage is what the
-    decoder says of a picture, and in H.264 a gap in its frame numbers. Bytes that are wrong and can
-    still be read as a picture cannot be told: neither standard asks for a checksum.
+    decoder says of a picture, in H.264 a gap in its frame numbers, in H.265 a checksum that is
+    wrong or missing, where the stream has them. Other bytes that are wrong and can still be read as
+    a picture cannot be told: neither standard asks for a checksum.
 
     header: parameter sets that do not come with the pictures (Annex B), or nothing.
     """
@@ -59,20 +60,15 @@ class VideoDecoder:
 
         self._packet = av.Packet
         self._errors = (av.FFmpegError,)
-        context = av.CodecContext.create(codec, "r")
-        assert isinstance(context, av.VideoCodecContext)
-        self._context: VideoCodecContext = context
-        # Threads for whole pictures would hold back one each, and those for slices turn off the
-        # check that finds damage.
-        self._context.thread_count = 1
-        if codec == "hevc":  # it marks no picture as damaged, and only says so when told to stop;
-            # where pictures carry a checksum (most encoders send none) it is compared
-            self._context.options = {"err_detect": "crccheck+explode"}
+        self._codec: Codec = codec
         self._numbers = FrameNumbers() if codec == "h264" else None
-        if header.startswith((b"\0\0\0\1", b"\0\0\1")):
-            self._context.extradata = header
+        self._parameters = ParameterSets(codec)
+        if header.startswith(START_CODES):
+            self._parameters.keep(header)
             self._lost_pictures(header)
+        self._context = _new_context(codec, bytes(self._parameters))
         self._reformatter = VideoReformatter()
+        self._hashed = False
         self._stamps: deque[tuple[int, Stamp]] = deque(maxlen=2 * MOST_WAITING)
         self._count = 0
         self._whole_from: int | None = None
@@ -82,11 +78,14 @@ class VideoDecoder:
         for pictures that build on it."""
         self._count += 1
         lost = self._lost_pictures(coded.data)
+        self._parameters.keep(coded.data)
         if coded.is_key and (lost or self._whole_from is None):
-            self._context.flush_buffers()
+            self._context = _new_context(self._codec, bytes(self._parameters))
             self._whole_from = self._count
         elif lost:
             raise self._damage("pictures before this one were lost")
+        if self._lacks_hash(coded.data):
+            raise self._damage("a picture is damaged: its checksum is missing")
         if self._whole_from is None:
             raise PictureError("waits for a picture that builds on no other")
         self._stamps.append((self._count, coded.stamp))
@@ -106,6 +105,16 @@ class VideoDecoder:
     def _lost_pictures(self, data: bytes) -> bool:
         return self._numbers is not None and self._numbers.lost(data)
 
+    def _lacks_hash(self, data: bytes) -> bool:
+        """Whether a picture has no checksum where those before it had one: it comes behind the
+        picture, so what is cut off is the checksum first."""
+        if self._codec != "hevc":
+            return False
+        hashed = has_picture_hash(data)
+        lacks = self._hashed and not hashed
+        self._hashed = self._hashed or hashed
+        return lacks
+
     def _decoded(self, data: bytes) -> "list[VideoFrame]":
         packet = self._packet(data)
         packet.pts = packet.dts = self._count
@@ -122,3 +131,21 @@ class VideoDecoder:
     def _damage(self, why: str) -> PictureError:
         self._whole_from = None
         return PictureError(why)
+
+
+def _new_context(codec: Codec, parameters: bytes) -> "VideoCodecContext":
+    """A decoder that knows of no picture yet. One that has met damage is never used again, not even
+    flushed: FFmpeg leaves part of the damaged picture in the next one."""
+    import av
+
+    context = av.CodecContext.create(codec, "r")
+    assert isinstance(context, av.VideoCodecContext)
+    # Threads for whole pictures would hold back one each, and those for slices turn off the check
+    # that finds damage.
+    context.thread_count = 1
+    if codec == "hevc":  # it marks no picture as damaged, and only says so when told to stop; where
+        # pictures carry a checksum (most encoders send none) it is compared
+        context.options = {"err_detect": "crccheck+explode"}
+    if parameters:
+        context.extradata = parameters
+    return context

@@ -1,16 +1,15 @@
 """H.264 frame numbers: tell that a picture was lost on the way. A decoder repeats the one before in
 its place and says nothing; what comes after then stands on a picture that was never sent."""
 
-import itertools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from node.capture.annex_b import units
 
 _SLICE, _KEY_SLICE, _SPS, _PPS = 1, 5, 7, 8
 _HEADER_BYTES = 512
 """Of a unit that are looked at: what is read here comes first, and scaling lists take the most."""
 _SLICE_HEADER_BYTES = 32
-_START_CODE = re.compile(b"\0\0\1")
 _WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 """profile_idc of the sequence parameter sets that say how chroma is coded (H.264, 7.3.2.1.1)."""
 
@@ -96,13 +95,10 @@ class _Bits:
 
 def _units(data: bytes) -> Iterator[tuple[bool, int, _Bits]]:
     """Of each unit: whether others refer to it, its type, and its bits behind the header byte."""
-    starts = [found.end() for found in _START_CODE.finditer(data)]
-    for start, end in itertools.pairwise([*starts, len(data)]):
-        if start < len(data):
-            kind = data[start] & 0x1F
-            most = _SLICE_HEADER_BYTES if kind in (_SLICE, _KEY_SLICE) else _HEADER_BYTES
-            unit = data[start + 1 : min(end, start + most)]
-            yield bool(data[start] & 0x60), kind, _Bits(unit)
+    for unit in units(data):
+        kind = unit[0] & 0x1F
+        most = _SLICE_HEADER_BYTES if kind in (_SLICE, _KEY_SLICE) else _HEADER_BYTES
+        yield bool(unit[0] & 0x60), kind, _Bits(unit[1:most])
 
 
 def _sequence(bits: _Bits) -> tuple[int, _Sequence]:
