@@ -304,14 +304,21 @@ class MonitorConfig(_Section):
     def _path(cls, value: object) -> object:
         return _as_path("token_file", value)
 
+    @field_validator("web", mode="before")
+    @classmethod
+    def _address(cls, value: object) -> object:
+        if value is None:
+            return None
+        try:
+            check_endpoint(f"tcp://{value if isinstance(value, str) else ''}")
+        except ValueError:
+            raise ValueError(f"web = {value!r} is not HOST:PORT; write 127.0.0.1:8080") from None
+        return value
+
     @model_validator(mode="after")
     def _guarded(self) -> Self:
         if self.web is None:
             return self
-        try:
-            check_endpoint(f"tcp://{self.web}")
-        except ValueError:
-            raise ValueError(f"web = {self.web!r} is not HOST:PORT; write 127.0.0.1:8080") from None
         if not (self.insecure or self.token_file or is_loopback(f"tcp://{self.web}")):
             raise ValueError(
                 f"web {self.web} can be reached from other computers; use 127.0.0.1:PORT, or give "

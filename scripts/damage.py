@@ -3,6 +3,7 @@ gets through: with OpenCV's way to decode, which conceals, and with the node's."
 
 import argparse
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -64,12 +65,19 @@ def _cut(data: bytes, chance: random.Random) -> bytes:
     return data[: chance.randrange(len(data) // 4, len(data) - len(data) // 8)]
 
 
+def _holed(data: bytes, chance: random.Random) -> bytes:
+    length = min(1024, len(data) // 4)  # what USB 2.0 carries in one packet
+    place = chance.randrange(len(data) // 4, len(data) - length)
+    return data[:place] + data[place + length :]
+
+
 def _lost(data: bytes, chance: random.Random) -> bytes:
     return b""
 
 
 DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    "lost": _lost, "cut off": _cut, "overwritten": _overwritten, "bits flipped": _bits,
+    "lost": _lost, "cut off": _cut, "packet lost": _holed, "overwritten": _overwritten,
+    "bits flipped": _bits,
 }  # fmt: skip
 
 
@@ -147,9 +155,24 @@ def stream(name: str, damage: str, times: int) -> tuple[int, int]:
     return counts[0], counts[1]
 
 
-def motion_jpeg(damage: str, times: int) -> tuple[int, int]:
+def _with_stray_bytes(picture: Image) -> bytes:
+    """As some cameras send: restart markers, and bytes before them that do not belong there."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_RST_INTERVAL, 16]
+    jpeg = cv2.imencode(".jpg", picture, options)[1].tobytes()
+    scan = jpeg.index(b"\xff\xda") + 14
+    return jpeg[:scan] + re.sub(rb"(\xff[\xd0-\xd7])", rb"abc\1", jpeg[scan:])
+
+
+MOTION_JPEG: dict[str, Callable[[Image], bytes]] = {
+    "motion JPEG": lambda picture: encode_jpeg(picture, 85),
+    "motion JPEG, stray bytes": _with_stray_bytes,
+}
+
+
+def motion_jpeg(name: str, damage: str, times: int) -> tuple[int, int]:
     """The same of motion JPEG, whose pictures stand alone."""
-    pictures = [encode_jpeg(picture, 85) for picture in view()]
+    pictures = [MOTION_JPEG[name](picture) for picture in view()]
+    assert all(decode_jpeg(picture) is not None for picture in pictures)
     counts = [0, 0]
     for seed in range(times):
         chance = random.Random(seed)
@@ -169,9 +192,10 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=50, help="damages of each kind")
     times = parser.parse_args().times
     print(f"{'stream':24} {'damage':13} {'concealing':>12} {'the node':>12}   of {times}")
-    for damage in list(DAMAGES)[1:]:
-        before, now = motion_jpeg(damage, times)
-        print(f"{'motion JPEG':24} {damage:13} {before:12} {now:12}")
+    for name in MOTION_JPEG:
+        for damage in list(DAMAGES)[1:]:
+            before, now = motion_jpeg(name, damage, times)
+            print(f"{name:24} {damage:13} {before:12} {now:12}", flush=True)
     for name in STREAMS:
         for damage in DAMAGES:
             before, now = stream(name, damage, times)

@@ -1,11 +1,9 @@
 """What the fault campaign and the soak run share: a stream that can be made to fail, a node in a
-process of its own, and a monitor that holds every message it sends against what it could see."""
+process of its own that records what it looked at, and a monitor that keeps every message it sends.
+"""
 
-import argparse
 import contextlib
-import itertools
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -16,13 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import skimage
-
 from node.client import LabelsMessage, NoMessageError, Subscriber
-from node.opencv import cv2
 
-FPS = 30
+RECORDED_QUALITY = 85
+"""Of what the node records; the bytes of motion JPEG are kept as they came."""
 STALL_S = 0.5
 SLACK_S = 0.2
 """What detection may take beyond the stall timeout."""
@@ -31,24 +26,24 @@ ROOT = Path(__file__).parents[1]
 
 
 class Stream:
-    """A camera that speaks motion JPEG over HTTP: a process of its own, so that it can be stopped
-    and killed."""
+    """Cameras that speak motion JPEG and H.264 over HTTP (`fault_stream.py`)."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.url = f"http://user:secret@127.0.0.1:{self.port}/stream.mjpg"
+        self.url_h264 = f"http://user:secret@127.0.0.1:{self.port}/stream.h264"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
         """Starts the server, on the same port every time."""
-        command = [sys.executable, __file__, "--port", str(self.port)]
+        command = [sys.executable, "scripts/fault_stream.py", "--port", str(self.port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, cwd=ROOT)
         wait_until(lambda: _connects(self.port), "the stream's server starts")
 
     def mode(self, name: str) -> None:
-        """What it sends from now on; see `_frames`."""
+        """What it sends from now on, in the words of `fault_stream.py`."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(f"{name}\n".encode())
@@ -132,19 +127,27 @@ class Monitor:
 
 
 class Node:
-    """`perception-node run` in a process of its own, with a camera `stream` on the failing one and
-    a camera `steady` that nothing ever happens to."""
+    """`perception-node run` in a process of its own, with a camera `stream` on the failing one, a
+    camera `steady` that nothing ever happens to, and, if wanted, a camera `coded` on H.264."""
 
-    def __init__(self, folder: Path, stream: Stream) -> None:
+    def __init__(self, folder: Path, stream: Stream, *, h264: bool) -> None:
         self.labels = f"tcp://127.0.0.1:{free_port()}"
         self.control = f"tcp://127.0.0.1:{free_port()}"
         self.log = folder / "node.log"
+        self.recordings = folder / "recordings"
+        failing = {"stream": stream.url} | ({"coded": stream.url_h264} if h264 else {})
         self._config = folder / "node.toml"
         self._config.write_text(
             f'[wire]\nendpoint = "{self.labels}"\n[control]\nendpoint = "{self.control}"\n'
-            f'[[camera]]\nname = "stream"\nsource = "{stream.url}"\nat_start = "wait"\n'
-            f"stall_timeout_s = {STALL_S}\n"
-            '[[camera]]\nname = "steady"\nsource = "demo"\nmax_fps = 20.0\n'
+            f'[recording]\nenabled = true\nfolder = "{self.recordings}"\n'
+            # One file for each time that it runs.
+            f"quality = {RECORDED_QUALITY}\nsplit_s = 86400\nsplit_mb = 100000\n"
+            + "".join(
+                f'[[camera]]\nname = "{name}"\nsource = "{url}"\nat_start = "wait"\n'
+                f"stall_timeout_s = {STALL_S}\n"
+                for name, url in failing.items()
+            )
+            + '[[camera]]\nname = "steady"\nsource = "demo"\nmax_fps = 20.0\n'
         )
         self.process = self.start()
 
@@ -171,13 +174,13 @@ def run_node(*arguments: str, log: Path | None = None) -> "subprocess.Popen[byte
 class Rig:
     """All of it together."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, h264: bool) -> None:
         self.folder = folder
         self.stream = Stream()
-        self.node = Node(folder, self.stream)
+        self.node = Node(folder, self.stream, h264=h264)
         self.monitor = Monitor(self.node.labels)
-        self.monitor.first_ok("stream", 0)
-        self.monitor.first_ok("steady", 0)
+        for camera in ("stream", "steady", *(["coded"] if h264 else [])):
+            self.monitor.first_ok(camera, 0)
 
     def close(self) -> None:
         """Ends all processes."""
@@ -189,10 +192,10 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig() -> Iterator[Rig]:
-    """A rig in a folder that goes with it."""
+def rig(*, h264: bool = False) -> Iterator[Rig]:
+    """A rig in a folder that goes with it; with a third camera on H.264, or not."""
     with tempfile.TemporaryDirectory() as folder:
-        made = Rig(Path(folder))
+        made = Rig(Path(folder), h264=h264)
         try:
             yield made
         finally:
@@ -219,116 +222,3 @@ def _connects(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
         return True
     return False
-
-
-# The stream's own process.
-
-
-def _pictures() -> list[bytes]:
-    """A view that moves, as JPEG."""
-    picture = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
-    assert picture is not None
-    shifted = (np.roll(picture, 3 * step, axis=1) for step in range(10))
-    return [cv2.imencode(".jpg", x)[1].tobytes() for x in shifted]
-
-
-def _part(jpeg: bytes, claimed: int | None = None) -> bytes:
-    length = len(jpeg) if claimed is None else claimed
-    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n"
-    return head.encode() + jpeg + b"\r\n"
-
-
-class _Server:
-    """mode: what connections send now.
-
-    good: moving pictures; frozen: one picture; silent: nothing; half: half a picture, then nothing;
-    garbage: random bytes; mixed: random bytes between good pictures; empty: pictures of no bytes;
-    lying: lengths that are wrong; drip: a byte at a time; small: pictures of another size;
-    cut: half of each picture; overwritten: zeros in the middle of each; damaged: one picture in
-    three is cut; reset: connections are reset; refuse: HTTP 500; blank: one grey picture.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.mode = "good"
-        self._pictures = _pictures()
-        small = cv2.resize(cv2.imdecode(np.frombuffer(self._pictures[0], np.uint8), 1), (320, 200))
-        self._small = [
-            cv2.imencode(".jpg", np.roll(small, step, axis=1))[1].tobytes() for step in range(10)
-        ]
-        self._listener = socket.create_server(("127.0.0.1", port), reuse_port=False)
-
-    def serve(self) -> None:
-        """For ever."""
-        while True:
-            connection, _ = self._listener.accept()
-            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
-
-    def _talk(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:
-            connection.recv(4096)
-            if self.mode == "refuse":
-                connection.sendall(b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n")
-                return
-            connection.sendall(
-                b"HTTP/1.1 200 OK\r\n"
-                b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
-            )
-            for place in itertools.count():
-                self._send(connection, place)
-                time.sleep(1 / FPS)
-
-    def _send(self, connection: socket.socket, place: int) -> None:
-        good = self._pictures[place % len(self._pictures)]
-        mode = self.mode
-        if mode == "reset":
-            linger = b"\1\0\0\0\0\0\0\0"  # on, for no time: close sends a reset
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            raise OSError("reset")
-        if mode == "refuse":
-            raise OSError("closed")
-        if mode == "half":
-            connection.sendall(_part(good)[: len(good) // 2])
-            while self.mode == "half":
-                time.sleep(0.01)
-            raise OSError("closed")
-        if mode == "drip":
-            for byte in _part(good):
-                if self.mode != "drip":
-                    break
-                connection.sendall(bytes([byte]))
-                time.sleep(0.01)
-            return
-        if mode == "garbage":
-            connection.sendall(random.randbytes(2000))
-        elif mode == "mixed":
-            connection.sendall(random.randbytes(200) + _part(good))
-        elif mode == "cut":
-            connection.sendall(_part(good[: len(good) // 2]))
-        elif mode == "overwritten":
-            middle = len(good) // 2
-            connection.sendall(_part(good[:middle] + bytes(400) + good[middle + 400 :]))
-        elif mode == "damaged":
-            connection.sendall(_part(good[: len(good) // 2] if place % 3 == 0 else good))
-        elif mode == "empty":
-            connection.sendall(_part(b""))
-        elif mode == "lying":
-            connection.sendall(_part(good, claimed=random.choice([0, 7, 10**9])))
-        elif mode == "small":
-            connection.sendall(_part(self._small[place % len(self._small)]))
-        elif mode in ("frozen", "blank"):
-            connection.sendall(_part(self._pictures[0]))
-        elif mode == "good":
-            connection.sendall(_part(good))
-
-
-def _serve() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    server = _Server(parser.parse_args().port)
-    threading.Thread(target=server.serve, daemon=True).start()
-    for line in sys.stdin:
-        server.mode = line.strip()
-
-
-if __name__ == "__main__":
-    _serve()

@@ -28,6 +28,7 @@ WRONG = {
     '[wire]\nendpoint = "tcp://0.0.0.0:5570"': "write wire.insecure = true",
     '[wire]\nendpoint = "tcp://192.168.1.5:5570"': "can be reached from other computers",
     "x = [": "is not valid TOML",
+    "[monitor]\nweb = 8080": "monitor.web: web = 8080 is not HOST:PORT; write 127.0.0.1:8080",
 }
 
 
