@@ -18,6 +18,7 @@ hundreds."""
 
 _STRAY = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x(\w+)")
 _END = "d9"
+_SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
 
 
 def decode_jpeg(data: bytes) -> Image:
@@ -35,6 +36,17 @@ def decode_jpeg(data: bytes) -> Image:
     if stray[2] != _END:  # the strict decoder stopped there, and saw nothing of the rest
         _check_what_follows(data)
     return _decoded(data, strict=False)
+
+
+def holds_another(data: bytes) -> bool:
+    """Whether another picture follows behind the end of the first. Bytes that are no JPEG, or end
+    within the first picture, hold no other."""
+    place = len(START)
+    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != bytes([_SCAN]):
+        # A segment, with its length behind its marker (ITU-T T.81, B.1.1.4).
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    end = data.find(_END_OF_IMAGE, place)
+    return end >= 0 and data.find(START + b"\xff", end) >= 0
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

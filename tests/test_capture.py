@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import skimage
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image as PilImage
 from streams import MjpegServer
 
@@ -24,7 +26,7 @@ from node.capture.source import Picture, Source
 from node.config import CameraConfig
 from node.errors import PictureError, SourceError
 from node.frame import Frame, Image, Stamp
-from node.jpeg import decode_jpeg, encode_jpeg
+from node.jpeg import decode_jpeg, encode_jpeg, holds_another
 from node.monitor.status import StatusAnnouncer, camera_status
 from node.wire.messages import Status
 
@@ -203,6 +205,34 @@ def test_a_damaged_picture_of_a_stream_is_never_labelled() -> None:
         server.close()
     assert 9 <= whole <= 11
     assert all(server.url in error and "damaged" in error for error in damaged)
+
+
+def test_several_pictures_in_one_are_refused_since_the_first_is_old() -> None:
+    """FFmpeg takes a stream's word for the length of a picture, and collects for seconds."""
+    server = MjpegServer(read_image(PHOTO), damage=lambda jpeg, place: jpeg + b"\r\n" + jpeg)
+    source = open_source(CameraConfig(source=server.url))
+    try:
+        with pytest.raises(PictureError, match="several pictures as one"):
+            source.read()
+    finally:
+        source.close()
+        server.close()
+
+
+@pytest.mark.parametrize("behind", [b"", b"\r\n", bytes(5000), b"\xff" * 9, b"\xff\xd9"])
+def test_what_pads_a_picture_is_no_other(behind: bytes) -> None:
+    jpeg = encode_jpeg(read_image(PHOTO), 90)
+    thumbnail = b"\xff\xe1" + (len(jpeg[:9000]) + 2).to_bytes(2, "big") + jpeg[:9000]
+    with_thumbnail = jpeg[:2] + thumbnail + jpeg[2:]
+    assert not holds_another(jpeg + behind)
+    assert not holds_another(with_thumbnail + behind)
+    assert holds_another(with_thumbnail + behind + jpeg)
+    assert not holds_another(jpeg[:7])
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_any_bytes_hold_another_or_do_not(head: bytes, tail: bytes) -> None:
+    assert holds_another(b"\xff\xd8" + head + b"\xff\xd9" + tail) in (True, False)
 
 
 def test_a_jpeg_with_a_few_stray_bytes_is_whole() -> None:

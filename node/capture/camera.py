@@ -12,7 +12,7 @@ from node.capture.source import Picture, Source, SourceFacts
 from node.config import CameraConfig, redacted
 from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
-from node.jpeg import START, decode_jpeg
+from node.jpeg import START, decode_jpeg, holds_another
 from node.opencv import cv2
 
 OPEN_TIMEOUT_MS = 5000
@@ -83,6 +83,8 @@ class LiveSource:
         if not jpeg.startswith(START):
             self._undecoded = not _ask_for_bytes(self._capture, False)
             raise PictureError(f"{self._who} delivered a frame that is no JPEG")
+        if holds_another(jpeg):  # a stream whose lengths are wrong: the first may be seconds old
+            raise PictureError(f"{self._who} delivered several pictures as one")
         try:
             return decode_jpeg(jpeg), jpeg
         except PictureError as error:
