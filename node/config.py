@@ -84,6 +84,7 @@ class CameraConfig(_Section):
     stall_timeout_s: float = Field(0.5, ge=0.05, le=60)
     detect_frozen: bool = True
     detect_damage: bool = True
+    discard_backlog: bool = True
     deadline_s: float | None = Field(None, gt=0, le=60)
     roi: Annotated[Polygon, BeforeValidator(_as_tuples)] | None = None
     roi_mode: Literal["crop", "mask"] = "crop"

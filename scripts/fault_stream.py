@@ -57,6 +57,22 @@ def sent_whole(quality: int) -> set[bytes]:
     return {*_jpegs(_SIZE), *_jpegs(_SMALL), *of_h264}
 
 
+_COMMENT = b"\xff\xfe\0\x0a"  # of eight bytes
+
+
+def stamped(jpeg: bytes) -> bytes:
+    """A picture that says in a comment when it was sent, in ns on CLOCK_MONOTONIC."""
+    return jpeg[:2] + _COMMENT + time.monotonic_ns().to_bytes(8, "big") + jpeg[2:]
+
+
+def unstamped(jpeg: bytes) -> tuple[bytes, int | None]:
+    """The picture alone, and when it was sent, if it says so."""
+    start = 2 + len(_COMMENT)
+    if jpeg[2:start] != _COMMENT:
+        return jpeg, None
+    return jpeg[:2] + jpeg[start + 8 :], int.from_bytes(jpeg[start : start + 8], "big")
+
+
 def _jpegs(size: tuple[int, int]) -> list[bytes]:
     return [encode_jpeg(view, _QUALITY) for view in views(size)]
 
@@ -83,7 +99,7 @@ class MotionJpeg:
         self._whole, self._small = _jpegs(_SIZE), _jpegs(_SMALL)
 
     def body(self, mode: str, place: int) -> bytes:
-        jpeg = self._whole[place % len(self._whole)]
+        jpeg = stamped(self._whole[place % len(self._whole)])
         middle = len(jpeg) // 2
         match mode:
             case "frozen":
@@ -97,7 +113,7 @@ class MotionJpeg:
             case "lying":
                 return _part(jpeg, claimed=random.choice([0, 7, 10**9]))
             case "small":
-                return _part(self._small[place % len(self._small)])
+                return _part(stamped(self._small[place % len(self._small)]))
             case "cut":
                 return _part(jpeg[:middle])
             case "damaged":

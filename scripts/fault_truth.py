@@ -1,13 +1,14 @@
 """Holds each message `ok` of a fault campaign against the truth: the picture that it speaks of,
-which the node recorded, was sent whole, and the message says what is to be seen in it."""
+which the node recorded, was sent whole and just then, and the message says what is to be seen in
+it."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fault_rig import RECORDED_QUALITY, run_node
-from fault_stream import sent_whole
+from fault_rig import RECORDED_QUALITY, STALL_S, run_node
+from fault_stream import sent_whole, unstamped
 
 from node.client import LabelsMessage
 from node.recording.recording import RecordedFrame, Recording
@@ -60,9 +61,13 @@ class Truth:
                     yield Checked(frame.camera, stamp_s, self._wrong(frame, message))
 
     def _wrong(self, frame: RecordedFrame, message: LabelsMessage) -> str | None:
-        seen = self._seen.get(frame.jpeg)
+        picture, sent_ns = unstamped(frame.jpeg)
+        seen = self._seen.get(picture)
         if seen is None:
-            return "ok of a picture that was never sent"
+            return "a picture that was never sent"
+        late_s = ((message.stamp_mono_ns or 0) - (sent_ns or 0)) / 1e9
+        if sent_ns is not None and late_s > STALL_S:
+            return f"a picture that was {late_s:.2f} s old when it was stamped"
         if message.image is None or (message.image.width, message.image.height) != seen.size:
             return f"a picture of {seen.size} is said to be {message.image}"
         scores = {label.name: label.score for label in message.labels}

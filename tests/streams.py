@@ -18,7 +18,7 @@ def _jpeg(picture: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".jpg", picture)[1].tobytes()
 
 
-def _part(jpeg: bytes) -> bytes:
+def part(jpeg: bytes) -> bytes:
     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
     return head.encode() + jpeg + b"\r\n"
 
@@ -33,7 +33,7 @@ class MjpegServer:
         port: int = 0,
         damage: Callable[[bytes, int], bytes] = lambda jpeg, place: jpeg,
     ) -> None:
-        parts = [_part(damage(_jpeg(np.roll(picture, shift, axis=1)), shift)) for shift in range(4)]
+        parts = [part(damage(_jpeg(np.roll(picture, shift, axis=1)), shift)) for shift in range(4)]
         self._closing = threading.Event()
         closing = self._closing
 
@@ -68,15 +68,20 @@ class MjpegServer:
 
 
 class ByteServer:
-    """Sends bytes over HTTP to each who asks, then closes the connection."""
+    """Sends bytes over HTTP to each who asks, then closes the connection. What is a pair comes so
+    many seconds after what was before."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, *parts: bytes | tuple[float, bytes]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(200)
+                self.send_header("Content-Type", content_type(parts))
                 self.end_headers()
                 with contextlib.suppress(OSError):
-                    self.wfile.write(body)
+                    for part in parts:
+                        seconds, body = (0.0, part) if isinstance(part, bytes) else part
+                        time.sleep(seconds)  # the camera's own times
+                        self.wfile.write(body)
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -89,3 +94,9 @@ class ByteServer:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def content_type(parts: tuple[bytes | tuple[float, bytes], ...]) -> str:
+    first = parts[0] if isinstance(parts[0], bytes) else parts[0][1]
+    multipart = "multipart/x-mixed-replace; boundary=frame"
+    return multipart if first.startswith(b"--frame") else "application/octet-stream"

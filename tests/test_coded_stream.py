@@ -89,6 +89,12 @@ def served(packets: list[bytes], damage: Damage, place: int) -> ByteServer:
     return ByteServer(b"".join(packet for packet in sent if packet is not None))
 
 
+def opened(server: ByteServer, **settings: object) -> Source:
+    """Servers that do not wait send a backlog only."""
+    all_of_it = {"source": server.url, "discard_backlog": False}
+    return open_source(CameraConfig.model_validate(all_of_it | settings))
+
+
 def read_to_the_end(source: Source) -> tuple[list[Picture], int]:
     """All pictures until the server closes, and how many were refused."""
     pictures, refused = [], 0
@@ -146,7 +152,7 @@ def test_nothing_that_never_was_is_delivered(
     truth: list[Image], codec: str, damage: Damage, more: dict[str, str]
 ) -> None:
     server = served(coded(truth, codec, **more), damage, HIT)
-    source = open_source(CameraConfig(source=server.url))
+    source = opened(server)
     pictures, refused = read_to_the_end(source)
     source.close()
     server.close()
@@ -181,7 +187,7 @@ def decoded(packets: list[bytes]) -> dict[int, Image]:
 def test_parameter_sets_that_come_once_last_beyond_damage(truth: list[Image], codec: str) -> None:
     packets = without_parameters(coded(truth, codec), codec)
     server = served(packets, cut, HIT)
-    source = open_source(CameraConfig(source=server.url))
+    source = opened(server)
     pictures, _ = read_to_the_end(source)
     source.close()
     server.close()
@@ -197,12 +203,48 @@ def test_ever_new_parameter_sets_do_not_pile_up() -> None:
     assert b"picture" not in bytes(kept)
 
 
+def test_a_silence_in_which_numbers_may_have_begun_anew_is_a_loss(truth: list[Image]) -> None:
+    """Frame numbers of x264 repeat after 16 pictures: two seconds later any may be the next."""
+    packets = coded(truth, "h264")
+    gone = range(24, 45)  # 45 has the number that would have followed, and stands on the key at 40
+    decoder, delivered = VideoDecoder("h264", b""), []
+    for place, packet in enumerate(packets):
+        if place not in gone:
+            periods = 22.0 if place == gone.stop else 1.0
+            picture = Coded(packet, Stamp.at_media(place), place % KEY_EVERY == 0, periods)
+            with contextlib.suppress(PictureError):
+                delivered += [found.stamp.unix_ns for found in decoder.decode(picture)]
+    assert delivered == list(range(24))
+
+
+def test_what_was_sent_before_is_passed_over_at_opening_and_after_a_silence(
+    truth: list[Image],
+) -> None:
+    """At opening FFmpeg gives what it probed, and after a silence the network what it held back."""
+    packets = 2 * coded(truth, "h264")
+    silent, key = 84, 100
+    times = [1 / 60] * silent + [0.8] + [0.0] * 9 + [1 / 60] * (len(packets) - silent - 10)
+    server = ByteServer(*zip(times, packets, strict=True))
+    source = opened(server, discard_backlog=True)
+    pictures, _ = read_to_the_end(source)
+    source.close()
+    server.close()
+    seen = places(pictures, truth)
+    lap = seen.index(0) if 0 in seen else 0
+    numbers = [place + PICTURES * (at >= lap) for at, place in enumerate(seen) if place is not None]
+    assert len(numbers) == len(seen)
+    assert numbers[0] > KEY_EVERY
+    before = range(silent - 15, silent - 1)  # the last one shows its end with the next only
+    assert set(before) <= set(numbers)
+    assert [x for x in numbers if x >= silent] == list(range(key, len(packets)))
+
+
 @pytest.mark.parametrize("codec", list(ENCODERS))
 def test_a_whole_stream_is_delivered_whole_and_as_opencv_does(
     truth: list[Image], codec: str
 ) -> None:
     server = ByteServer(b"".join(coded(truth, codec)))
-    source = open_source(CameraConfig(source=server.url))
+    source = opened(server)
     pictures, refused = read_to_the_end(source)
     source.close()
     plain = cv2.VideoCapture(server.url, cv2.CAP_FFMPEG)
@@ -215,7 +257,7 @@ def test_a_whole_stream_is_delivered_whole_and_as_opencv_does(
 
 def test_where_it_is_turned_off_opencv_decodes_and_conceals(truth: list[Image]) -> None:
     server = served(coded(truth, "h264"), lost, HIT)
-    source = open_source(CameraConfig(source=server.url, detect_damage=False))
+    source = opened(server, detect_damage=False)
     pictures, refused = read_to_the_end(source)
     source.close()
     server.close()
@@ -228,7 +270,7 @@ def test_without_the_package_that_finds_damage_it_says_so_and_goes_on(
 ) -> None:
     monkeypatch.setattr(coded_stream, "can_decode", lambda: False)
     server = ByteServer(b"".join(coded(truth, "h264")))
-    source = open_source(CameraConfig(source=server.url))
+    source = opened(server)
     source.close()
     server.close()
     assert not isinstance(source, CodedStream)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import cast
 
+from node.capture.arrivals import Arrivals
 from node.capture.coded_stream import CodedStream, codec_of
 from node.capture.pacing import RateLimit
 from node.capture.source import Picture, Source, SourceFacts
@@ -38,9 +39,11 @@ class LiveSource:
         who: str,
         config: CameraConfig,
         limit: RateLimit | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         self._capture = capture
         self._who = who
+        self._arrivals = arrivals
         self._limit = limit or RateLimit(config.max_fps)
         self._driver_stamps = capture.getBackendName() == "V4L2"
         self.facts = _negotiate(capture, config)
@@ -93,11 +96,16 @@ class LiveSource:
     def _grab(self) -> tuple[bool, Stamp]:
         """The next frame that is wanted; those before it are never decoded."""
         while True:
+            asked_ns = time.monotonic_ns()
             grabbed = self._capture.grab()
             stamp = self._stamp()
             assert stamp.mono_ns is not None
-            if not grabbed or self._limit.wants(stamp.mono_ns):
-                return grabbed, stamp
+            if not grabbed:
+                return False, stamp
+            if self._arrivals is not None and self._arrivals.next(asked_ns, stamp.mono_ns).old:
+                continue
+            if self._limit.wants(stamp.mono_ns):
+                return True, stamp
 
     def _stamp(self) -> Stamp:
         if self._driver_stamps:
@@ -154,11 +162,13 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
             f"{who} cannot be opened; check that the server runs and that address, user and "
             "password are right"
         )
+    limit = limit or RateLimit(config.max_fps)
+    arrivals = Arrivals(who, _fps(capture), discard=config.discard_backlog)
     codec = codec_of(_fourcc(capture), config)
     if codec is not None and _ask_for_bytes(capture, True):
         facts = _negotiate(capture, config)
-        return CodedStream(capture, who, facts, codec, limit or RateLimit(config.max_fps))
-    return LiveSource(capture, who, config, limit)
+        return CodedStream(capture, who, facts, codec, limit, arrivals)
+    return LiveSource(capture, who, config, limit, arrivals)
 
 
 def check_gstreamer(config: CameraConfig) -> None:
@@ -208,11 +218,10 @@ def _negotiate(capture: "cv2.VideoCapture", config: CameraConfig) -> SourceFacts
     ):
         if value is not None:
             capture.set(setting, value)
-    fps = capture.get(cv2.CAP_PROP_FPS)
     given = SourceFacts(
         width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)) or None,
         height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) or None,
-        fps=fps if 0 < fps <= 1000 else None,
+        fps=_fps(capture),
         pixel_format=_fourcc(capture),
     )
     asked = (
@@ -237,6 +246,11 @@ def _ask_for_bytes(capture: "cv2.VideoCapture", wanted: bool) -> bool:
     if capture.getBackendName() == "V4L2":
         return bool(capture.set(cv2.CAP_PROP_CONVERT_RGB, int(not wanted)))
     return False
+
+
+def _fps(capture: "cv2.VideoCapture") -> float | None:
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return fps if 0 < fps <= 1000 else None
 
 
 def _fourcc(capture: "cv2.VideoCapture") -> str | None:

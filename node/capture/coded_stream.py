@@ -6,6 +6,7 @@ from collections import deque
 from typing import get_args
 
 from node.capture.annex_b import Codec
+from node.capture.arrivals import Arrivals
 from node.capture.coded_video import Coded, Decoded, VideoDecoder, can_decode
 from node.capture.pacing import RateLimit
 from node.capture.source import Picture, SourceFacts
@@ -33,10 +34,12 @@ class CodedStream:
         facts: SourceFacts,
         codec: Codec,
         limit: RateLimit,
+        arrivals: Arrivals,
     ) -> None:
         self._capture = capture
         self._who = who
         self._limit = limit
+        self._arrivals = arrivals
         self.facts = facts
         self._decoder = VideoDecoder(codec, _header(capture))
         self._ready: deque[Decoded] = deque()
@@ -57,16 +60,21 @@ class CodedStream:
         self._capture.release()
 
     def _next(self) -> Decoded:
-        """The next picture that can be believed; each one has to be decoded, wanted or not."""
+        """The next picture that can be believed and came just now; each one has to be decoded,
+        wanted or not."""
         while not self._ready:
-            coded = self._coded()
+            asked_ns = time.monotonic_ns()
+            data, stamp, is_key = self._coded()
+            assert stamp.mono_ns is not None
+            arrival = self._arrivals.next(asked_ns, stamp.mono_ns)
             try:
-                self._ready.extend(self._decoder.decode(coded))
+                decoded = self._decoder.decode(Coded(data, stamp, is_key, arrival.periods))
             except PictureError as error:
                 raise PictureError(f"{self._who}: {error}") from error
+            self._ready.extend([] if arrival.old else decoded)
         return self._ready.popleft()
 
-    def _coded(self) -> Coded:
+    def _coded(self) -> tuple[bytes, Stamp, bool]:
         try:
             grabbed = self._capture.grab()
             stamp = Stamp.now()
@@ -76,7 +84,7 @@ class CodedStream:
         if not taken or data is None:
             raise SourceError(f"{self._who} stopped delivering frames")
         is_key = bool(self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
-        return Coded(data.tobytes(), stamp, is_key)
+        return data.tobytes(), stamp, is_key
 
 
 def codec_of(fourcc: str | None, config: CameraConfig) -> Codec | None:

@@ -16,6 +16,9 @@ from node.frame import Image, Stamp
 if TYPE_CHECKING:
     from av import VideoCodecContext, VideoFrame
 
+_HEVC_MODULUS = 256
+"""Of picture numbers in H.265 as most encoders write them (pic_order_cnt_lsb, 8 bits); the decoder
+looks for the pictures that one builds on by them."""
 MOST_WAITING = 16
 """Pictures that a decoder may hold back to put them in order: what both standards allow at most."""
 
@@ -23,11 +26,12 @@ MOST_WAITING = 16
 @dataclass(frozen=True, slots=True)
 class Coded:
     """One picture as it came: its bytes (Annex B), when they came, whether a decoder can begin
-    with it."""
+    with it, and how many of the stream's periods after the one before."""
 
     data: bytes
     stamp: Stamp
     is_key: bool
+    periods: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class VideoDecoder:
         """The pictures that are ready now, at most times one. Raises PictureError for damage, and
         for pictures that build on it."""
         self._count += 1
-        lost = self._lost_pictures(coded.data)
+        lost = self._lost_pictures(coded.data) or coded.periods >= self._most_seen_lost()
         self._parameters.keep(coded.data)
         if coded.is_key and (lost or self._whole_from is None):
             self._context = _new_context(self._codec, bytes(self._parameters))
@@ -104,6 +108,11 @@ class VideoDecoder:
 
     def _lost_pictures(self, data: bytes) -> bool:
         return self._numbers is not None and self._numbers.lost(data)
+
+    def _most_seen_lost(self) -> float:
+        """So many pictures in a row may go missing until their numbers begin anew, and tell nothing
+        any more; a quarter less, since a stream's rate is not quite known."""
+        return 0.75 * (self._numbers.modulus if self._numbers is not None else _HEVC_MODULUS)
 
     def _lacks_hash(self, data: bytes) -> bool:
         """Whether a picture has no checksum where those before it had one: it comes behind the

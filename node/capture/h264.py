@@ -33,6 +33,8 @@ class FrameNumbers:
         self._sequences: dict[int, _Sequence] = {}
         self._sequence_of: dict[int, int] = {}
         self._reference: int | None = None
+        self.modulus = 16
+        """Numbers begin anew after so many reference pictures."""
 
     def lost(self, data: bytes) -> bool:
         """Whether reference pictures are missing between the picture before and this one, given as
@@ -55,6 +57,7 @@ class FrameNumbers:
         sequence = self._sequences.get(self._sequence_of.get(bits.exp_golomb(), -1))
         if sequence is None:
             return False
+        self.modulus = 1 << sequence.bits
         if sequence.planes:
             bits.take(2)
         number, before = bits.take(sequence.bits), self._reference
@@ -62,7 +65,7 @@ class FrameNumbers:
             self._reference = number
         if key or before is None or sequence.gaps:
             return False
-        return number not in (before, (before + 1) % (1 << sequence.bits))
+        return number not in (before, (before + 1) % self.modulus)
 
 
 class _Bits:
