@@ -30,6 +30,7 @@ def _stop_node(setup: Rig, counts: Counts) -> Outcome:
         continued = time.monotonic()
         setup.node.process.send_signal(signal.SIGCONT)
         back = setup.monitor.first_ok("steady", continued)
+    setup.monitor.first_ok("stream", continued)  # what waited for it meanwhile is old
     return Outcome("SIGSTOP of the node", None, back.at_s - continued, tuple(wrong))
 
 
