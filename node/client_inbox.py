@@ -13,7 +13,7 @@ import zmq
 from node.errors import EndpointError, MessageError
 from node.wire.clock import monotonic_s
 from node.wire.codec import decode
-from node.wire.endpoint import prepare
+from node.wire.endpoint import keep_alive, prepare
 from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
@@ -216,8 +216,7 @@ def connect(
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
+    keep_alive(socket)
     socket.setsockopt(zmq.SUBSCRIBE, topic(kind, camera) if camera else f"{kind}/".encode())
     if kind == "labels":
         socket.setsockopt(zmq.SUBSCRIBE, b"health/")

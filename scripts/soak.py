@@ -71,7 +71,7 @@ def soak(frames: int, seconds: float) -> Soaked:
             return
         encode(message)
         ages_ns.append(time.monotonic_ns() - message.stamp_mono_ns)
-        if len(ages_ns) % 50 == 0:
+        if len(ages_ns) % 50 == 1:
             memory.append(process.memory_info().rss)
 
     labeller = Labeller(

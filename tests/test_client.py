@@ -323,6 +323,49 @@ def test_a_lossless_publisher_waits_for_a_slow_reader(ipc: str) -> None:
     assert [message.seq for message, _ in received] == list(range(many))
 
 
+def test_a_reader_that_rests_for_seconds_loses_nothing_and_is_not_ended(ipc: str) -> None:
+    """Heartbeats took one whose queue is full for dead: libzmq reads no answers meanwhile."""
+    publisher, many, stop = (
+        Publisher(ipc, lossless=True),
+        4 * SEND_HIGH_WATER_MARK,
+        threading.Event(),
+    )
+
+    def send_all() -> None:
+        for _ in range(many):
+            publisher.send(outgoing(node="x" * 2000))
+        publisher.finish(stop)
+
+    with Subscriber(ipc) as subscriber:
+        publisher.wait_for_subscriber(stop)
+        sender = threading.Thread(target=send_all)
+        sender.start()
+        time.sleep(7.0)  # longer than a heartbeat waits, and the one after it
+        received = [subscriber.receive(WAIT_S) for _ in range(many)]
+        sender.join(WAIT_S)
+    publisher.close()
+    assert not sender.is_alive()
+    assert [message.seq for message, _ in received] == list(range(many))
+    assert not any(gap for _, gap in received)
+
+
+def test_what_is_lossless_waits_at_its_end_until_it_is_told_to_stop(ipc: str) -> None:
+    publisher, stop = Publisher(ipc, lossless=True), threading.Event()
+    with Subscriber(ipc) as subscriber:
+        publisher.wait_for_subscriber(stop)
+        for _ in range(2 * SEND_HIGH_WATER_MARK - 50):  # half of it waits behind the reader's queue
+            publisher.send(outgoing(node="x" * 20_000))
+        finishing = threading.Thread(target=publisher.finish, args=(stop,))
+        finishing.start()
+        finishing.join(2.5)  # longer than anything that is not lossless waits
+        assert finishing.is_alive()
+        subscriber.receive(WAIT_S)
+        stop.set()
+        finishing.join(WAIT_S)
+        assert not finishing.is_alive()
+    publisher.close()
+
+
 def test_closing_does_not_wait_for_a_reader_that_never_reads(ipc: str) -> None:
     publisher = Publisher(ipc, lossless=True)
     with Subscriber(ipc):
@@ -354,6 +397,8 @@ def test_an_observer_that_fails_is_said_to_the_sender(ipc: str) -> None:
         return False
 
     wait_until(failed)
+    with pytest.raises(OSError, match="disk full"):
+        publisher.finish(threading.Event())
     publisher.close()
 
 

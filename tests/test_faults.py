@@ -34,12 +34,13 @@ def script(name: str, *arguments: str) -> object:
 
 
 def test_a_short_fault_campaign_holds() -> None:
-    kinds = ("goes silent", "the control")
+    kinds = ("stream goes silent", "H.264 cut", "the control")
     only = [word for kind in kinds for word in ("--only", kind)]
     outcomes = script("faults.py", *only, "--messages", "1000")
     assert isinstance(outcomes, list)
-    assert len(outcomes) == 2
+    assert len(outcomes) == len(kinds)
     assert all(not outcome["wrong"] for outcome in outcomes)
+    assert all(outcome["checked"] for outcome in outcomes)
 
 
 def test_a_short_soak_with_faults_is_flat() -> None:

@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import functools
+import gc
 import itertools
 import json
 import resource
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +228,46 @@ def health_of(subscriber: Subscriber, wanted: str) -> RecordingHealth:
             return recording
         subscriber.wait(0.2)
     raise AssertionError(f"the recording was never {wanted}")
+
+
+def test_a_recording_ends_though_frames_come_faster_than_they_are_encoded(
+    recorders: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = recorder_module.frame_entries
+
+    def slowly(*arguments: Any, **more: Any) -> list[Entry]:
+        time.sleep(0.02)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(recorder_module, "frame_entries", slowly)
+    recorder, stop = recorders(enabled=True), threading.Event()
+
+    def film() -> None:
+        for number in itertools.count():
+            if stop.wait(0.005):
+                return
+            recorder.frame(frame(number))
+
+    camera = threading.Thread(target=film)
+    camera.start()
+    time.sleep(0.5)  # the camera's lead
+    try:
+        assert recorder.end().result(10) is not None
+    finally:
+        stop.set()
+        camera.join()
+
+
+def test_what_waits_to_be_recorded_holds_its_bytes_only(
+    recorders: Callable[..., Recorder],
+) -> None:
+    recorder = recorders(enabled=True)
+    image = np.zeros((8, 8, 3), np.uint8)
+    pixels = weakref.ref(image)
+    recorder.frame(frame(0, image, b"x" * 100))
+    del image
+    gc.collect()
+    assert pixels() is None
 
 
 def test_a_disk_that_is_full_is_told_and_labels_go_on(

@@ -13,9 +13,11 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
+
+import numpy as np
 
 from node import __version__
 from node.config import BlackBoxEventConfig, NodeConfig
@@ -67,6 +69,7 @@ class _Message:
     log_ns: int
 
 
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 _Result = TypeVar("_Result")
 _Command = Callable[[], None]
 _Item = _Message | _Command
@@ -160,13 +163,16 @@ class Recorder:
         size = len(frame.jpeg) if frame.jpeg is not None else frame.image.nbytes
         stamp = frame.stamp
         log_ns = self._clock.at(None if stamp is None else stamp.mono_ns)
+        # What waits is what is counted: the bytes that are recorded, and nothing that was made of
+        # them.
+        kept = replace(frame, image=frame.image if frame.jpeg is None else _NO_PIXELS, ready=None)
         with self._lock:
             if self._waiting_bytes + size > MOST_WAITING_BYTES:
                 self._lost[frame.camera] += 1
                 self._lost_frames += 1
                 return
             self._waiting_bytes += size
-            self._frames.append(_Frame(frame, log_ns, self._lost.pop(frame.camera, 0)))
+            self._frames.append(_Frame(kept, log_ns, self._lost.pop(frame.camera, 0)))
 
     def message(self, message: Message) -> None:
         """Records a message that went out."""
@@ -299,8 +305,11 @@ class Recorder:
         return item
 
     def _write_frames(self, until: float) -> None:
-        """All that wait, but no longer than to a moment of the monotonic clock."""
-        while self._frames and time.monotonic() < until:
+        """All that wait now, but no longer than to a moment of the monotonic clock. Those that come
+        meanwhile do not count: a busy computer encodes more slowly than they do."""
+        for _ in range(len(self._frames)):
+            if time.monotonic() >= until:
+                break
             try:
                 self._write_frame()
             except OSError as error:  # the black box has it nevertheless

@@ -9,3 +9,16 @@ def prepare(socket: "zmq.Socket[Any]", endpoint: str) -> None:
     """Speaks IPv6 where the address does (`tcp://[::1]:5570`). Not always: `localhost` would then
     be ::1, where those who wrote 127.0.0.1 do not find it."""
     socket.setsockopt(zmq.IPV6, int("://[" in endpoint))
+
+
+def keep_alive(socket: "zmq.Socket[Any]") -> None:
+    """Has the kernel find out within 5 s that the other computer is gone. ZeroMQ's own heartbeats
+    would end the connection of a reader who is slow: libzmq reads no answers while its queue is
+    full, and then may even end the process."""
+    for option, value in (
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, 2),
+        (zmq.TCP_KEEPALIVE_INTVL, 1),
+        (zmq.TCP_KEEPALIVE_CNT, 3),
+    ):
+        socket.setsockopt(option, value)

@@ -12,7 +12,7 @@ import zmq
 
 from node.errors import EndpointError, PerceptionNodeError
 from node.wire.codec import encode
-from node.wire.endpoint import prepare
+from node.wire.endpoint import keep_alive, prepare
 from node.wire.messages import Message, retained
 from node.wire.outgoing import Observer, Outgoing, Probe, Sequencer
 from node.wire.security import secured
@@ -22,6 +22,8 @@ OUTBOX = 64
 so this fills only when the machine stands still."""
 SEND_HIGH_WATER_MARK = 256
 """Messages kept for one slow subscriber before its newest are lost to it (about 0.2 MB)."""
+LINGER_MS, _FOR_EVER = 100, -1
+"""How long what was handed to the socket may take to get out of it once it is closed."""
 RETAIN_PERIOD_S = 0.1
 """Retained messages go to all who subscribe to a topic, so at most this often, whoever joins."""
 _JOINED, _LEFT = 1, 0
@@ -55,6 +57,7 @@ class Publisher:
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         self._closing = threading.Event()
+        self._finishing = threading.Event()
         self._give_up = threading.Event()
         self._newest: dict[bytes, dict[str, Message]] = {}
         self._retain_wanted: set[bytes] = set()
@@ -97,6 +100,17 @@ class Publisher:
         while not self._subscriptions and not stop.wait(0.02):
             pass
 
+    def finish(self, stop: threading.Event) -> None:
+        """At the end of what is lossless: returns when all has left for its subscribers, however
+        slowly they read, or the stop event is set. Raises what ended the publisher's thread."""
+        self._finishing.set()
+        self._closing.set()
+        self._wake()
+        while self._thread.is_alive() and not stop.is_set():
+            self._thread.join(0.05)
+        if self._failure is not None:
+            raise self._failure
+
     def close(self, timeout_s: float = 1.0) -> None:
         """Sends what was taken, lets go of the endpoint; after `timeout_s` what is left is lost."""
         self._closing.set()
@@ -118,9 +132,8 @@ class Publisher:
             xpub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
             xpub.setsockopt(zmq.XPUB_VERBOSER, 1)  # each joiner is told, not only a topic's first
             xpub.setsockopt(zmq.XPUB_NODROP, int(self._lossless))
-            xpub.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+            keep_alive(xpub)
             xpub.setsockopt(zmq.MAXMSGSIZE, 1024)  # all that a subscriber may send: subscriptions
-            xpub.setsockopt(zmq.LINGER, 1000 if self._lossless else 100)
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(secured(context, xpub, self._keys, "labels"))
@@ -134,7 +147,7 @@ class Publisher:
         except Exception as error:
             self._failure = error  # raised again where the next message is sent
         finally:
-            xpub.close()
+            xpub.close(linger=_FOR_EVER if self._finishing.is_set() else LINGER_MS)
             context.term()
             if self._bound:
                 remove_socket_file(self._endpoint)
