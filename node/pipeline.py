@@ -101,6 +101,7 @@ def run_live(
             _Inlet(mailbox, recorder, labeller),
             stop,
             retry_first=camera.at_start == "wait",
+            limit=limits[camera.name],
         )
         for camera in config.camera
     ]

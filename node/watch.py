@@ -4,10 +4,9 @@ import logging
 import time
 from dataclasses import replace
 
-from node.capture.freshness import stall_after_s
 from node.capture.grabber import CaptureState, Grabber
 from node.capture.mailbox import LatestMailbox
-from node.config import CameraConfig, NodeConfig
+from node.config import NodeConfig
 from node.labeller import Labelled, Labeller
 from node.monitor.status import StatusAnnouncer, camera_status
 from node.monitor.usage import LatencyMeter, ProcessMeter
@@ -78,9 +77,7 @@ class Watch:
     def statuses(self) -> list[Status]:
         """Of each camera, now."""
         return [
-            Status.PAUSED
-            if camera.name in self._labeller.paused
-            else _status(camera, grabber.state)
+            Status.PAUSED if camera.name in self._labeller.paused else _status(grabber)
             for camera, grabber in zip(self._config.camera, self._grabbers, strict=True)
         ]
 
@@ -157,11 +154,11 @@ class Watch:
         )
 
 
-def _status(camera: CameraConfig, state: CaptureState) -> Status:
+def _status(grabber: Grabber) -> Status:
     return camera_status(
-        is_open=state.open,
-        silent_s=_silent_s(state),
-        stall_timeout_s=stall_after_s(camera, state.facts),
+        is_open=grabber.state.open,
+        silent_s=grabber.silent_s,
+        stall_timeout_s=grabber.stall_after_s,
     )
 
 

@@ -43,6 +43,11 @@ def test_what_was_held_back_in_a_silence_is_old(silence_s: float) -> None:
     assert old(times)[50:] == [True] * (held_back + 1) + [False] * 50
 
 
+def test_another_silence_among_what_waited_begins_anew() -> None:
+    times = [*[1 / 30] * 50, 2.0, *[BURST_S] * 5, 2.0, *[BURST_S] * 60, *[1 / 30] * 50]
+    assert old(times)[50:] == [True] * 67 + [False] * 50
+
+
 def test_after_a_silence_that_lost_all_one_picture_is_passed_over() -> None:
     assert sum(old([*[1 / 30] * 50, 3.0, *[1 / 30] * 50])[1:]) == 1
 

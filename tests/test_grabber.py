@@ -12,10 +12,11 @@ from node.capture import grabber as grabber_module
 from node.capture.freshness import Freshness, stall_after_s
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
+from node.capture.pacing import RateLimit
 from node.capture.source import Picture, Source, SourceFacts
 from node.config import CameraConfig
 from node.errors import PictureError, SourceError
-from node.frame import Image, Stamp
+from node.frame import Frame, Image, Stamp
 
 WAIT_S = 10.0
 CAMERA = CameraConfig(name="a", stall_timeout_s=0.1)
@@ -197,9 +198,76 @@ def test_a_drivers_stamp_that_stands_still_is_no_new_frame() -> None:
 
 
 def test_a_slow_source_is_given_two_of_its_periods() -> None:
-    assert stall_after_s(CameraConfig(stall_timeout_s=0.5), SourceFacts(fps=30.0)) == 0.5
-    assert stall_after_s(CameraConfig(stall_timeout_s=0.5), SourceFacts(fps=1.0)) == 2.0
-    assert stall_after_s(CameraConfig(stall_timeout_s=0.5, max_fps=0.5), SourceFacts()) == 4.0
+    config = CameraConfig(stall_timeout_s=0.5)
+    assert stall_after_s(config, SourceFacts(fps=30.0), None) == 0.5
+    assert stall_after_s(config, SourceFacts(fps=1.0), None) == 2.0
+    assert stall_after_s(config, SourceFacts(), 0.5) == 4.0
+
+
+def test_the_rate_in_force_decides_when_a_camera_is_stalled(stop: threading.Event) -> None:
+    limit = RateLimit(None)
+    grabber = Grabber(
+        CAMERA, lambda: Camera(noise), LatestMailbox(["a"]), stop, retry_first=False, limit=limit
+    )
+    assert grabber.stall_after_s == CAMERA.stall_timeout_s
+    limit.change(0.1)
+    assert grabber.stall_after_s == 20.0
+    grabber.start()
+    wait_until(lambda: grabber.state.frames > 0)
+    stop.set()
+    assert grabber.join(WAIT_S)
+    limit.change(30.0)
+    assert grabber.stall_after_s == CAMERA.stall_timeout_s
+    assert (grabber.silent_s or 0) < 0.05  # counts from the change: the old rate was kept till then
+
+
+def test_another_rate_holds_from_the_next_frame_on() -> None:
+    limit = RateLimit(0.1)
+    assert limit.wants(0)
+    limit.change(30.0)
+    assert limit.wants(10_000_000)
+
+
+def test_what_nobody_foresaw_costs_one_opening(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+
+    class Full(LatestMailbox):
+        def put(self, frame: Frame) -> None:
+            if frame.frame_id == 2:
+                raise MemoryError("no room")
+            super().put(frame)
+
+    grabber = Grabber(CAMERA, lambda: Camera(noise), Full(["a"]), stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: grabber.state.frames > 10)
+    assert grabber.state.reconnects == 1
+    assert grabber.state.last_error == "camera 'a' failed: MemoryError: no room"
+
+
+def test_another_size_and_another_opening_are_another_scene(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    epochs: list[int] = []
+
+    class Noting(LatestMailbox):
+        def put(self, frame: Frame) -> None:
+            epochs.append(frame.epoch)
+
+    sizes, unplugged = iter([48, 24]), iter([True])
+
+    def picture() -> Image:
+        height = next(sizes, None)
+        if height is None and next(unplugged, False):
+            raise SourceError("camera 'a' stopped delivering frames")
+        return noise(height or 24)
+
+    grabber = Grabber(CAMERA, lambda: Camera(picture), Noting(["a"]), stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: len(set(epochs)) == 3)
+    assert sorted(epochs) == epochs
 
 
 def test_a_corrupt_picture_costs_itself_and_many_reopen_the_camera(

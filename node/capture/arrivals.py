@@ -56,9 +56,12 @@ class Arrivals:
             return Arrival(self._begins(came_ns, 0), 1.0)
         interval_ns = came_ns - before_ns
         periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
-        if self._until_ns is not None:
+        silent = interval_ns > max(_SILENCE_NS, _PERIODS_OF_SILENCE * self._period_ns)
+        # The first after a silence ends it, whether or not it had to be waited for, in a stream
+        # that is slow; in one that is not, another silence has begun among what waited.
+        if self._until_ns is not None and not (silent and self._passed > 1):
             old = self._goes_on(asked_ns, came_ns)
-        elif interval_ns > max(_SILENCE_NS, _PERIODS_OF_SILENCE * self._period_ns):
+        elif silent:
             old = self._begins(came_ns, interval_ns)
         else:
             old = False
@@ -75,10 +78,17 @@ class Arrivals:
 
     def _goes_on(self, asked_ns: int, came_ns: int) -> bool:
         assert self._until_ns is not None
-        if came_ns - asked_ns < _WAITED * self._period_ns and came_ns < self._until_ns:
+        waited = came_ns - asked_ns >= _WAITED * self._period_ns
+        if not waited and came_ns < self._until_ns:
             self._passed += 1
             return True
         self._until_ns = None
-        if self._passed > 1:
+        if not waited:
+            log.warning(
+                "%s: pictures come faster than they can be read, and are older than their stamps "
+                "say; lower their rate or size",
+                self._who,
+            )
+        elif self._passed > 1:
             log.info("%s: passed over %d pictures of before", self._who, self._passed)
         return False

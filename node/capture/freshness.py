@@ -12,10 +12,10 @@ _EVERY_ROW = 8
 720p."""
 
 
-def stall_after_s(config: CameraConfig, facts: SourceFacts) -> float:
+def stall_after_s(config: CameraConfig, facts: SourceFacts, max_fps: float | None) -> float:
     """Seconds without a new picture that make a camera `stalled`: as configured, and two periods of
-    a source that is slower than that."""
-    rates = [fps for fps in (facts.fps, config.max_fps) if fps]
+    a source that is slower than that, or of the rate at which its pictures are wanted."""
+    rates = [fps for fps in (facts.fps, max_fps) if fps]
     return max(config.stall_timeout_s, 2 / min(rates) if rates else 0.0)
 
 

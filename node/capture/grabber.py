@@ -11,6 +11,7 @@ from typing import Any
 
 from node.capture.freshness import Freshness, stall_after_s
 from node.capture.mailbox import Inlet
+from node.capture.pacing import RateLimit
 from node.capture.source import Picture, Source, SourceFacts
 from node.config import CameraConfig
 from node.errors import PictureError, SourceError
@@ -67,7 +68,8 @@ class Grabber:
     another takes its place; what it still brings is thrown away.
 
     open_source is called on that thread. With `at_start = "wait"` a source that cannot be opened at
-    the start is waited for like one that was lost; otherwise it is the grabber's `failure`.
+    the start is waited for like one that was lost; otherwise it is the grabber's `failure`. limit:
+    which frames that source delivers, None: as configured.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Grabber:
         *,
         retry_first: bool,
         hung_after_s: float = HUNG_AFTER_S,
+        limit: RateLimit | None = None,
     ) -> None:
         self.camera = config.name
         self._config = config
@@ -86,7 +89,8 @@ class Grabber:
         self._mailbox = mailbox
         self._stop = stop
         self._retry_first = retry_first
-        self._hung_after_ns = int(hung_after_s * 1e9)
+        self._hung_after_s = hung_after_s
+        self._limit = limit or RateLimit(config.max_fps)
         self._state = CaptureState()
         self._lock = threading.Lock()
         self._turn = _Turn()
@@ -94,6 +98,7 @@ class Grabber:
         self._opened_before = False
         self._opened_ns = 0
         self._live = False
+        self._epoch = -1
         # Of all turns: a camera that was opened anew may still be frozen.
         self._freshness = Freshness()
 
@@ -107,6 +112,20 @@ class Grabber:
         """Why no frame will come any more, unless the file is over."""
         return self._state.failure
 
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since the newest frame, or since another rate was asked for; None before the
+        source was open."""
+        newest_ns = self._state.newest_mono_ns
+        if newest_ns is None:
+            return None
+        return (time.monotonic_ns() - max(newest_ns, self._limit.changed_ns or 0)) / 1e9
+
+    @property
+    def stall_after_s(self) -> float:
+        """Seconds without a new picture that make the camera `stalled`, at the rate in force."""
+        return stall_after_s(self._config, self._state.facts, self._limit.max_fps)
+
     def start(self) -> None:
         """Starts capturing."""
         self._begin(_Turn())
@@ -117,13 +136,14 @@ class Grabber:
         entered_ns = turn.entered_ns
         if entered_ns is None or not (self._live or self._retry_first):
             return
-        if time.monotonic_ns() - entered_ns < self._hung_after_ns:
+        period_s = 1 / self._limit.max_fps if self._limit.max_fps else 0.0
+        if (time.monotonic_ns() - entered_ns) / 1e9 < self._hung_after_s + period_s:
             return
         self._given_up = [x for x in self._given_up if x.thread and x.thread.is_alive()]
         if len(self._given_up) >= MOST_HUNG:
             return
         self._complain(
-            turn, f"camera '{self.camera}' hangs in its driver for {self._hung_after_ns / 1e9:g} s"
+            turn, f"camera '{self.camera}' hangs in its driver for {self._hung_after_s:g} s"
         )
         self._given_up.append(turn)
         self._begin(_Turn())
@@ -149,8 +169,9 @@ class Grabber:
     def _run(self, turn: _Turn) -> None:
         try:
             self._capture(turn)
-        except SourceError as error:
-            self._note(turn, failure=error, last_error=str(error))
+        except Exception as error:
+            failure = self._as_source_error(error)
+            self._note(turn, failure=failure, last_error=str(failure))
         finally:
             if turn is self._turn:
                 self._note(turn, open=False, ended=True)
@@ -172,10 +193,10 @@ class Grabber:
                     self._opened(turn, source)
                     self._read_all(turn, source)
                     return
-                except SourceError as error:
+                except Exception as error:  # also what nobody foresaw costs one opening
                     if not source.live:
                         raise
-                    self._complain(turn, str(error))
+                    self._complain(turn, str(self._as_source_error(error)))
                 finally:
                     with contextlib.suppress(SourceError), self._calling(turn):
                         source.close()
@@ -206,6 +227,7 @@ class Grabber:
     def _read_all(self, turn: _Turn, source: Source) -> None:
         freshness = self._freshness if source.live and self._config.detect_frozen else None
         sizes = _Sizes(self._state.facts)
+        began_epoch = self._epoch + 1
         while self._goes_on(turn):
             try:
                 with self._calling(turn):
@@ -221,15 +243,15 @@ class Grabber:
                 return
             if freshness is not None and (same := freshness.repeats(picture)) is not None:
                 self._note(turn, repeated=self._state.repeated + 1)
-                if self._silent_s() > stall_after_s(self._config, self._state.facts):
+                if (self.silent_s or 0.0) > self.stall_after_s:
                     self._note(turn, last_error=f"camera '{self.camera}' repeats the same {same}")
                     self._reopen_if_useless(f"repeats the same {same}")
                     continue
             else:
                 self._note(turn, newest_mono_ns=time.monotonic_ns())
             facts = sizes.seen(picture)
-            epoch = self._state.reconnects + picture.lap + sizes.changes
-            frame = number(picture, self.camera, self._state.frames, epoch)
+            self._epoch = began_epoch + picture.lap + sizes.changes
+            frame = number(picture, self.camera, self._state.frames, self._epoch)
             self._note(turn, facts=facts, frames=frame.frame_id + 1)
             if self._goes_on(turn):  # it may have been given up just now
                 self._mailbox.put(frame)
@@ -237,12 +259,8 @@ class Grabber:
     def _reopen_if_useless(self, why: str) -> None:
         """At most so often, also where opening it anew did not help."""
         open_s = (time.monotonic_ns() - self._opened_ns) / 1e9
-        if min(self._silent_s(), open_s) > REOPEN_AFTER_S:
+        if min(self.silent_s or 0.0, open_s) > REOPEN_AFTER_S:
             raise SourceError(f"camera '{self.camera}' {why} for {REOPEN_AFTER_S:g} s")
-
-    def _silent_s(self) -> float:
-        newest_ns = self._state.newest_mono_ns
-        return 0.0 if newest_ns is None else (time.monotonic_ns() - newest_ns) / 1e9
 
     def _complain(self, turn: _Turn, problem: str) -> None:
         if problem != self._state.last_error or self._state.open:
@@ -264,11 +282,14 @@ class Grabber:
         except SourceError:
             raise
         except Exception as error:
-            raise SourceError(
-                f"camera '{self.camera}' failed: {type(error).__name__}: {error}"
-            ) from error
+            raise self._as_source_error(error) from error
         finally:
             turn.entered_ns = None
+
+    def _as_source_error(self, error: Exception) -> SourceError:
+        if isinstance(error, SourceError):
+            return error
+        return SourceError(f"camera '{self.camera}' failed: {type(error).__name__}: {error}")
 
 
 class _Sizes:

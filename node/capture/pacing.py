@@ -35,21 +35,29 @@ class RateLimit:
     the rate."""
 
     def __init__(self, max_fps: float | None) -> None:
-        self.change(max_fps)
         self._due_ns: int | None = None
+        self.changed_ns: int | None = None
+        """When another rate was asked for, on CLOCK_MONOTONIC."""
+        self._set(max_fps)
 
     def change(self, max_fps: float | None) -> None:
         """Another rate from the next frame on."""
+        self.changed_ns = time.monotonic_ns()
+        self._set(max_fps)
+        self._due_ns = None
+
+    def _set(self, max_fps: float | None) -> None:
         self.max_fps = max_fps
         self._period_ns = round(1e9 / max_fps) if max_fps else 0
 
     def wants(self, stamp_ns: int) -> bool:
         """Whether to use a frame of this moment, in ns on a clock that only grows."""
-        if self._due_ns is None:
-            self._due_ns = stamp_ns
-        if stamp_ns < self._due_ns:
+        due_ns = self._due_ns
+        if due_ns is None:
+            due_ns = stamp_ns
+        if stamp_ns < due_ns:
             return False
-        self._due_ns = max(self._due_ns + self._period_ns, stamp_ns)
+        self._due_ns = max(due_ns + self._period_ns, stamp_ns)
         return True
 
 

@@ -134,7 +134,7 @@ class Perceiver:
             return None
         try:
             return ahead.make(camera, image)
-        except RuntimeError:
+        except Exception:
             return None
 
     def perceive_all(
