@@ -3,11 +3,13 @@ it in a test, in virtual time, without waiting."""
 
 import contextlib
 import json
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from node.client_inbox import (
     Gap,
@@ -20,6 +22,12 @@ from node.errors import ConfigError, MessageError
 from node.wire.clock import virtual_time
 from node.wire.codec import from_map
 from node.wire.messages import EventMessage, HealthMessage, LabelsMessage, Message
+
+if TYPE_CHECKING:
+    from node.recording.recording import Recording
+
+_ROUNDING_NS = 1_000
+"""More than ages in seconds, as floats, are off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,8 @@ class RecordedLabels:
     source: an MCAP file or a folder of them, with the labels, outages and drops of that time, or a
     file of `perception-node replay --jsonl`, whose frames get the durations that their labelling
     took. camera: only this one; None: all. Raises SourceError and ConfigError for what is neither.
+    What cannot be read of a recording that is cut off or damaged is not played: a UserWarning says
+    so, at the opening, or at the end where it is found while playing.
 
     Inside `with`, `age_s` of its messages and all time limits are in virtual time.
     """
@@ -41,8 +51,11 @@ class RecordedLabels:
     def __init__(self, source: Path | str, camera: str | None = None) -> None:
         self._source = str(source)
         self._camera = camera
-        self._coming = iter(_read(Path(source)))
+        self._recording = _recording(self._source)
+        self._warned: set[str] = set()
+        self._coming = _messages(self._recording, Path(source))
         self._next = next(self._coming, None)
+        self._warn_of_problems()
         if self._next is None:
             raise ConfigError(f"{source} holds no messages")
         self._start_ns = self._now_ns = self._next.at_ns
@@ -51,6 +64,7 @@ class RecordedLabels:
         self._events: list[EventMessage] = []
         self._guards: list[_Guard] = []
         self._stack = contextlib.ExitStack()
+        self._closed = False
 
     @property
     def now_s(self) -> float:
@@ -125,8 +139,10 @@ class RecordedLabels:
         camera: str | None = None,
         on_fresh: Callable[[LabelsMessage], object] | None = None,
     ) -> None:
-        """As `Subscriber.on_stale`, called while time passes, on this thread."""
-        self._guards.append(_Guard(max_age_s, callback, camera or self._camera, on_fresh))
+        """As `Subscriber.on_stale`, also where there were none from the start; called while time
+        passes, on this thread."""
+        due_ns = self._now_ns + round(max_age_s * 1e9)
+        self._guards.append(_Guard(max_age_s, callback, camera or self._camera, on_fresh, due_ns))
 
     @property
     def events(self) -> tuple[EventMessage, ...]:
@@ -152,11 +168,16 @@ class RecordedLabels:
         return self._inbox.late[camera]
 
     def close(self) -> None:
-        """Time is real again."""
-        self._stack.close()
+        """Time is real again, wherever this is called: in an async test, a fixture's teardown has
+        another context than the test had."""
+        self._closed = True
+        with contextlib.suppress(ValueError):  # of a context that cannot be left from here
+            self._stack.close()
+        self._warn_of_problems()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(virtual_time(lambda: self._now_ns))
+        self._closed = False
+        self._stack.enter_context(virtual_time(self._clock_ns))
         self._until(self._now_ns)
         return self
 
@@ -168,6 +189,9 @@ class RecordedLabels:
     ) -> None:
         self.close()
 
+    def _clock_ns(self) -> int:
+        return time.time_ns() if self._closed else self._now_ns
+
     def _step(self, deadline_ns: int) -> bool:
         """To the next message, at most to the deadline; whether there was one."""
         if self._next is None or self._next.at_ns > deadline_ns:
@@ -178,12 +202,24 @@ class RecordedLabels:
 
     def _until(self, moment_ns: int) -> None:
         while self._next is not None and self._next.at_ns <= moment_ns:
-            self._now_ns = max(self._next.at_ns, self._now_ns)
-            self._look_after()
+            self._pass(self._next.at_ns)
             self._take(self._next.message)
             self._next = next(self._coming, None)
+            if self._next is None:
+                self._warn_of_problems()
+        self._pass(moment_ns)
+
+    def _pass(self, moment_ns: int) -> None:
+        """Time in which nothing comes; what becomes stale in it does so at its moment."""
+        while (due_ns := self._due_ns(moment_ns)) < moment_ns:
+            self._now_ns = max(due_ns, self._now_ns)
+            self._look_after()
         self._now_ns = max(moment_ns, self._now_ns)
         self._look_after()
+
+    def _due_ns(self, latest_ns: int) -> int:
+        due = (guard.due_ns for guard in self._guards if not guard.stale)
+        return min(due, default=latest_ns)
 
     def _take(self, message: Message) -> None:
         camera = getattr(message, "camera", None)
@@ -198,37 +234,54 @@ class RecordedLabels:
 
     def _look_after(self) -> None:
         for guard in self._guards:
-            guard.look(self._inbox)
+            guard.look(self._inbox, self._now_ns)
+
+    def _warn_of_problems(self) -> None:
+        problems = () if self._recording is None else self._recording.problems
+        for problem in problems:
+            if problem not in self._warned:
+                self._warned.add(problem)
+                told = f"recording {self._source} is not played whole: {problem}"
+                warnings.warn(told, stacklevel=3)
 
 
 @dataclass(slots=True)
 class _Guard:
+    """due_ns: when labels will be too old, or have to be there at first, if nothing comes."""
+
     max_age_s: float
     callback: Callable[[NotUsableError], object]
     camera: str | None
     on_fresh: Callable[[LabelsMessage], object] | None
+    due_ns: int
     stale: bool | None = None
 
-    def look(self, inbox: Inbox) -> None:
+    def look(self, inbox: Inbox, now_ns: int) -> None:
         try:
             message = inbox.required(self.max_age_s, self.camera)
         except NotUsableError as error:
-            if self.stale is False:
+            if self.stale is False or (self.stale is None and now_ns >= self.due_ns):
+                self.stale = True
                 self.callback(error)
-            self.stale = True
             return
-        if self.stale and self.on_fresh is not None:
+        was_stale, self.stale = self.stale, False
+        left_ns = max(round((self.max_age_s - message.age_s) * 1e9), 0)
+        self.due_ns = now_ns + left_ns + _ROUNDING_NS
+        if was_stale and self.on_fresh is not None:
             self.on_fresh(message)
-        self.stale = False
 
 
-def _read(source: Path) -> Iterator[_Timed]:
+def _recording(source: str) -> "Recording | None":
     from node.recording.recording import Recording, find_recording
 
-    files = find_recording(str(source))
-    if files is not None:
-        return (_Timed(at_ns, message) for at_ns, message in Recording(files).messages())
-    return _read_jsonl(source)
+    files = find_recording(source)
+    return None if files is None else Recording(files)
+
+
+def _messages(recording: "Recording | None", source: Path) -> Iterator[_Timed]:
+    if recording is None:
+        return _read_jsonl(source)
+    return (_Timed(at_ns, message) for at_ns, message in recording.messages())
 
 
 def _read_jsonl(source: Path) -> Iterator[_Timed]:

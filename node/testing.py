@@ -15,7 +15,8 @@ Play = Callable[..., RecordedLabels]
 @pytest.fixture
 def recorded_labels() -> Iterator[Play]:
     """`recorded_labels(SOURCE, camera=None)`: what `Subscriber` is to a node, to a recording; see
-    `RecordedLabels`. Time passes by `advance`, and by the waits of control code."""
+    `RecordedLabels`. Time passes by `advance`, and by the waits of control code. A recording that
+    cannot be read whole is played in part, with a warning."""
     with contextlib.ExitStack() as stack:
 
         def play(source: Path | str, camera: str | None = None) -> RecordedLabels:

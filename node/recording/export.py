@@ -1,7 +1,8 @@
 """Export: a recording as video, JSON lines, or a dataset to train on."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def write_video(
     """A video of one camera (the first) with its labels drawn, at the mean rate; how many frames.
 
     A frame that was not labelled says so. Raises SourceError for a camera that is not there,
-    OutputError where it cannot be written.
+    OutputError where it cannot be written, and leaves no file then.
     """
     name = _camera(recording, camera)
     moments = [frame.media_ns for frame in recording.frames() if frame.camera == name]
@@ -79,24 +80,51 @@ def write_video(
     finally:
         if writer is not None:
             writer.release()
+    if writer is not None:
+        _check_video(to, count)
     return count
+
+
+def _check_video(file: Path, count: int) -> None:
+    """OpenCV does not say that a disk was full. Raises OutputError where not all frames are in the
+    file, and deletes it."""
+    there = _frames_in(file)
+    if there == count:
+        return
+    if file.is_file():
+        file.unlink()
+    raise OutputError(
+        f"{file} cannot be written: {there} of {count} frames arrived in it; is the disk full?"
+    )
+
+
+def _frames_in(file: Path) -> int:
+    """Counted one by one, without decoding: a header may tell of more than came after it."""
+    import av  # takes 0.1 s
+
+    try:
+        with av.open(str(file)) as container:
+            packets = container.demux(video=0)
+            return sum(1 for packet in packets if packet.size and not packet.is_corrupt)
+    except (av.FFmpegError, IndexError):  # no index, or no stream in it
+        return 0
 
 
 def _why_no_video(to: Path) -> str:
     """OpenCV does not say."""
     if not to.parent.is_dir():
         return f"{to} cannot be written: there is no folder {to.parent}"
-    return f"{to} cannot be written as a video; name it .mp4 or .avi"
+    return f"{to} cannot be written as a video; name it .mp4 or .avi, and make room for it"
 
 
 def write_coco(
     recording: Recording, to: Path, choice: Choice, progress: Progress = lambda done: None
 ) -> int:
     """A COCO dataset: `images/` and `annotations.json`, with the frames that show a chosen
-    detection; how many frames. Boxes are [x, y, width, height] in pixels. Raises OutputError."""
+    detection; how many frames. Boxes are [x, y, width, height] in pixels. A category's id is the
+    model's and 1, but where the model was changed and another's name has it. Raises OutputError."""
     images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    categories: dict[int, str] = {}
+    found: list[tuple[Detection, int]] = []
     folder = _made(_new(to) / "images")
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
     for frame, message in _chosen(recording, choice, lambda told: told.detections):
@@ -114,13 +142,19 @@ def write_coco(
         )
         for one in message.detections:
             if choice.fits(one):
-                categories[one.id] = one.name
-                annotations.append(_annotation(one, len(annotations) + 1, len(images)))
+                found.append((one, len(images)))
+    categories = _categories(one for one, _ in found)
     content = {
         "info": {"description": f"labelled by perception-node from {recording.paths[0].name}"},
         "images": images,
-        "annotations": annotations,
-        "categories": [{"id": id_ + 1, "name": categories[id_]} for id_ in sorted(categories)],
+        "annotations": [
+            _annotation(one, number, image, categories[one.id, one.name])
+            for number, (one, image) in enumerate(found, start=1)
+        ],
+        "categories": [
+            {"id": number, "name": name}
+            for (_, name), number in sorted(categories.items(), key=lambda item: item[1])
+        ],
     }
     _write(to / "annotations.json", json.dumps(content).encode())
     return len(images)
@@ -156,12 +190,25 @@ def _chosen(
         fitting += 1
 
 
-def _annotation(one: Detection, number: int, image: int) -> dict[str, Any]:
+def _categories(detections: Iterable[Detection]) -> dict[tuple[int, str], int]:
+    """A number, from 1, for each id and name: two models give one id to different things. Who comes
+    first keeps the id, the others are numbered after the highest."""
+    classes = list(dict.fromkeys((one.id, one.name) for one in detections))
+    free = itertools.count(max((id_ for id_, _ in classes), default=0) + 2)
+    numbers: dict[tuple[int, str], int] = {}
+    taken: set[int] = set()
+    for id_, name in classes:
+        numbers[id_, name] = next(free) if id_ in taken else id_ + 1
+        taken.add(id_)
+    return numbers
+
+
+def _annotation(one: Detection, number: int, image: int, category: int) -> dict[str, Any]:
     box = one.box
     return {
         "id": number,
         "image_id": image,
-        "category_id": one.id + 1,
+        "category_id": category,
         "bbox": [box.cx - box.w / 2, box.cy - box.h / 2, box.w, box.h],
         "area": box.area,
         "iscrowd": 0,

@@ -23,6 +23,8 @@ THUMBNAIL_PX = 160
 MOST_ROWS = 12
 """Classes that get a row of the timeline: those that were seen longest."""
 MOST_EVENTS = 200
+MOST_CHANGES = 1000
+"""Of status and health: they are few but where something flaps, and none is left out for events."""
 _WIDTH = 1000.0
 """Of the timelines, in units of the drawing."""
 _BINS = 24
@@ -327,28 +329,48 @@ def _percentiles(latencies_ms: Sequence[float]) -> dict[str, float] | None:
 
 
 def _told(messages: _Messages, start_ns: int) -> list[Told]:
-    """Events, and what health says when it changes, by time."""
-    found = [
+    """Events, and what status and health say when they change, by time."""
+    events = [
         Told((log_ns - start_ns) / 1e9, event.camera, _of_event(event), event.kind)
         for log_ns, event in messages.events
     ]
+    changes = [*_status_changes(messages, start_ns), *_health_changes(messages, start_ns)]
+    found = [
+        *_first(events, MOST_EVENTS, "event"),
+        *_first(changes, MOST_CHANGES, "change"),
+    ]
+    return sorted(found, key=lambda one: one.at_s)
+
+
+def _first(found: Sequence[Told], most: int, what: str) -> list[Told]:
+    """The first so many, and at the time of the next one how many more there are."""
+    by_time = sorted(found, key=lambda one: one.at_s)
+    rest = by_time[most:]
+    if not rest:
+        return by_time
+    text = f"and {len(rest)} more {what}{'s' if len(rest) != 1 else ''} from here on, not listed"
+    return [*by_time[:most], Told(rest[0].at_s, "", text, "more")]
+
+
+def _status_changes(messages: _Messages, start_ns: int) -> Iterable[Told]:
     for camera, labels in messages.labels.items():
         before: Status | None = None
         for log_ns, message in labels:
             if message.status is not before:
                 text = str(message.status) if before is None else f"{before} → {message.status}"
-                found.append(Told((log_ns - start_ns) / 1e9, camera, text, str(message.status)))
+                yield Told((log_ns - start_ns) / 1e9, camera, text, str(message.status))
             before = message.status
+
+
+def _health_changes(messages: _Messages, start_ns: int) -> Iterable[Told]:
     state, error = "", None
     for log_ns, health in messages.health:
         at_s = (log_ns - start_ns) / 1e9
         if health.state != state:
-            found.append(Told(at_s, "", f"node {health.state}", health.state))
+            yield Told(at_s, "", f"node {health.state}", health.state)
         if health.last_error not in (None, error):
-            found.append(Told(at_s, "", str(health.last_error), "failed"))
+            yield Told(at_s, "", str(health.last_error), "failed")
         state, error = health.state, health.last_error
-    found.sort(key=lambda one: one.at_s)
-    return found[:MOST_EVENTS]
 
 
 def _of_event(event: EventMessage) -> str:

@@ -1,0 +1,245 @@
+"""What is made of recordings: labels to test control code against, the report, video and datasets.
+The files are small and written here, with what a real node seldom meets."""
+
+import contextvars
+import json
+import os
+import resource
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from node.client import CannotSeeError, NodeGoneError, NotUsableError, Status
+from node.client_recorded import RecordedLabels
+from node.frame import Frame, Image, Stamp
+from node.recording import report
+from node.recording.encode import frame_entries, message_entries
+from node.recording.export import Choice, write_coco, write_video
+from node.recording.file import RecordingFile
+from node.recording.recording import Recording
+from node.testing import Play
+from node.wire.clock import virtual_ns
+from node.wire.messages import (
+    Box,
+    Detection,
+    EventMessage,
+    HealthMessage,
+    ImageSize,
+    LabelsMessage,
+    Message,
+)
+
+START_NS = 1_700_000_000_000_000_000
+SECOND_NS = 1_000_000_000
+NOISE: Image = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+LABELS = LabelsMessage(
+    node="node", camera="front", session="s", seq=0, status=Status.OK, published_ns=START_NS
+)
+FILE_BYTES = 20_000
+"""The largest file that a full disk lets be written here."""
+
+
+def labels(at_s: float, seq: int, status: Status = Status.OK, *seen: Detection) -> LabelsMessage:
+    at_ns = START_NS + round(at_s * 1e9)
+    told = replace(LABELS, seq=seq, status=status, published_ns=at_ns, detections=seen)
+    if status is not Status.OK:
+        return told
+    return replace(told, frame_id=seq, stamp_ns=at_ns, image=ImageSize(320, 240))
+
+
+def health(at_s: float, **told: str) -> HealthMessage:
+    message = HealthMessage(
+        node="node", session="s", seq=0, published_ns=START_NS + round(at_s * 1e9),
+        state="running", cameras=(), latency_ns=None, rss_bytes=0, cpu=0.0, uptime_s=0.0,
+        subscribers=0,
+    )  # fmt: skip
+    return replace(message, **told)
+
+
+def appeared(at_s: float, seq: int) -> EventMessage:
+    at_ns = START_NS + round(at_s * 1e9)
+    return EventMessage(
+        node="node", camera="front", session="s", seq=seq, kind="appeared", key=str(seq), id=1,
+        name="cup", score=0.9, since_ns=at_ns, frame_id=0, stamp_ns=at_ns, clock="host",
+        published_ns=at_ns,
+    )  # fmt: skip
+
+
+def write(path: Path, messages: Iterable[Message], frames: int = 1) -> Path:
+    """A recording with frames, ten a second, and messages at the times of their publishing. Each
+    ten of either are a chunk."""
+    file = RecordingFile(path, {"session": "s"})
+    for number in range(frames):
+        at_ns = START_NS + number * SECOND_NS // 10
+        frame = Frame(NOISE, "front", number, Stamp(at_ns, None, "media"), None, 0)
+        file.write(frame_entries(frame, at_ns, quality=80, lost_before=0))
+    for number, message in enumerate(messages):
+        file.write(message_entries(message, message.published_ns))
+        if number % 10 == 9:
+            file.flush()
+    file.close()
+    return path
+
+
+def unwatched(labels: RecordedLabels, max_age_s: float, step_s: float) -> list[tuple[float, str]]:
+    """Plays to the end; when a guard called back, and with which error."""
+    called: list[tuple[float, str]] = []
+
+    def told(error: NotUsableError) -> None:
+        called.append((round(labels.now_s, 3), type(error).__name__))
+
+    labels.on_stale(max_age_s, told)
+    while labels.advance(step_s):
+        pass
+    return called
+
+
+@pytest.mark.parametrize("step_s", [0.05, 10.0])
+def test_a_guard_says_that_nothing_was_usable_from_the_start(tmp_path: Path, step_s: float) -> None:
+    blind = [labels(at_s, at_s, Status.NO_CAMERA) for at_s in range(5)]
+    with RecordedLabels(write(tmp_path / "blind.mcap", blind)) as played:
+        assert unwatched(played, 0.2, step_s) == [(0.2, CannotSeeError.__name__)]
+
+
+def test_a_guard_has_patience_with_a_node_that_starts(tmp_path: Path) -> None:
+    starts = [labels(0, 0, Status.NO_CAMERA), *(labels(x / 10, x) for x in range(1, 10))]
+    with RecordedLabels(write(tmp_path / "starts.mcap", starts)) as played:
+        assert unwatched(played, 0.2, 0.05) == []
+
+
+@pytest.mark.parametrize("step_s", [0.05, 30.0])
+def test_a_guard_calls_back_when_it_is_time_however_far_one_advances(
+    tmp_path: Path, step_s: float
+) -> None:
+    paused = [labels(0, 0), labels(5, 1), labels(6, 2, Status.STALLED)]
+    with RecordedLabels(write(tmp_path / "paused.mcap", paused)) as played:
+        called = unwatched(played, 0.5, step_s)
+    assert called[:2] == [(0.5, "TooOldError"), (5.5, "TooOldError")]
+
+
+def test_a_guard_says_that_the_node_is_gone_where_it_is(tmp_path: Path) -> None:
+    silent = [health(0), labels(9, 0)]
+    with RecordedLabels(write(tmp_path / "silent.mcap", silent)) as played:
+        assert unwatched(played, 3.0, 20.0)[0] == (3.0, NodeGoneError.__name__)
+
+
+def test_a_recording_that_is_cut_off_is_not_played_in_silence(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.mcap", (labels(x / 10, x) for x in range(60)))
+    cut = tmp_path / "cut.mcap"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
+    with pytest.warns(UserWarning, match=rf"^recording {cut} is not .* cut off; mend.*\Z") as told:
+        played = RecordedLabels(cut)
+    assert len(told) == 1
+    with warnings.catch_warnings(), played:  # it is said once
+        warnings.simplefilter("error")
+        assert sum(1 for _ in played) < 60
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with RecordedLabels(whole) as played:
+            assert sum(1 for _ in played) == 60
+
+
+def test_damage_that_is_found_while_playing_is_said(tmp_path: Path) -> None:
+    """At the end, or where it is closed before."""
+    damaged = write(tmp_path / "damaged.mcap", (labels(x / 10, x) for x in range(60)))
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b'"seq":25')] ^= 1
+    damaged.write_bytes(content)
+    with RecordedLabels(damaged) as played, pytest.warns(UserWarning, match="left out") as told:
+        played.advance(100.0)
+    assert len(told) == 1
+    left = RecordedLabels(damaged)
+    with left:
+        left.advance(4.0)
+        with pytest.warns(UserWarning, match="left out"):
+            left.close()
+
+
+async def test_an_async_test_has_virtual_time_and_its_fixture_ends_well(
+    recorded_labels: Play, tmp_path: Path
+) -> None:
+    played = recorded_labels(write(tmp_path / "x.mcap", [labels(0, 0), labels(9, 1)]))
+    played.advance(0.3)
+    message = played.latest(max_age_s=1.0)
+    assert message is not None
+    assert message.age_s == pytest.approx(0.3)
+
+
+async def test_time_is_real_again_where_it_was_closed_from_elsewhere(tmp_path: Path) -> None:
+    with RecordedLabels(write(tmp_path / "x.mcap", [labels(0, 0), labels(9, 1)])) as played:
+        assert virtual_ns() == START_NS
+        contextvars.Context().run(played.close)
+        now_ns = virtual_ns()
+        assert now_ns is None or now_ns > START_NS + SECOND_NS
+        assert labels(0, 0).age_s > 1e6
+
+
+def test_the_report_leaves_out_no_outage_for_many_events(tmp_path: Path) -> None:
+    messages = [
+        labels(0, 0), *(appeared(1 + x / 100, x) for x in range(300)),
+        labels(8, 1, Status.NO_CAMERA), health(9, last_error="the model is gone"),
+    ]  # fmt: skip
+    page = report.render(Recording([write(tmp_path / "many.mcap", messages)]))
+    happened = page.partition("What happened")[2]
+    assert happened.count("cup appeared") == report.MOST_EVENTS
+    for wanted in ("and 100 more events", "ok → no_camera", "node running", "the model is gone"):
+        assert wanted in happened
+    assert happened.index("and 100 more events") < happened.index("no_camera")
+
+
+def test_the_report_of_a_camera_that_flaps_stays_short(tmp_path: Path) -> None:
+    count = report.MOST_CHANGES + 1
+    flaps = [labels(x / 100, x, (Status.OK, Status.STALLED)[x % 2]) for x in range(count)]
+    flaps.append(appeared(count / 100, 0))  # at the end
+    page = report.render(Recording([write(tmp_path / "flaps.mcap", flaps)]))
+    happened = page.partition("What happened")[2]
+    assert "and 1 more change from here on" in happened
+    assert "cup appeared" in happened
+    assert happened.count("<tr>") == report.MOST_CHANGES + 3  # the head, the rest, the event
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi"])
+def test_a_video_on_a_full_disk_is_an_error_and_no_file(tmp_path: Path, name: str) -> None:
+    recording = write(tmp_path / "noise.mcap", [], frames=20)
+    whole, cut = tmp_path / f"whole_{name}", tmp_path / name
+    assert write_video(Recording([recording]), whole, None) == 20
+    assert whole.stat().st_size > 2 * FILE_BYTES
+    capture = cv2.VideoCapture(str(whole))
+    assert sum(1 for _ in iter(capture.grab, False)) == 20
+
+    done = subprocess.run(
+        [sys.executable, "-m", "node", "export", "video", recording, cut],
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES)),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert f"{cut} cannot be written" in done.stderr
+    assert "of 20 frames arrived in it; is the disk full?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not cut.exists()
+
+
+def test_a_dataset_of_two_models_confuses_no_classes(tmp_path: Path) -> None:
+    box = Box(50.0, 50.0, 20.0, 20.0)
+    person, espresso = Detection(0, "person", 0.9, box), Detection(0, "espresso", 0.9, box)
+    cup, dog = Detection(41, "cup", 0.9, box), Detection(1, "dog", 0.9, box)
+    seen = [(person, cup), (person,), (espresso, dog), (espresso,)]
+    messages = [labels(x / 10 + 0.01, x, Status.OK, *found) for x, found in enumerate(seen)]
+    recording = Recording([write(tmp_path / "two.mcap", messages, frames=4)])
+    assert write_coco(recording, tmp_path / "coco", Choice()) == 4
+    content = json.loads((tmp_path / "coco" / "annotations.json").read_text())
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    assert names == {1: "person", 2: "dog", 42: "cup", 43: "espresso"}
+    assert [names[one["category_id"]] for one in content["annotations"]] == [
+        one.name for found in seen for one in found
+    ]
+    assert [one["image_id"] for one in content["annotations"]] == [1, 1, 2, 3, 3, 4]
