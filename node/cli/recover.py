@@ -22,10 +22,11 @@ def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> Non
     """Save all that can be read of recordings that a crash or a power loss cut off.
 
     PATH is a file, or a folder of them. Whole files are left as they are. The broken file stays,
-    unless --in-place is given.
+    unless --in-place is given. A file that is being written is left alone.
 
     Example: perception-node recover recordings/
     """
+    from node.recording.file import is_being_written
     from node.recording.recording import find_recording
     from node.recording.recover import is_whole, recover
 
@@ -39,6 +40,10 @@ def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> Non
         raise ConfigError("--output is for one file, and without --in-place")
     failed = 0
     for file in files:
+        if is_being_written(file):
+            failed += file in paths  # in a folder it is none of those that are to be mended
+            click.echo(f"{file} is being written, left alone; stop the recording first", err=True)
+            continue
         try:
             if is_whole(file):
                 click.echo(f"{file}: whole, left as it is")

@@ -5,6 +5,7 @@ import io
 import itertools
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ MOST_PROBLEMS = 100
 """More than so many are not told one by one."""
 MOST_CHUNK_BYTES = 256 * 1024 * 1024
 """Longest chunk that is loaded, packed or unpacked: a length beyond is damage, or an attack."""
+MOST_DEFINITION_BYTES = 1024 * 1024
+"""Longest schema or channel outside the chunks that is loaded."""
 _RECORD_HEAD = struct.Struct("<BQ")
 _FOOTER = struct.Struct("<BQQQI")
 
@@ -40,7 +43,8 @@ class ChunkAt:
 class ChunkedFile:
     """What a file holds. whole: it has a good index, so it was ended properly.
 
-    problems: what of it cannot be read, in words; grows while it is read.
+    told: what of it cannot be read, in words; unknown: messages of channels that nothing defines,
+    by the offset of their chunk. Both grow while it is read.
     """
 
     path: Path
@@ -49,20 +53,43 @@ class ChunkedFile:
     channels: dict[int, Channel] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
     metadata: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    unknown: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What could not be read so far, in words."""
+        count = sum(self.unknown.values())
+        if not count:
+            return tuple(self.told)
+        left_out = f"{count} messages of unknown channels are left out"
+        return (*self.told, f"{self.path}: {left_out}; what defines those is damaged or missing")
 
     def messages(self, stream: IO[bytes], at: ChunkAt) -> list[Message]:
         """The messages of a chunk in their order; none where it is damaged."""
+        found = self.all_messages(stream, at)
+        self.count_unknown(at, Counter(x.channel_id for x in found))
+        return [x for x in found if x.channel_id in self.channels]
+
+    def all_messages(self, stream: IO[bytes], at: ChunkAt) -> list[Message]:
+        """As `messages`, with those of channels that are not known, or not yet."""
         try:
             records = _records(stream, at.offset)
         except _DAMAGE as error:
             lost_s = (at.end_ns - at.start_ns) / 1e9
             lost = f"{lost_s:.1f} s" if lost_s else "records"
             where = f"{self.path}: {lost} at byte {at.offset} are damaged and left out"
-            add_problem(self.problems, f"{where} ({_short(error)})")
+            add_problem(self.told, f"{where} ({_short(error)})")
             return []
         self._learn(records)
-        return [x for x in records if isinstance(x, Message) and x.channel_id in self.channels]
+        return [x for x in records if isinstance(x, Message)]
+
+    def count_unknown(self, at: ChunkAt, of_channel: Mapping[int, int]) -> None:
+        """Notes how many messages of a chunk are left out, of those it has of each channel."""
+        count = sum(n for channel, n in of_channel.items() if channel not in self.channels)
+        self.unknown.pop(at.offset, None)
+        if count:
+            self.unknown[at.offset] = count
 
     def _learn(self, records: list[object]) -> None:
         for record in records:
@@ -70,6 +97,13 @@ class ChunkedFile:
                 self.channels[record.id] = record
             elif isinstance(record, Schema):
                 self.schemas[record.id] = record
+
+    def learn_missing(self, record: Channel | Schema) -> None:
+        """Takes a definition of what no chunk has defined."""
+        if isinstance(record, Channel):
+            self.channels.setdefault(record.id, record)
+        else:
+            self.schemas.setdefault(record.id, record)
 
 
 def open_chunked(path: Path) -> ChunkedFile:
@@ -136,6 +170,8 @@ def _summary_is_sound(stream: IO[bytes]) -> bool:
 def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
     """By reading all of it, up to where it is cut off."""
     file = ChunkedFile(path, whole=False)
+    of_channel: dict[ChunkAt, Counter[int]] = {}
+    copies: Counter[tuple[int, bytes]] = Counter()
     size = stream.seek(0, io.SEEK_END)
     offset = len(MCAP0_MAGIC)
     while offset + _RECORD_HEAD.size <= size:
@@ -147,30 +183,53 @@ def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
         if following > size or length > MOST_CHUNK_BYTES or not 1 <= opcode < 0x80:
             break
         if opcode == Opcode.CHUNK:
-            found = file.messages(stream, ChunkAt(offset, 0, 0))
+            found = file.all_messages(stream, ChunkAt(offset, 0, 0))
             if found:  # its head has times as well, but no checksum
                 times = [x.log_time for x in found]
-                file.chunks.append(ChunkAt(offset, min(times), max(times)))
+                at = ChunkAt(offset, min(times), max(times))
+                of_channel[at] = Counter(x.channel_id for x in found)
+        elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and length <= MOST_DEFINITION_BYTES:
+            copies[opcode, stream.read(length)] += 1
         elif opcode == Opcode.METADATA:
             _read_metadata(file, stream)
         offset = following
+    _learn_copies(file, copies)
+    for at, counted in of_channel.items():
+        file.count_unknown(at, counted)
+    file.chunks = [at for at, counted in of_channel.items() if counted.keys() & file.channels]
     if not file.chunks:
-        raise SourceError(
-            f"{path} holds nothing that can be read: it was cut off or damaged before the end of "
-            "its first half second, or its records are in no chunks"
-        )
+        raise _nothing_in(file)
     told = f"{path} has no good index"
     if offset < size:
         told += f"; {size - offset} bytes at its end cannot be read: it was cut off"
-    file.problems.append(f"{told}; mend it with: perception-node recover {path}")
+    file.told.append(f"{told}; mend it with: perception-node recover {path}")
     return file
+
+
+def _learn_copies(file: ChunkedFile, copies: Counter[tuple[int, bytes]]) -> None:
+    """Takes from the definitions outside the chunks what is in no chunk that can be read. They have
+    no checksum: of copies that differ, the commonest is believed."""
+    for (opcode, content), _ in copies.most_common():
+        stream = ReadDataStream(io.BytesIO(content))
+        try:
+            file.learn_missing((Schema if opcode == Opcode.SCHEMA else Channel).read(stream))
+        except _DAMAGE as error:
+            add_problem(file.told, f"{file.path}: a definition is damaged ({_short(error)})")
+
+
+def _nothing_in(file: ChunkedFile) -> SourceError:
+    why = "; ".join(file.problems) or (
+        "it was cut off or damaged before the end of its first half second, or its records are in "
+        "no chunks"
+    )
+    return SourceError(f"{file.path} holds nothing that can be read: {why}")
 
 
 def _read_metadata(file: ChunkedFile, stream: IO[bytes]) -> None:
     try:
         metadata = Metadata.read(ReadDataStream(stream))
     except _DAMAGE as error:
-        file.problems.append(f"{file.path}: its metadata are damaged ({_short(error)})")
+        file.told.append(f"{file.path}: its metadata are damaged ({_short(error)})")
         return
     file.metadata[metadata.name] = metadata.metadata
 

@@ -2,12 +2,15 @@
 whatever ends the process."""
 
 import contextlib
+import fcntl
 import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mcap import records
+from mcap.data_stream import RecordBuilder
 from mcap.writer import CompressionType, Writer
 
 from node import __version__
@@ -22,10 +25,28 @@ MOST_SYNC_S = 2.0
 """How long the disk may take to bring the file to safety while more is written."""
 LAST_SYNC_S = 0.5
 """How long an end waits for that. What is written by then is lost by a power cut only."""
+REPEAT_S = 5.0
+"""How often the file says anew what its channels are, in 13 kB: a file without its index can be
+read where one copy of them can."""
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a RecordingFile has a file open, in any process. False where the file system has no
+    locks, or the file cannot be opened."""
+    try:
+        with path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class RecordingFile:
     """Used by one thread. Every method raises OSError where the disk does.
+
+    It is locked while it is open (`is_being_written`), so that nobody replaces it meanwhile.
 
     Pictures are compressed already, so chunks are not: each is a copy of what came. Written chunks
     outlast this process; a thread brings them to the disk, where they outlast a power cut: an SD
@@ -35,6 +56,8 @@ class RecordingFile:
     def __init__(self, path: Path, about: Mapping[str, str]) -> None:
         self.path = path
         self._stream = path.open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._writer = Writer(
             self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE
         )
@@ -42,6 +65,9 @@ class RecordingFile:
         self._writer.add_metadata(METADATA, dict(about))
         self._schemas: dict[str, int] = {}
         self._channels: dict[Channel, int] = {}
+        self._new_definitions = RecordBuilder()
+        self._definitions = b""
+        self._repeated_at = time.monotonic()
         self.first_ns: int | None = None
         self.last_ns = 0
         self._sync: threading.Thread | None = None
@@ -70,6 +96,7 @@ class RecordingFile:
         """Ends the chunk in progress, writes it, and has it brought to the disk. Waits for a disk
         that is too slow for that."""
         self._writer.flush()  # type: ignore[no-untyped-call]
+        self._repeat_definitions()
         self._raise_sync_error()
         busy = self._sync is not None and self._sync.is_alive()
         if time.monotonic() - self._sync_began < (MOST_SYNC_S if busy else SYNC_S):
@@ -78,6 +105,17 @@ class RecordingFile:
             self._sync.join()
             self._raise_sync_error()
         self._begin_sync()
+
+    def _repeat_definitions(self) -> None:
+        """Once more outside the chunks: without an index, a damaged chunk would cost every later
+        message of the channels that it defines. New ones at once, all every REPEAT_S."""
+        new = self._new_definitions.end()  # type: ignore[no-untyped-call]
+        self._definitions += new
+        due = time.monotonic() - self._repeated_at >= REPEAT_S
+        if due:
+            self._repeated_at = time.monotonic()
+        self._stream.write(self._definitions if due else new)
+        self._stream.flush()
 
     def _begin_sync(self) -> None:
         self._sync_began = time.monotonic()
@@ -119,12 +157,19 @@ class RecordingFile:
     def _channel(self, channel: Channel) -> int:
         known = self._channels.get(channel)
         if known is None:
-            schema = self._schemas.get(channel.name)
-            if schema is None:
-                schema = self._writer.register_schema(
-                    channel.name, channel.schema_encoding, channel.schema
-                )
-                self._schemas[channel.name] = schema
+            schema = self._schema(channel)
             known = self._writer.register_channel(channel.topic, channel.encoding, schema)
             self._channels[channel] = known
+            records.Channel(known, channel.topic, channel.encoding, {}, schema).write(
+                self._new_definitions
+            )
+        return known
+
+    def _schema(self, channel: Channel) -> int:
+        known = self._schemas.get(channel.name)
+        if known is None:
+            content, encoding = channel.schema, channel.schema_encoding
+            known = self._writer.register_schema(channel.name, encoding, content)
+            self._schemas[channel.name] = known
+            records.Schema(known, content, encoding, channel.name).write(self._new_definitions)
         return known

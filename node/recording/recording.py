@@ -83,9 +83,10 @@ class Recording:
         _check_of_one_run(self._files)
         if not self.cameras:
             topics = sorted({x.topic for file in self._files for x in file.channels.values()})
+            why = "".join(f"; {problem}" for problem in self.problems[:2])
             raise SourceError(
                 f"{paths[0]} holds no pictures ({_IMAGE}); its topics: "
-                f"{', '.join(topics[:10]) or 'none'}"
+                f"{', '.join(topics[:10]) or 'none'}{why}"
             )
 
     @property

@@ -3,13 +3,14 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from mcap.records import Message
+from mcap.records import Channel, Message
 from mcap.writer import CompressionType, Writer
 
 from node import __version__
 from node.errors import OutputError, SourceError
-from node.recording.chunks import ChunkedFile, open_chunked
+from node.recording.chunks import ChunkedFile, add_problem, open_chunked
 from node.recording.file import CHUNK_BYTES
 
 
@@ -35,37 +36,51 @@ def is_whole(path: Path) -> bool:
 def recover(path: Path, to: Path) -> Recovered:
     """Writes what can be read of `path` to the new file `to`.
 
-    Raises SourceError where nothing can be read, OutputError where it cannot be written; either
-    leaves no file.
+    Raises SourceError where nothing can be read, OutputError where it cannot be written. Whatever
+    is raised, no file is left.
     """
     file = open_chunked(path)
     try:
-        with to.open("xb") as output, path.open("rb") as stream:
-            writer = Writer(output, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
-            writer.start(library=f"perception-node {__version__}")
-            for name, content in file.metadata.items():
-                writer.add_metadata(name, dict(content))
-            channels: dict[int, int] = {}
-            schemas: dict[int, int] = {0: 0}
-            count = 0
-            for at in file.chunks:
-                for message in file.messages(stream, at):
-                    _copy(file, message, writer, channels, schemas)
-                    count += 1
-            writer.finish()  # type: ignore[no-untyped-call]
-            output.flush()
-            os.fsync(output.fileno())  # it may take the place of the only copy
+        with to.open("xb") as output:
+            count = _save_or_unlink(file, output, to)
     except FileExistsError:
         raise OutputError(f"{to} is there already; name another with --output") from None
     except OSError as error:
-        to.unlink(missing_ok=True)
         raise OutputError(f"{to} cannot be written: {error.strerror}") from error
-    if not count:
-        to.unlink(missing_ok=True)
-        raise SourceError(f"{path} holds nothing that can be read: all of it is damaged")
     first = min((at.start_ns for at in file.chunks), default=0)
     last = max((at.end_ns for at in file.chunks), default=0)
     return Recovered(count, (last - first) / 1e9, tuple(file.problems))
+
+
+def _save_or_unlink(file: ChunkedFile, output: IO[bytes], to: Path) -> int:
+    try:
+        count = _save(file, output)
+        if not count:
+            raise SourceError(f"{file.path} holds nothing that can be read: all of it is damaged")
+        return count
+    except BaseException:
+        to.unlink(missing_ok=True)
+        raise
+
+
+def _save(file: ChunkedFile, output: IO[bytes]) -> int:
+    """Writes a whole file of all that can be read; how many messages that are."""
+    writer = Writer(output, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
+    writer.start(library=f"perception-node {__version__}")
+    for name, content in file.metadata.items():
+        writer.add_metadata(name, dict(content))
+    channels: dict[int, int] = {}
+    schemas: dict[int, int] = {0: 0}
+    count = 0
+    with file.path.open("rb") as stream:
+        for at in file.chunks:
+            for message in file.messages(stream, at):
+                _copy(file, message, writer, channels, schemas)
+                count += 1
+    writer.finish()  # type: ignore[no-untyped-call]
+    output.flush()
+    os.fsync(output.fileno())  # it may take the place of the only copy
+    return count
 
 
 def _copy(
@@ -78,10 +93,7 @@ def _copy(
     if message.channel_id not in channels:
         channel = file.channels[message.channel_id]
         if channel.schema_id not in schemas:
-            schema = file.schemas[channel.schema_id]
-            schemas[channel.schema_id] = writer.register_schema(
-                schema.name, schema.encoding, schema.data
-            )
+            schemas[channel.schema_id] = _copy_schema(file, channel, writer)
         channels[message.channel_id] = writer.register_channel(
             channel.topic,
             channel.message_encoding,
@@ -95,3 +107,15 @@ def _copy(
         message.publish_time,
         message.sequence,
     )
+
+
+def _copy_schema(file: ChunkedFile, channel: Channel, writer: Writer) -> int:
+    """Its new number; 0, which is none, where it is lost: records without it are better than
+    none."""
+    schema = file.schemas.get(channel.schema_id)
+    if schema is None:
+        lost = f"{channel.topic}: its schema is damaged or missing; saved without it"
+        add_problem(file.told, f"{file.path}: {lost}")
+        return 0
+    number: int = writer.register_schema(schema.name, schema.encoding, schema.data)
+    return number

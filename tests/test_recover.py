@@ -1,0 +1,262 @@
+"""What is left of a recording that was cut off and damaged, and what `recover` leaves alone."""
+
+import errno
+import itertools
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+from conftest import Run, Start, stop
+from mcap.reader import NonSeekingReader, make_reader
+from mcap.records import Channel, Schema
+from mcap.stream_reader import StreamReader
+from mcap.writer import Writer
+
+from node.client import Subscriber
+from node.errors import SourceError
+from node.frame import Frame, Stamp
+from node.jpeg import encode_jpeg
+from node.recording.chunks import ChunkedFile, open_chunked
+from node.recording.encode import frame_entries
+from node.recording.entry import Entry
+from node.recording.file import RecordingFile, is_being_written
+from node.recording.recording import Recording
+from node.recording.recover import is_whole, recover
+
+WAIT_S = 20.0
+FRAMES = 24
+PER_CHUNK = 3
+REAR_FROM = 9
+"""The camera `rear` comes that many frames after `front`."""
+
+
+def entries() -> list[list[Entry]]:
+    """By the chunk: two records a frame of `front`, and from REAR_FROM on two of `rear`."""
+    return [
+        [
+            entry
+            for number in range(first, first + PER_CHUNK)
+            for camera in ("front", "rear")[: 1 + (number >= REAR_FROM)]
+            for entry in frame_entries(picture(camera, number), number + 1, quality=90,
+                                       lost_before=0)
+        ]
+        for first in range(0, FRAMES, PER_CHUNK)
+    ]  # fmt: skip
+
+
+def picture(camera: str, number: int) -> Frame:
+    image = np.full((8, 8, 3), number, np.uint8)
+    stamp = Stamp(number, number, "host")
+    return Frame(image, camera, number, stamp, None, 0, jpeg=encode_jpeg(image, 90))
+
+
+def write(path: Path) -> Path:
+    file = RecordingFile(path, {"session": "s"})
+    for chunk in entries():
+        file.write(chunk)
+        file.flush()
+    file.close()
+    return path
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    return write(tmp_path / "written.mcap")
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As versions before wrote it: channels are defined in the chunk of their first use only."""
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordingFile, "_repeat_definitions", lambda self: None)
+        return write(tmp_path / "old.mcap")
+
+
+def cut(path: Path, *damaged: int) -> Path:
+    """The same without its index and last chunk, with a bit flipped in some of its chunks."""
+    data = bytearray(path.read_bytes())
+    whole = open_chunked(path)
+    for number in damaged:
+        data[whole.chunks[number].offset + 200] ^= 1
+    broken = path.with_name("cut.mcap")
+    broken.write_bytes(data[: whole.chunks[-1].offset])
+    return broken
+
+
+def frames_of(path: Path) -> dict[str, list[int]]:
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for frame in Recording([path]).frames():
+        found[frame.camera].append(frame.frame_id)
+    return found
+
+
+@pytest.mark.parametrize("damaged", range(FRAMES // PER_CHUNK - 1))
+def test_a_damaged_chunk_costs_itself_and_no_camera(written: Path, damaged: int) -> None:
+    broken = cut(written, damaged)
+    lost = range(damaged * PER_CHUNK, (damaged + 1) * PER_CHUNK)
+    kept = [x for x in range(FRAMES - PER_CHUNK) if x not in lost]
+    expected = {"front": kept, "rear": [x for x in kept if x >= REAR_FROM]}
+    assert frames_of(broken) == expected
+    saved = broken.with_name("saved.mcap")
+    recover(broken, saved)
+    assert is_whole(saved)
+    assert frames_of(saved) == expected
+
+
+def test_of_copies_that_differ_the_commonest_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.recording.file.REPEAT_S", 0.0)
+    broken = cut(write(tmp_path / "written.mcap"), 0)
+    data = bytearray(broken.read_bytes())
+    first_chunk = data.index(b"/front/image")
+    data[data.index(b"/front/image", first_chunk + 1) + 1] ^= 1  # the copy after it
+    broken.write_bytes(data)
+    assert frames_of(broken)["front"] == list(range(PER_CHUNK, FRAMES - PER_CHUNK))
+
+
+def test_messages_of_unknown_channels_are_counted(old: Path) -> None:
+    """A file of a version before: what its damaged chunk defined is lost, and said."""
+    assert frames_of(old)["front"] == list(range(FRAMES))
+    broken = cut(old, REAR_FROM // PER_CHUNK)
+    told = f"{broken}: {3 * PER_CHUNK * 2} messages of unknown channels are left out"
+    opened = Recording([broken])
+    assert [x for x in opened.problems if told in x]
+    assert [x.frame_id for x in opened.frames()] == [
+        x for x in range(FRAMES - PER_CHUNK) if x not in range(REAR_FROM, REAR_FROM + PER_CHUNK)
+    ]
+    assert sum("unknown channels" in x for x in opened.problems) == 1  # read twice, counted once
+
+
+def test_recover_does_without_a_schema(old: Path, in_process: Run) -> None:
+    """`rear` is defined in a chunk that is intact, its schema in one that is not."""
+    broken = cut(old, 0)
+    saved = broken.with_name("cut_recovered.mcap")
+    done = in_process("recover", broken)
+    assert done.returncode == 0, done.stderr
+    assert "/rear/image: its schema is damaged or missing; saved without it" in done.stderr
+    assert "messages of unknown channels are left out" in done.stderr
+    with saved.open("rb") as stream:
+        found = [(s, c.topic) for s, c, _ in make_reader(stream, True).iter_messages()]
+    assert set(found) == {(None, "/rear/image"), (None, "frames/rear/")}
+    assert len(found) == 2 * (FRAMES - PER_CHUNK - REAR_FROM)
+
+
+def test_where_all_channels_are_unknown_that_is_said(old: Path) -> None:
+    with pytest.raises(SourceError, match="messages of unknown channels are left out"):
+        open_chunked(cut(old, 0, REAR_FROM // PER_CHUNK))
+
+
+def test_whatever_stops_recover_leaves_no_file(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish(self: Writer) -> NoReturn:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Writer, "finish", finish)
+    saved = written.with_name("saved.mcap")
+    with pytest.raises(ZeroDivisionError):
+        recover(written, saved)
+    assert not saved.exists()
+
+
+def test_the_formats_own_readers_take_repeated_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.recording.file.REPEAT_S", 0.0)
+    path = write(tmp_path / "written.mcap")
+    expected = [x.data for x in itertools.chain(*entries())]
+    with path.open("rb") as stream:
+        reader = make_reader(stream, validate_crcs=True)
+        summary = reader.get_summary()
+        assert summary is not None
+        assert summary.statistics is not None
+        assert summary.statistics.channel_count == len(summary.channels) == 4
+        assert summary.statistics.message_count == len(expected)
+        read = [m.data for s, _, m in reader.iter_messages(log_time_order=False) if s]
+        assert read == expected
+        assert {c.topic for _, c, _ in reader.iter_messages(topics="/rear/image")}
+        stream.seek(0)
+        straight = NonSeekingReader(stream, validate_crcs=True).iter_messages(log_time_order=False)
+        assert [m.data for _, _, m in straight] == expected
+        stream.seek(0)
+        defined: defaultdict[tuple[type, int], list[Channel | Schema]] = defaultdict(list)
+        for record in StreamReader(stream, validate_crcs=True).records:
+            if isinstance(record, Channel | Schema):
+                defined[type(record), record.id].append(record)
+    for same in defined.values():
+        assert len(same) > FRAMES // PER_CHUNK - REAR_FROM
+        assert all(x == same[0] for x in same)
+
+
+def test_repeated_channels_cost_little(written: Path, old: Path) -> None:
+    """Once at their first use; then every REPEAT_S."""
+    once = written.stat().st_size - old.stat().st_size
+    assert 0 < once < 4000
+    assert open_chunked(written).chunks[0] == open_chunked(old).chunks[0]
+
+
+def test_an_index_is_read_without_its_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.recording.file.REPEAT_S", 0.0)
+    path = write(tmp_path / "written.mcap")
+
+    def all_messages(*_: object) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr(ChunkedFile, "all_messages", all_messages)
+    assert len(open_chunked(path).chunks) == FRAMES // PER_CHUNK
+
+
+def test_a_node_that_records_keeps_its_file(
+    start_node: Start, in_process: Run, ipc: str, tmp_path: Path, written: Path
+) -> None:
+    folder = tmp_path / "recordings"
+    node = start_node("record", "--source", "demo", "--endpoint", ipc, "--output", folder)
+    with Subscriber(ipc, timeout_s=WAIT_S) as subscriber:
+        for _ in range(20):
+            subscriber.receive(WAIT_S)
+        (path,) = folder.glob("*.mcap")
+        broken = shutil.copy(cut(written), folder / "broken.mcap")
+        done = in_process("recover", "--in-place", folder)
+        told = f"{path} is being written, left alone; stop the recording first\n"
+        assert done.returncode == 0, done.stderr
+        assert told in done.stderr
+        assert "records of" in done.stdout
+        assert is_whole(broken)
+        named = in_process("recover", path)
+        assert (named.returncode, named.stderr.startswith(told)) == (3, True)
+        last = [subscriber.receive(WAIT_S)[0].seq for _ in range(20)][-1]
+    assert stop(node)[0] == 0
+    assert sorted(folder.iterdir()) == sorted([path, broken])
+    assert last in {m.seq for _, m in Recording([path]).messages("labels")}
+    assert in_process("recover", path).stdout == f"{path}: whole, left as it is\n"
+
+
+@pytest.mark.parametrize("end", [RecordingFile.close, RecordingFile.abandon])
+def test_a_file_is_locked_while_it_is_open(
+    tmp_path: Path, end: Callable[[RecordingFile], None]
+) -> None:
+    path = tmp_path / "open.mcap"
+    assert not is_being_written(path)
+    file = RecordingFile(path, {})
+    assert is_being_written(path)
+    end(file)
+    assert not is_being_written(path)
+
+
+def test_a_file_system_without_locks_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> NoReturn:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("node.recording.file.fcntl.flock", flock)
+    path = write(tmp_path / "written.mcap")
+    assert not is_being_written(path)
+    assert is_whole(path)
