@@ -196,6 +196,8 @@ def command(
                 loop=loop,
                 stepper=stepper,
             )
+            if isinstance(sink, Publisher):
+                sink.finish(stop)
         finally:
             sink.close()
             if control is not None:
