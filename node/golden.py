@@ -1,20 +1,28 @@
 """Golden files: the messages of an earlier replay, one JSON object a line, to compare with."""
 
 import json
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from node.errors import ConfigError, MessageError
 from node.wire.codec import from_map
-from node.wire.messages import Area, Detection, Label, LabelsMessage
+from node.wire.messages import Area, Box, Detection, Label, LabelsMessage, Mask
 
 OF_THIS_RUN = frozenset({"session", "published_ns", "published_mono_ns", "timing_ns", "retained"})
 """Fields that tell of the run and not of the recording; they are not compared."""
 OF_THE_RUNTIME = frozenset({"model", "degraded"})
 """Fields that tell what ran; compared only where no tolerance is given."""
 _COMPARED_APART = frozenset({"labels", "detections", "areas", "masks"})
+_GRID = 128
+"""Cells a side on which masks of different grids are compared."""
+_CELLS_OF_ROUNDING = 2
+"""In which two masks may differ whatever the tolerance: a small one has few."""
 
 Map = dict[str, Any]
 Kind = Literal[
@@ -25,6 +33,7 @@ Kind = Literal[
     "appeared",
     "score",
     "box",
+    "mask",
     "track",
     "field",
 ]
@@ -74,12 +83,15 @@ class Comparison:
     """Holds messages, as they come, against golden ones, frame by frame.
 
     tolerance: by how much a score or fraction may differ, and by how much the overlap of two boxes
-    (intersection over union) may fall short of 1. 0: all has to be the same, to the last bit.
+    or masks (intersection over union) may fall short of 1. 0: all has to be the same, to the last
+    bit. A frame that came several times is compared as often, in the order in which it came.
     """
 
     def __init__(self, golden: list[Map], tolerance: float = 0.0) -> None:
         self._tolerance = tolerance
-        self._expected = {_key(message): (line, message) for line, message in enumerate(golden, 1)}
+        self._expected: defaultdict[_Key, deque[tuple[int, Map]]] = defaultdict(deque)
+        for line, message in enumerate(golden, 1):
+            self._expected[_key(message)].append((line, message))
         self._count = len(golden)
         self._messages = 0
         self._differing = 0
@@ -90,11 +102,12 @@ class Comparison:
         """Compares the next message."""
         self._messages += 1
         got: Map = json.loads(json.dumps(message))
-        line, expected = self._expected.pop(_key(got), (None, None))
+        waiting = self._expected[_key(got)]
         found: list[Difference]
-        if line is None or expected is None:
+        if not waiting:
             found = [_difference("frame added", None, got, "message", "", _seen_in(got))]
         else:
+            line, expected = waiting.popleft()
             found = list(_changes(line, expected, got, self._tolerance))
             if line < self._last_line:
                 found.append(
@@ -108,7 +121,10 @@ class Comparison:
         """What was found, with the messages that did not come."""
         missing = [
             _difference("frame missing", line, message, "message", _seen_in(message), "")
-            for line, message in self._expected.values()
+            for line, message in sorted(
+                (one for waiting in self._expected.values() for one in waiting),
+                key=lambda one: one[0],
+            )
         ]
         return Verdict(
             self._messages,
@@ -119,7 +135,10 @@ class Comparison:
         )
 
 
-def _key(message: Map) -> tuple[str, str, Any]:
+_Key = tuple[str, str, Any]
+
+
+def _key(message: Map) -> _Key:
     """A message without a frame, of a camera that could not be seen, has its number only."""
     by = "seq" if message.get("frame_id") is None else "frame_id"
     return str(message.get("camera")), by, message.get(by)
@@ -135,28 +154,36 @@ def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[D
     if all(expected.get(key) == got.get(key) for key in _COMPARED_APART):
         return
     before, now = _typed(line, expected), _typed(line, got)
-    for kind, what, old, new in (
+    found = [
         *_labels(before.labels, now.labels, tolerance),
         *_detections(before.detections, now.detections, tolerance),
         *_areas(before.areas, now.areas, tolerance),
-    ):
+        *_masks(before.masks, now.masks, tolerance),
+    ]
+    if not tolerance and not found:
+        found = [*_last_bits(expected, got)]
+    for kind, what, old, new in found:
         yield _difference(kind, line, got, what, old, new)
-    if not tolerance and before.masks != now.masks:
-        yield _difference("field", line, got, "masks", f"{len(before.masks)}", f"{len(now.masks)}")
 
 
 _Change = tuple[Kind, str, str, str]
+
+
+def _last_bits(expected: Map, got: Map) -> Iterator[_Change]:
+    """What differs in nothing that has a name: the order of equals, a last bit."""
+    for key in sorted(_COMPARED_APART):
+        if expected.get(key) != got.get(key):
+            yield "field", key, _json(expected.get(key)), _json(got.get(key))
 
 
 def _labels(
     before: tuple[Label, ...], now: tuple[Label, ...], tolerance: float
 ) -> Iterator[_Change]:
     olds, news = {_which(one): one for one in before}, {_which(one): one for one in now}
-    least = min((one.score for one in (*before[-1:], *now[-1:])), default=0.0)
     for label in before:
         same = news.get(_which(label))
         if same is None:
-            if label.score - least > tolerance or not tolerance:
+            if not _fell_off(label, before, now, tolerance):
                 yield "vanished", label.name, f"{label.score:.4f}", ""
         elif _apart(label.score, same.score, tolerance):
             yield "score", label.name, f"{label.score:.6f}", f"{same.score:.6f}"
@@ -165,7 +192,7 @@ def _labels(
         elif label.since_ns != same.since_ns:
             yield "field", f"{label.name}: since_ns", str(label.since_ns), str(same.since_ns)
     for label in now:
-        if _which(label) not in olds and (label.score - least > tolerance or not tolerance):
+        if _which(label) not in olds and not _fell_off(label, now, before, tolerance):
             yield "appeared", label.name, "", f"{label.score:.4f}"
     shared = [_which(one) for one in before if _which(one) in news]
     turned = [_which(one) for one in now if _which(one) in olds]
@@ -173,6 +200,16 @@ def _labels(
         if a != b and _apart(olds[a].score, olds[b].score, 2 * tolerance):
             yield "order", "labels", olds[a].name, olds[b].name
             return
+
+
+def _fell_off(
+    label: Label, own: tuple[Label, ...], other: tuple[Label, ...], tolerance: float
+) -> bool:
+    """Whether a label may be missing from the other list because that ends after so many (top-k),
+    and with scores that are within the tolerance. The best one may not."""
+    if not tolerance or label is own[0] or len(other) < len(own):
+        return False
+    return other[-1].score >= label.score - tolerance
 
 
 def _detections(
@@ -186,7 +223,7 @@ def _detections(
             yield "vanished", one.name, _of_detection(one), ""
             continue
         left.remove(best)
-        if one.box != best.box and 1 - one.box.iou(best.box) > tolerance:
+        if one.box != best.box and (not tolerance or 1 - one.box.iou(best.box) > tolerance):
             yield "box", one.name, _of_detection(one), f"IoU {one.box.iou(best.box):.4f}"
         if _apart(one.score, best.score, tolerance):
             yield "score", one.name, f"{one.score:.6f}", f"{best.score:.6f}"
@@ -196,6 +233,54 @@ def _detections(
             yield kind, f"{one.name}: {what}", old, new
     for one in left:
         yield "appeared", one.name, "", _of_detection(one)
+
+
+def _masks(before: tuple[Mask, ...], now: tuple[Mask, ...], tolerance: float) -> Iterator[_Change]:
+    left = list(now)
+    for one in before:
+        among = [x for x in left if _which(x) == _which(one)]
+        best = max(among, key=lambda x: (one == x, one.box.iou(x.box)), default=None)
+        if best is None:
+            yield "vanished", f"mask of {one.name}", _of_mask(one), ""
+            continue
+        left.remove(best)
+        if one != best and (not tolerance or _cells_apart(one, best, tolerance)):
+            yield "mask", one.name, _of_mask(one), _of_mask(best)
+    for one in left:
+        yield "appeared", f"mask of {one.name}", "", _of_mask(one)
+
+
+def _cells_apart(one: Mask, other: Mask, tolerance: float) -> bool:
+    """Whether the overlap of two masks falls short of 1 by more than the tolerance."""
+    if (one.width, one.height, one.box) == (other.width, other.height, other.box):
+        a, b = _cells(one), _cells(other)
+    else:
+        a, b = (_on_grid(mask, (one.box, other.box)) for mask in (one, other))
+    differing, union = int((a ^ b).sum()), int((a | b).sum())
+    return differing > tolerance * union + _CELLS_OF_ROUNDING
+
+
+def _cells(mask: Mask) -> NDArray[np.bool_]:
+    """[width, height]."""
+    return np.frombuffer(mask.cells(), np.uint8).reshape(mask.width, mask.height).astype(bool)
+
+
+def _on_grid(mask: Mask, boxes: tuple[Box, Box]) -> NDArray[np.bool_]:
+    """[_GRID, _GRID], over both boxes."""
+    left, right = min(b.cx - b.w / 2 for b in boxes), max(b.cx + b.w / 2 for b in boxes)
+    top, bottom = min(b.cy - b.h / 2 for b in boxes), max(b.cy + b.h / 2 for b in boxes)
+    middles = (np.arange(_GRID) + 0.5) / _GRID
+    across = (left + middles * (right - left) - mask.box.cx) / mask.box.w + 0.5
+    down = (top + middles * (bottom - top) - mask.box.cy) / mask.box.h + 0.5
+    columns = np.clip((across * mask.width).astype(int), 0, mask.width - 1)
+    rows = np.clip((down * mask.height).astype(int), 0, mask.height - 1)
+    inside = ((across >= 0) & (across < 1))[:, None] & ((down >= 0) & (down < 1))[None, :]
+    cells: NDArray[np.bool_] = inside & _cells(mask)[columns[:, None], rows[None, :]]
+    return cells
+
+
+def _of_mask(mask: Mask) -> str:
+    return f"{sum(mask.counts[1::2])} of {mask.width}x{mask.height} cells"
 
 
 def _areas(before: tuple[Area, ...], now: tuple[Area, ...], tolerance: float) -> Iterator[_Change]:
@@ -210,7 +295,7 @@ def _areas(before: tuple[Area, ...], now: tuple[Area, ...], tolerance: float) ->
         yield kind, name, f"{fractions[0]:.4f}", f"{fractions[1]:.4f}"
 
 
-def _which(one: Label | Detection | Area) -> tuple[int, str]:
+def _which(one: Label | Detection | Area | Mask) -> tuple[int, str]:
     return one.id, one.name
 
 

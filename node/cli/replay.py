@@ -204,8 +204,15 @@ def command(
                 control.close()
     for summary in outcome.summaries:
         log.info("%s", summary)
-    if comparison is not None and not outcome.stopped:
+    if comparison is not None:
         verdict = comparison.verdict()
+        if outcome.stopped:
+            log.error(
+                "stopped after %d of %d messages: not compared to the end",
+                verdict.messages,
+                verdict.expected,
+            )
+            raise SystemExit(1)
         print_verdict(verdict, as_json=as_json)
         raise SystemExit(0 if verdict.same else 1)
 

@@ -1,0 +1,132 @@
+"""The regression gate: nothing that changed is called the same."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import Start, stop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.client import Subscriber
+from node.golden import Comparison, Verdict
+from node.wire.codec import to_map
+from node.wire.messages import Area, Box, Detection, Label, LabelsMessage, Mask, Status
+
+TOLERANCE = 0.005
+
+
+def message(number: int = 0, **seen: object) -> dict[str, object]:
+    """One message of a replay, as JSON."""
+    made = LabelsMessage(
+        node="robot", camera="front", session="5e55", seq=number, status=Status.OK,
+        frame_id=number, stamp_ns=number, clock="media", published_ns=1, published_mono_ns=1,
+    )  # fmt: skip
+    return json.loads(json.dumps(to_map(dataclasses.replace(made, **seen))))
+
+
+def labels(*scores: tuple[str, float]) -> tuple[Label, ...]:
+    return tuple(Label(ord(name), name, score) for name, score in scores)
+
+
+def compared(
+    expected: Sequence[dict[str, object]], got: Sequence[dict[str, object]], tolerance: float
+) -> Verdict:
+    comparison = Comparison(list(expected), tolerance)
+    for one in got:
+        comparison.add(one)
+    return comparison.verdict()
+
+
+def kinds(expected: dict[str, object], got: dict[str, object], tolerance: float) -> list[str]:
+    return [x.kind for x in compared([expected], [got], tolerance).differences]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ([("a", 0.9)], [("b", 0.9)], ["vanished", "appeared"]),
+        ([("a", 0.9)], [], ["vanished"]),
+        ([], [("a", 0.9)], ["appeared"]),
+        ([("a", 0.9), ("b", 0.3)], [("a", 0.9)], ["vanished"]),
+        ([("a", 0.9), ("b", 0.3)], [("a", 0.9), ("c", 0.1)], ["vanished"]),
+        # The last of so many changed places with the first that had no place.
+        ([("a", 0.9), ("b", 0.051)], [("a", 0.9), ("c", 0.052)], []),
+        ([("a", 0.9), ("b", 0.3)], [("a", 0.903), ("b", 0.296)], []),
+    ],
+)
+def test_a_label_is_missed_but_where_the_list_may_have_ended_before_it(
+    before: list[tuple[str, float]], now: list[tuple[str, float]], found: list[str]
+) -> None:
+    old, new = message(labels=labels(*before)), message(labels=labels(*now))
+    assert kinds(old, new, TOLERANCE) == found
+
+
+def mask(counts: tuple[int, ...], box: Box | None = None) -> Mask:
+    return Mask(1, "cat", 10, 10, box or Box(50, 50, 100, 100), counts)
+
+
+LEFT, RIGHT = mask((0, 50, 50)), mask((50, 50))
+
+
+def test_masks_are_compared_by_their_overlap() -> None:
+    def both(old: tuple[Mask, ...], new: tuple[Mask, ...]) -> list[str]:
+        return kinds(message(masks=old), message(masks=new), TOLERANCE)
+
+    assert both((LEFT,), (RIGHT,)) == ["mask"]
+    assert both((LEFT,), ()) == ["vanished"]
+    assert both((), (LEFT,)) == ["appeared"]
+    assert both((LEFT,), (mask((0, 49, 51)),)) == []  # a cell
+    assert both((LEFT,), (mask((0, 50, 50), Box(50, 50, 100.05, 100)),)) == []
+    assert both((LEFT,), (mask((0, 50, 50), Box(60, 50, 100, 100)),)) == ["mask"]
+
+
+A, B = Detection(1, "a", 0.5, Box(10, 10, 5, 5)), Detection(2, "b", 0.5, Box(50, 50, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"detections": (A, B)}, {"detections": (B, A)}),
+        ({"labels": labels(("a", 0.5), ("b", 0.5))}, {"labels": labels(("b", 0.5), ("a", 0.5))}),
+        ({"masks": (LEFT, RIGHT)}, {"masks": (RIGHT, LEFT)}),
+        ({"areas": (Area(1, "a", 0.5),)}, {"areas": (Area(1, "a", 0.5000000001),)}),
+    ],
+)
+def test_without_a_tolerance_all_is_the_same_to_the_last_bit(
+    old: dict[str, object], new: dict[str, object]
+) -> None:
+    assert kinds(message(**old), message(**new), 0.0)
+    assert not kinds(message(**old), message(**old), 0.0)
+    assert not kinds(message(**old), message(**new), TOLERANCE)
+
+
+@given(st.floats(1, 1000), st.floats(1, 1000), st.floats(1, 500), st.floats(1e-12, 1e-9))
+def test_a_last_bit_of_a_box_is_a_difference(x: float, y: float, w: float, bit: float) -> None:
+    old = dataclasses.replace(A, box=Box(x, y, w, w))
+    new = dataclasses.replace(A, box=Box(x * (1 + bit), y, w, w))
+    assert kinds(message(detections=(old,)), message(detections=(new,)), 0.0) == ["box"]
+
+
+def test_a_frame_that_came_twice_is_compared_twice() -> None:
+    first, again = message(labels=labels(("a", 0.9))), message(labels=labels(("b", 0.9)))
+    assert compared([first, again], [first, again], 0.0).same
+    assert not compared([first, again], [again, again], 0.0).same
+    assert [x.kind for x in compared([first, again], [first], 0.0).differences] == ["frame missing"]
+
+
+def test_a_gate_that_was_stopped_has_not_passed(
+    start_node: Start, clip: Path, tmp_path: Path, ipc: str
+) -> None:
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text("".join(json.dumps(message(number)) + "\n" for number in range(40)))
+    slow = ("--speed", "0.01", "--expect", golden, "--endpoint", ipc, "--wait-for-subscriber")
+    node = start_node("replay", clip, *slow)
+    with Subscriber(ipc) as subscriber:
+        subscriber.receive(60)
+        code, _ = stop(node)
+    assert code == 1
+    assert node.stderr is not None
+    assert "of 40 messages: not compared to the end" in node.stderr.read()
