@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 CHANGEABLE = ("detect.", "segment.", "smooth.", "model.top_k")
 """Keys of the configuration that `set` takes, beside each camera's max_fps."""
+_WAITING = frozenset({"snapshot", "record", "model"})
+"""Requests that wait for a frame, a disk or a model, on threads of their own, so that a pause
+waits for none of them."""
 BETWEEN_FRAMES_S = 10.0
 """How long a change waits for the frame that is being looked at."""
 SNAPSHOT_S = 5.0
@@ -52,6 +55,7 @@ class Controller:
         self._build = build
         self._recorder = recorder
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="control-work")
+        self._waiters = ThreadPoolExecutor(4, thread_name_prefix="control-wait")
         self._loading = threading.Lock()
         self._commands: dict[str, tuple[Callable[[_Arguments], Result], tuple[str, ...]]] = {
             "status": (self._status, ()),
@@ -79,7 +83,8 @@ class Controller:
                 )
         if not self._labeller.ready.is_set():
             raise ControlError("the node is still loading its model; ask again")
-        return self._workers.submit(work, request.arguments)
+        workers = self._waiters if request.command in _WAITING else self._workers
+        return workers.submit(work, request.arguments)
 
     def ask(self, command: str, arguments: _Arguments) -> "Future[_Arguments]":
         """As `handle`, for the page: its answer is what the command gives, beside `first_seq`."""
@@ -101,7 +106,8 @@ class Controller:
 
     def close(self) -> None:
         """Begins nothing more."""
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        for workers in (self._workers, self._waiters):
+            workers.shutdown(wait=False, cancel_futures=True)
 
     def _status(self, arguments: _Arguments) -> Result:
         config, perceiver = self._labeller.config, self._labeller.perceiver
@@ -125,7 +131,9 @@ class Controller:
 
     def _pause(self, arguments: _Arguments) -> Result:
         cameras = self._cameras(arguments)
-        return self._between_frames(lambda: self._labeller.pause(cameras))
+        return self._between_frames(
+            lambda: self._labeller.pause(cameras), lambda: self._labeller.say_paused(cameras)
+        )
 
     def _resume(self, arguments: _Arguments) -> Result:
         cameras = self._cameras(arguments)
@@ -224,12 +232,17 @@ class Controller:
             raise ControlError(f"record: the disk did not answer for {DISK_S:g} s") from None
         return Result(self._labeller.settings, result={"file": None if file is None else str(file)})
 
-    def _between_frames(self, change: Callable[[], object]) -> Result:
-        """Makes a change between two frames; from which messages on it holds."""
+    def _between_frames(
+        self, change: Callable[[], object], say: Callable[[], object] = lambda: None
+    ) -> Result:
+        """Makes a change between two frames; from which messages on it holds, the first of which
+        say it."""
 
         def work() -> "tuple[int, Future[dict[str, int]]]":
             change()
-            return self._labeller.settings, self._labeller.first_seqs()
+            settings, first_seqs = self._labeller.settings, self._labeller.first_seqs()
+            say()
+            return settings, first_seqs
 
         try:
             settings, first_seqs = self._labeller.call(work).result(BETWEEN_FRAMES_S)

@@ -18,7 +18,7 @@ from node.lineup import Builder, Lineup
 from node.perception.scene import Scene, scenes
 from node.wire.calibration import Calibration
 from node.wire.compose import Composer
-from node.wire.messages import LabelsMessage, Message, Status, Timing, topic
+from node.wire.messages import LabelsMessage, Message, ModelInfo, Status, Timing, topic
 from node.wire.outgoing import Probe, Sink
 
 if TYPE_CHECKING:
@@ -182,9 +182,12 @@ class Labeller:
         self._change(config)
 
     def pause(self, cameras: frozenset[str]) -> None:
-        """Looks at these no more, and says so."""
+        """Looks at these no more."""
         self.paused |= cameras
         self._change(self.config)
+
+    def say_paused(self, cameras: frozenset[str]) -> None:
+        """The first messages to which a pause applies."""
         for camera in sorted(cameras):
             self._sink.send(self._composer.blind(camera, Status.PAUSED))
 
@@ -269,14 +272,24 @@ class Labeller:
             self._do_calls()
             batch = [taken for taken in batch if self._looks_at(taken)]
             if batch:
-                for taken, perceived in zip(batch, self._perceived(batch), strict=True):
-                    if perceived is None:
-                        self._say_blind(taken)
-                    else:
-                        self._send(taken, perceived)
+                self._label(batch)
             elif self._mailbox.finished:
                 return
             self._began_ns = None
+
+    def _label(self, batch: list[Taken]) -> None:
+        """Looks at frames together and says what is in them. What that does to the choice of the
+        model (`degrade`) holds from the next ones on."""
+        seen = self._perceived(batch)
+        assert self.perceiver is not None
+        looked = _Looked(self.perceiver.info, self._models.degraded)
+        for taken, perceived in zip(batch, seen, strict=True):
+            if perceived is None:
+                self._say_blind(taken)
+            else:
+                self._send(taken, perceived, looked)
+        if self._models.in_use is not self.perceiver:
+            self._use(self._models.in_use)
 
     def _do_calls(self) -> None:
         while True:
@@ -343,8 +356,7 @@ class Labeller:
         self.frames += 1
         self._sink.send(self._composer.blind(taken.frame.camera, Status.STALLED))
 
-    def _send(self, taken: Taken, perceived: "Perceived") -> None:
-        assert self.perceiver is not None
+    def _send(self, taken: Taken, perceived: "Perceived", looked: "_Looked") -> None:
         frame = taken.frame
         observing = time.monotonic_ns()
         observed = self._scenes[frame.camera].observe(frame, perceived.seen)
@@ -356,13 +368,13 @@ class Labeller:
             infer=perceived.infer_ns,
             postprocess=perceived.postprocess_ns + observed_ns,
         )
-        self.degraded = (*perceived.degraded, *self._models.degraded)
+        self.degraded = (*perceived.degraded, *looked.degraded)
         self._sink.send(
             self._composer.looked(
                 frame,
                 dropped=taken.dropped + self._skipped.pop(frame.camera, 0),
                 timing=timing,
-                model=self.perceiver.info,
+                model=looked.model,
                 labels=observed.seen.labels,
                 detections=observed.seen.detections,
                 areas=observed.seen.areas,
@@ -402,11 +414,17 @@ class Labeller:
         self._on_labelled(Labelled(camera, latency_ns, late))
         if deadline_ns is not None:
             self._models.note_latency(late, time.monotonic())
-            if self._models.in_use is not self.perceiver:
-                self._use(self._models.in_use)
 
     def _enough(self) -> bool:
         return self._max_frames is not None and self.frames >= self._max_frames
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """Who looked at a batch of frames, and below what was asked for."""
+
+    model: ModelInfo
+    degraded: tuple[str, ...]
 
 
 def _calibrations(config: NodeConfig) -> tuple[Calibration, ...]:

@@ -21,16 +21,19 @@ HEALTH_PERIOD_S = 1.0
 
 
 class Meters:
-    """What the labeller's messages tell: how late they are."""
+    """What the labeller's messages tell: how late they are. ok_at: by camera when the newest was
+    sent, on the monotonic clock."""
 
     def __init__(self, cameras: list[str]) -> None:
         self.latency = LatencyMeter()
         self.misses = dict.fromkeys(cameras, 0)
+        self.ok_at = dict.fromkeys(cameras, 0.0)
 
     def add(self, labelled: Labelled) -> None:
         """Notes one message; on the labeller's thread."""
         self.latency.add(labelled.latency_ns)
         self.misses[labelled.camera] += labelled.late
+        self.ok_at[labelled.camera] = time.monotonic()
 
 
 class Watch:
@@ -69,7 +72,7 @@ class Watch:
         for grabber, announcer, status in zip(
             self._grabbers, self._announcers, statuses, strict=True
         ):
-            if announcer.due(status):
+            if announcer.due(status, self._meters.ok_at[grabber.camera]):
                 self._publisher.send(self._composer.blind(grabber.camera, status))
         if time.monotonic() - self._health_at >= HEALTH_PERIOD_S:
             self._send_health(self._node_state(running, statuses), statuses)

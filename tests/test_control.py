@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_pause_is_said_at_once_and_no_label_comes_until_resume(
         answer = control.pause("left")
         seen = until(subscriber, lambda m: m.camera == "left" and m.seq >= answer.first_seq["left"])
         assert {m.status for m in seen if m.camera == "right"} <= {"ok"}
+        told = [m.seq for m in seen if m.camera == "left" and m.status == "paused"]
+        assert told[0] == answer.first_seq["left"]
         deadline = time.monotonic() + 1.3
         later = [seen[-1]]
         while time.monotonic() < deadline:
@@ -111,6 +114,29 @@ def test_pause_is_said_at_once_and_no_label_comes_until_resume(
         answer = control.resume()
         resumed = until(subscriber, lambda m: m.camera == "left" and m.status == "ok")
         assert resumed[-1].seq >= answer.first_seq["left"]
+
+
+def test_a_pause_waits_for_no_snapshot(node: Node, control: Control) -> None:
+    """Of a camera that is paused there is none for seconds."""
+    control.pause("left")
+
+    def ask() -> None:
+        with Control(node.control, timeout_s=WAIT_S) as asking, pytest.raises(ControlError):
+            asking.snapshot("left")
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in asking:
+        thread.start()
+    wait_for_threads = time.monotonic() + 0.5
+    while time.monotonic() < wait_for_threads:
+        control.status()
+    started = time.monotonic()
+    control.pause("right")
+    assert time.monotonic() - started < 2.0
+    assert all(thread.is_alive() for thread in asking)
+    for thread in asking:
+        thread.join(WAIT_S)
+    control.resume()
 
 
 def periods_s(subscriber: Subscriber, first_seq: int, count: int) -> list[float]:

@@ -25,10 +25,12 @@ class StatusAnnouncer:
         self._said: Status = Status.OK
         self._said_at = 0.0
 
-    def due(self, status: Status) -> bool:
-        """Whether `status` has to be published now: at its change, then once a second."""
+    def due(self, status: Status, ok_at: float = 0.0) -> bool:
+        """Whether `status` has to be published now: at its change, then once a second. ok_at: when
+        a labelled frame was sent last, on the monotonic clock; one that was in work when its camera
+        was lost comes after that was said, and must not be the last word."""
         now = time.monotonic()
-        changed = status is not self._said
+        changed = status is not self._said or ok_at > self._said_at
         if changed or now - self._said_at >= REPEAT_S:
             self._said, self._said_at = status, now
             return status is not Status.OK
