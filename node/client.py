@@ -171,12 +171,14 @@ class Subscriber:
         return self._inbox.alive
 
     def health(self, timeout_s: float = 0.0) -> HealthMessage:
-        """The node's newest health, at most seconds old. Raises NoMessageError where none came."""
+        """The node's newest health, at most 2.5 seconds old. Raises NoMessageError where none
+        came."""
         deadline = time.monotonic() + timeout_s
         while True:
             self._drain()
-            if self._inbox.health is not None:
-                return self._inbox.health
+            health = self._inbox.fresh_health
+            if health is not None:
+                return health
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise NoMessageError(silence(self._endpoint, timeout_s))
@@ -317,9 +319,10 @@ class StaleGuard:
         self._thread.start()
 
     def close(self) -> None:
-        """Watches no more."""
+        """Watches no more; a callback may call it too."""
         self._closing.set()
-        self._thread.join(1.0)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(1.0)
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from node.errors import EndpointError, MessageError
-from node.wire.clock import monotonic_s
+from node.wire.clock import monotonic_s, virtual_ns
 from node.wire.codec import decode
 from node.wire.endpoint import keep_alive, prepare
 from node.wire.keys import Keys
@@ -23,6 +23,7 @@ from node.wire.messages import (
     Message,
     MessageKind,
     Status,
+    boot_id,
     topic,
 )
 
@@ -86,6 +87,52 @@ class Gap:
         return bool(self.dropped or self.lost or self.restarted)
 
 
+@dataclass(slots=True)
+class _Session:
+    """When one run of a node was heard, in seconds of `monotonic_s`.
+
+    Of a node on this computer that is when its messages were sent: what a dead one left in the
+    queue is no sign of life. Labels carry that moment; health its node's uptime on the same clock,
+    so its moment is known once the latest is at which that uptime can have been 0.
+    """
+
+    received_s: float = -math.inf
+    health_received_s: float = -math.inf
+    here: bool = False
+    labels_sent_s: float = -math.inf
+    uptime_s: float = -math.inf
+    began_s: float = math.inf
+
+    def take(self, message: Message, now_s: float) -> None:
+        self.received_s = now_s
+        if isinstance(message, HealthMessage):
+            self.health_received_s = now_s
+            self.uptime_s = message.uptime_s
+            self.began_s = min(self.began_s, now_s - message.uptime_s)
+        elif isinstance(message, LabelsMessage) and virtual_ns() is None:
+            self._take_labels(message, now_s)
+
+    @property
+    def heard_s(self) -> float:
+        return max(self.labels_sent_s, self.health_s) if self.here else self.received_s
+
+    @property
+    def health_s(self) -> float:
+        if not self.here or self.health_received_s == -math.inf:
+            return self.health_received_s
+        return self.began_s + self.uptime_s
+
+    def _take_labels(self, message: LabelsMessage, now_s: float) -> None:
+        sent_ns = message.published_mono_ns
+        if sent_ns is None or message.boot_id is None or message.boot_id != boot_id():
+            return
+        self.here = True
+        sent_s = min(now_s, sent_ns / 1e9)
+        self.labels_sent_s = max(self.labels_sent_s, sent_s)
+        if not message.retained:  # else the health before it was sent after it
+            self.began_s = min(self.began_s, sent_s - self.uptime_s)
+
+
 class Inbox:
     """Decodes what was received, leaves out what came twice, and tells the gaps.
 
@@ -97,7 +144,8 @@ class Inbox:
         self._endpoint = endpoint
         self._last: dict[str, LabelsMessage] = {}
         self._received_s: dict[str, float] = {}
-        self._heard_s: float | None = None
+        self._session = _Session()
+        self._session_name: str | None = None
         self.health: HealthMessage | None = None
         self.late: Counter[str] = Counter()
         self.rejected = 0
@@ -115,7 +163,10 @@ class Inbox:
     def accept(self, message: Message) -> tuple[LabelsMessage, Gap] | None:
         """A message that was read, and the gap before it; None if it tells of no labels, or is not
         new."""
-        self._heard_s = monotonic_s()
+        now_s = monotonic_s()
+        if message.session != self._session_name:
+            self._session, self._session_name = _Session(), message.session
+        self._session.take(message, now_s)
         if isinstance(message, HealthMessage):
             self.health = message
         if not isinstance(message, LabelsMessage):
@@ -123,8 +174,9 @@ class Inbox:
         last = self._last.get(message.camera)
         if last is not None and last.session == message.session and message.seq <= last.seq:
             return None  # retained for somebody else who joined
+        self._last.pop(message.camera, None)  # so that the order is that of receipt
         self._last[message.camera] = message
-        self._received_s[message.camera] = self._heard_s
+        self._received_s[message.camera] = now_s
         self.late[message.camera] += message.late
         return message, _gap(last, message)
 
@@ -134,8 +186,13 @@ class Inbox:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since anything came from the node, whatever it was."""
-        return math.inf if self._heard_s is None else monotonic_s() - self._heard_s
+        """Seconds since the node said anything, whatever it was, as far as can be known."""
+        return monotonic_s() - self._session.heard_s
+
+    @property
+    def fresh_health(self) -> HealthMessage | None:
+        """The newest health, unless it is older than a node that lives would let it become."""
+        return self.health if monotonic_s() - self._session.health_s <= ALIVE_S else None
 
     @property
     def alive(self) -> bool:
@@ -157,7 +214,7 @@ class Inbox:
                 else f"nothing from the node for {min(self.silent_s, 1e6):.1f} s"
             )
             raise NodeGoneError(f"{self._endpoint}: {gone}", None)
-        newest = max(known, key=lambda x: x.published_ns, default=None)
+        newest = known[-1] if known else None
         if newest is None:
             raise TooOldError(f"{self._endpoint}: the node lives, and has sent no labels yet", None)
         if newest.status is Status.PAUSED:

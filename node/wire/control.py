@@ -4,6 +4,7 @@ ROUTER socket, one msgpack map a message. A request that cannot be understood ge
 """
 
 import contextlib
+import logging
 import queue
 import socket
 import threading
@@ -16,10 +17,12 @@ from typing import Any
 import msgpack
 import zmq
 
-from node.errors import EndpointError, MessageError, PerceptionNodeError
+from node.errors import MessageError, PerceptionNodeError
 from node.wire.messages import SCHEMA
-from node.wire.publisher import bind, remove_socket_file
+from node.wire.publisher import bind, not_served, remove_socket_file
 from node.wire.security import secured
+
+log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 64 * 1024
 """Longest request that is read, in bytes."""
@@ -84,6 +87,7 @@ class ControlServer:
         self._keys = keys
         self._answers: queue.Queue[tuple[list[bytes], int, Future[Result]]] = queue.Queue()
         self._open = 0
+        self._bound = False
         self._closing = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -111,10 +115,21 @@ class ControlServer:
             self._wake_writer.send(b"\0")
 
     def _run(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
-        context: zmq.Context[Any] = zmq.Context()
-        router = context.socket(zmq.ROUTER)
-        is_bound = False
         try:
+            self._control(bound)
+        except Exception as error:
+            if self._bound:
+                log.exception("endpoint %s: control ended", self._endpoint)
+            else:
+                bound.put(not_served(self._endpoint, error))
+
+    def _control(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._clear_away)
+            context: zmq.Context[Any] = zmq.Context()
+            stack.callback(context.term)
+            router = context.socket(zmq.ROUTER)
+            stack.callback(router.close)
             router.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_BYTES)
             router.setsockopt(zmq.LINGER, 100)
             router.setsockopt(zmq.RCVHWM, MOST_OPEN)
@@ -122,18 +137,13 @@ class ControlServer:
             router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
             with secured(context, router, self._keys, "control"):
                 bind(router, self._endpoint)
-                is_bound = True
+                self._bound = True
                 bound.put(None)
                 self._serve(router)
-        except PerceptionNodeError as error:
-            bound.put(error)
-        except zmq.ZMQError as error:
-            bound.put(EndpointError(f"endpoint {self._endpoint}: {error.strerror}"))
-        finally:
-            router.close()
-            context.term()
-            if is_bound:
-                remove_socket_file(self._endpoint)
+
+    def _clear_away(self) -> None:
+        if self._bound:
+            remove_socket_file(self._endpoint)
 
     def _serve(self, router: "zmq.Socket[Any]") -> None:
         poller = zmq.Poller()

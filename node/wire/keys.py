@@ -1,15 +1,19 @@
 """Keys: what a client needs to talk to a node that asks for them (CURVE). Needs pyzmq only."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
 from zmq.auth import load_certificate
+from zmq.utils import z85
 
 from node.errors import ConfigError
 
 SERVER_FILE = "server.key"
+_KEY_CHARACTERS = 40
+"""Of a key in Z85, ZeroMQ RFC 32: 32 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,23 @@ def read_pair(file: Path) -> tuple[bytes, bytes | None]:
     """The public key in a certificate file, and the secret one where it holds it. Raises
     ConfigError."""
     try:
-        return load_certificate(file)
+        public, secret = load_certificate(file)
     except OSError:
         raise ConfigError(
             f"{file}: there is no such file, or it may not be read; `perception-node keys` makes it"
         ) from None
     except ValueError as error:
         raise ConfigError(f"{file}: is no key file ({error}); copy it again") from None
+    if not _is_key(public) or not (secret is None or _is_key(secret)):
+        raise ConfigError(
+            f"{file}: is damaged, a key in it is not {_KEY_CHARACTERS} characters of Z85; copy it "
+            "again, or move it away and make new ones with perception-node keys"
+        )
+    return public, secret
+
+
+def _is_key(text: bytes) -> bool:
+    try:
+        return len(text) == _KEY_CHARACTERS and bool(z85.decode(text))
+    except (KeyError, struct.error):  # another character; five that are more than 32 bits
+        return False

@@ -126,31 +126,38 @@ class Publisher:
             self._wake_writer.send(b"\0")
 
     def _run(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
-        context: zmq.Context[Any] = zmq.Context()
-        xpub = context.socket(zmq.XPUB)
         try:
+            self._publish(bound)
+        except Exception as error:
+            if self._bound:
+                self._failure = error  # raised again where the next message is sent
+            else:
+                bound.put(not_served(self._endpoint, error))
+
+    def _publish(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._clear_away)
+            context: zmq.Context[Any] = zmq.Context()
+            stack.callback(context.term)
+            xpub = context.socket(zmq.XPUB)
+            stack.callback(self._let_go, xpub)
             xpub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
             xpub.setsockopt(zmq.XPUB_VERBOSER, 1)  # each joiner is told, not only a topic's first
             xpub.setsockopt(zmq.XPUB_NODROP, int(self._lossless))
             keep_alive(xpub)
             xpub.setsockopt(zmq.MAXMSGSIZE, 1024)  # all that a subscriber may send: subscriptions
-            with contextlib.ExitStack() as stack:
-                try:
-                    stack.enter_context(secured(context, xpub, self._keys, "labels"))
-                    bind(xpub, self._endpoint)
-                except PerceptionNodeError as error:
-                    bound.put(error)
-                    return
+            with secured(context, xpub, self._keys, "labels"):
+                bind(xpub, self._endpoint)
                 self._bound = True
                 bound.put(None)
                 self._serve(xpub)
-        except Exception as error:
-            self._failure = error  # raised again where the next message is sent
-        finally:
-            xpub.close(linger=_FOR_EVER if self._finishing.is_set() else LINGER_MS)
-            context.term()
-            if self._bound:
-                remove_socket_file(self._endpoint)
+
+    def _let_go(self, xpub: "zmq.Socket[Any]") -> None:
+        xpub.close(linger=_FOR_EVER if self._finishing.is_set() else LINGER_MS)
+
+    def _clear_away(self) -> None:
+        if self._bound:
+            remove_socket_file(self._endpoint)
 
     def _serve(self, xpub: "zmq.Socket[Any]") -> None:
         sequencer = Sequencer()
@@ -235,6 +242,18 @@ def bind(xpub: "zmq.Socket[Any]", endpoint: str) -> None:
             f"endpoint {endpoint} cannot be bound: {error.strerror}; "
             "use an address of this computer, or a folder that this user may write to"
         ) from error
+
+
+def not_served(endpoint: str, error: Exception) -> PerceptionNodeError:
+    """What to tell who asked for a socket that failed before it was bound."""
+    if isinstance(error, PerceptionNodeError):
+        return error
+    told = EndpointError(
+        f"endpoint {endpoint} cannot be served: {error!r}; "
+        "check its address, its folder of keys and how many files may be open (ulimit -n)"
+    )
+    told.__cause__ = error
+    return told
 
 
 def remove_socket_file(endpoint: str) -> None:

@@ -39,6 +39,8 @@ def secured(
         yield
         return
     public, secret = server_pair(keys)
+    for listed in sorted((keys / access).glob("*.key")):
+        read_pair(listed)  # the keeper would only log what is wrong, and let nobody in
     keeper = ThreadAuthenticator(context)
     keeper.start()
     try:
