@@ -5,14 +5,15 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from node.errors import ConfigError, MessageError
 from node.wire.codec import from_map
 from node.wire.messages import Area, Box, Detection, Label, LabelsMessage, Mask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 OF_THIS_RUN = frozenset({"session", "published_ns", "published_mono_ns", "timing_ns", "retained"})
 """Fields that tell of the run and not of the recording; they are not compared."""
@@ -154,26 +155,25 @@ def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[D
     if all(expected.get(key) == got.get(key) for key in _COMPARED_APART):
         return
     before, now = _typed(line, expected), _typed(line, got)
-    found = [
-        *_labels(before.labels, now.labels, tolerance),
-        *_detections(before.detections, now.detections, tolerance),
-        *_areas(before.areas, now.areas, tolerance),
-        *_masks(before.masks, now.masks, tolerance),
-    ]
-    if not tolerance and not found:
-        found = [*_last_bits(expected, got)]
-    for kind, what, old, new in found:
-        yield _difference(kind, line, got, what, old, new)
+    found = {
+        "labels": [*_labels(before.labels, now.labels, tolerance)],
+        "detections": [*_detections(before.detections, now.detections, tolerance)],
+        "areas": [*_areas(before.areas, now.areas, tolerance)],
+        "masks": [*_masks(before.masks, now.masks, tolerance)],
+    }
+    for key, named in found.items():
+        unnamed = [] if tolerance else _last_bits(key, expected, got)
+        for kind, what, old, new in named or unnamed:
+            yield _difference(kind, line, got, what, old, new)
 
 
 _Change = tuple[Kind, str, str, str]
 
 
-def _last_bits(expected: Map, got: Map) -> Iterator[_Change]:
+def _last_bits(key: str, expected: Map, got: Map) -> list[_Change]:
     """What differs in nothing that has a name: the order of equals, a last bit."""
-    for key in sorted(_COMPARED_APART):
-        if expected.get(key) != got.get(key):
-            yield "field", key, _json(expected.get(key)), _json(got.get(key))
+    old, new = expected.get(key, []), got.get(key, [])
+    return [] if old == new else [("field", key, _json(old), _json(new))]
 
 
 def _labels(
@@ -206,10 +206,12 @@ def _fell_off(
     label: Label, own: tuple[Label, ...], other: tuple[Label, ...], tolerance: float
 ) -> bool:
     """Whether a label may be missing from the other list because that ends after so many (top-k),
-    and with scores that are within the tolerance. The best one may not."""
-    if not tolerance or label is own[0] or len(other) < len(own):
+    and with scores that are within the tolerance. The best one may not, nor a stable one, which
+    is listed beside those whatever its score."""
+    if not tolerance or not other or label is own[0] or label.stable:
         return False
-    return other[-1].score >= label.score - tolerance
+    ended = all(one.stable for one in own[len(other) :])
+    return ended and other[-1].score >= label.score - tolerance
 
 
 def _detections(
@@ -257,16 +259,21 @@ def _cells_apart(one: Mask, other: Mask, tolerance: float) -> bool:
     else:
         a, b = (_on_grid(mask, (one.box, other.box)) for mask in (one, other))
     differing, union = int((a ^ b).sum()), int((a | b).sum())
-    return differing > tolerance * union + _CELLS_OF_ROUNDING
+    disjoint = differing == union > 0
+    return disjoint or differing > tolerance * union + _CELLS_OF_ROUNDING
 
 
-def _cells(mask: Mask) -> NDArray[np.bool_]:
+def _cells(mask: Mask) -> "NDArray[np.bool_]":
     """[width, height]."""
+    import numpy as np
+
     return np.frombuffer(mask.cells(), np.uint8).reshape(mask.width, mask.height).astype(bool)
 
 
-def _on_grid(mask: Mask, boxes: tuple[Box, Box]) -> NDArray[np.bool_]:
+def _on_grid(mask: Mask, boxes: tuple[Box, Box]) -> "NDArray[np.bool_]":
     """[_GRID, _GRID], over both boxes."""
+    import numpy as np
+
     left, right = min(b.cx - b.w / 2 for b in boxes), max(b.cx + b.w / 2 for b in boxes)
     top, bottom = min(b.cy - b.h / 2 for b in boxes), max(b.cy + b.h / 2 for b in boxes)
     middles = (np.arange(_GRID) + 0.5) / _GRID
@@ -338,7 +345,19 @@ def _typed(line: int, message: Map) -> LabelsMessage:
     except MessageError as error:
         raise ConfigError(f"line {line} of the expected messages: {error}") from error
     assert isinstance(typed, LabelsMessage)
+    for mask in typed.masks:
+        if not _is_whole(mask):
+            raise ConfigError(
+                f"line {line} of the expected messages: the mask of '{mask.name}' does not fill "
+                f"its {mask.width}x{mask.height} cells or box; make the file anew with --jsonl"
+            )
     return typed
+
+
+def _is_whole(mask: Mask) -> bool:
+    placed = min(mask.width, mask.height, mask.box.w, mask.box.h) > 0
+    runs = min(mask.counts, default=0) >= 0
+    return placed and runs and sum(mask.counts) == mask.width * mask.height
 
 
 def _read_line(file: Path, number: int, line: str) -> Map:

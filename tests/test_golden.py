@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import Start, stop
+from conftest import Run, Start, stop
 from hypothesis import given
 from hypothesis import strategies as st
 
 from node.client import Subscriber
+from node.errors import ConfigError
 from node.golden import Comparison, Verdict
 from node.wire.codec import to_map
 from node.wire.messages import Area, Box, Detection, Label, LabelsMessage, Mask, Status
@@ -64,6 +66,16 @@ def test_a_label_is_missed_but_where_the_list_may_have_ended_before_it(
     assert kinds(old, new, TOLERANCE) == found
 
 
+def test_a_stable_label_is_missed_and_those_beside_the_best_excuse_no_others() -> None:
+    a, b, c = labels(("a", 0.9), ("b", 0.301), ("c", 0.3))
+    steady = dataclasses.replace(b, stable=True, since_ns=1)
+    lost = kinds(message(labels=(a, steady)), message(labels=(a, c)), TOLERANCE)
+    assert lost == ["vanished"]
+    beside = dataclasses.replace(steady, score=0.299)
+    assert not kinds(message(labels=(a, steady)), message(labels=(a, c, beside)), TOLERANCE)
+    assert not kinds(message(labels=(a, c, beside)), message(labels=(a, steady)), TOLERANCE)
+
+
 def mask(counts: tuple[int, ...], box: Box | None = None) -> Mask:
     return Mask(1, "cat", 10, 10, box or Box(50, 50, 100, 100), counts)
 
@@ -81,6 +93,15 @@ def test_masks_are_compared_by_their_overlap() -> None:
     assert both((LEFT,), (mask((0, 49, 51)),)) == []  # a cell
     assert both((LEFT,), (mask((0, 50, 50), Box(50, 50, 100.05, 100)),)) == []
     assert both((LEFT,), (mask((0, 50, 50), Box(60, 50, 100, 100)),)) == ["mask"]
+    assert both((mask((0, 1, 99)),), (mask((99, 1)),)) == ["mask"]  # small, and elsewhere
+
+
+@pytest.mark.parametrize(
+    "broken", [mask((0, 50, 20)), mask((0, 120, -20)), mask((0, 50, 50), Box(5, 5, 0, 0))]
+)
+def test_a_mask_that_is_not_whole_is_said(broken: Mask) -> None:
+    with pytest.raises(ConfigError, match="line 1 of the expected messages: the mask of 'cat'"):
+        kinds(message(masks=(broken,)), message(masks=(LEFT,)), TOLERANCE)
 
 
 A, B = Detection(1, "a", 0.5, Box(10, 10, 5, 5)), Detection(2, "b", 0.5, Box(50, 50, 5, 5))
@@ -101,6 +122,12 @@ def test_without_a_tolerance_all_is_the_same_to_the_last_bit(
     assert kinds(message(**old), message(**new), 0.0)
     assert not kinds(message(**old), message(**old), 0.0)
     assert not kinds(message(**old), message(**new), TOLERANCE)
+
+
+def test_what_has_a_name_hides_nothing_that_has_none() -> None:
+    old = message(labels=labels(("a", 0.5)), detections=(A, B))
+    new = message(labels=labels(("a", 0.6)), detections=(B, A))
+    assert [x.what for x in compared([old], [new], 0.0).differences] == ["a", "detections"]
 
 
 @given(st.floats(1, 1000), st.floats(1, 1000), st.floats(1, 500), st.floats(1e-12, 1e-9))
@@ -130,3 +157,19 @@ def test_a_gate_that_was_stopped_has_not_passed(
     assert code == 1
     assert node.stderr is not None
     assert "of 40 messages: not compared to the end" in node.stderr.read()
+
+
+@pytest.mark.parametrize("moment", ["read_golden", "print_verdict"])
+def test_a_signal_before_or_after_the_replay_is_no_pass(
+    in_process: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text(json.dumps(message()) + "\n")
+
+    def signalled(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(f"node.cli.replay.{moment}", signalled)
+    done = in_process("replay", clip, "--speed", "max", "--to", 0.1, "--expect", golden)
+    assert done.returncode == 1
+    assert f"error: stopped before the comparison with {golden}" in done.stderr

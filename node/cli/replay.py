@@ -1,6 +1,8 @@
 """`perception-node replay`: lossless labelling of a recording."""
 
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -20,7 +22,7 @@ from node.cli.stopping import stoppable
 from node.cli.verdict import print_verdict
 from node.client_control import DEFAULT_CONTROL_ENDPOINT
 from node.config import CameraConfig, NodeConfig
-from node.errors import ConfigError
+from node.errors import ConfigError, PerceptionNodeError
 from node.golden import Comparison, read_golden
 from node.wire.codec import to_json, to_map
 from node.wire.messages import LabelsMessage, Message
@@ -43,6 +45,21 @@ class _Speed(click.ParamType[float | None]):
         if not 0 < speed <= 1000:
             self.fail(f"{value!r} is neither 'max' nor a number above 0 and up to 1000", param, ctx)
         return speed
+
+
+def _gate(replay: Callable[..., None]) -> Callable[..., None]:
+    """With --expect a signal is no exit code 0, which would say that all is as expected."""
+
+    @functools.wraps(replay)
+    def gated(*, expect: Path | None, **options: object) -> None:
+        try:
+            replay(expect=expect, **options)
+        except SystemExit as ended:
+            if expect is None or ended.code:
+                raise
+            raise PerceptionNodeError(f"stopped before the comparison with {expect}") from None
+
+    return gated
 
 
 @click.command("replay")
@@ -77,6 +94,7 @@ class _Speed(click.ParamType[float | None]):
 @click.option(
     "--wait-for-subscriber", is_flag=True, help="Start when a subscriber has joined the endpoint."
 )
+@_gate
 def command(
     source: str,
     config_file: Path | None,
@@ -214,7 +232,8 @@ def command(
             )
             raise SystemExit(1)
         print_verdict(verdict, as_json=as_json)
-        raise SystemExit(0 if verdict.same else 1)
+        if not verdict.same:
+            raise SystemExit(1)
 
 
 def _with_cameras(config: NodeConfig, names: tuple[str, ...], configured: bool) -> NodeConfig:
