@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 CHANGEABLE = ("detect.", "segment.", "smooth.", "model.top_k")
 """Keys of the configuration that `set` takes, beside each camera's max_fps."""
-_WAITING = frozenset({"snapshot", "record", "model"})
-"""Requests that wait for a frame, a disk or a model, on threads of their own, so that a pause
-waits for none of them."""
+_MOST_SNAPSHOTS = 16
+"""Snapshots that wait for their frames at once; each camera that is paused or lost holds its own
+for `SNAPSHOT_S`."""
 BETWEEN_FRAMES_S = 10.0
 """How long a change waits for the frame that is being looked at."""
 SNAPSHOT_S = 5.0
@@ -55,7 +55,10 @@ class Controller:
         self._build = build
         self._recorder = recorder
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="control-work")
-        self._waiters = ThreadPoolExecutor(4, thread_name_prefix="control-wait")
+        waiters = ThreadPoolExecutor(4, thread_name_prefix="control-wait")
+        snapshots = ThreadPoolExecutor(_MOST_SNAPSHOTS, thread_name_prefix="control-snapshot")
+        # What waits for a frame, a disk or a model holds nothing else.
+        self._waiting = {"snapshot": snapshots, "record": waiters, "model": waiters}
         self._loading = threading.Lock()
         self._commands: dict[str, tuple[Callable[[_Arguments], Result], tuple[str, ...]]] = {
             "status": (self._status, ()),
@@ -83,7 +86,7 @@ class Controller:
                 )
         if not self._labeller.ready.is_set():
             raise ControlError("the node is still loading its model; ask again")
-        workers = self._waiters if request.command in _WAITING else self._workers
+        workers = self._waiting.get(request.command, self._workers)
         return workers.submit(work, request.arguments)
 
     def ask(self, command: str, arguments: _Arguments) -> "Future[_Arguments]":
@@ -106,7 +109,7 @@ class Controller:
 
     def close(self) -> None:
         """Begins nothing more."""
-        for workers in (self._workers, self._waiters):
+        for workers in (self._workers, *self._waiting.values()):
             workers.shutdown(wait=False, cancel_futures=True)
 
     def _status(self, arguments: _Arguments) -> Result:
@@ -131,9 +134,7 @@ class Controller:
 
     def _pause(self, arguments: _Arguments) -> Result:
         cameras = self._cameras(arguments)
-        return self._between_frames(
-            lambda: self._labeller.pause(cameras), lambda: self._labeller.say_paused(cameras)
-        )
+        return self._between_frames(self._labeller.renumber, lambda: self._labeller.pause(cameras))
 
     def _resume(self, arguments: _Arguments) -> Result:
         cameras = self._cameras(arguments)
@@ -235,8 +236,8 @@ class Controller:
     def _between_frames(
         self, change: Callable[[], object], say: Callable[[], object] = lambda: None
     ) -> Result:
-        """Makes a change between two frames; from which messages on it holds, the first of which
-        say it."""
+        """Makes a change between two frames; from which messages on it holds. say: what makes the
+        first of them, so that none that says the change can come before."""
 
         def work() -> "tuple[int, Future[dict[str, int]]]":
             change()

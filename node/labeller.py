@@ -181,13 +181,13 @@ class Labeller:
             scene.reconfigure(config)
         self._change(config)
 
-    def pause(self, cameras: frozenset[str]) -> None:
-        """Looks at these no more."""
-        self.paused |= cameras
+    def renumber(self) -> None:
+        """Begins the settings that the next messages are of."""
         self._change(self.config)
 
-    def say_paused(self, cameras: frozenset[str]) -> None:
-        """The first messages to which a pause applies."""
+    def pause(self, cameras: frozenset[str]) -> None:
+        """Looks at these no more, and says so in the first messages to which this applies."""
+        self.paused |= cameras
         for camera in sorted(cameras):
             self._sink.send(self._composer.blind(camera, Status.PAUSED))
 
@@ -321,8 +321,8 @@ class Labeller:
         try:
             seen = self.perceiver.perceive_all(images, [taken.frame.ready for taken in batch])
         except Exception as error:  # whatever a model raises costs this frame, not the node
-            if len(batch) > 1:  # find out which
-                return [self._perceived([taken])[0] for taken in batch]
+            if len(batch) > 1:
+                return self._perceived_singly(batch)
             if (told := self._models.rolled_back(error)) is not None:
                 self.last_error = told
                 self._change(self._models.config)
@@ -333,6 +333,13 @@ class Labeller:
         self._failures = 0
         self._models.note_good(len(batch))
         return seen
+
+    def _perceived_singly(self, batch: list[Taken]) -> "Sequence[Perceived | None]":
+        """One after the other, to find out which of them the model fails on. Where that brings the
+        model before back, it looks at all of them: they are sent as seen by one."""
+        perceiver = self.perceiver
+        seen = [self._perceived([taken])[0] for taken in batch]
+        return seen if self.perceiver is perceiver else self._perceived(batch)
 
     def _note_lost(self, camera: str, error: Exception) -> None:
         self.lost_frames += 1

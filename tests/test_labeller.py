@@ -1,18 +1,27 @@
-"""What control code is told of frames that were looked at together."""
+"""What control code is told of frames that were looked at together, and of changes."""
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import pytest
+import torch
 
 from node.capture.mailbox import LatestMailbox, Taken
 from node.client import Status
-from node.config import CameraConfig, load_config
+from node.config import CameraConfig, NodeConfig, load_config
+from node.controller import SNAPSHOT_S, Controller
+from node.errors import ControlError
 from node.frame import Frame, Stamp
 from node.labeller import Labeller
 from node.monitor.status import StatusAnnouncer
 from node.perception.perceiver import build_perceiver
 from node.wire.compose import Composer
+from node.wire.control import Request
 from node.wire.messages import LabelsMessage, Message
 from node.wire.outgoing import LocalSink
 
@@ -72,3 +81,157 @@ def test_frames_that_were_looked_at_together_say_the_same_of_who_looked() -> Non
     both = [pair for pair in pairs if len(pair) == 2]
     assert len({pair[0] for pair in both}) >= 3
     assert all(first == second for first, second in both)
+
+
+class DarkOnly(torch.nn.Module):
+    """Two classes; what it says of anything but black is no number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean((1, 2, 3)).unsqueeze(1)  # black is -1
+        return torch.cat([mean / torch.where(mean < -0.99, 1.0, 0.0), mean], 1)
+
+
+@pytest.fixture
+def two_classes(tmp_path: Path) -> str:
+    """A model whose classes are others than those of the configured one."""
+    file = tmp_path / "two.onnx"
+    torch.onnx.export(
+        DarkOnly(), (torch.zeros(1, 3, 32, 32),), str(file), dynamo=False,
+        input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
+    )  # fmt: skip
+    card = 'name = "two"\ntask = "classify"\nlabels = ["a", "b"]\n[input]\nsize = [32, 32]\n'
+    file.with_suffix(".toml").write_text(card + "mean = [0.5, 0.5, 0.5]\nstd = [0.5, 0.5, 0.5]\n")
+    return str(file)
+
+
+DARK, LIGHT = (np.full((48, 64, 3), value, np.uint8) for value in (0, 255))
+
+
+class Rig:
+    """A labeller of the cameras a and b, and what it said."""
+
+    def __init__(self, *settings: str, on_changed: Callable[["Rig"], None] | None = None) -> None:
+        config = load_config(None, ["smooth.time_constant_s=0.2", *settings])
+        cameras = (CameraConfig(name="a", deadline_s=1e-6), CameraConfig(name="b"))
+        self.config = config.model_copy(update={"camera": cameras})
+        self.said: list[LabelsMessage] = []
+        self.mailbox, self.stop = Together(["a", "b"]), threading.Event()
+        self.composer, self.sink = Composer("n"), LocalSink(self._note)
+        self.labeller = Labeller(
+            self.config, self.build, self.mailbox, self.composer, self.sink, self.stop,
+            on_changed=lambda config, settings: on_changed(self) if on_changed else None,
+        )  # fmt: skip
+        unused = cast("Any", None)  # by what is asked here
+        self.controller = Controller(self.labeller, unused, {}, self.build, unused)
+
+    def build(self, config: NodeConfig) -> Any:
+        return build_perceiver(config.model)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self.labeller.start()
+        try:
+            assert self.labeller.ready.wait(WAIT_S), self.labeller.failure
+            yield
+        finally:
+            self.stop.set()
+            self.controller.close()
+            self.labeller.join(WAIT_S)
+        assert self.labeller.failure is None
+
+    def ask(self, command: str, **arguments: object) -> Any:
+        return self.controller.handle(Request(0, command, arguments))
+
+    def look(self, number: int, **images: Any) -> list[LabelsMessage]:
+        """What is said of these, which are looked at together."""
+        frames = [Frame(x, name, number, Stamp.now(), None, 0) for name, x in images.items()]
+
+        def put() -> None:
+            for frame in frames:
+                self.mailbox.put(frame)
+
+        self.labeller.call(put).result(WAIT_S)
+        deadline = time.monotonic() + WAIT_S
+        while len(told := [x for x in self.said if x.frame_id == number]) < len(frames):
+            assert time.monotonic() < deadline
+            assert not self.labeller.ended.is_set(), self.labeller.failure
+            time.sleep(0.001)
+        taken = next(x for x in self.mailbox.batches if any(y[1] == number for y in x))
+        assert len(taken) == len(frames), "they were looked at one by one"
+        return told
+
+    def _note(self, message: Message) -> None:
+        if isinstance(message, LabelsMessage):
+            self.said.append(message)
+
+
+def named(messages: list[LabelsMessage]) -> list[str]:
+    """Which model each is of."""
+    return [x.model.name for x in messages if x.model is not None]
+
+
+def test_a_step_to_another_model_waits_for_the_frames_that_the_one_before_saw(
+    two_classes: str,
+) -> None:
+    rig = Rig(
+        f'degrade.steps=[{{model="{two_classes}"}}]',
+        "camera.0.deadline_s=1e-6", "degrade.down_after_s=0.1",
+    )  # fmt: skip
+    pairs = []
+    with rig.running():
+        deadline = time.monotonic() + WAIT_S
+        while (not pairs or "two" not in named(pairs[-1])) and time.monotonic() < deadline:
+            pairs.append(rig.look(len(pairs), a=DARK, b=DARK))
+    assert {tuple(named(x)) for x in pairs[:-1]} == {("efficientnet_lite0",) * 2}
+    assert named(pairs[-1]) == ["two", "two"]
+    assert all(x.degraded for x in pairs[-1])
+
+
+def test_a_model_that_is_rolled_back_says_nothing_of_the_frames_that_it_failed_with(
+    two_classes: str,
+) -> None:
+    rig = Rig()
+    with rig.running():
+        assert named(rig.look(0, a=DARK, b=LIGHT)) == ["efficientnet_lite0"] * 2
+        wanted = rig.config.model.model_copy(update={"name": two_classes})
+        config = rig.config.model_copy(update={"model": wanted})
+        other = rig.build(config)
+        settled = rig.labeller.call(lambda: rig.labeller.swap(other, config)).result(WAIT_S)
+        told = rig.look(1, a=DARK, b=LIGHT)
+        with pytest.raises(ControlError, match="the one before is back"):
+            settled.result(WAIT_S)
+    assert named(told) == ["efficientnet_lite0"] * 2
+    assert all({y.name for y in x.labels}.isdisjoint("ab") for x in told)
+
+
+def test_a_pause_names_the_first_message_that_says_it_whoever_says_it() -> None:
+    """The watch says it too as soon as it sees it."""
+
+    def watch(rig: Rig) -> None:
+        if "a" in rig.labeller.paused:
+            rig.sink.send(rig.composer.blind("a", Status.PAUSED))
+
+    rig = Rig(on_changed=watch)
+    with rig.running():
+        first_seq = rig.ask("pause", camera="a").result(WAIT_S).first_seq["a"]
+    paused = [x for x in rig.said if x.status == Status.PAUSED]
+    assert paused[0].seq == first_seq
+    assert {x.settings for x in paused} == {rig.labeller.settings}
+
+
+def test_a_model_or_another_snapshot_waits_for_no_snapshots() -> None:
+    rig = Rig()
+    with rig.running():
+        rig.ask("pause", camera="a").result(WAIT_S)
+        asked = [rig.ask("snapshot", camera="a") for _ in range(4)]
+        began = time.monotonic()
+        with pytest.raises(ControlError, match="give a text"):
+            rig.ask("model").result(WAIT_S)
+        seen = rig.ask("snapshot", camera="b")
+        number = 0
+        while not seen.done():
+            rig.look(number, b=DARK)
+            number += 1
+        assert seen.result().result["message"]["camera"] == "b"
+        assert time.monotonic() - began < SNAPSHOT_S / 2
+        assert not any(x.done() for x in asked)
