@@ -197,8 +197,8 @@ def test_what_a_killed_node_left_in_the_queue_is_no_sign_of_life(
                 other.receive(WAIT_S)
         process.kill()
         process.wait(WAIT_S)
-        time.sleep(ALIVE_S)
-        with pytest.raises(NodeGoneError, match=r"nothing from the node for 2\.[5-9] s"):
+        time.sleep(ALIVE_S + 0.2)  # its health is dated by the labels that followed, a little late
+        with pytest.raises(NodeGoneError, match=r"nothing from the node for (2\.[5-9]|3\.\d) s"):
             subscriber.require(1.0)
         assert not subscriber.alive
         assert subscriber.newest_health is not None
