@@ -127,8 +127,8 @@ class Perceiver:
 
     def make_ready(self, camera: str, image: Image) -> Ready | None:
         """Begins with an image of a camera while another is being looked at; for `perceive_all`.
-        Any thread may call this, one at a time for each camera. None where that gains nothing, or
-        the GPU fails or the image does not serve: whose turn it is will find that too and say it."""
+        Any thread may call this, one at a time for each camera. None where that gains nothing, the
+        GPU fails or the image does not serve: whose turn it is will find that too, and say so."""
         ahead = self._ahead
         if ahead is None:
             return None
