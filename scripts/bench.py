@@ -41,6 +41,7 @@ from node.perception.perceiver import Perceiver, build_perceiver, set_torch_thre
 from node.perception.preprocess import Preprocessor
 from node.perception.quantise import quantised
 from node.perception.runtimes import build_choice
+from node.perception.tune import FLOAT_LAYERS
 from node.perception.tuned import Choice
 
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
@@ -49,7 +50,6 @@ PLAIN = (
     ("openvino", "bf16"),
 )  # fmt: skip
 FPS = 30
-FLOAT_LAYERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def choices(model: Model, photos: list[Image]) -> list[Choice]:
     if photos:
         preprocess = Preprocessor(model.preprocess)
         pixels = [preprocess(photo).clone() for photo in photos[0::2]]
-        for layers in (0, FLOAT_LAYERS):
+        for layers in FLOAT_LAYERS:
             graph = quantised(model, pixels, layers)
             found.append(Choice("openvino", "int8", "cpu", graph=graph, float_layers=layers))
     return found

@@ -3,16 +3,21 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import openvino as ov
 import pytest
 import skimage
 import torch
 from conftest import Run
+from numpy.typing import NDArray
+from openvino._offline_transformations import apply_moc_transformations
 
 from node.capture.photos import read_image
 from node.config import ModelConfig
 from node.errors import ModelError
 from node.perception import tuned as tuned_module
 from node.perception.catalogue import load_model
+from node.perception.export import exported
 from node.perception.fallback import CpuFallback
 from node.perception.gpu_preprocess import GpuPreprocessor
 from node.perception.model import Model
@@ -51,6 +56,19 @@ def result(*rows: Measured) -> Tuned:
     return Tuned("efficientnet_lite0", "3 frames of here", "2026-01-01T00:00:00+00:00", rows)
 
 
+def _biases(file: Path) -> dict[str, NDArray[np.float32]]:
+    """What is added to each convolution of a graph, by the convolution's name."""
+    found = {}
+    graph = ov.Core().read_model(file)
+    apply_moc_transformations(graph, cf=True)
+    for add in graph.get_ordered_ops():
+        if add.get_type_name() == "Add":
+            layer, bias = (add.input_value(place).get_node() for place in range(2))
+            if "Convolution" in layer.get_type_name() and bias.get_type_name() == "Constant":
+                found[layer.get_friendly_name()] = bias.data.ravel()
+    return found
+
+
 def test_tune_measures_keeps_and_auto_uses_it(
     in_process: Run, shared_data: Path, own_cache: Path
 ) -> None:
@@ -70,6 +88,20 @@ def test_tune_measures_keeps_and_auto_uses_it(
         assert (r["refused"] is not None) == (r["agreement"] < floor), r
         assert 0 < r["p10_ms"] <= r["median_ms"] <= r["p90_ms"]
         assert r["cpu_ms"] > 0
+    (all_int8,) = {
+        r["choice"]["graph"]
+        for r in measured
+        if r["choice"]["precision"] == "int8" and r["choice"]["float_layers"] == 0
+    }
+    float_biases = _biases(exported(load_model("efficientnet_lite0")))
+    int8_biases = _biases(Path(all_int8))
+    corrected = [
+        layer
+        for layer, bias in float_biases.items()
+        if np.abs(int8_biases[layer] - bias).max() > 1e-4
+    ]
+    assert len(corrected) > len(float_biases) / 2
+
     (winner,) = [r for r in rows if r["winner"]]
     assert winner["refused"] is None
     assert winner["median_ms"] <= 1.05 * min(

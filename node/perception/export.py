@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 OPSET = 17
 """ONNX operator set of the export: the newest that torch's TorchScript exporter writes in full."""
 _FILE = "model.onnx"
+_RECIPE = 2
+"""Raised when the way to export changes, so that kept graphs of an older way are not used."""
 
 
 def exported(model: Model) -> Path:
@@ -44,7 +46,8 @@ def exported(model: Model) -> Path:
 
 def export_key(model: Model) -> str:
     """What an export depends on, as 16 hexadecimal digits: weights, preprocessing, versions."""
-    parts = (model.digest, repr(model.preprocess), torch.__version__, __version__, str(OPSET))
+    versions = (torch.__version__, __version__, str(OPSET), str(_RECIPE))
+    parts = (model.digest, repr(model.preprocess), *versions)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -76,19 +76,25 @@ class Normalise(nn.Module):
 
     scale: torch.Tensor
     offset: torch.Tensor
+    reverse: torch.Tensor
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
         scale, offset = spec.factors
         self._rgb = spec.color == "rgb"
+        self.register_buffer("reverse", torch.tensor([2, 1, 0]), persistent=False)
         self.register_buffer("scale", scale.float().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("offset", offset.float().view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """[n, h, w, 3] uint8 BGR to [n, 3, h, w] in the network's channel order and this module's
         dtype, channels last."""
-        ordered = (pixels.flip(3) if self._rgb else pixels).permute(0, 3, 1, 2)
-        return ordered.to(self.scale.dtype) * self.scale + self.offset
+        planes = pixels.permute(0, 3, 1, 2)
+        # As a choice of planes: flip() is exported as a slice that goes backwards, which OpenVINO
+        # does byte by byte (0.14 ms of 1.7 for 224x224).
+        ordered = planes.index_select(1, self.reverse) if self._rgb else planes
+        levels = ordered.to(self.scale.dtype, memory_format=torch.channels_last)
+        return levels * self.scale + self.offset
 
 
 class Preprocessor:

@@ -29,7 +29,7 @@ FLOORS: Mapping[str, float] = {"fp32": 0.99, "bf16": 0.99, "fp16": 0.99, "int8":
 """Smallest share of held-out frames that must keep their best label, for each precision."""
 INT8_FRAMES = 2 * MIN_FRAMES
 """Fewest frames for int8: half of them calibrate it, the other half judge it."""
-_FLOAT_LAYERS = (0, 8)
+FLOAT_LAYERS = (0, 16)
 """First layers left in floating point, tried in turn: all int8 is fastest, and not always right."""
 _PASSES = 3
 _FRAMES_A_PASS = 20
@@ -105,8 +105,8 @@ def _int8(
     model: Model, calibration: Sequence[torch.Tensor], progress: Progress
 ) -> tuple[list[Choice], list[Measured]]:
     choices = []
-    for place, float_layers in enumerate(_FLOAT_LAYERS):
-        progress("quantising to int8", place, len(_FLOAT_LAYERS))
+    for place, float_layers in enumerate(FLOAT_LAYERS):
+        progress("quantising to int8", place, len(FLOAT_LAYERS))
         try:
             graph = quantised(model, calibration, float_layers)
         except ModelError as error:
