@@ -154,6 +154,9 @@ class _Plan:
     crop's first one on are read as a picture of the frame's full width (each row runs over into
     the next one's beginning), which needs no copy; the resize gets the true scale, and stops
     where the crop ends, so what lies beyond is never looked at.
+
+    The two passes of the resize are called one by one: the kernel leaves out the pass along an axis
+    that keeps its size, and as one call it would allocate what lies between them for each frame.
     """
 
     def __init__(self, spec: PreprocessSpec, height: int, width: int) -> None:
@@ -166,14 +169,19 @@ class _Plan:
         offset_allowed = rows.start + rows.length < height and not vertical_first
         columns = _Axis.plan(width, resized_w, result_w, support_px, offset_allowed)
 
+        if vertical_first:
+            unused, between = 0, _picture(rows.resized, width)
+        else:
+            unused, between = rows.unused, _picture(rows.length, columns.resized)
         row_bytes = width * 3
-        self._shape = (1, 3, rows.length, width)
+        self._shape = (1, 3, rows.length - unused, width)
         self._strides = (rows.length * row_bytes, 1, row_bytes, 3)
-        self._offset = rows.start * row_bytes + columns.start * 3
+        self._offset = (rows.start + unused) * row_bytes + columns.start * 3
         self._zooms = (1 / rows.scale, 1 / columns.scale)
         self._resize = (_RESIZE if spec.antialias else _RESIZE_PLAIN)[spec.interpolation]
 
-        self._between = _picture(rows.resized, width) if vertical_first else None
+        self._between = between
+        self._first_pass = between[:, :, unused:]
         self._resized = _picture(rows.resized, columns.resized)
         self._cropped = self._resized.permute(0, 2, 3, 1)[:, rows.crop, columns.crop]
         shape = (1, result_h, result_w, 3)
@@ -184,16 +192,14 @@ class _Plan:
         """[height, width, 3] uint8, contiguous, to the result of `Preprocessor.__call__`."""
         pixels = torch.from_numpy(image)
         source = torch.as_strided(pixels, self._shape, self._strides, self._offset)
-        # The kernel leaves out the pass along an axis that keeps its size.
-        if self._between is not None:
-            source = self._resize_into(self._between, source)
-        self._resize_into(self._resized, source)
+        self._resize_into(self._first_pass, source)
+        self._resize_into(self._resized, self._between)
         self._unpadded.copy_(self._cropped)
         return self._result
 
-    def _resize_into(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    def _resize_into(self, target: torch.Tensor, source: torch.Tensor) -> None:
         height, width = target.shape[2:]
-        return self._resize(source, [height, width], False, *self._zooms, out=target)
+        self._resize(source, [height, width], False, *self._zooms, out=target)
 
 
 def _picture(height: int, width: int) -> torch.Tensor:
@@ -212,7 +218,8 @@ def _vertical_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
 class _Axis:
     """One axis of the resize and crop.
 
-    start, length: the part of the frame that is read, in frame pixels.
+    start, length: the part of the frame that is resized, in frame pixels; unused: how many of its
+    first ones the crop does not depend on.
     scale: frame pixels per resized pixel.
     resized: how many resized pixels to compute from `start` on.
     crop: which of these the crop keeps; free: pixels of the result that nothing fills.
@@ -220,6 +227,7 @@ class _Axis:
 
     start: int
     length: int
+    unused: int
     scale: float
     resized: int
     crop: slice
@@ -244,6 +252,7 @@ class _Axis:
         start = round((first - margin) * size / resized)
         end = math.ceil((first + kept + reach) * scale)
         length = min(size, end) - start
+        unused = max(0, math.floor((first - reach) * scale) - start)
         computed = margin + kept
         # The kernel takes equal sizes for "nothing to do", whatever the scale says.
         if scale != 1 and computed in (length, size):
@@ -253,6 +262,7 @@ class _Axis:
         return cls(
             start=start,
             length=length,
+            unused=unused,
             scale=scale,
             resized=computed,
             crop=slice(margin, margin + kept),
