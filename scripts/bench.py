@@ -137,7 +137,7 @@ def on_video(
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "720p.mp4"
         _write_video(video)
-        return measure(video, 4, max(seconds / 2, 2.0))
+        return measure(video, 8, max(seconds / 3, 2.0))
 
 
 def steady_cpu(seconds: float) -> SteadyCpu:
