@@ -158,10 +158,10 @@ class RecordedLabels:
     def health(self, timeout_s: float = 0.0) -> HealthMessage:
         """As `Subscriber.health`."""
         deadline_ns = self._now_ns + round(timeout_s * 1e9)
-        while self._inbox.health is None:
+        while (health := self._inbox.fresh_health) is None:
             if not self._step(deadline_ns):
                 raise NoMessageError(f"{self._source}: no health for {timeout_s:g} s")
-        return self._inbox.health
+        return health
 
     def late(self, camera: str) -> int:
         """As `Subscriber.late`."""

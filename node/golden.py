@@ -367,4 +367,10 @@ def _read_line(file: Path, number: int, line: str) -> Map:
         message = None
     if not isinstance(message, dict):
         raise ConfigError(f"{file}, line {number} is not a JSON object; was it made by --jsonl?")
+    for key in ("frame_id", "seq"):  # by which messages are found
+        if not isinstance(message.get(key), int | None):
+            raise ConfigError(
+                f"{file}, line {number}: {key} is {_json(message[key]):.40}, not a number; "
+                "was it made by --jsonl?"
+            )
     return message

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from node.client import Subscriber
 from node.errors import ConfigError
-from node.golden import Comparison, Verdict
+from node.golden import Comparison, Verdict, read_golden
 from node.wire.codec import to_map
 from node.wire.messages import Area, Box, Detection, Label, LabelsMessage, Mask, Status
 
@@ -94,6 +94,16 @@ def test_masks_are_compared_by_their_overlap() -> None:
     assert both((LEFT,), (mask((0, 50, 50), Box(50, 50, 100.05, 100)),)) == []
     assert both((LEFT,), (mask((0, 50, 50), Box(60, 50, 100, 100)),)) == ["mask"]
     assert both((mask((0, 1, 99)),), (mask((99, 1)),)) == ["mask"]  # small, and elsewhere
+
+
+@pytest.mark.parametrize(("key", "value"), [("frame_id", [1]), ("seq", {"a": 1})])
+def test_a_line_by_which_no_message_is_found_is_said(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    file = tmp_path / "golden.jsonl"
+    file.write_text("\n".join(json.dumps(x) for x in (message(0), {**message(1), key: value})))
+    with pytest.raises(ConfigError, match=f"golden.jsonl, line 2: {key} is .*, not a number"):
+        read_golden(file)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from node.client import CannotSeeError, NodeGoneError, NotUsableError, Status
+from node.client import CannotSeeError, NodeGoneError, NoMessageError, NotUsableError, Status
 from node.client_recorded import RecordedLabels
 from node.frame import Frame, Image, Stamp
 from node.recording import report
@@ -129,6 +129,16 @@ def test_a_guard_says_that_the_node_is_gone_where_it_is(tmp_path: Path) -> None:
     silent = [health(0), labels(9, 0)]
     with RecordedLabels(write(tmp_path / "silent.mcap", silent)) as played:
         assert unwatched(played, 3.0, 20.0)[0] == (3.0, NodeGoneError.__name__)
+
+
+def test_health_is_never_older_than_that_of_a_node_that_lives(tmp_path: Path) -> None:
+    silent = [health(0), labels(9, 0), health(10)]
+    with RecordedLabels(write(tmp_path / "silent.mcap", silent)) as played:
+        assert played.health(0.1).published_ns == START_NS
+        played.advance(5)
+        with pytest.raises(NoMessageError, match=r"no health for 1 s"):
+            played.health(1.0)
+        assert played.health(10.0).published_ns == START_NS + 10 * SECOND_NS
 
 
 def test_a_recording_that_is_cut_off_is_not_played_in_silence(tmp_path: Path) -> None:
