@@ -1,26 +1,19 @@
-"""The whole configuration as validated types, and the one way in which it is read: a TOML file,
-then `--set key=value`. Every error is one line that names file, key, value and what is allowed."""
+"""The whole configuration as validated types; `node.config_file` reads it."""
 
-import difflib
 import ipaddress
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from node.errors import ConfigError
 from node.wire.messages import DEFAULT_ENDPOINT, EventKind
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -37,9 +30,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def _as_tuples(value: object) -> object:
+def as_tuples(value: object) -> object:
     """TOML's lists are tuples here, since configurations do not change."""
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list) else value
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _as_path(key: str, value: object) -> object:
@@ -54,7 +47,7 @@ class RegionConfig(_Section):
     """A named part of a camera's picture, whose coming and going is an event."""
 
     name: Name
-    polygon: Annotated[Polygon, BeforeValidator(_as_tuples)]
+    polygon: Annotated[Polygon, BeforeValidator(as_tuples)]
 
 
 class CalibrationConfig(_Section):
@@ -66,7 +59,7 @@ class CalibrationConfig(_Section):
     fy: float = Field(gt=0)
     cx: float
     cy: float
-    distortion: Annotated[tuple[float, ...], Field(max_length=8), BeforeValidator(_as_tuples)] = ()
+    distortion: Annotated[tuple[float, ...], Field(max_length=8), BeforeValidator(as_tuples)] = ()
 
 
 class CameraConfig(_Section):
@@ -86,9 +79,9 @@ class CameraConfig(_Section):
     detect_damage: bool = True
     discard_backlog: bool = True
     deadline_s: float | None = Field(None, gt=0, le=60)
-    roi: Annotated[Polygon, BeforeValidator(_as_tuples)] | None = None
+    roi: Annotated[Polygon, BeforeValidator(as_tuples)] | None = None
     roi_mode: Literal["crop", "mask"] = "crop"
-    regions: Annotated[tuple[RegionConfig, ...], BeforeValidator(_as_tuples)] = ()
+    regions: Annotated[tuple[RegionConfig, ...], BeforeValidator(as_tuples)] = ()
     calibration: CalibrationConfig | None = None
 
     @field_validator("source", mode="before")
@@ -213,7 +206,7 @@ class StepConfig(_Section):
 class DegradeConfig(_Section):
     """What to give up, step by step, when a camera's deadline cannot be held."""
 
-    steps: Annotated[tuple[StepConfig, ...], Field(max_length=8), BeforeValidator(_as_tuples)] = ()
+    steps: Annotated[tuple[StepConfig, ...], Field(max_length=8), BeforeValidator(as_tuples)] = ()
     down_after_s: float = Field(1.0, ge=0.1, le=600)
     up_after_s: float = Field(10.0, ge=0.1, le=3600)
 
@@ -270,7 +263,7 @@ class RecordingConfig(_Section):
     black_box_s: float = Field(0.0, ge=0, le=600)
     black_box_mb: int = Field(256, ge=1, le=16_384)
     black_box_events: Annotated[
-        tuple[BlackBoxEventConfig, ...], Field(max_length=32), BeforeValidator(_as_tuples)
+        tuple[BlackBoxEventConfig, ...], Field(max_length=32), BeforeValidator(as_tuples)
     ] = ()
 
     @field_validator("folder", mode="before")
@@ -386,54 +379,6 @@ class NodeConfig(_Section):
         return self
 
 
-def load_config(
-    file: Path | None = None,
-    settings: Iterable[str] = (),
-    options: Mapping[str, str] = MappingProxyType({}),
-) -> NodeConfig:
-    """The configuration in a TOML file (None: the defaults), changed by `key=value` settings, then
-    by the texts of a command's own options, by their keys.
-
-    A key is dotted, `model.top_k`; a camera is named by its name or place, `camera.front.fps`,
-    `camera.0.fps`. A value is TOML; what is not TOML is taken as text. Raises ConfigError.
-    """
-    content = _read_toml(file) if file else {}
-    where = str(file) if file else "settings"
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {setting}: write it as key=value, for example model.top_k=3")
-        _apply(content, key, toml_value(text.strip()))
-        where = f"{file} and the command line" if file else "command line"
-    for key, value in options.items():
-        _apply(content, key, value)
-        where = f"{file} and the command line" if file else "command line"
-    try:
-        return NodeConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error, content)}") from error
-
-
-def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
-    """A configuration with other values for some dotted keys. Raises ConfigError."""
-    content = config.model_dump()
-    content["camera"] = list(content["camera"])
-    for key, value in settings.items():
-        _apply(content, key, _as_tuples(value))
-    try:
-        return NodeConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(_first_problem(error, content)) from error
-
-
-def toml_value(text: str) -> Any:
-    """A value as TOML writes it; what is not TOML is taken as text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
 def _check_reach(endpoint: str, wire: WireConfig, what: str, where: str = "") -> None:
     if wire.insecure or wire.keys is not None or is_loopback(endpoint):
         return
@@ -485,108 +430,3 @@ _SECRET_QUERY = re.compile(
     r"|user(?:name|-id)?)\s*=\s*)(?:\"[^\"]*\"|'[^']*'|[^&;\s'\"]*)",
     re.IGNORECASE,
 )
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{file}: there is no such file; start from config/default.toml"
-        ) from None
-    except IsADirectoryError:
-        raise ConfigError(f"{file} is a folder; give the TOML file in it") from None
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}); is it TOML?") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}") from error
-
-
-def _apply(content: dict[str, Any], key: str, value: object) -> None:
-    path = [part.strip() for part in key.split(".")]
-    if not all(path):
-        raise ConfigError(f"--set {key}: write the key with dots, for example model.top_k=3")
-    target: Any = content
-    for place, part in enumerate(path[:-1]):
-        target = _step(target, part, first=place == 0, key=key)
-    if not isinstance(target, dict):
-        raise ConfigError(f"--set {key}: name the camera, for example camera.0.{path[-1]}")
-    target[path[-1]] = value
-
-
-def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
-    if isinstance(target, list):
-        names = [camera.get("name", CameraConfig().name) for camera in target]
-        if part in names:
-            return target[names.index(part)]
-        if part.isdecimal() and int(part) < len(target):
-            return target[int(part)]
-        raise ConfigError(f"--set {key}: no camera {part!r}; cameras: {', '.join(map(str, names))}")
-    if not isinstance(target, dict):
-        raise ConfigError(f"--set {key}: {part!r} is inside a value, not a section")
-    return target.setdefault(part, [{}] if first and part == "camera" else {})
-
-
-def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
-    problem = error.errors()[0]
-    key = _dotted(problem["loc"], content)
-    value = problem["input"]
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"{key}: unknown key (its value is {_shown(value)}); {_nearest(problem['loc'])}"
-        case "value_error":
-            reason = str(problem["ctx"]["error"])
-            return f"{key}: {reason}" if key else reason
-        case "tuple_type":
-            return f"{key} = {_shown(value)}: write each camera as a [[camera]] section"
-        case "model_type" | "model_attributes_type":
-            return f"{key} = {_shown(value)}: must be a section, [{key}]"
-        case "string_pattern_mismatch":
-            return f"{key} = {_shown(value)}: must match {problem['ctx']['pattern']}"
-    allowed = problem["msg"].removeprefix("Input ")
-    return f"{key} = {_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
-
-
-def _shown(value: object) -> str:
-    text = redacted(repr(value))
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
-    parts = [str(part) for part in location]
-    if len(location) > 1 and location[0] == "camera" and isinstance(location[1], int):
-        name = _camera_name(content, location[1])
-        parts[:2] = [f"camera.{name}" if name else f"camera.{location[1]}"]
-    return ".".join(parts)
-
-
-def _camera_name(content: Mapping[str, Any], place: int) -> str | None:
-    camera = content["camera"][place]
-    name = camera.get("name") if isinstance(camera, Mapping) else None
-    return name if isinstance(name, str) else None
-
-
-def _nearest(location: tuple[int | str, ...]) -> str:
-    section = _section_at(location[:-1])
-    keys = list(section.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
-    allowed = f"keys here: {', '.join(keys)}"
-    return f"did you mean {near[0]}? {allowed}" if near else allowed
-
-
-def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The section that a place lies in."""
-    section: type[BaseModel] = NodeConfig
-    for part in location:
-        if isinstance(part, str):
-            section = _section_in(section.model_fields[part].annotation) or section
-    return section
-
-
-def _section_in(annotation: object) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_section_in(argument) for argument in get_args(annotation))
-    return next((section for section in found if section is not None), None)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.capture.pacing import RateLimit
-from node.config import NodeConfig, changed
+from node.config import NodeConfig
+from node.config_file import changed
 from node.errors import ControlError, OutputError
 from node.jpeg import encode_jpeg
 from node.labeller import Labeller

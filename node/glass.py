@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from node.client import LabelsMessage, NoMessageError, Status, Subscriber
-from node.config import NodeConfig, changed
+from node.config import NodeConfig
+from node.config_file import changed
 from node.errors import PerceptionNodeError, SourceError
 from node.frame import Image
 from node.jpeg import encode_jpeg

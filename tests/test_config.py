@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from node.config import is_loopback, load_config, redacted
+from node.config import is_loopback, redacted
+from node.config_file import load_config
 from node.errors import ConfigError
 
 WRONG = {

@@ -79,7 +79,7 @@ def test_a_camera_that_is_found_is_in_the_file(in_process: Run, tmp_path: Path) 
     camera = FoundCamera("/dev/v4l/by-id/usb-cam-video-index0", 1280, 720, 30.0, "MJPG")
     file = tmp_path / "robot.toml"
     file.write_text(template_for(camera))
-    from node.config import load_config
+    from node.config_file import load_config
 
     (configured,) = load_config(file).camera
     assert configured.source == camera.source

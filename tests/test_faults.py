@@ -15,7 +15,8 @@ from conftest import ROOT, Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.config import NodeConfig, load_config
+from node.config import NodeConfig
+from node.config_file import load_config
 from node.errors import ConfigError, MessageError, ModelError
 from node.perception.card import read_card
 from node.wire.codec import decode

@@ -23,7 +23,8 @@ from node.client import (
     NodeGoneError,
     Subscriber,
 )
-from node.config import NodeConfig, load_config
+from node.config import NodeConfig
+from node.config_file import load_config
 from node.errors import FrameError, InferenceError, ModelError
 from node.frame import Frame, Image
 from node.labeller import MOST_FAILURES

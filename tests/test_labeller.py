@@ -13,7 +13,8 @@ import torch
 
 from node.capture.mailbox import LatestMailbox, Taken
 from node.client import Status
-from node.config import CameraConfig, NodeConfig, load_config
+from node.config import CameraConfig, NodeConfig
+from node.config_file import load_config
 from node.controller import SNAPSHOT_S, Controller
 from node.errors import ControlError
 from node.frame import Frame, Stamp

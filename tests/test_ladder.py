@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from node.config import DegradeConfig, NodeConfig, StepConfig, load_config
+from node.config import DegradeConfig, NodeConfig, StepConfig
+from node.config_file import load_config
 from node.errors import ConfigError
 from node.ladder import Ladder
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from node.config import NodeConfig, load_config
+from node.config import NodeConfig
+from node.config_file import load_config
 from node.errors import ControlError, ModelError
 from node.lineup import PROBATION_FRAMES, Lineup
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from node.client import LabelsMessage, Status, Subscriber
-from node.config import NodeConfig, load_config
+from node.config import NodeConfig
+from node.config_file import load_config
 from node.frame import Image
 from node.perception.perceiver import Perceived, Perceiver, build_perceiver
 from node.pipeline import Outcome, run_live

@@ -27,7 +27,8 @@ from streams import MjpegServer
 
 from node.capture.photos import read_image
 from node.client import Control, Status, Subscriber
-from node.config import NodeConfig, changed
+from node.config import NodeConfig
+from node.config_file import changed
 from node.errors import OutputError, SourceError
 from node.frame import Frame, Image, Stamp
 from node.pipeline import run_live

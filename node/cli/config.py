@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from node.config import load_config, redacted
+from node.config import redacted
+from node.config_file import load_config
 from node.errors import ConfigError
 
 

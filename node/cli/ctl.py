@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from node.client_control import DEFAULT_CONTROL_ENDPOINT, Answer, Control, NoAnswerError
-from node.config import toml_value
+from node.config_file import toml_value
 from node.errors import ConfigError, ControlError
 
 _Result = TypeVar("_Result")

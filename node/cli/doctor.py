@@ -11,7 +11,8 @@ from rich.markup import escape
 
 from node.cli.media import share_bar
 from node.cli.options import CONFIG, SETTINGS, configured, load_perceiver, together
-from node.config import NodeConfig, changed
+from node.config import NodeConfig
+from node.config_file import changed
 from node.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:

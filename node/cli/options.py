@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from node.config import NodeConfig, load_config
+from node.config import NodeConfig
+from node.config_file import load_config
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver

@@ -8,7 +8,7 @@ import click
 from node.cli.options import CONFIG, ENDPOINT, MODEL, RUNTIME, SETTINGS, configured, together
 from node.cli.run import SOURCE, label_live
 from node.cli.stopping import stoppable
-from node.config import changed
+from node.config_file import changed
 
 
 @click.command("record")
