@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import bench_cameras
+import bench_neighbour
 import bench_page
 import bench_postprocess
 import bench_recording
@@ -249,6 +250,7 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
         "recording": on_video(bench_recording.recording_cost, seconds),
         "page": on_video(bench_page.page_cost, seconds),
         "cameras": on_video(bench_cameras.camera_cost, seconds),
+        "neighbour": on_video(bench_neighbour.neighbour_cost, seconds),
         "notes": ["resnet18 has seeded weights: its speed is real, its labels are not"],
     }
 

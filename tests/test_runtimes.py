@@ -65,6 +65,41 @@ def test_a_runtime_names_photographs_as_torch_does(
     assert same / len(photos) >= agreement
 
 
+def test_no_thread_of_openvino_is_bound_to_a_core() -> None:
+    """Where another process uses that core, all would wait for it. In a process of its own, since
+    other engines bind threads here."""
+    script = """if True:
+        import os, threading, torch
+        from node.config import ModelConfig
+        from node.perception.catalogue import load_model
+        from node.perception.runtimes import build_runtime
+
+        runtime = build_runtime(load_model("efficientnet_lite0"), ModelConfig(runtime="openvino"))
+        pixels, done = torch.zeros((1, 224, 224, 3), dtype=torch.uint8), threading.Event()
+        runtime.infer(pixels)  # compiles, on threads of its own
+
+        def infer():
+            for _ in range(100):
+                runtime.infer(pixels)
+            done.set()
+
+        free, bound = os.sched_getaffinity(0), set()
+        threading.Thread(target=infer).start()
+        while not done.is_set():
+            for thread in os.listdir("/proc/self/task"):
+                try:
+                    if os.sched_getaffinity(int(thread)) != free:
+                        bound.add(thread)
+                except ProcessLookupError:
+                    pass
+        print(len(bound))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.stdout.strip() == "0", done.stderr
+
+
 def test_auto_is_openvino_without_a_gpu(torch_perceiver: Perceiver) -> None:
     if torch.cuda.is_available():
         pytest.skip("this computer has a GPU, so auto is torch")

@@ -1,0 +1,90 @@
+"""Measures what a busy neighbour costs labelling: one node on 720p frames at 30 a second, by turns
+alone and beside a process that keeps a core busy."""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node.client import Status, Subscriber
+from node.monitor.profile import Spread
+
+_BUSY = [sys.executable, "-c", "while True: pass"]
+_SETTLE_S = 0.5
+
+
+@dataclass(slots=True)
+class Side:
+    """Of all windows alone, or beside the neighbour. age_ns: from frame to message."""
+
+    seconds: float = 0.0
+    dropped: int = 0
+    age_ns: list[int] = field(default_factory=list)
+
+    def told(self) -> dict[str, float]:
+        """For `--json`."""
+        spread = Spread.of(self.age_ns)
+        return {
+            "labelled_per_s": len(self.age_ns) / self.seconds, "dropped": self.dropped,
+            "age_ms_p50": spread.p50, "age_ms_p99": spread.p99, "age_ms_max": spread.max,
+        }  # fmt: skip
+
+
+def neighbour_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
+    """So many windows of each kind by turns, on a 720p video of 30 frames a second."""
+    alone, beside = Side(), Side()
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = f"ipc://{folder}/labels"
+        node = subprocess.Popen(
+            [sys.executable, "-m", "node", "run", "--source", str(video), "--endpoint", endpoint,
+             "--set", "camera.0.loop=true"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            with Subscriber(endpoint, timeout_s=60) as subscriber:
+                while subscriber.receive(60)[0].status is not Status.OK:
+                    pass
+                for _ in range(windows):
+                    _window(subscriber, alone, seconds)
+                    neighbour = subprocess.Popen(_BUSY)
+                    try:
+                        _window(subscriber, beside, seconds)
+                    finally:
+                        neighbour.kill()
+                        neighbour.wait()
+        finally:
+            node.terminate()
+            node.wait(10)
+    return {"alone": alone.told(), "beside": beside.told(), "windows": windows, "seconds": seconds}
+
+
+def _window(subscriber: Subscriber, side: Side, seconds: float) -> None:
+    settled = time.monotonic() + _SETTLE_S
+    while time.monotonic() < settled:
+        subscriber.receive(5)
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        message, gap = subscriber.receive(5)
+        if message.stamp_mono_ns is None or message.published_mono_ns is None:
+            continue
+        side.dropped += gap.dropped
+        side.age_ns.append(message.published_mono_ns - message.stamp_mono_ns)
+    side.seconds += time.monotonic() - started
+
+
+def main() -> None:
+    """Prints one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("video", type=Path, help="720p, 30 frames a second")
+    parser.add_argument("--windows", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=4)
+    arguments = parser.parse_args()
+    print(json.dumps(neighbour_cost(arguments.video, arguments.windows, arguments.seconds)))
+
+
+if __name__ == "__main__":
+    main()
