@@ -10,7 +10,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from node.client import Status, Subscriber
+from bench_node import node_on
+
+from node.client import Subscriber
 from node.monitor.profile import Spread
 
 _BUSY = [sys.executable, "-c", "while True: pass"]
@@ -37,28 +39,18 @@ class Side:
 def neighbour_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
     """So many windows of each kind by turns, on a 720p video of 30 frames a second."""
     alone, beside = Side(), Side()
-    with tempfile.TemporaryDirectory() as folder:
-        endpoint = f"ipc://{folder}/labels"
-        node = subprocess.Popen(
-            [sys.executable, "-m", "node", "run", "--source", str(video), "--endpoint", endpoint,
-             "--set", "camera.0.loop=true"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            with Subscriber(endpoint, timeout_s=60) as subscriber:
-                while subscriber.receive(60)[0].status is not Status.OK:
-                    pass
-                for _ in range(windows):
-                    _window(subscriber, alone, seconds)
-                    neighbour = subprocess.Popen(_BUSY)
-                    try:
-                        _window(subscriber, beside, seconds)
-                    finally:
-                        neighbour.kill()
-                        neighbour.wait()
-        finally:
-            node.terminate()
-            node.wait(10)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        node_on(video, f"ipc://{folder}/labels") as (subscriber, _),
+    ):
+        for _ in range(windows):
+            _window(subscriber, alone, seconds)
+            neighbour = subprocess.Popen(_BUSY)
+            try:
+                _window(subscriber, beside, seconds)
+            finally:
+                neighbour.kill()
+                neighbour.wait()
     return {"alone": alone.told(), "beside": beside.told(), "windows": windows, "seconds": seconds}
 
 

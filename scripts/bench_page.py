@@ -14,8 +14,9 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import psutil
+from bench_node import node_on
 
-from node.client import LabelsMessage, Status, Subscriber
+from node.client import LabelsMessage, Subscriber
 from node.monitor.live import LiveState
 from node.monitor.metrics import Metrics
 
@@ -63,31 +64,21 @@ def page_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        labels = f"ipc://{folder}/labels"
-        node = subprocess.Popen(
-            [sys.executable, "-m", "node", "run", "--source", str(video), "--endpoint", labels,
-             "--set", "camera.0.loop=true", "--set", f'monitor.web="127.0.0.1:{port}"'],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            with Subscriber(labels, timeout_s=60) as subscriber:
-                while subscriber.receive(60)[0].status is not Status.OK:
-                    pass
-                process = psutil.Process(node.pid)
-                for place in range(2 * windows):
-                    looking = place % 2 == 1
-                    viewer = _viewer(port, seconds) if looking else None
-                    took, share, seen = _window(subscriber, seconds, process)
-                    work[looking] += took
-                    cpu[looking].append(share)
-                    messages = seen
-                    if viewer is not None:
-                        got = json.loads(viewer.communicate(timeout=30)[0])
-                        pictures, size = pictures + got[0], size + got[1]
-        finally:
-            node.terminate()
-            node.wait(10)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        node_on(video, f"ipc://{folder}/labels", f'monitor.web="127.0.0.1:{port}"') as running,
+    ):
+        subscriber, process = running
+        for place in range(2 * windows):
+            looking = place % 2 == 1
+            viewer = _viewer(port, seconds) if looking else None
+            took, share, seen = _window(subscriber, seconds, process)
+            work[looking] += took
+            cpu[looking].append(share)
+            messages = seen
+            if viewer is not None:
+                got = json.loads(viewer.communicate(timeout=30)[0])
+                pictures, size = pictures + got[0], size + got[1]
     mean = {looking: float(np.mean(work[looking])) for looking in work}
     return {
         "rate_cost_percent": 100 * (mean[True] / mean[False] - 1),

@@ -3,8 +3,6 @@ and does not by turns."""
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -12,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from bench_node import node_on
 
-from node.client import Control, Status, Subscriber
+from node.client import Control, Subscriber
 
 FPS = 30
 _SETTLE_S = 1.0
@@ -49,24 +48,16 @@ def recording_cost(video: Path, windows: int, seconds: float) -> dict[str, objec
     work a frame takes while it records, which is what the highest rate falls by."""
     sides = {True: Side(), False: Side()}
     with tempfile.TemporaryDirectory() as folder:
-        labels, control = f"ipc://{folder}/labels", f"ipc://{folder}/control"
-        node = subprocess.Popen(
-            [sys.executable, "-m", "node", "run", "--source", str(video), "--endpoint", labels,
-             "--set", "camera.0.loop=true", "--set", f"control.endpoint={control}",
-             "--set", f"recording.folder={folder}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            with Subscriber(labels, timeout_s=60) as subscriber, Control(control) as ctl:
-                while subscriber.receive(60)[0].status is not Status.OK:
-                    pass
-                for place in range(2 * windows):
-                    recording = place % 2 == 1
-                    ctl.record("start" if recording else "stop")
-                    _window(subscriber, sides[recording], psutil.Process(node.pid), seconds)
-        finally:
-            node.terminate()
-            node.wait(10)
+        control = f"ipc://{folder}/control"
+        settings = f"control.endpoint={control}", f"recording.folder={folder}"
+        with (
+            node_on(video, f"ipc://{folder}/labels", *settings) as (subscriber, process),
+            Control(control) as ctl,
+        ):
+            for place in range(2 * windows):
+                recording = place % 2 == 1
+                ctl.record("start" if recording else "stop")
+                _window(subscriber, sides[recording], process, seconds)
     off, on = sides[False], sides[True]
     cost = float(np.mean(on.work_ms) / np.mean(off.work_ms) - 1)
     return {

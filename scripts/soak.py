@@ -32,9 +32,7 @@ from node.wire.outgoing import LocalSink
 _CAMERA = "soak"
 _POINTS = 10
 _MOST_GROWN_MIB = 20.0
-_MOST_OLDER, _OTHERS_MS = 1.5, 10.0
-"""By what factor an age may grow, beside what other work on the computer makes of it. A queue that
-grows is seconds long within seconds."""
+_MOST_OLDER = 1.5
 _SOURCE_PERIOD_S = 0.001
 
 
@@ -55,8 +53,9 @@ class Soaked:
     def flat(self) -> bool:
         """Whether neither memory nor age grew."""
         grown = self.memory_mib[-1] - self.memory_mib[0]
-        most_ms = _MOST_OLDER * self.age_first_ms[0] + _OTHERS_MS
-        return grown <= _MOST_GROWN_MIB and self.age_last_ms[0] <= most_ms
+        return grown <= _MOST_GROWN_MIB and self.age_last_ms[0] <= _MOST_OLDER * max(
+            self.age_first_ms[0], 1.0
+        )
 
 
 def soak(frames: int, seconds: float) -> Soaked:

@@ -23,7 +23,7 @@ from node.capture.photos import read_image
 from node.client import Status, Subscriber
 
 WAIT_S = 20.0
-LOADED_S = 60.0
+LOADED_S = 90.0
 
 
 def free_port() -> int:
@@ -177,21 +177,22 @@ def test_the_threshold_follows_the_model_and_who_else_sets_it(
     shown = "document.getElementById('threshold')"
     assert page.locator("#threshold-label").is_hidden()
     detector = str(shared_data / "models" / "yolox_nano.onnx")
-    wait_until(lambda: takes_model(robot, detector))
-    wait_for(page, f"!{shown}.parentElement.hidden && {shown}.value === '0.25'", LOADED_S)
+    wait_until(lambda: has_model(robot, detector), LOADED_S)
+    wait_for(page, f"!{shown}.parentElement.hidden && {shown}.value === '0.25'")
     page.focus("#threshold")
     page.keyboard.press("ArrowRight")
     wait_until(lambda: detect_score(robot) == 0.3)
     post(robot.url, {"command": "set", "arguments": {"settings": {"detect.score": 0.6}}})
     wait_for(page, f"{shown}.value === '0.6'")
-    wait_until(lambda: takes_model(robot, "efficientnet_lite0"))
-    wait_for(page, f"{shown}.parentElement.hidden", LOADED_S)
+    wait_until(lambda: has_model(robot, "efficientnet_lite0"), LOADED_S)
+    wait_for(page, f"{shown}.parentElement.hidden")
 
 
-def takes_model(robot: Robot, name: str) -> bool:
-    """Whether the node does it, though it may not have done so in time to say so (504)."""
+def has_model(robot: Robot, name: str) -> bool:
+    """Asks for it; what takes the node longer than it lets the page wait (504) is asked again."""
     status, _ = post(robot.url, {"command": "model", "arguments": {"name": name}})
-    return status in (200, 504)
+    assert status in (200, 409, 504)  # 409: it is being loaded
+    return status == 200
 
 
 def detect_score(robot: Robot) -> float:

@@ -104,8 +104,8 @@ def _calibrated(graph: ov.Model, pixels: Sequence[torch.Tensor], float_layers: i
 
 def _simplified(file: Path) -> ov.Model:
     """An exported graph with its constants folded and its operators fused. In a graph as it was
-    exported NNCF takes no addition for a bias, so it corrects none, which costs a photograph in a
-    hundred. ov.convert_model does the same, and reports its use to its makers."""
+    exported NNCF takes no addition for a bias, so it corrects none. ov.convert_model does the same,
+    and reports its use to its makers."""
     graph = ov.Core().read_model(file)
     apply_moc_transformations(graph, cf=True)
     return graph
