@@ -142,9 +142,9 @@ class Recorder:
     @property
     def health(self) -> RecordingHealth:
         """How the recording is, for the health message."""
-        state: Literal["off", "recording", "failed"] = "failed" if self._failed else "off"
-        if self._file is not None:
-            state = "recording"
+        state: Literal["off", "recording", "failed"] = "recording"
+        if self._file is None:  # and after it, what `_fail` sets before
+            state = "failed" if self._failed else "off"
         return RecordingHealth(
             state=state,
             file=None if self._last_path is None else str(self._last_path),
@@ -465,26 +465,22 @@ class Recorder:
     def _fail(self, error: OSError) -> None:
         """The disk does not take it: the recording ends, all else goes on."""
         reason = error.strerror or error
-        file, self._file = self._file, None
-        self._failed = True
+        file = self._file
         if file is None:
-            self._last_error = (
+            told = (
                 f"recording not started: {error.filename or self._folder.path}: {reason}; make "
                 "room there, or name another recording.folder"
             )
         else:
-            whole = file.is_ended
             file.abandon()
-            left = (
-                "what was written is whole"
-                if whole
-                else ("what was written is mended by perception-node recover")
-            )
-            self._last_error = (
+            left = "whole" if file.is_ended else "mended by perception-node recover"
+            told = (
                 f"recording stopped: {error.filename or file.path}: {reason}; make room and start "
-                f"it again (perception-node ctl record start); {left}"
+                f"it again (perception-node ctl record start); what was written is {left}"
             )
-        log.error("%s", self._last_error)
+        # In this order: `health` is asked for by others meanwhile.
+        self._last_error, self._failed, self._file = told, True, None
+        log.error("%s", told)
 
     def _trigger(self, message: Message) -> None:
         """Whether a message is a reason to write the black box out."""
