@@ -206,8 +206,9 @@ def _number(raw: Any) -> float:
 def _integer(raw: Any) -> int:
     if type(raw) is int and -_MOST_EXACT < raw < _MOST_EXACT:
         return raw
-    told = raw if type(raw) is not int else f"of {raw.bit_length()} bits"
-    raise _Unfit(f"is {told!r:.40}, not int")
+    if type(raw) is int:  # too long to be told
+        raise _Unfit(f"is of {raw.bit_length()} bits, not int")
+    raise _Unfit(f"is {raw!r:.40}, not int")
 
 
 def _plain(kind: type) -> _Reader:
