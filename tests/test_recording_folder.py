@@ -125,6 +125,7 @@ def test_a_clock_that_is_set_back_while_recording_costs_the_oldest(
 
     def record_more() -> bool:
         recorder.frame(frame(next(numbers)))
+        time.sleep(0.005)  # a camera of 200 frames a second
         now = Path(str(recorder.health.file))
         if now != seen[-1]:
             seen.append(now)
@@ -253,11 +254,12 @@ def test_two_nodes_of_one_name_share_a_folder_and_its_budget(tmp_path: Path) -> 
         assert node.exitcode == 0
     last = [ended for ended, _, _ in told]
     assert len(set(last)) == 2
-    for ended, error, lost in told:
+    for _, error, lost in told:
         assert error is None or "take more than recording.budget_mb" in error
         assert lost == 0
-        assert is_whole(ended)
-        assert 99 in [x.frame_id for x in Recording([ended]).frames()]
+    (newest,) = files_in(tmp_path)[-1:]
+    assert newest in last  # the other one may have been the oldest in its turn
+    assert 99 in [x.frame_id for x in Recording([newest]).frames()]
     assert most < 8 * KIB**2  # of 20: the budget, two files, and what comes between two looks
     for left in tmp_path.glob("*.mcap"):
         assert is_whole(left)
