@@ -4,7 +4,9 @@ somebody takes away."""
 import itertools
 import multiprocessing
 import os
+import resource
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -399,6 +401,29 @@ def test_a_disk_that_fills_up_leaves_whole_files(
     assert "only 0 MiB are free" in str(recorder.health.last_error)
     assert "what was written is whole" in str(recorder.health.last_error)
     assert is_whole(path)
+
+
+@pytest.mark.parametrize("written", [0, 1000])
+def test_a_disk_that_is_full_from_the_start_is_told_and_no_empty_file_is_left(
+    recorders: Callable[..., Recorder],
+    tmp_path: Path,
+    written: int,
+) -> None:
+    """A real limit of real files, of which nothing or half of the beginning is written."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    recorder = recorders(black_box_s=60)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (written, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"not started: .*_000001\.mcap: File too large"):
+            recorder.begin().result(WAIT_S)
+        with pytest.raises(OutputError, match=r"black-box_request_000002\.mcap: File too large"):
+            recorder.dump("request").result(WAIT_S)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+    assert recorder.begin().result(WAIT_S).exists()
 
 
 def test_a_file_that_cannot_be_deleted_ends_no_recording(

@@ -126,6 +126,7 @@ class RecordingFile:
         self.first_ns: int | None = None
         self.last_ns = 0
         self._bytes = 0
+        self._holds_something = False
         self._sync: threading.Thread | None = None
         self._sync_began = float("-inf")
         self._sync_error: OSError | None = None
@@ -171,6 +172,7 @@ class RecordingFile:
         that is too slow for that."""
         self._writer.flush()  # type: ignore[no-untyped-call]
         self._repeat_definitions()
+        self._holds_something = True
         self._raise_sync_error()
         busy = self._sync is not None and self._sync.is_alive()
         if time.monotonic() - self._sync_began < (MOST_SYNC_S if busy else SYNC_S):
@@ -227,7 +229,10 @@ class RecordingFile:
                 self._stream.close()
 
     def abandon(self) -> None:
-        """Lets go of a file that can no more be written."""
+        """Lets go of a file that can no more be written; where nothing was, it is deleted."""
+        if not self._holds_something and self.is_in_place:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
         with contextlib.suppress(OSError):
             self._stream.close()
 

@@ -419,7 +419,11 @@ class Recorder:
         it is there the old one stays, so that frames in between are taken."""
         self._folder.make_room()
         file = self._new_file("", self._about)
-        file.write(self._head(self._clock.at(None)))
+        try:
+            self._begin_file(file, self._clock.at(None))
+        except OSError as error:
+            file.abandon()
+            raise OSError(error.errno, error.strerror, str(file.path)) from error
         self._began_at = self._flushed_at = time.monotonic()
         self._last_path, self._file_bytes = file.path, 0
         self._file = file
@@ -436,6 +440,11 @@ class Recorder:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(path)) from error
         raise FileExistsError(errno.EEXIST, "others take every new name", str(self._folder.path))
+
+    def _begin_file(self, file: RecordingFile, log_ns: int) -> None:
+        """Written at once, so that a disk that is full says so now. Raises OSError."""
+        file.write(self._head(log_ns))
+        file.flush()
 
     def _head(self, log_ns: int) -> Iterable[Entry]:
         yield config_entry(self._config, self._settings, log_ns)
@@ -532,7 +541,7 @@ class Recorder:
         self._folder.make_room(*self._open_files())
         file = self._new_file(f"{BLACK_BOX}_{reason}", {**self._about, "reason": reason})
         try:
-            file.write(self._head(entries[0].log_ns if entries else self._clock.at(None)))
+            self._begin_file(file, entries[0].log_ns if entries else self._clock.at(None))
             file.write(entries)
             file.flush()
             file.close()

@@ -320,7 +320,7 @@ ABSURD = (
 
 def absurd_facts(budget: Budget) -> Outcome:
     """Recordings in which one fact is not what it should be, through what reads them."""
-    choose = random.Random(0)
+    facts = itertools.chain(FIRST_FACTS, _any_facts(random.Random(0)))
     wrong: dict[str, None] = {}
     files = errors = 0
     until = time.monotonic() + min(budget.seconds, 60.0)
@@ -328,7 +328,7 @@ def absurd_facts(budget: Budget) -> Outcome:
         path = budget.folder / "absurd.mcap"
         path.unlink(missing_ok=True)
         file = RecordingFile(path, {})
-        file.write(_with_absurd_fact(choose))
+        file.write(_with_fact(*next(facts)))
         file.close()
         files += 1
         for read in (_frames_of, _report_of, _labels_of):
@@ -342,19 +342,37 @@ def absurd_facts(budget: Budget) -> Outcome:
     return Outcome(f"{files} recordings with a fact that cannot be", tuple(wrong), figures)
 
 
-def _with_absurd_fact(choose: random.Random) -> list[Entry]:
+FIRST_FACTS = (
+    ("perception.frame", "frame_id", "x"),
+    ("perception.frame", "lost_before", {}),
+    ("perception.labels", "frame_id", None),
+    ("perception.labels", "node", "\ud800"),
+)
+"""Kind of record, fact, and what stands there instead."""
+
+
+def _any_facts(choose: random.Random) -> Iterator[tuple[str, str, object]]:
+    while True:
+        kind = choose.choice(("perception.frame", "perception.labels"))
+        known = next(json.loads(x.data) for x in _entries() if x.channel.name == kind)
+        yield kind, choose.choice(sorted(known)), choose.choice(ABSURD)
+
+
+def _with_fact(kind: str, fact: str, value: object) -> list[Entry]:
+    entries = _entries()
+    place = next(n for n, entry in enumerate(entries) if entry.channel.name == kind)
+    content = {**json.loads(entries[place].data), fact: value}
+    entries[place] = replace(entries[place], data=json.dumps(content).encode())
+    return entries
+
+
+def _entries() -> list[Entry]:
     jpeg = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
     entries = []
     for number in range(3):
         one = Frame(NO_PIXELS, "front", number, Stamp(number, 1, "host"), None, 0, jpeg=jpeg)
         entries += frame_entries(one, number + 1, quality=90, lost_before=0)
         entries += message_entries(replace(MESSAGE, seq=number, frame_id=number), number + 1)
-    of_json = [n for n, entry in enumerate(entries) if entry.channel.encoding == "json"]
-    place = choose.choice(of_json)
-    content = json.loads(entries[place].data)
-    content[choose.choice(sorted(content))] = choose.choice(ABSURD)
-    data = json.dumps(content).encode()
-    entries[place] = replace(entries[place], data=data)
     return entries
 
 
