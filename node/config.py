@@ -262,6 +262,8 @@ class RecordingConfig(_Section):
     keep_free_mb: int = Field(500, ge=0, le=100_000_000)
     black_box_s: float = Field(0.0, ge=0, le=600)
     black_box_mb: int = Field(256, ge=1, le=16_384)
+    black_box_min_interval_s: float = Field(60.0, ge=0, le=86_400)
+    black_box_budget_mb: int = Field(2048, ge=1, le=100_000_000)
     black_box_events: Annotated[
         tuple[BlackBoxEventConfig, ...], Field(max_length=32), BeforeValidator(as_tuples)
     ] = ()

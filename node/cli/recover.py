@@ -51,6 +51,11 @@ def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> Non
             to = output or file.with_name(f"{file.stem}_recovered{file.suffix}")
             if in_place:
                 to = file.with_name(f".{file.name}.mending")
+            if is_being_written(to):
+                failed += file in paths
+                click.echo(f"{file} is being mended by another command, left alone", err=True)
+                continue
+            if in_place:
                 to.unlink(missing_ok=True)
             elif output is None and to.exists():
                 if is_whole(to):

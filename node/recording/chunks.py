@@ -270,7 +270,7 @@ def in_log_order(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Mess
         key=lambda x: (x.start_ns, x.offset),
     )
     waiting: list[Message] = []
-    with _opened(file.path) as stream:
+    with opened(file.path) as stream:
         for at, after in itertools.zip_longest(chunks, chunks[1:]):
             waiting += file.messages(stream, at)
             waiting.sort(key=lambda x: x.log_time)  # stable: ties stay in the order of writing
@@ -280,7 +280,8 @@ def in_log_order(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Mess
             yield from (x for x in ready if start_ns <= x.log_time < end_ns)
 
 
-def _opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
+    """A file that was there before. Raises SourceError where it has gone meanwhile."""
     try:
         return path.open("rb")
     except OSError as error:

@@ -5,13 +5,14 @@ Messages go first and frames, which have to be encoded, after them: on a compute
 for its pictures, the file still says what was seen.
 """
 
+import errno
 import logging
 import os
 import queue
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from node import __version__
 from node.config import BlackBoxEventConfig, NodeConfig
 from node.errors import OutputError
 from node.frame import Frame
-from node.recording.black_box import BlackBox
+from node.recording.black_box import BlackBox, DumpLimit
 from node.recording.encode import Clock, config_entry, frame_entries, message_entries
 from node.recording.entry import Entry
 from node.recording.file import RecordingFile
@@ -54,6 +55,9 @@ NICENESS = 10
 LAST_FRAMES_SHARE = 0.5
 """Of the time that an end or a crash leaves: so long are waiting frames encoded, then the file is
 ended without the others. One without its index is worth less than one without its last frames."""
+
+MOST_NAMES_TRIED = 100
+"""Until nodes of one name in one folder have each a file of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class Recorder:
             config.name,
             None if self._recording.budget_mb is None else self._recording.budget_mb * MIB,
             self._recording.keep_free_mb * MIB,
+            self._recording.black_box_budget_mb * MIB,
         )
         self._clock = Clock()
         self._black_box: BlackBox | None = None
@@ -118,12 +123,17 @@ class Recorder:
         self._file_bytes = 0
         self._last_path: Path | None = None
         self._last_error: str | None = None
+        self._failed = False
+        self._told_problem: str | None = None
         self._info: InfoMessage | None = None
         self._statuses: dict[str, Status] = {}
         self._labelled_ns = 0
         self._flushed_at = self._began_at = 0.0
         self._dumped_at = float("-inf")
         self._dump_wanted: str | None = None
+        self._dump_limit = DumpLimit(self._recording.black_box_min_interval_s)
+        self._dumps_skipped = 0
+        self._skips_told: set[tuple[str | None, ...]] = set()
 
     @property
     def _wanted(self) -> bool:
@@ -132,19 +142,17 @@ class Recorder:
     @property
     def health(self) -> RecordingHealth:
         """How the recording is, for the health message."""
-        file, error = self._file, self._last_error
-        state: Literal["off", "recording", "failed"] = "off"
-        if file is not None:
-            state = "recording"
-        elif error is not None:
-            state = "failed"
+        state: Literal["off", "recording", "failed"] = "recording"
+        if self._file is None:  # and after it, what `_fail` sets before
+            state = "failed" if self._failed else "off"
         return RecordingHealth(
             state=state,
             file=None if self._last_path is None else str(self._last_path),
             bytes=self._file_bytes,
             lost_frames=self._lost_frames,
             lost_messages=self._lost_messages,
-            last_error=error,
+            last_error=self._last_error,
+            skipped_black_boxes=self._dumps_skipped,
         )
 
     def start(self) -> None:
@@ -347,7 +355,7 @@ class Recorder:
             self._file.write(entries)
 
     def _look_after(self) -> None:
-        """What is due: the next part of the recording, the end of a chunk, the black box."""
+        """What is due: the black box, the end of a chunk, the next part of the recording."""
         now = time.monotonic()
         if self._dump_wanted is not None and (
             now - self._dumped_at >= self._recording.black_box_s or self._closing
@@ -356,42 +364,87 @@ class Recorder:
             try:
                 self._dump(reason, self._frames_until)
             except OutputError as error:
-                self._last_error = str(error)
+                self._last_error, self._failed = str(error), True
                 log.error("%s", error)
-        if self._file is None or now - self._flushed_at < FLUSH_S:
-            return
-        self._file.flush()
+        if self._file is not None and now - self._flushed_at >= FLUSH_S:
+            self._look_after_file(self._file)
+
+    def _look_after_file(self, file: RecordingFile) -> None:
+        file.flush()
         self._flushed_at = time.monotonic()
-        self._file_bytes = self._file.bytes
+        self._file_bytes = file.bytes
+        if not file.is_in_place:
+            self._begin_anew(file)
+            return
         full = self._file_bytes >= self._recording.split_mb * MIB
-        if full or now - self._began_at >= self._recording.split_s:
-            self._file.close()
-            self._open()
-        self._folder.make_room(self._file.path)
+        if full or self._flushed_at - self._began_at >= self._recording.split_s:
+            file.close()
+            file = self._open()
+        try:
+            self._folder.make_room_when_due(file.path)
+        except OSError:  # there is room for the index yet
+            file.close()
+            raise
+        self._note_problem()
+
+    def _begin_anew(self, file: RecordingFile) -> None:
+        """The file is no more where it is looked for: the recording goes on in another."""
+        told = _how_it_went(file)
+        log.error("%s", told)
+        _end_where_it_is(file)
+        opened = self._open()
+        self._last_error = f"{told}; the recording goes on in {opened.path}"
+        log.warning("the recording goes on in %s", opened.path)
+
+    def _note_problem(self) -> None:
+        problem = self._folder.problem
+        if problem is not None and problem != self._told_problem:
+            self._last_error = problem
+        self._told_problem = problem
 
     def _begin(self) -> Path:
         if self._file is not None:
             return self._file.path
         try:
-            self._open()
+            file = self._open()
         except OSError as error:
             self._fail(error)
             raise OutputError(self._last_error) from error
-        assert self._file is not None
-        log.info("recording into %s", self._file.path)
-        return self._file.path
+        self._last_error, self._failed = None, False
+        log.info("recording into %s", file.path)
+        return file.path
 
-    def _open(self) -> None:
+    def _open(self) -> RecordingFile:
         """The next file, which stands on its own: configuration and label names come first. Until
         it is there the old one stays, so that frames in between are taken."""
-        path = self._folder.new_path()
         self._folder.make_room()
-        self._last_path = path
-        file = RecordingFile(path, self._about)
-        file.write(self._head(self._clock.at(None)))
+        file = self._new_file("", self._about)
+        try:
+            self._begin_file(file, self._clock.at(None))
+        except OSError as error:
+            file.abandon()
+            raise OSError(error.errno, error.strerror, str(file.path)) from error
         self._began_at = self._flushed_at = time.monotonic()
-        self._last_error = None
+        self._last_path, self._file_bytes = file.path, 0
         self._file = file
+        return file
+
+    def _new_file(self, kind: str, about: Mapping[str, str]) -> RecordingFile:
+        """A file of a new name. Another node of this name may take one in the same moment."""
+        for _ in range(MOST_NAMES_TRIED):
+            path = self._folder.new_path(kind)
+            try:
+                return RecordingFile(path, about)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
+        raise FileExistsError(errno.EEXIST, "others take every new name", str(self._folder.path))
+
+    def _begin_file(self, file: RecordingFile, log_ns: int) -> None:
+        """Written at once, so that a disk that is full says so now. Raises OSError."""
+        file.write(self._head(log_ns))
+        file.flush()
 
     def _head(self, log_ns: int) -> Iterable[Entry]:
         yield config_entry(self._config, self._settings, log_ns)
@@ -405,31 +458,38 @@ class Recorder:
         file, self._file = self._file, None
         if file is None:
             return None
+        gone = None if file.is_in_place else _how_it_went(file)
         try:
-            file.close()
+            _end_where_it_is(file)
         except OSError as error:
+            self._file = file
             self._fail(error)
             raise OutputError(self._last_error) from error
-        log.info("recorded %s, %.1f MiB", file.path, file.path.stat().st_size / MIB)
+        if gone is not None:
+            self._last_error, self._failed = gone, True
+            raise OutputError(gone)
+        log.info("recorded %s, %.1f MiB", file.path, file.bytes / MIB)
         return file.path
 
     def _fail(self, error: OSError) -> None:
         """The disk does not take it: the recording ends, all else goes on."""
         reason = error.strerror or error
-        if self._file is None:
-            self._last_error = (
-                f"recording not started: {self._folder.path}: {reason}; make room there, or name "
-                "another recording.folder"
+        file = self._file
+        if file is None:
+            told = (
+                f"recording not started: {error.filename or self._folder.path}: {reason}; make "
+                "room there, or name another recording.folder"
             )
         else:
-            self._file.abandon()
-            self._file = None
-            self._last_error = (
-                f"recording stopped: {self._last_path}: {reason}; make room and start it again "
-                "(perception-node ctl record start); what was written is mended by "
-                "perception-node recover"
+            file.abandon()
+            left = "whole" if file.is_ended else "mended by perception-node recover"
+            told = (
+                f"recording stopped: {error.filename or file.path}: {reason}; make room and start "
+                f"it again (perception-node ctl record start); what was written is {left}"
             )
-        log.error("%s", self._last_error)
+        # In this order: `health` is asked for by others meanwhile.
+        self._last_error, self._failed, self._file = told, True, None
+        log.error("%s", told)
 
     def _trigger(self, message: Message) -> None:
         """Whether a message is a reason to write the black box out."""
@@ -439,11 +499,27 @@ class Recorder:
             before = self._statuses.get(message.camera)  # None while the node starts
             self._statuses[message.camera] = message.status
             if before is Status.OK and message.status in (Status.STALLED, Status.NO_CAMERA):
-                self._dump_wanted = str(message.status)
+                self._want_dump(str(message.status), "", message.camera)
         elif isinstance(message, EventMessage) and any(
             _names(wanted, message) for wanted in self._recording.black_box_events
         ):
-            self._dump_wanted = f"{message.kind}-{_in_file_names(message.name)}"
+            reason = f"{message.kind}-{_in_file_names(message.name)}"
+            self._want_dump(reason, reason, message.camera, message.region)
+
+    def _want_dump(self, reason: str, *cause: str | None) -> None:
+        """Wants the black box written, unless its cause comes too soon again."""
+        if self._dump_limit.allows(cause, time.monotonic()):
+            self._dump_wanted = reason
+            self._skips_told.discard(cause)
+            return
+        self._dumps_skipped += 1
+        if cause not in self._skips_told:
+            self._skips_told.add(cause)
+            log.warning(
+                "black box (%s) not written: its cause comes again too soon "
+                "(recording.black_box_min_interval_s = %g); health counts what is left out",
+                reason, self._recording.black_box_min_interval_s,
+            )  # fmt: skip
 
     def _dump(self, reason: str, frames_until: float) -> Path:
         if self._black_box is None:
@@ -451,28 +527,29 @@ class Recorder:
         self._write_frames(frames_until)
         entries = self._black_box.take()
         self._dumped_at = time.monotonic()
-        path = None
         try:
-            path = self._folder.new_path(f"{BLACK_BOX}_{reason}")
-            self._folder.make_room(path, *self._open_files())
-            file = RecordingFile(path, {**self._about, "reason": reason})
-            try:
-                first_ns = entries[0].log_ns if entries else self._clock.at(None)
-                file.write(self._head(first_ns))
-                file.write(entries)
-                file.flush()
-            except OSError:
-                file.abandon()
-                raise
-            file.close()
-            self._folder.make_room(path, *self._open_files())
+            path = self._write_black_box(reason, entries)
         except OSError as error:
             raise OutputError(
-                f"black box: {path or self._folder.path}: {error.strerror}; make room, or name "
-                "another recording.folder"
+                f"black box: {error.filename or self._folder.path}: {error.strerror}; make room, "
+                "or name another recording.folder"
             ) from error
         log.info("black box (%s) written to %s", reason, path)
         return path
+
+    def _write_black_box(self, reason: str, entries: Sequence[Entry]) -> Path:
+        self._folder.make_room(*self._open_files())
+        file = self._new_file(f"{BLACK_BOX}_{reason}", {**self._about, "reason": reason})
+        try:
+            self._begin_file(file, entries[0].log_ns if entries else self._clock.at(None))
+            file.write(entries)
+            file.flush()
+            file.close()
+        except OSError as error:
+            file.abandon()
+            raise OSError(error.errno, error.strerror, str(file.path)) from error
+        self._folder.make_room_for_black_box(file.path, *self._open_files())
+        return file.path
 
     def _open_files(self) -> tuple[Path, ...]:
         return () if self._file is None else (self._file.path,)
@@ -487,4 +564,25 @@ def _names(wanted: BlackBoxEventConfig, message: EventMessage) -> bool:
 
 
 def _in_file_names(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name)[:40]
+    """Letters and digits of a name; a file's name has at most 255 bytes."""
+    safe = "".join(letter if letter.isalnum() else "-" for letter in name)
+    return safe.encode()[:40].decode(errors="ignore")
+
+
+def _end_where_it_is(file: RecordingFile) -> None:
+    """Also where it was moved, so that who moved it has it whole. Raises OSError."""
+    if file.is_removed:
+        file.abandon()
+    else:
+        file.close()
+
+
+def _how_it_went(file: RecordingFile) -> str:
+    """What is lost of a file that is no more where it was begun."""
+    if not file.is_removed:
+        return f"{file.path} was moved while it was written, and ended there"
+    seconds = 0.0 if file.first_ns is None else (file.last_ns - file.first_ns) / 1e9
+    return (
+        f"{file.path} was removed while it was written: {file.bytes / MIB:.1f} MiB of "
+        f"{seconds:.0f} s are lost"
+    )

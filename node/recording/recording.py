@@ -4,7 +4,7 @@ the parts of a folder."""
 import functools
 import glob
 import heapq
-import json
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,23 @@ from node.frame import Clock, Frame, Image, Stamp
 from node.jpeg import decode_jpeg
 from node.recording.chunks import ChunkedFile, add_problem, in_log_order, open_chunked
 from node.recording.entry import Channel, Encoding, Entry
+from node.recording.facts import (
+    MOST_NS,
+    FrameFacts,
+    read_configuration,
+    read_frame_facts,
+    read_message,
+)
 from node.recording.file import METADATA
-from node.recording.folder import SUFFIX
-from node.wire.codec import from_map
+from node.recording.folder import SUFFIX, in_order
 from node.wire.messages import LabelsMessage, Message, MessageKind, Status
 
 FOREVER_NS = 1 << 63
 _IMAGE = "foxglove.CompressedImage"
 _FRAME = "perception.frame"
 _LABELS = "perception.labels"
+MOST_NAME = 64
+"""Letters of a camera's name."""
 _MOST_LATE_NS = 10_000_000_000
 """How long after its capture a frame's labels may come: no inference that is waited for takes
 longer (model.inference_timeout_s), but where it is raised."""
@@ -117,7 +125,7 @@ class Recording:
     @property
     def end_ns(self) -> int:
         """Log time of the last record."""
-        return max(at.end_ns for file in self._files for at in file.chunks)
+        return max((at.end_ns for file in self._files for at in file.chunks), default=0)
 
     @property
     def length_s(self) -> float:
@@ -191,10 +199,9 @@ class Recording:
 
     def _message(self, kind: MessageKind, entry: Entry) -> Message | None:
         try:
-            return from_map(kind, _map(entry.data))
+            return read_message(kind, entry.data)
         except MessageError as error:
-            told = f"{entry.channel.topic}: a message is left out: {error}"
-            add_problem(self._problems, told)
+            add_problem(self._problems, f"{entry.channel.topic}: a message is left out: {error}")
             return None
 
     @property
@@ -210,8 +217,13 @@ class Recording:
         """The newest configuration that was in force, None where none was recorded."""
         newest = None
         for entry in self.entries():
-            if entry.channel.name == "perception.config":
-                newest = _map(entry.data).get("config")
+            if entry.channel.name != "perception.config":
+                continue
+            try:
+                newest = read_configuration(entry.data)
+            except MessageError as error:
+                told = f"{entry.channel.topic}: a configuration is left out: {error}"
+                add_problem(self._problems, told)
         return newest
 
 
@@ -221,14 +233,14 @@ class _FrameReader:
     def __init__(self, first_ns: int, problems: list[str]) -> None:
         self._first_ns = first_ns
         self._problems = problems
-        self._facts: dict[str, dict[str, Any]] = {}
+        self._facts: dict[str, FrameFacts | None] = {}
         self._count: dict[str, int] = {}
 
     def take(self, entry: Entry) -> RecordedFrame | None:
         """The frame whose picture this is, None for all other entries. Other recorders tell nothing
         of a picture; those are counted."""
         if entry.channel.name == _FRAME:
-            self._facts[_camera(entry.channel.topic)] = _map(entry.data)
+            self._facts[_camera(entry.channel.topic)] = self._read_facts(entry)
             return None
         if entry.channel.name != _IMAGE or entry.channel.encoding != "protobuf":
             return None
@@ -244,20 +256,34 @@ class _FrameReader:
             )
             return None
         camera = _camera(entry.channel.topic)
-        told = self._facts.pop(camera, {})
-        frame_id = told.get("frame_id", self._count.get(camera, 0))
-        self._count[camera] = frame_id + 1
+        facts = self._facts.pop(camera, self._counted(camera, entry))
+        if facts is None:  # which frame that was is not known
+            return None
+        self._count[camera] = facts.frame_id + 1
         return RecordedFrame(
             camera=camera,
-            frame_id=frame_id,
+            frame_id=facts.frame_id,
             log_ns=entry.log_ns,
             media_ns=entry.log_ns - self._first_ns,
-            stamp_ns=told.get("stamp_ns", entry.publish_ns),
-            clock=told.get("clock"),
-            epoch=told.get("epoch", 0),
-            lost_before=told.get("lost_before", 0),
+            stamp_ns=facts.stamp_ns,
+            clock=facts.clock,
+            epoch=facts.epoch,
+            lost_before=facts.lost_before,
             jpeg=image.data,
         )
+
+    def _counted(self, camera: str, entry: Entry) -> FrameFacts:
+        """Of a picture of which its recorder tells nothing."""
+        stamp_ns = entry.publish_ns if entry.publish_ns < MOST_NS else entry.log_ns
+        return FrameFacts(self._count.get(camera, 0), stamp_ns)
+
+    def _read_facts(self, entry: Entry) -> FrameFacts | None:
+        """None where they do not fit: their picture is left out."""
+        try:
+            return read_frame_facts(entry.data)
+        except MessageError as error:
+            add_problem(self._problems, f"{entry.channel.topic}: a frame is left out: {error}")
+            return None
 
 
 def _is_jpeg(picture_format: str) -> bool:
@@ -341,11 +367,11 @@ def find_recording(source: str) -> list[Path] | None:
     None where it names none."""
     path = Path(source).expanduser()
     if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
-        return sorted(path.parent.glob(path.name)) or [path]
+        return in_order(path.parent.glob(path.name)) or [path]
     if path.suffix.lower() == SUFFIX:
         return [path]
     if path.is_dir():
-        return sorted(path.glob(f"*{SUFFIX}")) or None
+        return in_order(path.glob(f"*{SUFFIX}")) or None
     return None
 
 
@@ -355,11 +381,13 @@ def _start_ns(file: ChunkedFile) -> int:
 
 def _camera(topic: str) -> str:
     """`/front/image` and `frames/front/` are of the camera `front`; a topic of somebody else's is
-    the camera's name."""
+    the camera's name, as far as a camera can be called so."""
     parts = [part for part in topic.split("/") if part]
     if len(parts) == 2 and topic in (f"/{parts[0]}/image", f"/{parts[0]}/annotations"):
-        return parts[0]
-    return parts[1] if topic.startswith("frames/") and len(parts) == 2 else "_".join(parts)
+        name = parts[0]
+    else:
+        name = parts[1] if topic.startswith("frames/") and len(parts) == 2 else "_".join(parts)
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip("_.-")[:MOST_NAME] or "camera"
 
 
 def _name(file: ChunkedFile, schema_id: int) -> str:
@@ -371,11 +399,3 @@ def _channel(file: ChunkedFile, channel_id: int) -> Channel:
     channel = file.channels[channel_id]
     encoding: Encoding = "protobuf" if channel.message_encoding == "protobuf" else "json"
     return Channel(channel.topic, encoding, _name(file, channel.schema_id))
-
-
-def _map(data: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -10,8 +10,8 @@ from mcap.writer import CompressionType, Writer
 
 from node import __version__
 from node.errors import OutputError, SourceError
-from node.recording.chunks import ChunkedFile, add_problem, open_chunked
-from node.recording.file import CHUNK_BYTES
+from node.recording.chunks import ChunkedFile, add_problem, open_chunked, opened
+from node.recording.file import CHUNK_BYTES, hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ def is_whole(path: Path) -> bool:
     """Whether every chunk of a file and its index can be read. Raises SourceError."""
     file = open_chunked(path)
     if file.whole:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             for at in file.chunks:
                 file.messages(stream, at)
     return file.whole and not file.problems
@@ -42,6 +42,7 @@ def recover(path: Path, to: Path) -> Recovered:
     file = open_chunked(path)
     try:
         with to.open("xb") as output:
+            hold(output)  # so that neither a budget nor another `recover` takes it away
             count = _save_or_unlink(file, output, to)
     except FileExistsError:
         raise OutputError(f"{to} is there already; name another with --output") from None
@@ -72,7 +73,7 @@ def _save(file: ChunkedFile, output: IO[bytes]) -> int:
     channels: dict[int, int] = {}
     schemas: dict[int, int] = {0: 0}
     count = 0
-    with file.path.open("rb") as stream:
+    with opened(file.path) as stream:
         for at in file.chunks:
             for message in file.messages(stream, at):
                 _copy(file, message, writer, channels, schemas)

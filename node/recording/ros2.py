@@ -12,13 +12,15 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from node.client_ros2 import CLASSIFICATION, DETECTIONS, of_labels, stamped
-from node.errors import OutputError
+from node.errors import OutputError, SourceError
 from node.recording.recording import RecordedFrame, Recording
 from node.wire.messages import LabelsMessage
 
 Progress = Callable[[float], None]
 
 IMAGE = "sensor_msgs/msg/CompressedImage"
+_MOST_STAMP_NS = 2**31 * 1_000_000_000
+"""ROS 2 counts seconds in 32 bits (builtin_interfaces/Time), up to January 2038."""
 
 # The definitions of https://github.com/ros-perception/vision_msgs, branch ros2 (Apache-2.0),
 # without their comments.
@@ -56,18 +58,29 @@ def make(name: str, /, **fields: Any) -> Any:
 
 
 def of_frame(frame: RecordedFrame) -> Any:
-    """CompressedImage."""
+    """CompressedImage. Raises SourceError for a stamp that ROS 2 has no number for."""
+    stamp_ns = frame.stamp_ns or frame.log_ns
+    _check_stamp(stamp_ns, frame.camera)
     return make(
         IMAGE,
-        header=stamped(frame.stamp_ns or frame.log_ns, frame.camera, make),
+        header=stamped(stamp_ns, frame.camera, make),
         format="jpeg",
         data=np.frombuffer(frame.jpeg, np.uint8),
     )
 
 
+def _check_stamp(stamp_ns: int, camera: str) -> None:
+    if stamp_ns >= _MOST_STAMP_NS:
+        raise SourceError(
+            f"camera '{camera}': a stamp of {stamp_ns / 1e9:.0f} s is beyond January 2038, where "
+            "ROS 2's end; export it as jsonl instead"
+        )
+
+
 def write_bag(recording: Recording, to: Path, progress: Progress = lambda done: None) -> int:
     """Writes a rosbag2 folder (storage mcap) with `/CAMERA/image/compressed` and
-    `/CAMERA/detections` or `/CAMERA/classification`; how many messages. Raises OutputError."""
+    `/CAMERA/detections` or `/CAMERA/classification`; how many messages. Raises OutputError, and
+    SourceError for a stamp that ROS 2 has no number for."""
     if to.exists():
         raise OutputError(f"{to} is there already; name another folder")
     count = 0
@@ -102,6 +115,7 @@ def _messages(recording: Recording, progress: Progress) -> Iterator[tuple[str, i
             yield f"/{frame.camera}/image/compressed", frame.log_ns, of_frame(frame)
             frame = next(frames, None)
             continue
+        _check_stamp(told[1].stamp_ns or told[1].published_ns, told[1].camera)
         converted = of_labels(told[1], make)
         if converted is not None:
             kind = "detections" if converted.__msgtype__ == DETECTIONS else "classification"

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 
 from node.errors import MessageError
 from node.wire.messages import KINDS, MAX_MESSAGE_BYTES, SCHEMA, Message, topic_of
+
+_Read = TypeVar("_Read")
 
 
 def encode(message: Message) -> list[bytes]:
@@ -68,12 +70,20 @@ def from_map(kind: str, content: object) -> Message:
             f"a {kind} message of schema {schema}, newer than the {SCHEMA} read here: "
             "update perception-node on this computer"
         )
-    cls: type = KINDS[kind]
-    try:
-        built = _class_reader(cls)(content)
-    except _Unfit as unfit:
-        raise MessageError(f"{kind}{unfit.place} {unfit.why}") from None
+    built = from_plain(KINDS[kind], kind, content)
     assert isinstance(built, Message)
+    return built
+
+
+def from_plain(cls: type[_Read], name: str, content: object) -> _Read:
+    """A dataclass of its fields in a decoded map; unknown ones are ignored. Raises MessageError,
+    which calls it `name`, where one is missing or of the wrong type."""
+    kind: type = cls
+    try:
+        built = _class_reader(kind)(content)
+    except _Unfit as unfit:
+        raise MessageError(f"{name}{unfit.place} {unfit.why}") from None
+    assert isinstance(built, cls)
     return built
 
 
@@ -158,6 +168,8 @@ def _reader(hint: Any) -> _Reader:
         return _one_of({str(value): value for value in kind})
     if is_dataclass(kind):
         return _class_reader(hint)
+    if kind is int:
+        return _integer
     return _number if kind is float else _plain(kind)
 
 
@@ -189,6 +201,14 @@ def _number(raw: Any) -> float:
     if type(raw) is int and abs(raw) < _MOST_EXACT:
         return float(raw)
     raise _Unfit(f"is {raw!r:.40}, not float")
+
+
+def _integer(raw: Any) -> int:
+    if type(raw) is int and -_MOST_EXACT < raw < _MOST_EXACT:
+        return raw
+    if type(raw) is int:  # too long to be told
+        raise _Unfit(f"is of {raw.bit_length()} bits, not int")
+    raise _Unfit(f"is {raw!r:.40}, not int")
 
 
 def _plain(kind: type) -> _Reader:

@@ -387,7 +387,8 @@ class Latency:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingHealth:
     """The recording. file: that it writes, or wrote last; bytes: of it on the disk; lost_frames,
-    lost_messages: that the disk was too slow for; last_error: why it stopped."""
+    lost_messages: that the disk was too slow for; last_error: what went wrong last, such as why it
+    stopped; skipped_black_boxes: that came too soon after another of their cause."""
 
     state: Literal["off", "recording", "failed"]
     file: str | None
@@ -395,6 +396,7 @@ class RecordingHealth:
     lost_frames: int
     lost_messages: int
     last_error: str | None
+    skipped_black_boxes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
