@@ -109,7 +109,10 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
     ("change", "told"),
     [
         (lambda folder: (folder / "mine.toml").unlink(), "its model card .* is missing; write one"),
-        (lambda folder: (folder / "labels.txt").unlink(), "labels.txt cannot be read; name a text"),
+        (
+            lambda folder: (folder / "labels.txt").unlink(),
+            "'labels.txt' cannot be read beside it; name a text",
+        ),
         (rewritten('"classify"', '"detect"'), 'task "detect" with decoder "": this version runs'),
         (rewritten('"classify"', '"segment"'), "which makes .n, 1000, height, width."),
         (rewritten('"bicubic"', '"cubic"'), "input.interpolation = 'cubic': should be 'bilinear'"),
