@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from node.limits import Limits
 from node.wire.messages import DEFAULT_ENDPOINT, EventKind
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -323,6 +324,19 @@ class MonitorConfig(_Section):
         return self
 
 
+class LimitsConfig(_Section):
+    """How large a picture, or a chunk of a recording, may be."""
+
+    max_pixels: int = Field(Limits().max_pixels, ge=1024, le=4_294_836_225)
+    max_picture_mb: int = Field(Limits().max_picture_mb, ge=1, le=16_384)
+    max_chunk_mb: int = Field(Limits().max_chunk_mb, ge=1, le=16_384)
+
+    @property
+    def limits(self) -> Limits:
+        """The same for the decoders."""
+        return Limits(self.max_pixels, self.max_picture_mb, self.max_chunk_mb)
+
+
 class LogConfig(_Section):
     """What is said on stderr."""
 
@@ -347,6 +361,7 @@ class NodeConfig(_Section):
     control: ControlConfig = Field(default_factory=ControlConfig)
     recording: RecordingConfig = Field(default_factory=RecordingConfig)
     monitor: MonitorConfig = Field(default_factory=MonitorConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 
     @field_validator("camera", mode="before")

@@ -3,12 +3,14 @@ here, since invented pixels would be labelled as if they had been seen."""
 
 import importlib.util
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
 
 from node.errors import PictureError
 from node.frame import Image
+from node.limits import check_bytes, check_pixels, limits
 
 START = b"\xff\xd8"
 MOST_STRAY_BYTES = 16
@@ -16,17 +18,28 @@ MOST_STRAY_BYTES = 16
 the end of each good picture, some up to ten before each restart marker. A damaged one loses
 hundreds."""
 
+USUAL_SCANS, MOST_SCANNED_PIXELS = 12, 200_000_000
+"""Of a progressive picture. Encoders write about ten; each is as much work as a whole picture,
+whatever few bytes it has (libjpeg-turbo, "Two issues with the JPEG standard"). Pictures of more may
+take about half a second."""
+
 _STRAY = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x(\w+)")
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""Not what stands for itself within a scan: a stuffed zero, a restart."""
 _END = "d9"
 _SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
+_FRAMES = {0xC0: False, 0xC1: False, 0xC2: True, 0xC9: False, 0xCA: True}
+"""Kinds of frame that are decoded, and whether they are progressive (ITU-T T.81, table B.1)."""
 
 
 def decode_jpeg(data: bytes) -> Image:
     """[height, width, 3] uint8 BGR.
 
-    Raises PictureError for bytes that are no JPEG, that end early, or in which damage shows. A
-    damaged byte that still reads as a picture cannot be told: JPEG has no checksum.
+    Raises PictureError for bytes that are no JPEG, that end early, in which damage shows, or that
+    claim a picture larger than the limits. A damaged byte that still reads as a picture cannot be
+    told: JPEG has no checksum.
     """
+    _check_size(data)
     try:
         return _decoded(data, strict=True)
     except ValueError as error:
@@ -59,6 +72,50 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
     return encoded
 
 
+def _check_size(data: bytes) -> None:
+    """Raises PictureError by the header, before anything is decoded."""
+    check_bytes(len(data))
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except ValueError as error:
+        raise PictureError(f"a picture is damaged: {error}") from error
+    check_pixels(width, height)
+    check_scans(data, width, height)
+
+
+def check_scans(data: bytes, width: int, height: int) -> None:
+    """Raises PictureError for a JPEG of these sizes that is decoded again and again."""
+    scans = _scans(data)
+    if scans > USUAL_SCANS and scans * width * height > MOST_SCANNED_PIXELS:
+        raise PictureError(
+            f"a picture of {width} x {height} pixels in {scans} scans would take seconds; "
+            f"encode it in {USUAL_SCANS} or fewer"
+        )
+
+
+def _scans(data: bytes) -> int:
+    """How many scans of the first picture a decoder would decode; not those of a preview in it."""
+    count, progressive, components = 0, False, b""
+    for marker, segment in _segments(data):
+        if marker in _FRAMES:
+            progressive, components = _FRAMES[marker], segment[7:8]
+        elif marker == _SCAN:
+            if not progressive and segment[2:3] == components:  # all of it in one
+                return 1
+            count += 1
+    return count
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The markers of the first picture, each with its segment: two bytes of length, then the rest
+    (ITU-T T.81, B.1.1.4)."""
+    place = len(START)
+    while (found := _MARKER.search(data, place)) is not None and found[0] != _END_OF_IMAGE:
+        begin = found.end()
+        place = begin + int.from_bytes(data[begin : begin + 2], "big")
+        yield found[0][1], data[begin:place]
+
+
 def _check_what_follows(data: bytes) -> None:
     """Raises PictureError where FFmpeg, which passes over stray bytes, finds damage. It finds less
     of it than the strict decoder, but no picture that ends early or misses a packet of 512 bytes
@@ -70,7 +127,7 @@ def _check_what_follows(data: bytes) -> None:
     context = av.CodecContext.create("mjpeg", "r")
     assert isinstance(context, av.VideoCodecContext)
     context.thread_count = 1
-    context.options = {"err_detect": "explode"}
+    context.options = {"err_detect": "explode", "max_pixels": str(limits().max_pixels)}
     try:
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
     except av.FFmpegError as error:

@@ -14,6 +14,7 @@ from node.config import CameraConfig, redacted
 from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
 from node.jpeg import START, decode_jpeg, holds_another
+from node.limits import check_pixels
 from node.opencv import cv2
 
 OPEN_TIMEOUT_MS = 5000
@@ -162,6 +163,7 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
             f"{who} cannot be opened; check that the server runs and that address, user and "
             "password are right"
         )
+    _check_size(capture, who)
     limit = limit or RateLimit(config.max_fps)
     arrivals = Arrivals(who, _fps(capture), discard=config.discard_backlog)
     codec = codec_of(_fourcc(capture), config)
@@ -192,7 +194,18 @@ def open_gstreamer(config: CameraConfig, limit: RateLimit | None = None) -> Live
             f"{who} does not start; try it with gst-launch-1.0, and end it with "
             "'! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1'"
         )
+    _check_size(capture, who)
     return LiveSource(capture, who, config, limit)
+
+
+def _check_size(capture: "cv2.VideoCapture", who: str) -> None:
+    """Raises SourceError for a stream that claims larger pictures than the limits."""
+    width, height = (capture.get(x) for x in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    try:
+        check_pixels(int(width), int(height))
+    except PictureError as error:
+        capture.release()
+        raise SourceError(f"{who}: {error}") from None
 
 
 def has_gstreamer() -> bool:

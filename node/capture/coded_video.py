@@ -12,6 +12,7 @@ from node.capture.annex_b import START_CODES, Codec, ParameterSets, has_picture_
 from node.capture.h264 import FrameNumbers
 from node.errors import PictureError
 from node.frame import Image, Stamp
+from node.limits import check_bytes, limits
 
 if TYPE_CHECKING:
     from av import VideoCodecContext, VideoFrame
@@ -125,6 +126,7 @@ class VideoDecoder:
         return lacks
 
     def _decoded(self, data: bytes) -> "list[VideoFrame]":
+        check_bytes(len(data))
         packet = self._packet(data)
         packet.pts = packet.dts = self._count
         return self._context.decode(packet)
@@ -152,9 +154,11 @@ def _new_context(codec: Codec, parameters: bytes) -> "VideoCodecContext":
     # Threads for whole pictures would hold back one each, and those for slices turn off the check
     # that finds damage.
     context.thread_count = 1
+    # What a stream claims of its size is believed for each buffer of the decoder, twenty at most.
+    context.options = {"max_pixels": str(limits().max_pixels)}
     if codec == "hevc":  # it marks no picture as damaged, and only says so when told to stop; where
         # pictures carry a checksum (most encoders send none) it is compared
-        context.options = {"err_detect": "crccheck+explode"}
+        context.options = {**context.options, "err_detect": "crccheck+explode"}
     if parameters:
         context.extradata = parameters
     return context

@@ -2,18 +2,46 @@
 
 import glob
 import math
+import stat
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 from PIL import Image as PilImage
-from PIL import ImageOps, UnidentifiedImageError
 
 from node.capture.source import Picture, Report, SourceFacts
-from node.errors import SourceError
+from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
+from node.jpeg import check_scans
+from node.limits import check_bytes, check_pixels, limits
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
+_PLUGINS = (
+    BmpImagePlugin.BmpImageFile,
+    GifImagePlugin.GifImageFile,
+    JpegImagePlugin.JpegImageFile,
+    PngImagePlugin.PngImageFile,
+    PpmImagePlugin.PpmImageFile,
+    TiffImagePlugin.TiffImageFile,
+    WebPImagePlugin.WebPImageFile,
+)
+_FORMATS = tuple(str(plugin.format) for plugin in _PLUGINS)
+"""Whatever the name says, only these are tried: others that Pillow knows run programs (EPS)."""
+
+# Pillow warns of pictures that ours may well allow.
+warnings.filterwarnings("ignore", category=PilImage.DecompressionBombWarning)
 
 
 class PhotoSource:
@@ -133,18 +161,44 @@ def read_image(file: Path) -> Image:
     """[height, width, 3] uint8 BGR of a picture file, turned upright by its EXIF orientation.
 
     Pillow refuses a file that ends early, where OpenCV fills the rest with grey and says nothing.
-    Raises SourceError.
+    Raises SourceError, for what claims to be larger than the limits too.
     """
     try:
-        if file.stat().st_size == 0:
-            raise SourceError(f"{file} is empty (0 bytes)")
-        with PilImage.open(file) as opened:
+        _check_file(file)
+        _allow(limits().max_pixels)
+        with PilImage.open(file, formats=_FORMATS) as opened:
+            check_pixels(*opened.size)
+            if opened.format in ("JPEG", "MPO"):
+                check_scans(file.read_bytes(), *opened.size)
             upright = ImageOps.exif_transpose(opened)
             rgb = np.asarray(upright.convert("RGB"))
+    except PictureError as error:
+        raise PictureError(f"{file}: {error}") from None
     except FileNotFoundError:
         raise SourceError(f"{file}: there is no such file") from None
     except UnidentifiedImageError:
         raise SourceError(f"{file} is not a picture that can be read") from None
-    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
+    except PilImage.DecompressionBombError:
+        raise PictureError(
+            f"{file} claims more pixels than limits.max_pixels = {limits().max_pixels}; raise it "
+            "if the picture is real"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise SourceError(f"{file} cannot be read: {error}") from error
     return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def _check_file(file: Path) -> None:
+    """Raises SourceError for what cannot be a picture: opening a pipe would wait for ever."""
+    about = file.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise SourceError(f"{file} is not a regular file")
+    if about.st_size == 0:
+        raise SourceError(f"{file} is empty (0 bytes)")
+    check_bytes(about.st_size)
+
+
+def _allow(pixels: int) -> None:
+    """Raises Pillow's own bound where ours is higher; it is everybody's, so it is never lowered."""
+    if PilImage.MAX_IMAGE_PIXELS is not None and pixels > PilImage.MAX_IMAGE_PIXELS:
+        PilImage.MAX_IMAGE_PIXELS = pixels

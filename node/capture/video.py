@@ -1,13 +1,15 @@
 """A recorded video file, frame by frame."""
 
+import importlib.util
 import time
 from pathlib import Path
 from typing import cast
 
 from node.capture.source import Picture, SourceFacts
-from node.errors import SourceError
+from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
-from node.opencv import cv2
+from node.limits import check_pixels, limits
+from node.opencv import cv2, limit_buffers
 
 SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg"}
@@ -111,6 +113,7 @@ def _open(file: Path) -> "cv2.VideoCapture":
                 raise SourceError(f"{file} is empty (0 bytes); was it copied completely?")
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}") from error
+    _check_size(file)
     capture = cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise SourceError(
@@ -118,3 +121,23 @@ def _open(file: Path) -> "cv2.VideoCapture":
             f"ffmpeg -i {file.name} -c:v libx264 {file.stem}.mp4"
         )
     return capture
+
+
+def _check_size(file: Path) -> None:
+    """Raises SourceError for a video whose header claims larger pictures than the limits: OpenCV
+    decodes some as soon as it opens it. What cannot be told without the package av, or comes later
+    in the video, OpenCV's own buffers are too short for (node.opencv)."""
+    if importlib.util.find_spec("av") is None:
+        return
+    import av  # takes 0.1 s, for those who read videos
+
+    limit_buffers()
+    options = {"max_pixels": str(limits().max_pixels)}
+    try:
+        with av.open(str(file.absolute()), options=options) as container:
+            for stream in container.streams.video:
+                check_pixels(stream.codec_context.width, stream.codec_context.height)
+    except PictureError as error:
+        raise SourceError(f"{file}: {error}") from None
+    except (av.FFmpegError, ValueError):
+        return  # OpenCV says what is wrong

@@ -10,6 +10,7 @@ import click
 
 from node.config import NodeConfig
 from node.config_file import load_config
+from node.limits import set_limits
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
@@ -70,6 +71,7 @@ def configured(
     if source is not None:
         config = config.model_copy(update={"camera": config.camera[:1]})
     set_up_logging(config.log.level)
+    set_limits(config.limits.limits)
     return config
 
 

@@ -1,5 +1,6 @@
 """ModelCard: what the node needs to know about a model file, from the TOML file beside it."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from node.errors import ModelError
+from node.perception.beside import MIB, beside, text_of
 from node.perception.preprocess import PreprocessSpec
 
 _MINIMAL = (
@@ -22,6 +24,11 @@ _RUNS = (
     'task "classify" (decoder "softmax"), task "detect" (decoder "yolox" or "boxes") and task '
     '"segment" (decoder "pixels")'
 )
+_NAME_LABELS = "name a text file with a label a line, or list the names"
+_MOST_CARD_BYTES, _MOST_LABELS_BYTES = 8 * MIB, 8 * MIB
+_MOST_LABELS, _LONGEST_LABEL = 100_000, 200
+_UNSEEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which a terminal obeys, and what turns the direction of text."""
 _Three = tuple[float, float, float]
 
 
@@ -57,7 +64,7 @@ class ModelCard(_Section):
     task: Literal["classify", "detect", "segment"]
     labels: str | tuple[str, ...]
     decoder: str | None = None
-    source: str | None = None
+    source: str | None = Field(None, max_length=1000)
     input: InputCard
 
     @property
@@ -82,13 +89,12 @@ class ModelCard(_Section):
 def read_card(model_file: Path) -> ModelCard:
     """The card beside a model file. Raises ModelError where it is missing or wrong."""
     file = model_file.with_suffix(".toml")
+    if not file.exists():
+        raise ModelError(f"{model_file}: its model card {file} is missing; write one: {_MINIMAL}")
+    beside(model_file, file.name)
     try:
-        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = tomllib.loads(text_of(file, _MOST_CARD_BYTES))
         card = ModelCard.model_validate(content)
-    except FileNotFoundError:
-        raise ModelError(
-            f"{model_file}: its model card {file} is missing; write one: {_MINIMAL}"
-        ) from None
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -105,15 +111,30 @@ def read_card(model_file: Path) -> ModelCard:
 
 def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
     """The names of the classes, in order. Raises ModelError."""
-    if not isinstance(card.labels, str):
-        return card.labels
-    file = model_file.parent / card.labels
+    where = f"{model_file.with_suffix('.toml')}: labels"
+    names = card.labels if not isinstance(card.labels, str) else _read_labels(card, model_file)
+    if len(names) > _MOST_LABELS:
+        raise ModelError(f"{where}: {len(names)} names; at most {_MOST_LABELS}")
+    for name in names:
+        if len(name) > _LONGEST_LABEL or _UNSEEN.search(name):
+            raise ModelError(
+                f"{where}: {name!r:.60} is no name: at most {_LONGEST_LABEL} characters, none of "
+                "them a control character"
+            )
+    return names
+
+
+def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:
+    told = f"{model_file.with_suffix('.toml')}: labels = {card.labels!r:.80}"
     try:
-        return tuple(file.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+        file = beside(model_file, str(card.labels))
+        return tuple(text_of(file, _MOST_LABELS_BYTES).splitlines())
+    except ModelError as error:
+        reason = str(error).removeprefix(f"{model_file}: ")
+        raise ModelError(f"{told}: {reason}; {_NAME_LABELS}") from error
+    except (OSError, ValueError) as error:
         raise ModelError(
-            f"{model_file.with_suffix('.toml')}: labels = {card.labels!r}: {file} cannot be read; "
-            "name a text file with a label a line, or list the names"
+            f"{told}: {model_file.parent / str(card.labels)} cannot be read; {_NAME_LABELS}"
         ) from error
 
 

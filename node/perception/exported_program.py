@@ -1,34 +1,50 @@
 """Exported programs (.pt2) as networks, read without running anything that a file holds.
 
-torch.export.load unpickles whatever it does not know otherwise, custom objects and sample inputs,
-and loads compiled libraries. Here an archive may hold a graph, plain tensors and notes about them
-only, and torch is told to unpickle tensors only.
+torch.export.load evaluates the sizes and resolves the functions that a file names, writes Python of
+its names, unpickles what it does not know otherwise, and loads compiled libraries. Here torch gets
+an archive that was made anew of what was checked: a graph of known operators, and plain tensors.
 """
 
+import contextlib
+import logging
 import os
-import re
 import threading
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from node.errors import ModelError
+from node.perception.program_archive import checked_archive
+from node.perception.program_parts import Refused
 
-_ALLOWED = re.compile(
-    r"[^/]*/("
-    r"archive_format|archive_version|byteorder|version|\.data/[a-z_]+"
-    r"|models/[^/]+\.json"
-    r"|data/weights/(weight_\d+|[^/]+_config\.json)"
-    r"|data/constants/(tensor_\d+|[^/]+_config\.json)"
-    r"|data/sample_inputs/[^/]+\.pt"
-    r"|extra/[^/]+"
-    r")"
-)
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-"""torch.load's own switch: nothing but tensors, whatever the caller asks for."""
+"""torch.load's own switch: nothing but tensors, whatever the caller asks for. Nothing pickled is
+left to load; should a later torch look elsewhere, it finds this."""
+_NONE = (
+    "cannot be read as a torch exported program of plain tensors; write it with torch.export.save "
+    "of this torch version"
+)
 _lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Both are everybody's, so they are set for the moment only. torch logs a stack trace of what
+    it cannot load, where one line is said here."""
+    logger = logging.getLogger("torch.export")
+    before, level = os.environ.get(_FORCE), logger.level
+    os.environ[_FORCE] = "1"
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if before is None:
+            del os.environ[_FORCE]
+        else:
+            os.environ[_FORCE] = before
 
 
 class ExportedProgram(nn.Module):
@@ -39,23 +55,20 @@ class ExportedProgram(nn.Module):
 
     def __init__(self, file: Path) -> None:
         super().__init__()
-        _check(file)
         try:
-            with _lock:  # the environment is everybody's
-                before = os.environ.get(_FORCE)
-                os.environ[_FORCE] = "1"
-                try:
-                    self.program = torch.export.load(file).module()
-                finally:
-                    if before is None:
-                        del os.environ[_FORCE]
-                    else:
-                        os.environ[_FORCE] = before
-        except Exception as error:  # torch.export.load has no exception of its own
+            archive = checked_archive(file)
+        except Refused as refused:
             raise ModelError(
-                f"{file} cannot be read as a torch exported program of plain tensors; "
-                "write it with torch.export.save of this torch version"
-            ) from error
+                f"{file}: {refused}, and is not loaded, since such a file could run code; export "
+                "the network without custom objects and operators, or to ONNX"
+            ) from None
+        except Exception as error:  # zipfile and json raise many kinds for what is none
+            raise ModelError(f"{file} {_NONE}") from error
+        try:
+            with _lock, _tensors_only():
+                self.program = torch.export.load(archive).module()
+        except Exception as error:  # torch.export.load has no exception of its own
+            raise ModelError(f"{file} {_NONE}") from error
 
     def train(self, mode: bool = True) -> "ExportedProgram":
         """Changes nothing."""
@@ -65,19 +78,3 @@ class ExportedProgram(nn.Module):
         """As the program."""
         outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.program(x)
         return outputs
-
-
-def _check(file: Path) -> None:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ModelError(
-            f"{file} cannot be read as a torch exported program; write it with torch.export.save"
-        ) from error
-    for name in names:
-        if not _ALLOWED.fullmatch(name):
-            raise ModelError(
-                f"{file}: holds {name!r:.60}, neither graph nor tensor, which could run code; "
-                "export the network without custom objects, or to ONNX"
-            )

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from node.errors import ModelError
+from node.perception.beside import beside
 from node.perception.card import ModelCard, label_names, read_card
 from node.perception.decode import cells_of
 from node.perception.download import sha256_of
 from node.perception.exported_program import ExportedProgram
 from node.perception.model import Model
+from node.perception.onnx_file import external_files
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
 
@@ -25,10 +27,13 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
 
     Raises ModelError where the file or its card cannot be read, or they do not fit each other.
     """
-    if not file.is_file():
+    if not file.exists():
         raise ModelError(f"model {file}: there is no such file")
+    if not file.is_file():
+        raise ModelError(f"model {file}: is not a regular file; name a model file")
     card = card or read_card(file)
     names = label_names(card, file)
+    others = _other_files(file)
     exported_program = file.suffix.lower() == ".pt2"
     if exported_program:
         network = ExportedProgram(file)
@@ -42,7 +47,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
         build=(lambda: network) if exported_program else None,
         preprocess=card.preprocess,
         label_names=names,
-        digest=_digest(file),
+        digest=_digest(file, others),
         task=card.task,
         decoder=decoder,
         output_order=order,
@@ -194,8 +199,18 @@ def _size(card: ModelCard) -> str:
     return f"{card.input.size[0]}, {card.input.size[1]}"
 
 
-def _digest(file: Path) -> str:
+def _other_files(file: Path) -> tuple[Path, ...]:
+    """Those that it takes its tensors from. Raises ModelError where one is not beside it."""
+    if file.suffix.lower() == ".onnx":
+        return external_files(file)
     weights = file.with_suffix(".bin")
-    if file.suffix.lower() != ".xml" or not weights.is_file():
+    if file.suffix.lower() == ".xml" and weights.exists():
+        return (beside(file, weights.name),)
+    return ()
+
+
+def _digest(file: Path, others: tuple[Path, ...]) -> str:
+    if not others:
         return sha256_of(file)
-    return hashlib.sha256((sha256_of(file) + sha256_of(weights)).encode()).hexdigest()
+    whole = "".join(sha256_of(one) for one in (file, *others))
+    return hashlib.sha256(whole.encode()).hexdigest()

@@ -94,7 +94,20 @@ def _problem_with(file: Path) -> str | None:
         return "is empty (0 bytes); copy or download it again"
     if not os.access(file, os.R_OK):
         return "may not be read by this user; mend its permissions"
+    if _is_packed(file):
+        return (
+            "is packed (a few bytes could fill the memory), as torch.save never does; save it again"
+        )
     return None
+
+
+def _is_packed(file: Path) -> bool:
+    """Whether the archive has members that unpack to more than its own length."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(x.compress_type != zipfile.ZIP_STORED for x in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False  # torch says what it is
 
 
 def _why_unreadable(file: Path, error: Exception) -> str:

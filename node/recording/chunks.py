@@ -15,15 +15,17 @@ from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.reader import SeekingReader
 from mcap.records import Channel, Chunk, Message, Metadata, Schema
-from mcap.stream_reader import breakup_chunk
 from mcap.writer import MCAP0_MAGIC
 
 from node.errors import SourceError
+from node.limits import MIB, limits
+from node.recording.unpack import unpacked
 
 MOST_PROBLEMS = 100
 """More than so many are not told one by one."""
-MOST_CHUNK_BYTES = 256 * 1024 * 1024
-"""Longest chunk that is loaded, packed or unpacked: a length beyond is damage, or an attack."""
+_OVERLAP = "its chunks are of the same time, more than is kept; some records come too late"
+MOST_RECORDS = 100_000
+"""Of one chunk: a record takes far more memory than the shortest has bytes. Ours have hundreds."""
 MOST_DEFINITION_BYTES = 1024 * 1024
 """Longest schema or channel outside the chunks that is loaded."""
 _RECORD_HEAD = struct.Struct("<BQ")
@@ -132,7 +134,7 @@ def _indexed(path: Path, stream: IO[bytes]) -> ChunkedFile | None:
         if not _summary_is_sound(stream):
             return None
         stream.seek(0)
-        reader = SeekingReader(stream, record_size_limit=MOST_CHUNK_BYTES)
+        reader = SeekingReader(stream, record_size_limit=limits().max_chunk_bytes)
         summary = reader.get_summary()
         if summary is None:
             return None
@@ -162,6 +164,8 @@ def _summary_is_sound(stream: IO[bytes]) -> bool:
         return False
     if crc == 0:  # not computed
         return True
+    if end - start > limits().max_chunk_bytes:
+        return False
     stream.seek(start)
     summed = stream.read(end - start - 4)
     return bool(zlib.crc32(summed) == crc)
@@ -180,7 +184,7 @@ def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
         following = offset + _RECORD_HEAD.size + length
         if opcode == Opcode.DATA_END:
             break
-        if following > size or length > MOST_CHUNK_BYTES or not 1 <= opcode < 0x80:
+        if following > size or not 1 <= opcode < 0x80:
             break
         if opcode == Opcode.CHUNK:
             found = file.all_messages(stream, ChunkAt(offset, 0, 0))
@@ -190,7 +194,7 @@ def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
                 of_channel[at] = Counter(x.channel_id for x in found)
         elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and length <= MOST_DEFINITION_BYTES:
             copies[opcode, stream.read(length)] += 1
-        elif opcode == Opcode.METADATA:
+        elif opcode == Opcode.METADATA and length <= MOST_DEFINITION_BYTES:
             _read_metadata(file, stream)
         offset = following
     _learn_copies(file, copies)
@@ -239,15 +243,46 @@ def _records(stream: IO[bytes], offset: int) -> list[object]:
     stream.seek(offset)
     head = stream.read(_RECORD_HEAD.size)
     opcode, length = _RECORD_HEAD.unpack(head)
-    if opcode != Opcode.CHUNK or length > MOST_CHUNK_BYTES:
+    if opcode != Opcode.CHUNK:
         raise ValueError("no chunk is where the index says")
+    _check_length(length)
     body = stream.read(length)
     if len(body) < length:
         raise EOFError("the file ends in it")
     chunk = Chunk.read(ReadDataStream(io.BytesIO(body)))
-    if chunk.uncompressed_size > MOST_CHUNK_BYTES:
-        raise ValueError(f"a chunk of {chunk.uncompressed_size} bytes")
-    return list(breakup_chunk(chunk, validate_crc=True))
+    _check_length(chunk.uncompressed_size)
+    data = unpacked(chunk.compression, chunk.data, chunk.uncompressed_size)
+    if chunk.uncompressed_crc and zlib.crc32(data) != chunk.uncompressed_crc:
+        raise ValueError("its checksum is wrong")
+    return list(_records_in(data))
+
+
+def _check_length(count: int) -> None:
+    if count > limits().max_chunk_bytes:
+        raise ValueError(
+            f"a chunk of {count / MIB:.0f} MiB is longer than limits.max_chunk_mb = "
+            f"{limits().max_chunk_mb}; raise it if it is real"
+        )
+
+
+def _records_in(data: bytes) -> Iterator[object]:
+    """The messages and definitions of an unpacked chunk; other records are passed over."""
+    stream, count = ReadDataStream(io.BytesIO(data)), 0
+    while stream.count < len(data):
+        opcode, length = stream.read1(), stream.read8()
+        count += 1
+        if count > MOST_RECORDS:
+            raise ValueError(f"a chunk of more than {MOST_RECORDS} records")
+        if length > len(data):
+            raise ValueError(f"a record of {length} bytes in a chunk of {len(data)}")
+        if opcode == Opcode.MESSAGE:
+            yield Message.read(stream, length)
+        elif opcode == Opcode.CHANNEL:
+            yield Channel.read(stream)
+        elif opcode == Opcode.SCHEMA:
+            yield Schema.read(stream)
+        else:
+            stream.read(length)
 
 
 def _short(error: Exception) -> str:
@@ -264,7 +299,8 @@ def add_problem(problems: list[str], told: str) -> None:
 
 def in_log_order(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Message]:
     """The messages of [start_ns, end_ns), by log time. Chunks may overlap a little; what waits in
-    memory is what overlaps. Raises SourceError where the file has gone meanwhile."""
+    memory is what overlaps, up to the length of two chunks. Raises SourceError where the file has
+    gone meanwhile."""
     chunks = sorted(
         (x for x in file.chunks if x.end_ns >= start_ns and x.start_ns < end_ns),
         key=lambda x: (x.start_ns, x.offset),
@@ -275,6 +311,9 @@ def in_log_order(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Mess
             waiting += file.messages(stream, at)
             waiting.sort(key=lambda x: x.log_time)  # stable: ties stay in the order of writing
             safe_ns = end_ns if after is None else after.start_ns
+            if sum(len(x.data) for x in waiting) > 2 * limits().max_chunk_bytes:
+                safe_ns = end_ns
+                add_problem(file.told, f"{file.path}: {_OVERLAP}")
             ready = [x for x in waiting if x.log_time < safe_ns or after is None]
             waiting = waiting[len(ready) :]
             yield from (x for x in ready if start_ns <= x.log_time < end_ns)

@@ -36,6 +36,8 @@ _FRAME = "perception.frame"
 _LABELS = "perception.labels"
 MOST_NAME = 64
 """Letters of a camera's name."""
+_MOST_AT_ONCE = 10_000
+"""Records of one moment that are held against each other."""
 _MOST_LATE_NS = 10_000_000_000
 """How long after its capture a frame's labels may come: no inference that is waited for takes
 longer (model.inference_timeout_s), but where it is raised."""
@@ -142,12 +144,12 @@ class Recording:
         """All records of [start_ns, end_ns), by log time. What is in two files, such as a part and
         a black box of the same time, comes once."""
         at_ns = -1
-        seen: set[tuple[str, int, bytes]] = set()
+        seen: set[tuple[str, int, int]] = set()
         for entry in _merged(self._files, start_ns, end_ns):
-            if entry.log_ns != at_ns:
+            if entry.log_ns != at_ns or len(seen) >= _MOST_AT_ONCE:
                 at_ns = entry.log_ns
                 seen.clear()
-            which = (entry.channel.topic, entry.sequence, entry.data)
+            which = (entry.channel.topic, entry.sequence, hash(entry.data))
             if which not in seen:
                 seen.add(which)
                 yield entry
