@@ -4,9 +4,12 @@
 A subscriber belongs to the thread (or event loop) that made it.
 """
 
+import contextlib
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +17,7 @@ from typing import Any, Self
 
 import zmq
 
+from node.client_catch_up import CatchUp
 from node.client_control import Answer, Control, NoAnswerError, Picture
 from node.client_events import EventStream
 from node.client_inbox import (
@@ -29,8 +33,10 @@ from node.client_inbox import (
     NotUsableError,
     TooOldError,
     connect,
+    reconnect,
     silence,
 )
+from node.client_waits import poll_ms, seconds
 from node.errors import ControlError, EndpointError
 from node.wire.calibration import Bearing, Calibration
 from node.wire.codec import decode
@@ -96,10 +102,11 @@ class Subscriber:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         keys: Path | str | Keys | None = None,
     ) -> None:
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds("timeout_s", timeout_s)
         self._keys = keys if keys is None or isinstance(keys, Keys) else Keys.read(keys)
         self._endpoint = endpoint
         self._inbox = Inbox(endpoint)
+        self._catch_up = CatchUp()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._camera = camera
@@ -114,17 +121,22 @@ class Subscriber:
     def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
         """The newest message not older than `max_age_s` seconds, or None; older ones are read away.
 
-        Waits up to `timeout_s` for one; 0 returns at once. Look at `status` before `labels`: a
-        fresh message may say that the camera cannot see.
+        Waits up to `timeout_s` for one; 0 returns at once, `math.inf` waits for ever. Look at
+        `status` before `labels`: a fresh message may say that the camera cannot see.
+
+        After a rest so long that messages piled up, this connects anew, for what is new comes
+        sooner so than behind all that is old; what is passed over so counts as lost.
         """
-        deadline = time.monotonic() + timeout_s
+        max_age_s = seconds("max_age_s", max_age_s)
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            self._drain()
+            if self._drain(lambda: self._inbox.freshest(max_age_s) is not None):
+                self._catch_up.found_fresh()
             found = self._inbox.freshest(max_age_s)
             left_s = deadline - time.monotonic()
             if found is not None or left_s <= 0:
                 return found
-            self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)
+            self._poll(left_s)
 
     def require(
         self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
@@ -132,18 +144,23 @@ class Subscriber:
         """The newest labels that were seen at most `max_age_s` seconds ago, of one camera or any.
 
         Waits up to `timeout_s` for them. Otherwise raises a NotUsableError, by its kind:
-        NodeGoneError, CannotSeeError, NotLookingError or TooOldError.
+        NodeGoneError, CannotSeeError, NotLookingError or TooOldError. After a rest as `latest`;
+        that the node is gone is not said before what is new had the time to come.
         """
-        deadline = time.monotonic() + timeout_s
+        max_age_s = seconds("max_age_s", max_age_s)
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            self._drain()
+            if self._drain(lambda: self._inbox.speaks(max_age_s, camera)):
+                self._catch_up.found_fresh()
             try:
                 return self._inbox.required(max_age_s, camera)
-            except NotUsableError:
+            except NotUsableError as error:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
+                    if isinstance(error, NodeGoneError) and self._catch_up.is_under_way:
+                        raise self._inbox.catching_up() from None
                     raise
-            self.wait(left_s)
+            self._poll(left_s)
 
     def on_stale(
         self,
@@ -162,27 +179,37 @@ class Subscriber:
 
     def wait(self, timeout_s: float) -> bool:
         """Whether something came within so many seconds."""
-        return bool(self._socket.poll(max(0, int(timeout_s * 1000) + 1), zmq.POLLIN))
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
+        while not self._poll(deadline - time.monotonic()):
+            if time.monotonic() >= deadline:
+                return False
+            self._connect_anew_if_due()
+        return True
+
+    def _poll(self, left_s: float) -> bool:
+        """Whether something came, before a new connection is due."""
+        wait_s = min(left_s, self._catch_up.left_s(left_s))
+        return bool(self._socket.poll(poll_ms(wait_s), zmq.POLLIN))
 
     @property
     def alive(self) -> bool:
         """Whether the node was heard in the last 2.5 seconds: it speaks once a second at least."""
-        self._drain()
+        self._drain(lambda: self._inbox.alive)
         return self._inbox.alive
 
     def health(self, timeout_s: float = 0.0) -> HealthMessage:
         """The node's newest health, at most 2.5 seconds old. Raises NoMessageError where none
         came."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            self._drain()
+            self._drain(lambda: self._inbox.fresh_health is not None)
             health = self._inbox.fresh_health
             if health is not None:
                 return health
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise NoMessageError(silence(self._endpoint, timeout_s))
-            self.wait(left_s)
+            self._poll(left_s)
 
     @property
     def newest_health(self) -> HealthMessage | None:
@@ -209,7 +236,7 @@ class Subscriber:
 
         Raises NotSeenError when none does in time, NoMessageError when nothing came at all.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         heard = False
         while (left_s := deadline - time.monotonic()) > 0:
             try:
@@ -226,11 +253,13 @@ class Subscriber:
     def calibration(self, camera: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Calibration:
         """A camera's calibration, as the node's configuration gives it. Raises NoMessageError
         where the node does not say in time, LookupError where the camera has none."""
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         socket = self._context.socket(zmq.SUB)
         try:
             connect(socket, self._endpoint, None, "info", self._keys)
-            if not socket.poll(int(timeout_s * 1000), zmq.POLLIN):
-                raise NoMessageError(silence(self._endpoint, timeout_s))
+            while not socket.poll(poll_ms(deadline - time.monotonic()), zmq.POLLIN):
+                if time.monotonic() >= deadline:
+                    raise NoMessageError(silence(self._endpoint, timeout_s))
             info = decode(socket.recv_multipart(zmq.NOBLOCK))
         finally:
             socket.close()
@@ -243,9 +272,9 @@ class Subscriber:
 
     def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
         """The next message in order, and what is missing before it. Raises NoMessageError."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while (left_s := deadline - time.monotonic()) > 0:
-            if self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN):
+            if self._socket.poll(poll_ms(left_s), zmq.POLLIN):
                 opened = self._inbox.open(self._socket.recv_multipart(zmq.NOBLOCK))
                 if opened is not None:
                     return opened
@@ -283,13 +312,24 @@ class Subscriber:
     ) -> None:
         self.close()
 
-    def _drain(self) -> None:
-        for _ in range(MOST_DRAINED):
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+    def _drain(self, is_fresh: Callable[[], bool]) -> bool:
+        """Reads what is there; whether it is fresh. Where it was much, and nothing fresh is among
+        it or comes soon after it, connects anew."""
+        queued: list[list[bytes]] = []
+        with contextlib.suppress(zmq.Again):
+            while len(queued) < MOST_DRAINED:
+                queued.append(self._socket.recv_multipart(zmq.NOBLOCK))
+        for parts in self._catch_up.take(queued):
             self._inbox.open(parts)
+        found = is_fresh()
+        if not found:
+            self._connect_anew_if_due()
+        return found
+
+    def _connect_anew_if_due(self) -> None:
+        if self._catch_up.is_due:
+            reconnect(self._socket, self._endpoint)
+            self._catch_up.connected_anew()
 
 
 class StaleGuard:
@@ -297,7 +337,11 @@ class StaleGuard:
 
     callback gets the NotUsableError that says why, once each time that labels become unusable, also
     where there were none from the start; on_fresh the first message that is usable again. Both run
-    on the guard's thread, so keep them short: the next one waits.
+    on the guard's thread, so keep them short: the next one waits. Whatever they raise is logged,
+    SystemExit and KeyboardInterrupt too, which end nothing from here, and the guard goes on. Should
+    the guard itself end, callback is told so; `watching` says whether it lives.
+
+    Raises RuntimeError where no thread can be started. It ends with the process.
     """
 
     def __init__(
@@ -310,13 +354,23 @@ class StaleGuard:
         *,
         keys: Path | str | Keys | None = None,
     ) -> None:
-        self._subscriber = Subscriber(endpoint, camera, keys=keys)
-        self._max_age_s = max_age_s
+        self._max_age_s = seconds("max_age_s", max_age_s)
         self._callback = callback
         self._on_fresh = on_fresh
         self._closing = threading.Event()
+        self._subscriber = Subscriber(endpoint, camera, keys=keys)
         self._thread = threading.Thread(target=self._run, name="stale-guard", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._subscriber.close()
+            raise
+
+    @property
+    def watching(self) -> bool:
+        """Whether the guard still watches: it is not closed, and did not end by itself. False in a
+        child process that was forked off."""
+        return self._thread.is_alive() and not self._closing.is_set()
 
     def close(self) -> None:
         """Watches no more; a callback may call it too."""
@@ -338,9 +392,11 @@ class StaleGuard:
     def _run(self) -> None:
         try:
             self._watch()
-        except Exception as error:  # who relies on a guard has to know that there is none any more
-            log.exception("the stale guard ended")
-            self._told(self._callback, NotUsableError(f"the stale guard ended: {error!r}", None))
+        except BaseException as error:  # who relies on a guard has to know that there is none
+            _say("the stale guard ended")
+            if not self._closing.is_set():
+                ended = NotUsableError(f"the stale guard ended: {error!r}", None)
+                self._told(self._callback, ended)
 
     def _watch(self) -> None:
         stale: bool | None = None
@@ -363,5 +419,14 @@ class StaleGuard:
     def _told(self, callback: Callable[[Any], object], what: object) -> None:
         try:
             callback(what)
-        except Exception:  # the user's own; the guard goes on
-            log.exception("a callback of the stale guard failed")
+        except BaseException as error:  # the user's own, sys.exit() too; the guard goes on
+            _say(f"a callback of the stale guard raised {error!r}; the guard goes on")
+
+
+def _say(what: str) -> None:
+    """Logs the exception that is handled now; where logging fails itself, says it on stderr."""
+    try:
+        log.exception(what)
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            print(f"{what}\n{traceback.format_exc()}", file=sys.stderr, flush=True)

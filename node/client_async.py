@@ -2,8 +2,10 @@
 takes as long as all the rest of the client."""
 
 import asyncio
+import contextlib
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,18 +13,22 @@ from typing import Self
 import zmq
 import zmq.asyncio
 
+from node.client_catch_up import CatchUp
 from node.client_events import EventInbox
 from node.client_inbox import (
     DEFAULT_TIMEOUT_S,
     MOST_DRAINED,
     Gap,
     Inbox,
+    NodeGoneError,
     NoMessageError,
     NotSeenError,
     NotUsableError,
     connect,
+    reconnect,
     silence,
 )
+from node.client_waits import poll_ms, seconds
 from node.errors import EndpointError
 from node.wire.keys import Keys
 from node.wire.messages import DEFAULT_ENDPOINT, EventMessage, LabelsMessage
@@ -38,7 +44,7 @@ class AsyncEventStream:
     async def receive(self, timeout_s: float) -> EventMessage | None:
         """As `EventStream.receive`."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(_limit(timeout_s)):
                 while True:
                     event = self._inbox.open(await self._socket.recv_multipart())
                     if event is not None:
@@ -74,10 +80,11 @@ class AsyncSubscriber:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         keys: Path | str | Keys | None = None,
     ) -> None:
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds("timeout_s", timeout_s)
         self._keys = keys if keys is None or isinstance(keys, Keys) else Keys.read(keys)
         self._endpoint = endpoint
         self._inbox = Inbox(endpoint)
+        self._catch_up = CatchUp()
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._sockets = [self._socket]
@@ -91,29 +98,33 @@ class AsyncSubscriber:
 
     async def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
         """As `Subscriber.latest`."""
-        deadline = time.monotonic() + timeout_s
+        max_age_s = seconds("max_age_s", max_age_s)
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            await self._drain()
+            await self._drain(lambda: self._inbox.freshest(max_age_s) is not None)
             found = self._inbox.freshest(max_age_s)
             left_s = deadline - time.monotonic()
             if found is not None or left_s <= 0:
                 return found
-            await self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)  # type: ignore[call-arg]  # pyzmq's stub lacks it
+            await self._poll(left_s)
 
     async def require(
         self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
     ) -> LabelsMessage:
         """As `Subscriber.require`."""
-        deadline = time.monotonic() + timeout_s
+        max_age_s = seconds("max_age_s", max_age_s)
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            await self._drain()
+            await self._drain(lambda: self._inbox.speaks(max_age_s, camera))
             try:
                 return self._inbox.required(max_age_s, camera)
-            except NotUsableError:
+            except NotUsableError as error:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
+                    if isinstance(error, NodeGoneError) and self._catch_up.is_under_way:
+                        raise self._inbox.catching_up() from None
                     raise
-            await self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN)  # type: ignore[call-arg]  # pyzmq's stub lacks it
+            await self._poll(left_s)
 
     @property
     def alive(self) -> bool:
@@ -132,7 +143,7 @@ class AsyncSubscriber:
 
     async def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
         """As `Subscriber.wait_for`."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         heard = False
         while (left_s := deadline - time.monotonic()) > 0:
             try:
@@ -149,7 +160,7 @@ class AsyncSubscriber:
     async def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
         """As `Subscriber.receive`."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(_limit(timeout_s)):
                 while True:
                     opened = self._inbox.open(await self._socket.recv_multipart())
                     if opened is not None:
@@ -189,8 +200,27 @@ class AsyncSubscriber:
     ) -> None:
         self.close()
 
-    async def _drain(self) -> None:
-        for _ in range(MOST_DRAINED):
-            if not await self._socket.poll(0, zmq.POLLIN):  # type: ignore[call-arg]  # pyzmq's stub lacks it
-                return
-            self._inbox.open(await self._socket.recv_multipart())
+    async def _poll(self, left_s: float) -> None:
+        """Until something came, or a new connection is due."""
+        wait_s = min(left_s, self._catch_up.left_s(left_s))
+        await self._socket.poll(poll_ms(wait_s), zmq.POLLIN)  # type: ignore[call-arg]  # pyzmq's stub lacks it
+
+    async def _drain(self, is_fresh: Callable[[], bool]) -> None:
+        """As `Subscriber` reads what is there."""
+        queued: list[list[bytes]] = []
+        with contextlib.suppress(zmq.Again):
+            while len(queued) < MOST_DRAINED:
+                queued.append(await self._socket.recv_multipart(zmq.NOBLOCK))
+        for parts in self._catch_up.take(queued):
+            self._inbox.open(parts)
+        if is_fresh():
+            self._catch_up.found_fresh()
+        elif self._catch_up.is_due:
+            reconnect(self._socket, self._endpoint)
+            self._catch_up.connected_anew()
+
+
+def _limit(timeout_s: float) -> float | None:
+    """For asyncio.timeout, which waits for ever without one."""
+    limit_s = seconds("timeout_s", timeout_s)
+    return None if limit_s == math.inf else limit_s

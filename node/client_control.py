@@ -12,6 +12,7 @@ from typing import Any, Self
 import msgpack
 import zmq
 
+from node.client_waits import poll_ms, seconds
 from node.errors import ControlError, EndpointError, MessageError
 from node.wire.codec import from_map
 from node.wire.endpoint import prepare
@@ -49,7 +50,8 @@ class Picture:
 class Control:
     """A connection to a node's control socket (`control.endpoint` of its configuration).
 
-    keys: a folder of keys, where the node asks for them. Raises EndpointError and ConfigError.
+    keys: a folder of keys, where the node asks for them. timeout_s: how long an answer is waited
+    for; `math.inf` for ever. Raises EndpointError and ConfigError.
     Each call raises ControlError where the node refuses, NoAnswerError where it does not answer.
     """
 
@@ -61,7 +63,7 @@ class Control:
         timeout_s: float = 5.0,
     ) -> None:
         self._endpoint = endpoint
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds("timeout_s", timeout_s)
         self._numbers = itertools.count(1)
         own = keys if keys is None or isinstance(keys, Keys) else Keys.read(keys)
         self._context: zmq.Context[Any] = zmq.Context()
@@ -124,7 +126,7 @@ class Control:
     def step(self, frames: int = 1) -> tuple[LabelsMessage, ...]:
         """Lets a replay that was started with `--step` label its next frames; their messages, which
         subscribers have been sent. Fewer than asked for: the recording is over."""
-        wait_s = self._timeout_s + frames
+        wait_s = self._timeout_s + max(frames, 0)
         result = self.ask("step", timeout_s=wait_s, frames=frames).result
         messages = tuple(from_map("labels", one) for one in result.get("messages", ()))
         return tuple(message for message in messages if isinstance(message, LabelsMessage))
@@ -132,16 +134,17 @@ class Control:
     def ask(self, command: str, *, timeout_s: float | None = None, **arguments: Any) -> Answer:
         """Any command by its name, and its answer."""
         number = next(self._numbers)
-        wait_s = self._timeout_s if timeout_s is None else timeout_s
+        wait_s = self._timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
         deadline = time.monotonic() + wait_s
         request = {"schema": 1, "id": number, "command": command, "arguments": arguments}
         body = msgpack.packb(request)
-        if not self._socket.poll(int(wait_s * 1000) + 1, zmq.POLLOUT):
-            raise self._silence(wait_s)
+        while not self._socket.poll(poll_ms(deadline - time.monotonic()), zmq.POLLOUT):
+            if time.monotonic() >= deadline:
+                raise self._silence(wait_s)
         self._socket.send(body, zmq.NOBLOCK)
         while (left_s := deadline - time.monotonic()) > 0:
-            if not self._socket.poll(int(left_s * 1000) + 1, zmq.POLLIN):
-                break
+            if not self._socket.poll(poll_ms(left_s), zmq.POLLIN):
+                continue
             answer = _read(self._socket.recv_multipart(zmq.NOBLOCK)[-1])
             if answer.get("id") == number:  # not one that came too late for the call before
                 return self._checked(answer)

@@ -8,6 +8,7 @@ from typing import Any
 
 import zmq
 
+from node.client_waits import poll_ms, seconds
 from node.errors import MessageError
 from node.wire.codec import decode
 from node.wire.messages import EventMessage
@@ -95,10 +96,12 @@ class EventStream:
 
     def receive(self, timeout_s: float) -> EventMessage | None:
         """The next event; None when none came in time, which is nothing unusual."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            left_s = max(0.0, deadline - time.monotonic())
-            if not self._socket.poll(int(left_s * 1000) + (left_s > 0), zmq.POLLIN):
+            left_s = deadline - time.monotonic()
+            if not self._socket.poll(poll_ms(left_s) if left_s > 0 else 0, zmq.POLLIN):
+                if left_s > 0:
+                    continue
                 return None
             event = self._inbox.open(self._socket.recv_multipart(zmq.NOBLOCK))
             if event is not None:

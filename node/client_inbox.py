@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT_S = 5.0
 ALIVE_S = 2.5
 """Silence after which a node is taken for gone: it sends its health once a second."""
-_RECEIVE_HIGH_WATER_MARK = 256
-MOST_DRAINED = 10_000
+RECEIVE_HIGH_WATER_MARK = 256
+"""Messages that libzmq keeps for a reader who rests, beside what the kernel keeps."""
+MOST_DRAINED = 1_000
+"""Messages that one call reads at most: more than a full queue holds."""
 
 
 class NotSeenError(TimeoutError):
@@ -62,7 +64,8 @@ class NotLookingError(NotUsableError):
 
 
 class TooOldError(NotUsableError):
-    """The node lives and looks, and its newest labels are older than allowed."""
+    """The node lives and looks, and its newest labels are older than allowed; or this subscriber
+    rested, and what is new is still on its way to it."""
 
 
 class NoMessageError(TimeoutError):
@@ -227,6 +230,24 @@ class Inbox:
             newest,
         )
 
+    def speaks(self, max_age_s: float, camera: str | None) -> bool:
+        """Whether labels are usable, or the node said just now why they are not."""
+        try:
+            self.required(max_age_s, camera)
+        except (NodeGoneError, TooOldError):
+            return False
+        except NotUsableError as error:
+            return error.message is not None and self._age_s(error.message) <= ALIVE_S
+        return True
+
+    def catching_up(self) -> TooOldError:
+        """What a reader is told who rested, where nothing was heard since."""
+        return TooOldError(
+            f"{self._endpoint}: this subscriber read nothing for a while, and what is new is still "
+            "on its way to it",
+            next(reversed(self._last.values()), None),
+        )
+
     def _freshest(
         self, messages: Iterable[LabelsMessage], max_age_s: float
     ) -> LabelsMessage | None:
@@ -268,7 +289,7 @@ def connect(
     """Subscribes to one kind of message of one camera, or of all. Raises EndpointError."""
     if keys is not None:
         keys.put_on(socket)
-    socket.setsockopt(zmq.RCVHWM, _RECEIVE_HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, RECEIVE_HIGH_WATER_MARK)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -285,6 +306,13 @@ def connect(
             f"endpoint {endpoint!r} cannot be connected to: {error.strerror}; "
             f"write tcp://HOST:PORT or ipc://PATH, for example {DEFAULT_ENDPOINT}"
         ) from error
+
+
+def reconnect(socket: "zmq.Socket[Any]", endpoint: str) -> None:
+    """Replaces the connection by a new one, with the same subscriptions and keys. What is queued in
+    the old one is lost."""
+    socket.disconnect(endpoint)
+    socket.connect(endpoint)
 
 
 def silence(endpoint: str, timeout_s: float) -> str:

@@ -18,6 +18,7 @@ from node.client_inbox import (
     NotSeenError,
     NotUsableError,
 )
+from node.client_waits import seconds as checked_seconds
 from node.errors import ConfigError, MessageError
 from node.wire.clock import virtual_time
 from node.wire.codec import from_map
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _ROUNDING_NS = 1_000
 """More than ages in seconds, as floats, are off."""
+_LONGEST_S = float(1 << 30)
+"""Longest virtual wait, 34 years: past the end of any recording, within what ns can count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +81,15 @@ class RecordedLabels:
 
     def advance(self, seconds: float) -> bool:
         """Lets so much virtual time pass, at no cost of real time; False when the recording is
-        over."""
-        self._until(self._now_ns + round(seconds * 1e9))
+        over. `math.inf` plays it to its end, and 34 years on."""
+        self._until(self._after("seconds", seconds))
         return not self.over
 
     def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
         """As `Subscriber.latest`; waiting is virtual."""
+        max_age_s = checked_seconds("max_age_s", max_age_s)
         self._unread.clear()
-        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        deadline_ns = self._after("timeout_s", timeout_s)
         while True:
             found = self._inbox.freshest(max_age_s)
             if found is not None or not self._step(deadline_ns):
@@ -95,8 +99,9 @@ class RecordedLabels:
         self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
     ) -> LabelsMessage:
         """As `Subscriber.require`, with its errors; waiting is virtual."""
+        max_age_s = checked_seconds("max_age_s", max_age_s)
         self._unread.clear()
-        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        deadline_ns = self._after("timeout_s", timeout_s)
         while True:
             try:
                 return self._inbox.required(max_age_s, camera)
@@ -107,7 +112,7 @@ class RecordedLabels:
     def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
         """As `Subscriber.receive`. Raises NoMessageError where none comes in so much virtual
         time."""
-        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        deadline_ns = self._after("timeout_s", timeout_s)
         while not self._unread:
             if not self._step(deadline_ns):
                 raise NoMessageError(f"{self._source}: no message for {timeout_s:g} s")
@@ -117,11 +122,11 @@ class RecordedLabels:
         """Every message in order with the gap before it, to the end."""
         with contextlib.suppress(NoMessageError):
             while True:
-                yield self.receive(float(1 << 30))
+                yield self.receive(_LONGEST_S)
 
     def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
         """As `Subscriber.wait_for`."""
-        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        deadline_ns = self._after("timeout_s", timeout_s)
         while (left_ns := deadline_ns - self._now_ns) > 0:
             try:
                 message, _ = self.receive(left_ns / 1e9)
@@ -140,8 +145,10 @@ class RecordedLabels:
         on_fresh: Callable[[LabelsMessage], object] | None = None,
     ) -> None:
         """As `Subscriber.on_stale`, also where there were none from the start; called while time
-        passes, on this thread."""
-        due_ns = self._now_ns + round(max_age_s * 1e9)
+        passes, on this thread. What a callback raises comes out of the call that let time pass, so
+        that a test fails by it; the guards go on all the same."""
+        max_age_s = checked_seconds("max_age_s", max_age_s)
+        due_ns = self._after("max_age_s", max_age_s)
         self._guards.append(_Guard(max_age_s, callback, camera or self._camera, on_fresh, due_ns))
 
     @property
@@ -157,7 +164,7 @@ class RecordedLabels:
 
     def health(self, timeout_s: float = 0.0) -> HealthMessage:
         """As `Subscriber.health`."""
-        deadline_ns = self._now_ns + round(timeout_s * 1e9)
+        deadline_ns = self._after("timeout_s", timeout_s)
         while (health := self._inbox.fresh_health) is None:
             if not self._step(deadline_ns):
                 raise NoMessageError(f"{self._source}: no health for {timeout_s:g} s")
@@ -192,6 +199,10 @@ class RecordedLabels:
     def _clock_ns(self) -> int:
         return time.time_ns() if self._closed else self._now_ns
 
+    def _after(self, name: str, wait_s: float) -> int:
+        """The moment so many seconds from now, in ns. name: of the argument."""
+        return self._now_ns + round(min(checked_seconds(name, wait_s), _LONGEST_S) * 1e9)
+
     def _step(self, deadline_ns: int) -> bool:
         """To the next message, at most to the deadline; whether there was one."""
         if self._next is None or self._next.at_ns > deadline_ns:
@@ -203,10 +214,11 @@ class RecordedLabels:
     def _until(self, moment_ns: int) -> None:
         while self._next is not None and self._next.at_ns <= moment_ns:
             self._pass(self._next.at_ns)
-            self._take(self._next.message)
+            message = self._next.message
             self._next = next(self._coming, None)
             if self._next is None:
                 self._warn_of_problems()
+            self._take(message)
         self._pass(moment_ns)
 
     def _pass(self, moment_ns: int) -> None:
@@ -233,8 +245,9 @@ class RecordedLabels:
         self._look_after()
 
     def _look_after(self) -> None:
-        for guard in self._guards:
-            guard.look(self._inbox, self._now_ns)
+        with contextlib.ExitStack() as stack:  # each looks, whatever the callback of another raises
+            for guard in reversed(self._guards):  # the first is called first
+                stack.callback(guard.look, self._inbox, self._now_ns)
 
     def _warn_of_problems(self) -> None:
         problems = () if self._recording is None else self._recording.problems
@@ -265,7 +278,7 @@ class _Guard:
                 self.callback(error)
             return
         was_stale, self.stale = self.stale, False
-        left_ns = max(round((self.max_age_s - message.age_s) * 1e9), 0)
+        left_ns = max(round(min(self.max_age_s - message.age_s, _LONGEST_S) * 1e9), 0)
         self.due_ns = now_ns + left_ns + _ROUNDING_NS
         if was_stale and self.on_fresh is not None:
             self.on_fresh(message)

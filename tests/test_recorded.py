@@ -1,6 +1,7 @@
 """What is made of recordings: labels to test control code against, the report, video and datasets.
 The files are small and written here, with what a real node seldom meets."""
 
+import contextlib
 import contextvars
 import json
 import os
@@ -113,6 +114,31 @@ def test_a_guard_has_patience_with_a_node_that_starts(tmp_path: Path) -> None:
     starts = [labels(0, 0, Status.NO_CAMERA), *(labels(x / 10, x) for x in range(1, 10))]
     with RecordedLabels(write(tmp_path / "starts.mcap", starts)) as played:
         assert unwatched(played, 0.2, 0.05) == []
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), AssertionError("too late")])
+def test_what_a_callback_raises_fails_the_test_and_every_guard_goes_on(
+    tmp_path: Path, raised: BaseException
+) -> None:
+    told: list[str] = []
+
+    def note(who: str) -> None:
+        told.append(who)
+        raise raised
+
+    messages = [labels(0, 0), appeared(0.1, 0), labels(5, 1), labels(5.1, 2), health(9)]
+    with RecordedLabels(write(tmp_path / "gaps.mcap", messages)) as played:
+        played.on_stale(1.0, lambda _: note("first"), on_fresh=lambda _: note("fresh"))
+        played.on_stale(1.0, lambda _: note("second"))
+        advanced = 0
+        for _ in range(20):
+            with contextlib.suppress(type(raised)):
+                played.advance(0.5)
+                advanced += 1
+        assert advanced == 20 - 3  # both guards are called in one step
+        assert told == ["first", "second", "fresh", "first", "second"]
+        assert len(played.events) == 1
+        assert played.over
 
 
 @pytest.mark.parametrize("step_s", [0.05, 30.0])

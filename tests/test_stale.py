@@ -1,8 +1,12 @@
 """What control code is told when there are no labels to act on, and how soon."""
 
 import asyncio
+import logging
+import os
 import queue
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from node.client import (
     CannotSeeError,
@@ -180,6 +185,85 @@ def test_a_guard_calls_where_there_is_no_node_at_all(tmp_path: Path) -> None:
 
     with StaleGuard(f"ipc://{tmp_path}/nobody", 0.1, stop):
         assert isinstance(told.get(timeout=WAIT_S), NodeGoneError)
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), OSError()])
+def test_a_guard_survives_whatever_its_callbacks_raise(
+    node: Node, raised: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: queue.Queue[object] = queue.Queue()
+
+    def note(what: object) -> None:
+        told.put(what)
+        raise raised
+
+    node.labels()
+    with StaleGuard(node.endpoint, 0.3, note, on_fresh=note) as guard:
+        for _ in range(2):
+            assert isinstance(told.get(timeout=WAIT_S), NotUsableError)
+            node.labels()
+            assert isinstance(told.get(timeout=WAIT_S), LabelsMessage)
+        assert guard.watching
+    assert not guard.watching
+    assert "a callback of the stale guard raised" in caplog.text
+    assert type(raised).__name__ in caplog.text
+
+
+@pytest.mark.parametrize("died", [SystemExit(1), MemoryError(), KeyboardInterrupt()])
+def test_a_guard_that_dies_says_so_even_where_logging_fails(
+    node: Node,
+    died: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told: queue.Queue[NotUsableError] = queue.Queue()
+
+    def fails(*arguments: object) -> None:
+        raise died
+
+    def stop(error: NotUsableError) -> None:
+        told.put(error)
+        raise SystemExit
+
+    monkeypatch.setattr(Subscriber, "require", fails)
+    monkeypatch.setattr(logging.getLogger("node.client"), "exception", fails)
+    with StaleGuard(node.endpoint, WAIT_S, stop) as guard:
+        assert "the stale guard ended: " in str(told.get(timeout=WAIT_S))
+        guard._thread.join(WAIT_S)
+        assert not guard.watching
+    said = capsys.readouterr().err
+    assert "the stale guard ended" in said
+    assert "a callback of the stale guard raised SystemExit()" in said
+
+
+def test_a_guard_without_a_thread_is_said_and_leaves_no_socket(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(threading.Thread, "start", cannot)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                StaleGuard(node.endpoint, 1.0, print)
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_process_with_a_guard_ends(node: Node) -> None:
+    code = (
+        "import sys; from node.client import StaleGuard; "
+        "guard = StaleGuard(sys.argv[1], 0.01, lambda error: sys.exit(5)); "
+        "import time; time.sleep(0.3); print(guard.watching)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, node.endpoint], capture_output=True, text=True, cwd=ROOT,
+        timeout=WAIT_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True\n"
+    assert "SystemExit(5)" in done.stderr
 
 
 def test_a_guard_that_fails_calls_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,164 @@
+"""A subscriber that did not read for a while over TCP, on real sockets: it reads again at once."""
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from test_client import outgoing, wait_until
+
+from node.client import LabelsMessage, NodeGoneError, NotUsableError, Subscriber, TooOldError
+from node.client_async import AsyncSubscriber
+from node.client_catch_up import CatchUp, newest
+from node.client_inbox import RECEIVE_HIGH_WATER_MARK
+from node.wire.messages import Box, Detection
+from node.wire.publisher import Publisher
+
+WAIT_S = 10.0
+AGAIN_S = 0.5
+"""How soon a subscriber that rested must read what is new."""
+REST_S = 2.0
+"""In which the kernel asks for the window at 0.2, 0.6 and 1.4 s, and next at 3.0."""
+THINGS = tuple(Detection(n, "x" * 4000, 0.5, Box(1.0, 2.0, 3.0, 4.0)) for n in range(10))
+PILED_UP = 600
+"""Messages of 40 kB that fill every buffer on the way."""
+
+
+class Feed:
+    """A node that labels thirty frames a second, on TCP."""
+
+    def __init__(self, endpoint: str, lossless: bool = False) -> None:
+        self.publisher = Publisher(endpoint, lossless=lossless)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._done.wait(1 / 30):
+            self.publisher.send(outgoing(detections=THINGS))
+
+    def pile_up(self) -> None:
+        for _ in range(PILED_UP):
+            self.publisher.send(outgoing(detections=THINGS))
+
+    def close(self) -> None:
+        self._done.set()
+        self.publisher.close()
+        self._thread.join(WAIT_S)
+
+
+@pytest.fixture
+def feed(tcp: str) -> Iterator[Feed]:
+    made = Feed(tcp)
+    yield made
+    made.close()
+
+
+@contextmanager
+def rested(feed: Feed, endpoint: str) -> Iterator[Subscriber]:
+    """A subscriber that read, and then did not for a while in which more came than is kept."""
+    with Subscriber(endpoint) as subscriber:
+        assert subscriber.latest(1.0, timeout_s=WAIT_S) is not None
+        feed.pile_up()
+        time.sleep(REST_S)
+        yield subscriber
+
+
+def test_it_reads_again_within_half_a_second(feed: Feed, tcp: str) -> None:
+    with Subscriber(tcp) as neighbour, rested(feed, tcp) as subscriber:
+        neighbour.latest(1.0)  # it rested as long, and reads first
+        found = subscriber.latest(0.2, timeout_s=AGAIN_S)
+        assert found is not None
+        message, gap = subscriber.receive(WAIT_S)
+        assert (message.seq - found.seq, bool(gap)) == (1, False)
+        assert subscriber.require(0.2, timeout_s=0.1)
+        assert neighbour.require(0.2, timeout_s=AGAIN_S)
+
+
+def test_it_is_not_told_that_the_node_is_gone(feed: Feed, tcp: str) -> None:
+    with rested(feed, tcp) as subscriber:
+        until = time.monotonic() + AGAIN_S
+        found: LabelsMessage | None = None
+        while found is None and time.monotonic() < until:  # as a control loop asks
+            try:
+                found = subscriber.require(0.2)
+            except TooOldError:  # and none of another kind
+                time.sleep(0.02)
+        assert found is not None
+
+
+def test_waiting_in_asyncio_is_as_soon_over(feed: Feed, tcp: str) -> None:
+    async def ask() -> None:
+        async with AsyncSubscriber(tcp) as subscriber:
+            assert await subscriber.latest(1.0, timeout_s=WAIT_S) is not None
+            feed.pile_up()
+            time.sleep(REST_S)  # the whole loop rests
+            assert await subscriber.latest(0.2, timeout_s=AGAIN_S) is not None
+            assert await subscriber.require(0.2, timeout_s=AGAIN_S)
+
+    asyncio.run(ask())
+
+
+def test_in_order_comes_what_is_old_and_then_the_gap(feed: Feed, tcp: str) -> None:
+    with rested(feed, tcp) as subscriber:
+        last = subscriber.receive(AGAIN_S)[0].seq
+        lost = 0
+        until = time.monotonic() + WAIT_S
+        while (found := subscriber.receive(WAIT_S))[0].age_s > 0.3 and time.monotonic() < until:
+            assert found[0].seq == last + 1 + found[1].lost
+            last, lost = found[0].seq, lost + found[1].lost
+        assert found[0].age_s <= 0.3
+
+
+def test_a_node_that_is_gone_is_told_after_a_rest(tcp: str) -> None:
+    feed = Feed(tcp)
+    with rested(feed, tcp) as subscriber:
+        feed.close()
+        until = time.monotonic() + WAIT_S
+        told: NotUsableError | None = None
+        while not isinstance(told, NodeGoneError) and time.monotonic() < until:
+            with pytest.raises(NotUsableError) as caught:
+                subscriber.require(0.2)
+            told = caught.value
+            time.sleep(0.02)
+        assert isinstance(told, NodeGoneError)
+
+
+def test_what_is_lossless_and_read_in_order_loses_nothing(tcp: str) -> None:
+    publisher = Publisher(tcp, lossless=True)
+    with Subscriber(tcp, timeout_s=WAIT_S) as subscriber:
+        wait_until(lambda: publisher.subscriptions > 0)
+        sender = threading.Thread(
+            target=lambda: [publisher.send(outgoing(detections=THINGS)) for _ in range(PILED_UP)]
+        )
+        sender.start()
+        time.sleep(1.0)
+        assert [subscriber.receive(WAIT_S)[0].seq for _ in range(PILED_UP)] == list(range(PILED_UP))
+        sender.join(WAIT_S)
+    publisher.close()
+
+
+def test_of_a_full_queue_the_newest_of_each_topic_is_read() -> None:
+    queued = [[f"labels/{n % 3}/".encode(), bytes([n])] for n in range(200)]
+    assert [parts[1][0] for parts in newest(queued)] == [197, 198, 199]
+    catch_up = CatchUp()
+    assert catch_up.take(queued[:100]) == queued[:100]
+    assert not catch_up.is_under_way
+    assert len(catch_up.take(queued[: RECEIVE_HIGH_WATER_MARK // 2])) == 3
+    assert catch_up.is_under_way
+    wait_until(lambda: catch_up.is_due)
+    catch_up.found_fresh()
+    assert not catch_up.is_due
+    assert catch_up.left_s(7.0) == 7.0
+
+
+def test_a_reader_that_keeps_up_makes_no_new_connection(feed: Feed, tcp: str) -> None:
+    with Subscriber(tcp) as subscriber:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            subscriber.latest(0.001, timeout_s=0.02)  # nothing is ever so young
+        assert feed.publisher.subscriptions == 2  # labels and health, of one connection
+        assert dataclasses.asdict(subscriber.receive(WAIT_S)[1])["lost"] == 0
