@@ -199,7 +199,9 @@ def command(
         try:
             if stepper is not None:
                 where = config.control.endpoint or DEFAULT_CONTROL_ENDPOINT
-                control = ControlServer(where, stepper.handle, config.wire.keys)
+                control = ControlServer(
+                    where, stepper.handle, config.wire.keys, insecure=config.wire.insecure
+                )
                 log.info("steps are asked for on %s", where)
             if isinstance(sink, Publisher) and wait_for_subscriber:
                 sink.wait_for_subscriber(stop)
