@@ -231,9 +231,15 @@ class WireConfig(_Section):
 
 
 class ControlConfig(_Section):
-    """Where the node is asked to do things."""
+    """Where the node is asked to do things, and which model files it may be asked to load."""
 
     endpoint: str | None = None
+    models: Path | None = None
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _as_path("models", value)
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

@@ -2,10 +2,10 @@
 no credentials; the kernel's table of sockets has them."""
 
 import ipaddress
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 _TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 _ESTABLISHED = "01"
@@ -13,7 +13,19 @@ _NO_INODE = "0"
 _Address = tuple[bytes, int]
 
 
-def local_peer_uid(connection: socket.socket) -> int | None:
+class Connection(Protocol):
+    """A connected TCP socket, or asyncio's view of one."""
+
+    def getsockname(self) -> Any:
+        """Its own end."""
+        ...
+
+    def getpeername(self) -> Any:
+        """The other end."""
+        ...
+
+
+def local_peer_uid(connection: Connection) -> int | None:
     """The user whose process holds the other end of an open TCP connection, a user id; None where
     no process in this network namespace does: it has closed it, or is in a container or on
     another computer.

@@ -102,7 +102,7 @@ class OwnerGate:
             return
         uid = local_peer_uid(connection)
         if uid not in (0, os.geteuid()):
-            who = "a process outside of this computer or container" if uid is None else f"uid {uid}"
+            who = "a process that has gone or is in a container" if uid is None else f"uid {uid}"
             self._refuse(connection, f"{who} is not the node's user, uid {os.geteuid()}")
             return
         with contextlib.ExitStack() as unless_joined:
