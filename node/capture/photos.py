@@ -12,6 +12,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from node.capture.source import Picture, Report, SourceFacts
 from node.errors import SourceError
 from node.frame import Image, Stamp
+from node.redact import redacted
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 
@@ -119,7 +120,7 @@ def find_photos(source: str) -> list[Path] | None:
         files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         files = [entry for entry in files if is_photo(entry)]
         if not files:
-            raise SourceError(f"{source}: no picture matches; put a glob in quotes")
+            raise SourceError(f"{redacted(source)}: no picture matches; put a glob in quotes")
         return files
     return None
 
@@ -142,7 +143,7 @@ def read_image(file: Path) -> Image:
             upright = ImageOps.exif_transpose(opened)
             rgb = np.asarray(upright.convert("RGB"))
     except FileNotFoundError:
-        raise SourceError(f"{file}: there is no such file") from None
+        raise SourceError(f"{redacted(str(file))}: there is no such file") from None
     except UnidentifiedImageError:
         raise SourceError(f"{file} is not a picture that can be read") from None
     except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
