@@ -15,7 +15,7 @@ import zmq
 from node.client_waits import poll_ms, seconds
 from node.errors import ControlError, EndpointError, MessageError
 from node.wire.codec import from_map
-from node.wire.endpoint import prepare
+from node.wire.endpoint import address_of, prepare
 from node.wire.keys import Keys
 from node.wire.messages import LabelsMessage
 
@@ -26,7 +26,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 class NoAnswerError(TimeoutError):
     """The node did not answer in time: gone, unreachable, without a control socket, or refusing
-    these keys."""
+    these keys or this user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Control:
             own.put_on(self._socket)
         prepare(self._socket, endpoint)
         try:
-            self._socket.connect(endpoint)
+            self._socket.connect(address_of(endpoint))
         except zmq.ZMQError as error:
             self.close()
             raise EndpointError(
@@ -169,7 +169,8 @@ class Control:
     def _silence(self, wait_s: float) -> NoAnswerError:
         return NoAnswerError(
             f"{self._endpoint}: no answer for {wait_s:g} s; does the node run, with "
-            "control.endpoint set to this, and is this client on its allow list?"
+            "control.endpoint set to this, and is this client on its allow list, or without keys a "
+            "process of the node's user?"
         )
 
     def _checked(self, answer: Mapping[str, Any]) -> Answer:

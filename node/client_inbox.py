@@ -13,7 +13,7 @@ import zmq
 from node.errors import EndpointError, MessageError
 from node.wire.clock import monotonic_s, virtual_ns
 from node.wire.codec import decode
-from node.wire.endpoint import keep_alive, prepare
+from node.wire.endpoint import address_of, keep_alive, prepare
 from node.wire.keys import Keys
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
@@ -300,7 +300,7 @@ def connect(
         socket.setsockopt(zmq.SUBSCRIBE, b"health/")
     prepare(socket, endpoint)
     try:
-        socket.connect(endpoint)
+        socket.connect(address_of(endpoint))
     except zmq.ZMQError as error:
         raise EndpointError(
             f"endpoint {endpoint!r} cannot be connected to: {error.strerror}; "

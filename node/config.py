@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from node.limits import Limits
+from node.redact import redacted, value_shown
 from node.wire.messages import DEFAULT_ENDPOINT, EventKind
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -28,7 +29,9 @@ Anchor = Literal["bottom", "center"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 def as_tuples(value: object) -> object:
@@ -40,7 +43,7 @@ def _as_path(key: str, value: object) -> object:
     if value is None or isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{key} = {value!r}: must be the path of a file, in quotes")
+        raise ValueError(f"{key} = {value_shown(value)}: must be the path of a file, in quotes")
     return Path(value).expanduser()
 
 
@@ -232,9 +235,15 @@ class WireConfig(_Section):
 
 
 class ControlConfig(_Section):
-    """Where the node is asked to do things."""
+    """Where the node is asked to do things, and which model files it may be asked to load."""
 
     endpoint: str | None = None
+    models: Path | None = None
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _as_path("models", value)
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -309,7 +318,9 @@ class MonitorConfig(_Section):
         try:
             check_endpoint(f"tcp://{value if isinstance(value, str) else ''}")
         except ValueError:
-            raise ValueError(f"web = {value!r} is not HOST:PORT; write 127.0.0.1:8080") from None
+            raise ValueError(
+                f"web = {value_shown(value)} is not HOST:PORT; write 127.0.0.1:8080"
+            ) from None
         return value
 
     @model_validator(mode="after")
@@ -411,15 +422,15 @@ def check_endpoint(endpoint: str) -> None:
     how = "write tcp://127.0.0.1:5570 or ipc:///run/perception.sock"
     scheme, separator, rest = endpoint.partition("://")
     if not separator or scheme not in ("tcp", "ipc") or not rest:
-        raise ValueError(f"endpoint {endpoint!r} is neither tcp nor ipc; {how}")
+        raise ValueError(f"endpoint {redacted(endpoint)!r} is neither tcp nor ipc; {how}")
     if scheme == "tcp":
         match = re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):(\d{1,5})", rest)
         if not match or int(match[2]) > 65535:
             raise ValueError(
-                f"endpoint {endpoint!r} is not HOST:PORT with a port up to 65535; {how}"
+                f"endpoint {redacted(endpoint)!r} is not HOST:PORT with a port up to 65535; {how}"
             )
     elif len(rest.encode()) > 107:  # sun_path of unix(7) holds 108 bytes with the final zero
-        raise ValueError(f"endpoint {endpoint!r}: a socket's path has at most 107 bytes")
+        raise ValueError(f"endpoint {redacted(endpoint)!r}: a socket's path has at most 107 bytes")
 
 
 def is_loopback(endpoint: str) -> bool:
@@ -428,22 +439,8 @@ def is_loopback(endpoint: str) -> bool:
         return True
     host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
     if host == "localhost":
-        return True
+        return True  # bound as 127.0.0.1, whatever the name leads to: `wire.endpoint.address_of`
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def redacted(source: str) -> str:
-    """A source as it may be shown: without the user name and password of a URL, and without what
-    its query or a pipeline calls a secret (`?token=...`, `user-pw=...`)."""
-    shown = re.sub(r"(\w+://)[^\s'\"]*@", r"\1***@", source)  # also a password with a slash
-    return _SECRET_QUERY.sub(r"\1***", shown)
-
-
-_SECRET_QUERY = re.compile(
-    r"([?&;\s](?:[\w.-]*(?:pass|pwd|-pw|token|secret|auth|key|signature)[\w.-]*"
-    r"|user(?:name|-id)?)\s*=\s*)(?:\"[^\"]*\"|'[^']*'|[^&;\s'\"]*)",
-    re.IGNORECASE,
-)

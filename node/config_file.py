@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from node.config import CameraConfig, NodeConfig, as_tuples, redacted
+from node.config import CameraConfig, NodeConfig, as_tuples
 from node.errors import ConfigError
+from node.redact import redacted, value_shown
 
 
 def load_config(
@@ -30,7 +31,9 @@ def load_config(
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
-            raise ConfigError(f"--set {setting}: write it as key=value, for example model.top_k=3")
+            raise ConfigError(
+                f"--set {redacted(setting)}: write it as key=value, for example model.top_k=3"
+            )
         _apply(content, key, toml_value(text.strip()))
         where = f"{file} and the command line" if file else "command line"
     for key, value in options.items():
@@ -82,12 +85,16 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _apply(content: dict[str, Any], key: str, value: object) -> None:
     path = [part.strip() for part in key.split(".")]
     if not all(path):
-        raise ConfigError(f"--set {key}: write the key with dots, for example model.top_k=3")
+        raise ConfigError(
+            f"--set {redacted(key)}: write the key with dots, for example model.top_k=3"
+        )
     target: Any = content
     for place, part in enumerate(path[:-1]):
         target = _step(target, part, first=place == 0, key=key)
     if not isinstance(target, dict):
-        raise ConfigError(f"--set {key}: name the camera, for example camera.0.{path[-1]}")
+        raise ConfigError(
+            f"--set {redacted(key)}: name the camera, for example camera.0.{path[-1]}"
+        )
     target[path[-1]] = value
 
 
@@ -98,9 +105,14 @@ def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
             return target[names.index(part)]
         if part.isdecimal() and int(part) < len(target):
             return target[int(part)]
-        raise ConfigError(f"--set {key}: no camera {part!r}; cameras: {', '.join(map(str, names))}")
+        shown = [redacted(str(name)) for name in names]
+        raise ConfigError(
+            f"--set {redacted(key)}: no camera {redacted(part)!r}; cameras: {', '.join(shown)}"
+        )
     if not isinstance(target, dict):
-        raise ConfigError(f"--set {key}: {part!r} is inside a value, not a section")
+        raise ConfigError(
+            f"--set {redacted(key)}: {redacted(part)!r} is inside a value, not a section"
+        )
     return target.setdefault(part, [{}] if first and part == "camera" else {})
 
 
@@ -110,27 +122,23 @@ def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
     value = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
-            return f"{key}: unknown key (its value is {_shown(value)}); {_nearest(problem['loc'])}"
+            told = "" if isinstance(value, str) else f" (its value is {value_shown(value)})"
+            return f"{key}: unknown key{told}; {_nearest(problem['loc'])}"
         case "value_error":
             reason = str(problem["ctx"]["error"])
             return f"{key}: {reason}" if key else reason
         case "tuple_type":
-            return f"{key} = {_shown(value)}: write each camera as a [[camera]] section"
+            return f"{key} = {value_shown(value)}: write each camera as a [[camera]] section"
         case "model_type" | "model_attributes_type":
-            return f"{key} = {_shown(value)}: must be a section, [{key}]"
+            return f"{key} = {value_shown(value)}: must be a section, [{key}]"
         case "string_pattern_mismatch":
-            return f"{key} = {_shown(value)}: must match {problem['ctx']['pattern']}"
+            return f"{key} = {value_shown(value)}: must match {problem['ctx']['pattern']}"
     allowed = problem["msg"].removeprefix("Input ")
-    return f"{key} = {_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
-
-
-def _shown(value: object) -> str:
-    text = redacted(repr(value))
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"{key} = {value_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
 
 
 def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
-    parts = [str(part) for part in location]
+    parts = [redacted(str(part)) for part in location]
     if len(location) > 1 and location[0] == "camera" and isinstance(location[1], int):
         name = _camera_name(content, location[1])
         parts[:2] = [f"camera.{name}" if name else f"camera.{location[1]}"]
@@ -140,7 +148,7 @@ def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
 def _camera_name(content: Mapping[str, Any], place: int) -> str | None:
     camera = content["camera"][place]
     name = camera.get("name") if isinstance(camera, Mapping) else None
-    return name if isinstance(name, str) else None
+    return redacted(name) if isinstance(name, str) else None
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:

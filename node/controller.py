@@ -15,6 +15,7 @@ from node.errors import ControlError, OutputError
 from node.jpeg import encode_jpeg
 from node.labeller import Labeller
 from node.lineup import Builder
+from node.permitted_models import PermittedModels
 from node.recording.recorder import Recorder
 from node.watch import Watch
 from node.wire.codec import to_map
@@ -55,6 +56,7 @@ class Controller:
         self._limits = limits
         self._build = build
         self._recorder = recorder
+        self._permitted = PermittedModels(labeller.config)
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="control-work")
         waiters = ThreadPoolExecutor(4, thread_name_prefix="control-wait")
         snapshots = ThreadPoolExecutor(_MOST_SNAPSHOTS, thread_name_prefix="control-snapshot")
@@ -158,8 +160,10 @@ class Controller:
         return self._between_frames(change)
 
     def _model(self, arguments: _Arguments) -> Result:
-        name = _text(arguments, "name")
-        weights = _text(arguments, "weights") if arguments.get("weights") else None
+        name = self._permitted.model(_text(arguments, "name"))
+        weights = None
+        if arguments.get("weights"):
+            weights = self._permitted.weights(_text(arguments, "weights"))
         if not self._loading.acquire(blocking=False):
             raise ControlError("another model is being loaded; ask again")
         try:

@@ -14,6 +14,7 @@ from node.doctor_cameras import cameras
 from node.errors import EndpointError, PerceptionNodeError
 from node.finding import Finding
 from node.wire.publisher import bind
+from node.wire.socket_file import check_free, path_of
 
 
 def examine(config: NodeConfig) -> Iterator[Finding]:
@@ -169,17 +170,36 @@ def _recordings(config: NodeConfig) -> Finding:
 
 
 def _endpoint(what: str, endpoint: str) -> Finding:
+    try:
+        if endpoint.startswith("ipc://"):
+            _check_socket_file(endpoint)
+        else:
+            _try_binding(endpoint)
+    except EndpointError as error:
+        found, _, mend = str(error).partition("; ")
+        return Finding(what, "wrong", found, mend)
+    return Finding(what, "ok", f"{endpoint} is free")
+
+
+def _check_socket_file(endpoint: str) -> None:
+    """Looks, and makes nothing: a socket that is bound leaves a file."""
+    check_free(endpoint)
+    path = path_of(endpoint)
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise EndpointError(
+            f"endpoint {endpoint} cannot be bound: {path.parent} is no folder that this user may "
+            f"write to; sudo install -d -o $USER {path.parent}, or choose another path"
+        )
+
+
+def _try_binding(endpoint: str) -> None:
     context = zmq.Context()
     socket = context.socket(zmq.XPUB)
     try:
         bind(socket, endpoint)
-    except EndpointError as error:
-        found, _, mend = str(error).partition("; ")
-        return Finding(what, "wrong", found, mend)
     finally:
         socket.close(linger=0)
         context.term()
-    return Finding(what, "ok", f"{endpoint} is free")
 
 
 def _installed(package: str) -> bool:

@@ -14,6 +14,7 @@ from node.config import CameraConfig
 from node.errors import PictureError, SourceError
 from node.frame import Frame, Stamp
 from node.recording.recording import RecordedFrame, Recording
+from node.redact import redacted
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class SourceFootage:
         finally:
             source.close()
         if empty:
-            raise self._span.shows_nothing(self._camera.source)
+            raise self._span.shows_nothing(redacted(self._camera.source))
 
     def summary(self) -> tuple[str, ...]:
         """What was read, where it was read to its end."""

@@ -179,7 +179,12 @@ class _Inlet:
 def _control_server(config: NodeConfig, controller: Controller) -> ControlServer | None:
     if config.control.endpoint is None:
         return None
-    server = ControlServer(config.control.endpoint, controller.handle, config.wire.keys)
+    server = ControlServer(
+        config.control.endpoint,
+        controller.handle,
+        config.wire.keys,
+        insecure=config.wire.insecure,
+    )
     log.info("controlled on %s", config.control.endpoint)
     return server
 

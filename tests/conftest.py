@@ -69,6 +69,24 @@ def run_in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess([], code, out.getvalue(), told.getvalue())
 
 
+NOBODY = 65534
+"""A user id that is not the tests' own."""
+
+
+def run_as(uid: int | None, imports: str, code: str, timeout_s: float = 30.0) -> str:
+    """What Python code prints on stdout in a process that, after its imports, becomes another
+    user's (None: stays this one's). Only root may try that: others skip."""
+    if uid is not None and os.geteuid() != 0:
+        pytest.skip("only root can start a process of another user")
+    change = f"import os\nos.setgroups([])\nos.setgid({uid})\nos.setuid({uid})" if uid else ""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{imports}\n{change}\n{code}"],
+        capture_output=True, text=True, timeout=timeout_s, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture
 def in_process() -> Run:
     """`run_in_process`."""

@@ -1,11 +1,16 @@
 """The control socket: a real node in a process of its own, real sockets, real models."""
 
+import contextlib
 import json
+import os
+import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import msgpack
@@ -14,11 +19,19 @@ import pytest
 import torch
 import torchvision
 import zmq
-from conftest import COMMAND, ROOT, Run
+from conftest import COMMAND, NOBODY, ROOT, Run, run_as
 
 from node.capture.photos import read_image
 from node.client import Control, ControlError, LabelsMessage, NoAnswerError, Subscriber
-from node.wire.control import MAX_REQUEST_BYTES, decode_request
+from node.config_file import load_config
+from node.permitted_models import PermittedModels
+from node.wire.control import (
+    MAX_REQUEST_BYTES,
+    ControlServer,
+    Request,
+    Result,
+    decode_request,
+)
 
 WAIT_S = 30.0
 
@@ -29,9 +42,11 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.endpoint = f"ipc://{folder}/labels"
         self.control = f"ipc://{folder}/control"
+        self.models = folder
         config = folder / "node.toml"
         config.write_text(
             f'[wire]\nendpoint = "{self.endpoint}"\n[control]\nendpoint = "{self.control}"\n'
+            f'models = "{folder}"\n'
             '[[camera]]\nname = "left"\n[[camera]]\nname = "right"\nmax_fps = 10.0\n'
         )
         self.process = subprocess.Popen(
@@ -156,11 +171,9 @@ def test_a_rate_is_changed_in_flight(node: Node, control: Control) -> None:
     assert np.median(fast) < 0.1
 
 
-def test_a_model_is_changed_while_labels_go_on_and_back(
-    node: Node, control: Control, tmp_path: Path
-) -> None:
+def test_a_model_is_changed_while_labels_go_on_and_back(node: Node, control: Control) -> None:
     torch.manual_seed(0)
-    weights = tmp_path / "shufflenet.pth"
+    weights = node.models / "shufflenet.pth"
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
     with Subscriber(node.endpoint, "left") as subscriber:
         before = until(subscriber, lambda m: m.status == "ok")[-1]
@@ -180,7 +193,9 @@ def test_a_model_is_changed_while_labels_go_on_and_back(
     ("name", "told"),
     [
         ("resnet1000", "no model has this name; the nearest"),
-        ("/none.onnx", "there is no such file"),
+        ("none.onnx", "there is no such file"),
+        ("/none.onnx", "is outside of control.models"),
+        ("../none.onnx", "is outside of control.models"),
     ],
 )
 def test_a_model_that_cannot_be_had_changes_nothing(
@@ -197,14 +212,14 @@ def test_a_model_that_cannot_be_had_changes_nothing(
 
 
 def test_a_model_that_fails_on_its_first_frames_is_rolled_back(
-    node: Node, control: Control, tmp_path: Path
+    node: Node, control: Control
 ) -> None:
     class FailsOnLight(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             mean = x.mean((1, 2, 3)).unsqueeze(1)  # black is -1
             return torch.cat([mean / torch.where(mean < -0.99, 1.0, 0.0), mean], 1)
 
-    file = tmp_path / "fails.onnx"
+    file = node.models / "fails.onnx"
     torch.onnx.export(
         FailsOnLight(), (torch.zeros(1, 3, 32, 32),), str(file), dynamo=False,
         input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
@@ -383,3 +398,148 @@ def test_a_request_is_what_it_says() -> None:
     request = decode_request(msgpack.packb({"id": 3, "command": "pause", "arguments": {"a": 1}}))
     assert (request.id, request.command, dict(request.arguments)) == (3, "pause", {"a": 1})
     assert sys.getsizeof(request) < 200
+
+
+ASK = """
+with Control({endpoint!r}, timeout_s=0.5) as control:
+    try:
+        print("answered", control.ask("status").result)
+    except NoAnswerError as error:
+        print("silence", error)
+"""
+
+
+def answer_ok(request: Request) -> "Future[Result]":
+    answer: Future[Result] = Future()
+    answer.set_result(Result(7))
+    return answer
+
+
+def ask_as(uid: int | None, endpoint: str) -> str:
+    imports = "from node.client import Control, NoAnswerError"
+    return run_as(uid, imports, ASK.format(endpoint=endpoint))
+
+
+@pytest.fixture(params=["tcp", "tcp6", "localhost", "ipc", "abstract"])
+def without_keys(request: pytest.FixtureRequest, tmp_path: Path, tcp: str) -> str:
+    """A control endpoint that asks for no keys."""
+    tmp_path.chmod(0o755)
+    for folder in (tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    port = tcp.rpartition(":")[2]
+    return {
+        "tcp": tcp,
+        "tcp6": f"tcp://[::1]:{port}",
+        "localhost": f"tcp://localhost:{port}",
+        "ipc": f"ipc://{tmp_path}/control",
+        "abstract": f"ipc://@control-{tmp_path.name}-{os.getpid()}",
+    }[str(request.param)]
+
+
+def test_without_keys_only_the_nodes_own_user_is_answered(
+    without_keys: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ControlServer(without_keys, answer_ok)
+    try:
+        if without_keys.startswith("ipc:///"):
+            file = Path(without_keys.removeprefix("ipc://"))
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert ask_as(None, without_keys).startswith("answered")
+        assert "process of the node's user" in ask_as(NOBODY, without_keys)
+        assert ask_as(None, without_keys).startswith("answered"), "it goes on"
+        if without_keys.startswith("tcp"):
+            assert "uid 65534 is not the node's user" in caplog.text
+            assert "perception-node keys" in caplog.text
+    finally:
+        server.close()
+    with Control(without_keys, timeout_s=0.1) as control, pytest.raises(NoAnswerError):
+        control.status()
+
+
+def test_insecure_lets_every_user_control(tcp: str) -> None:
+    server = ControlServer(tcp, answer_ok, insecure=True)
+    try:
+        assert ask_as(NOBODY, tcp).startswith("answered")
+    finally:
+        server.close()
+
+
+def test_strangers_cost_the_owner_nothing(tcp: str) -> None:
+    """Neither those who are refused, nor those who connect and say nothing, nor those who send and
+    do not read."""
+    host, port = "127.0.0.1", int(tcp.rpartition(":")[2])
+    server = ControlServer(tcp, answer_ok)
+    flood = (
+        "import time; end = time.monotonic() + 2; n = 0\n"
+        "while time.monotonic() < end:\n"
+        f" s = socket.create_connection(('{host}', {port})); n += 1\n"
+        " s.setblocking(False)\n"
+        "print(n)"
+    )
+    try:
+        with (
+            ThreadPoolExecutor(1) as workers,
+            contextlib.ExitStack() as stack,
+            Control(tcp, timeout_s=5.0) as control,
+        ):
+            for _ in range(20):
+                stack.enter_context(socket.create_connection((host, port)))
+            refused = workers.submit(run_as, NOBODY, "import encodings.idna, socket", flood)
+            slowest_s = 0.0
+            while not refused.done():
+                began = time.monotonic()
+                assert control.ask("status").settings == 7
+                slowest_s = max(slowest_s, time.monotonic() - began)
+            assert int(refused.result()) > 100
+            assert slowest_s < 1.0
+    finally:
+        server.close()
+
+
+def test_a_large_answer_waits_for_one_who_does_not_read(tcp: str) -> None:
+    """And is whole: what passes through the gate is bounded, not cut."""
+
+    def large(request: Request) -> "Future[Result]":
+        answer: Future[Result] = Future()
+        answer.set_result(Result(1, result={"x": bytes(8_000_000)}))
+        return answer
+
+    server = ControlServer(tcp, large)
+    try:
+        with Control(tcp, timeout_s=5.0) as control, Control(tcp, timeout_s=5.0) as other:
+            control._socket.poll(5000, zmq.POLLOUT)
+            control._socket.send(msgpack.packb({"id": 9, "command": "status"}))
+            assert len(other.ask("status").result["x"]) == 8_000_000
+            assert control._socket.poll(5000)
+            assert len(control._socket.recv()) > 8_000_000
+    finally:
+        server.close()
+
+
+def test_a_request_names_models_of_the_catalogue_and_of_the_folder_only(tmp_path: Path) -> None:
+    models, outside = tmp_path / "models", tmp_path / "outside"
+    for folder in (models, outside):
+        folder.mkdir()
+        (folder / "a.onnx").touch()
+        (folder / "a.pth").touch()
+    (models / "out.onnx").symlink_to(outside / "a.onnx")
+    (tmp_path / "models2").mkdir()
+    own = [f"model.name={outside}/own.onnx", f"control.models={models}"]
+    permitted = PermittedModels(load_config(None, own))
+    for name in ("resnet18", "efficientnet_lite0", f"{outside}/own.onnx"):
+        assert permitted.model(name) == name
+    for name in ("a.onnx", f"{models}/a.onnx", "../models/a.onnx"):
+        assert permitted.model(name) == str(models / "a.onnx")
+    assert permitted.weights("a.pth") == str(models / "a.pth")
+    for name in (
+        "out.onnx", "../outside/a.onnx", f"{outside}/a.onnx", "/a.ONNX",
+        f"{tmp_path}/models2/a.onnx", "~/a.onnx\0.onnx", f"{models}/../outside/a.xml",
+    ):  # fmt: skip
+        with pytest.raises(ControlError, match=r"outside of control\.models"):
+            permitted.model(name)
+    with pytest.raises(ControlError, match=r"outside of control\.models"):
+        permitted.weights(f"{outside}/a.pth")
+    without = PermittedModels(load_config(None, []))
+    for refuse in (without.model, without.weights):
+        with pytest.raises(ControlError, match="name the folder of your own in control"):
+            refuse(f"{models}/a.onnx")

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import skimage
 from axe_playwright_python.sync_playwright import Axe
-from conftest import COMMAND, ROOT, Run
+from conftest import COMMAND, NOBODY, ROOT, SHARED, Run, run_as
 from playwright.sync_api import Browser, Page, sync_playwright
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from streams import MjpegServer
 
 from node.capture.photos import read_image
-from node.client import Status, Subscriber
+from node.client import Control, Status, Subscriber
 
 WAIT_S = 20.0
 LOADED_S = 90.0
@@ -39,6 +39,7 @@ class Robot:
     def __init__(self, folder: Path) -> None:
         self._picture = read_image(Path(skimage.__file__).parent / "data" / "coffee.png")
         self.labels = f"ipc://{folder}/labels"
+        self.control = f"ipc://{folder}/control"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = folder
@@ -55,6 +56,7 @@ class Robot:
              "--set", "camera.0.name=front", "--set", "camera.0.at_start=wait",
              "--set", f'monitor.web="127.0.0.1:{self.port}"', "--set", "monitor.allow_control=true",
              "--set", f"recording.folder={self._folder}/rec",
+             "--set", f"control.endpoint={self.control}", "--set", f"control.models={SHARED}",
              "--set", "smooth.time_constant_s=0.1"],
             cwd=ROOT,
         )  # fmt: skip
@@ -178,22 +180,20 @@ def test_the_threshold_follows_the_model_and_who_else_sets_it(
     shown = "document.getElementById('threshold')"
     assert page.locator("#threshold-label").is_hidden()
     detector = str(shared_data / "models" / "yolox_nano.onnx")
-    wait_until(lambda: has_model(robot, detector), LOADED_S)
+    use_model(robot, detector)
     wait_for(page, f"!{shown}.parentElement.hidden && {shown}.value === '0.25'")
     page.focus("#threshold")
     page.keyboard.press("ArrowRight")
     wait_until(lambda: detect_score(robot) == 0.3)
     post(robot.url, {"command": "set", "arguments": {"settings": {"detect.score": 0.6}}})
     wait_for(page, f"{shown}.value === '0.6'")
-    wait_until(lambda: has_model(robot, "efficientnet_lite0"), LOADED_S)
+    use_model(robot, "efficientnet_lite0")
     wait_for(page, f"{shown}.parentElement.hidden")
 
 
-def has_model(robot: Robot, name: str) -> bool:
-    """Asks for it; what takes the node longer than it lets the page wait (504) is asked again."""
-    status, _ = post(robot.url, {"command": "model", "arguments": {"name": name}})
-    assert status in (200, 409, 504)  # 409: it is being loaded
-    return status == 200
+def use_model(robot: Robot, name: str) -> None:
+    with Control(robot.control) as control:
+        control.model(name, timeout_s=LOADED_S)
 
 
 def detect_score(robot: Robot) -> float:
@@ -305,19 +305,56 @@ def test_the_dashboard_draws_what_is_scraped(robot: Robot) -> None:
 
 
 def test_requests_that_are_wrong_get_an_answer(robot: Robot) -> None:
-    assert post(robot.url, {"command": "fly"})[0] == 409
-    assert b"unknown; commands" in post(robot.url, {"command": "fly"})[1]
     assert post(robot.url, ["pause"])[0] == 400
     assert post(robot.url, {"command": "pause", "arguments": 3})[0] == 400
-    assert (
-        post(robot.url, {"command": "set", "arguments": {"settings": {"model.name": 1}}})[0] == 409
-    )
+    assert post(robot.url, {"command": "snapshot", "arguments": {"camera": "none"}})[0] == 409
+    too_low = {"settings": {"detect.score": 0}}
+    assert post(robot.url, {"command": "set", "arguments": too_low})[0] == 409
     assert get(f"{robot.url}/nothing")[0] == 404
     assert get(f"{robot.url}/..%2f..%2fweb.py")[0] == 404
     # A page of somebody else in the operator's browser, and a name that was made to lead here.
     assert post(robot.url, {"command": "pause"}, Origin="http://evil.example")[0] == 403
     assert get(robot.url, Host="evil.example")[0] == 403
     assert get(robot.url, Host=f"localhost:{robot.port}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("fly", {}),
+        ("model", {"name": "resnet18"}),
+        ("model", {"name": "/etc/model.onnx"}),
+        ("pause", {"camera": "front"}),
+        ("snapshot", {}),
+        ("snapshot", {"camera": ["front"]}),
+        ("snapshot", {"camera": "front", "quality": 100}),
+        ("record", {"action": "dump"}),
+        ("record", {"action": ["start"]}),
+        ("set", {"settings": {"model.top_k": 1}}),
+        ("set", {"settings": {"detect.score": 0.5, "detect.iou": 1.0}}),
+        ("set", {"settings": {"detect.score": True}}),
+        ("set", {"settings": {"detect.score": [0.5]}}),
+        ("set", {"settings": [["detect.score", 0.5]]}),
+        ("status", {"x": 1}),
+        (["pause"], {}),
+    ],
+)
+def test_the_page_takes_what_its_buttons_send_and_nothing_else(
+    robot: Robot, command: object, arguments: object
+) -> None:
+    status, told = post(robot.url, {"command": command, "arguments": arguments})
+    assert status == 403
+    assert b"the page takes status, pause" in told
+
+
+def test_another_user_of_this_computer_presses_no_button(robot: Robot) -> None:
+    ask = (
+        f"c = http.client.HTTPConnection('127.0.0.1', {robot.port})\n"
+        "c.request('POST', '/control', '{\"command\": \"status\"}', "
+        "{'Content-Type': 'application/json'}); a = c.getresponse(); print(a.status, a.read())"
+    )
+    assert run_as(None, "import encodings.idna, http.client", ask).startswith("200 ")
+    assert "only the node's own user" in run_as(NOBODY, "import encodings.idna, http.client", ask)
 
 
 @pytest.fixture(scope="module")

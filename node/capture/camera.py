@@ -10,12 +10,13 @@ from node.capture.arrivals import Arrivals
 from node.capture.coded_stream import CodedStream, codec_of
 from node.capture.pacing import RateLimit
 from node.capture.source import Picture, Source, SourceFacts
-from node.config import CameraConfig, redacted
+from node.config import CameraConfig
 from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
 from node.jpeg import START, decode_jpeg, holds_another
 from node.limits import check_pixels
 from node.opencv import cv2
+from node.redact import redacted
 
 OPEN_TIMEOUT_MS = 5000
 READ_TIMEOUT_MS = 5000
@@ -121,7 +122,7 @@ def check_device(config: CameraConfig) -> Path:
     """The device file of a camera number or /dev path. Raises SourceError where it is missing or
     this user may not open it."""
     device = Path(f"/dev/video{config.source}" if config.source.isdecimal() else config.source)
-    who = f"camera '{config.name}': {device}"
+    who = f"camera '{config.name}': {redacted(str(device))}"
     if not device.exists():
         raise SourceError(f"{who} does not exist; cameras here: {cameras_here()}")
     if not os.access(device, os.R_OK | os.W_OK):
@@ -135,7 +136,7 @@ def check_device(config: CameraConfig) -> Path:
 def open_device(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource:
     """The camera with a number or a /dev path. Raises SourceError."""
     device = check_device(config)
-    who = f"camera '{config.name}': {device}"
+    who = f"camera '{config.name}': {redacted(str(device))}"
     capture = cv2.VideoCapture(str(device), cv2.CAP_V4L2)
     if not capture.isOpened():
         raise SourceError(
@@ -186,7 +187,7 @@ def check_gstreamer(config: CameraConfig) -> None:
 def open_gstreamer(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource:
     """The pipeline behind `gst:`, which ends in an appsink. Raises SourceError."""
     pipeline = config.source.removeprefix("gst:").strip()
-    who = f"camera '{config.name}': gst:{redacted(pipeline)}"
+    who = f"camera '{config.name}': {redacted(config.source)}"
     check_gstreamer(config)
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():

@@ -16,6 +16,7 @@ from node.capture.source import Picture, Source, SourceFacts
 from node.config import CameraConfig
 from node.errors import PictureError, SourceError
 from node.frame import Frame
+from node.redact import hidden
 
 log = logging.getLogger(__name__)
 
@@ -289,7 +290,8 @@ class Grabber:
     def _as_source_error(self, error: Exception) -> SourceError:
         if isinstance(error, SourceError):
             return error
-        return SourceError(f"camera '{self.camera}' failed: {type(error).__name__}: {error}")
+        told = hidden(str(error), [self._config.source])
+        return SourceError(f"camera '{self.camera}' failed: {type(error).__name__}: {told}")
 
 
 class _Sizes:

@@ -26,6 +26,7 @@ from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
 from node.jpeg import check_scans
 from node.limits import check_bytes, check_pixels, limits
+from node.redact import redacted
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 _PLUGINS = (
@@ -147,7 +148,7 @@ def find_photos(source: str) -> list[Path] | None:
         files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         files = [entry for entry in files if is_photo(entry)]
         if not files:
-            raise SourceError(f"{source}: no picture matches; put a glob in quotes")
+            raise SourceError(f"{redacted(source)}: no picture matches; put a glob in quotes")
         return files
     return None
 
@@ -175,7 +176,7 @@ def read_image(file: Path) -> Image:
     except PictureError as error:
         raise PictureError(f"{file}: {error}") from None
     except FileNotFoundError:
-        raise SourceError(f"{file}: there is no such file") from None
+        raise SourceError(f"{redacted(str(file))}: there is no such file") from None
     except UnidentifiedImageError:
         raise SourceError(f"{file} is not a picture that can be read") from None
     except PilImage.DecompressionBombError:

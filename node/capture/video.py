@@ -10,6 +10,7 @@ from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
 from node.limits import check_pixels, limits
 from node.opencv import cv2, limit_buffers
+from node.redact import redacted
 
 SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg"}
@@ -104,7 +105,7 @@ class VideoSource:
 
 def _open(file: Path) -> "cv2.VideoCapture":
     if not file.exists():
-        raise SourceError(f"{file}: there is no such file or folder")
+        raise SourceError(f"{redacted(str(file))}: there is no such file or folder")
     if not file.is_file():
         raise SourceError(f"{file} is neither a file nor a folder; a camera is /dev/videoN")
     try:

@@ -2,6 +2,7 @@
 that is loaded when it is used, so that `--help` does not wait for torch."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from click.utils import PacifyFlushWrapper
 from node import __version__
 from node.cli.stopping import stop_on_signals
 from node.errors import PerceptionNodeError
+from node.printable import printable, printable_lines
+from node.redact import addresses_in, hidden
 
 COMMANDS = {
     "run": "Label a camera live: the newest frame wins.",
@@ -31,6 +34,11 @@ COMMANDS = {
     "config": "Check a configuration file, or write one for the camera that is found.",
     "completion": "Print what makes the shell complete commands and options.",
 }
+
+
+_ECHOES = (click.UsageError, click.NoSuchOption)
+"""Errors of click that repeat an argument which it does not know: the rest of an address that the
+shell took apart at its spaces."""
 
 
 class _Commands(click.Group):
@@ -70,12 +78,12 @@ def command_line(arguments: Sequence[str]) -> int:
             commands.main(arguments, prog_name="perception-node", standalone_mode=False)
             sys.stdout.flush()  # here, where a reader that has gone is expected
         except PerceptionNodeError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {_told(str(error), arguments)}", err=True)
             return error.exit_code
         except click.exceptions.Exit as exit_:
             return exit_.exit_code
         except click.ClickException as error:
-            error.show()
+            _show(error, arguments)
             return error.exit_code
         except SystemExit as exit_:
             if type(sys.stdout) is PacifyFlushWrapper:
@@ -84,6 +92,24 @@ def command_line(arguments: Sequence[str]) -> int:
         except BrokenPipeError:
             return 0
         return 0
+
+
+def _told(text: str, arguments: Sequence[str]) -> str:
+    """An error as it is printed: it may name an argument, and that may be a stream's address."""
+    return printable(hidden(text, addresses_in(arguments)))
+
+
+def _show(error: click.ClickException, arguments: Sequence[str]) -> None:
+    addresses = addresses_in(arguments)
+    if addresses and type(error) in _ECHOES:
+        error = click.UsageError(
+            "something stands beside an address and is no option; put an address in quotes, with "
+            "its spaces (it is not shown here, as it may hold a password)",
+            getattr(error, "ctx", None),
+        )
+    told = io.StringIO()
+    error.show(told)
+    click.echo(printable_lines(hidden(told.getvalue(), addresses)), err=True, nl=False)
 
 
 def _complete(instruction: str) -> int:

@@ -18,6 +18,7 @@ from node.cli.run import SOURCE
 from node.client import NoMessageError, Subscriber
 from node.errors import PerceptionNodeError, SourceError
 from node.monitor.profile import Profile, Profiler, Spread
+from node.redact import redacted
 
 if TYPE_CHECKING:
     from node.bench import Row
@@ -102,7 +103,7 @@ def _frames(config: "NodeConfig") -> list["Image"]:
     finally:
         source.close()
     if not frames:
-        raise SourceError(f"{config.camera[0].source}: no frame in it can be decoded")
+        raise SourceError(f"{redacted(config.camera[0].source)}: no frame in it can be decoded")
     return frames
 
 

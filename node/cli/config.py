@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from node.config import redacted
+from node.cli.say import say
 from node.config_file import load_config
 from node.errors import ConfigError
+from node.redact import redacted
 
 
 @click.group("config")
@@ -26,7 +27,7 @@ def check(file: Path) -> None:
     """
     config = load_config(file)
     cameras = ", ".join(f"{camera.name} ({redacted(camera.source)})" for camera in config.camera)
-    click.echo(
+    say(
         f"{file} is valid: cameras {cameras}; model {config.model.name}; "
         f"publishes on {config.wire.endpoint}"
     )
@@ -52,4 +53,4 @@ def init(file: Path) -> None:
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
     source = camera.source if camera else "demo (no camera was found)"
-    click.echo(f"{file}: source {source}; start it with: perception-node run --config {file}")
+    say(f"{file}: source {source}; start it with: perception-node run --config {file}")

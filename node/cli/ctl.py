@@ -10,6 +10,7 @@ import click
 from node.client_control import DEFAULT_CONTROL_ENDPOINT, Answer, Control, NoAnswerError
 from node.config_file import toml_value
 from node.errors import ConfigError, ControlError
+from node.printable import printable_json
 
 _Result = TypeVar("_Result")
 
@@ -159,4 +160,4 @@ def _print_answer(answer: Answer) -> None:
 
 
 def _print(what: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(what, ensure_ascii=False))
+    click.echo(printable_json(json.dumps(what, ensure_ascii=False)))

@@ -14,6 +14,7 @@ from node.cli.options import CONFIG, SETTINGS, configured, load_perceiver, toget
 from node.config import NodeConfig
 from node.config_file import changed
 from node.errors import ConfigError, SourceError
+from node.printable import printable
 
 if TYPE_CHECKING:
     from node.glass import GlassToLabel
@@ -61,9 +62,10 @@ def command(
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(finding)))
             continue
-        console.print(f"{_MARKS[finding.verdict]}  {finding.what}: {escape(finding.found)}")
+        told = escape(printable(f"{finding.what}: {finding.found}"))
+        console.print(f"{_MARKS[finding.verdict]}  {told}")
         if finding.mend:
-            console.print(f"         {escape(finding.mend)}")
+            console.print(f"         {escape(printable(finding.mend))}")
     if wrong:
         raise SystemExit(1)
 

@@ -10,7 +10,9 @@ from rich.console import Console
 from node.cli.jsonl import json_lines
 from node.cli.media import share_bar
 from node.cli.options import together
+from node.cli.say import say
 from node.errors import SourceError
+from node.redact import redacted
 
 if TYPE_CHECKING:
     from node.recording.export import Choice
@@ -133,7 +135,9 @@ def _opened(source: str) -> "Recording":
 
     files = find_recording(source)
     if files is None:
-        raise SourceError(f"{source} names no recording (*.mcap), and is no folder of some")
+        raise SourceError(
+            f"{redacted(str(source))} names no recording (*.mcap), and is no folder of some"
+        )
     return Recording(files)
 
 
@@ -145,13 +149,13 @@ def _choice(labels: tuple[str, ...], min_score: float, every: int) -> "Choice":
 
 def _done(recording: "Recording", told: str) -> None:
     for problem in recording.problems:
-        click.echo(f"warning: {problem}", err=True)
-    click.echo(told, err=True)
+        say(f"warning: {problem}", err=True)
+    say(told, err=True)
 
 
 def _say_if_none(count: int) -> None:
     if not count:
-        click.echo(
+        say(
             "warning: no frame fits --label and --min-score; 'perception-node report' shows what "
             "was seen", err=True,
         )  # fmt: skip

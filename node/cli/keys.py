@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from node.cli.say import say
 from node.errors import ConfigError
 from node.wire.security import ACCESSES, make_client, make_server
 
@@ -31,11 +32,11 @@ def command(folder: Path, clients: tuple[str, ...], allowed: tuple[str, ...]) ->
             raise ConfigError(f"client {name!r}: letters, digits, _ and -, and not server")
     try:
         if make_server(folder):
-            click.echo(f"{folder}: keys of the node; keep it there, and write in its configuration")
-            click.echo(f'  [wire]\n  keys = "{folder.absolute()}"')
+            say(f"{folder}: keys of the node; keep it there, and write in its configuration")
+            say(f'  [wire]\n  keys = "{folder.absolute()}"')
         for name in clients:
             place = make_client(folder, name, allowed)
-            click.echo(f"{place}: may have {' and '.join(allowed)}; move it to the client, then")
-            click.echo(f'  Subscriber("tcp://HOST:PORT", keys="{name}/")')
+            say(f"{place}: may have {' and '.join(allowed)}; move it to the client, then")
+            say(f'  Subscriber("tcp://HOST:PORT", keys="{name}/")')
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from node.cli.jsonl import json_lines
 from node.cli.media import files_of, frames_of, progress_bar
@@ -17,7 +18,9 @@ from node.cli.options import (
     load_perceiver,
     together,
 )
+from node.cli.say import say
 from node.errors import FrameError, SourceError
+from node.printable import printable
 from node.wire.codec import to_json
 from node.wire.messages import LabelsMessage, Message, Timing
 
@@ -60,7 +63,7 @@ def command(
             if jsonl is not None:
                 write(to_json(message, file=str(current)))
             else:
-                click.echo(f"{current}{_position(message)}: {_found(message)}")
+                say(f"{current}{_position(message)}: {_found(message)}")
 
         composer = Composer(config.name)
         sink = LocalSink(show)
@@ -85,7 +88,9 @@ def command(
                         )
                     )
                     labelled += 1
-                    progress.update(task, description=f"{current.name}, {labelled} labelled")
+                    progress.update(
+                        task, description=f"{escape(printable(current.name))}, {labelled} labelled"
+                    )
             except (SourceError, FrameError) as error:
                 left_out += 1
                 log.warning("%s; left out", error)

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from node.errors import SourceError
+from node.redact import redacted
 
 if TYPE_CHECKING:
     from node.capture.source import Source
@@ -37,7 +38,7 @@ def files_of(path: str) -> Iterator[Path]:
     elif folder.exists():
         yield folder
     else:
-        raise SourceError(f"{path}: there is no such file or folder")
+        raise SourceError(f"{redacted(path)}: there is no such file or folder")
 
 
 def _is_media(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +11,8 @@ import click
 from node.config import NodeConfig
 from node.config_file import load_config
 from node.limits import set_limits
+from node.printable import printable, printable_lines
+from node.redact import hidden
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
@@ -70,9 +72,24 @@ def configured(
     )
     if source is not None:
         config = config.model_copy(update={"camera": config.camera[:1]})
-    set_up_logging(config.log.level)
+    set_up_logging(config.log.level, [camera.source for camera in config.camera])
     set_limits(config.limits.limits)
     return config
+
+
+class _Formatter(logging.Formatter):
+    """The last one to see a line: whatever a library or a server put in it, it is one line, moves
+    no cursor, and holds no password of a source."""
+
+    def __init__(self, sources: Sequence[str]) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+        self._sources = tuple(sources)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(hidden(super().formatMessage(record), self._sources))
+
+    def formatException(self, ei: Any) -> str:
+        return printable_lines(hidden(super().formatException(ei), self._sources))
 
 
 def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
@@ -92,12 +109,9 @@ def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
     )
 
 
-def set_up_logging(level: str = "info") -> None:
-    """One line a record on stderr."""
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        force=True,
-    )
+def set_up_logging(level: str = "info", sources: Sequence[str] = ()) -> None:
+    """One line a record on stderr. sources: what may not be in it as it is, see `node.redact`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(sources))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("PIL").setLevel(logging.WARNING)

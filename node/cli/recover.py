@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from node.cli.say import say
 from node.errors import ConfigError, SourceError
 
 
@@ -42,11 +43,11 @@ def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> Non
     for file in files:
         if is_being_written(file):
             failed += file in paths  # in a folder it is none of those that are to be mended
-            click.echo(f"{file} is being written, left alone; stop the recording first", err=True)
+            say(f"{file} is being written, left alone; stop the recording first", err=True)
             continue
         try:
             if is_whole(file):
-                click.echo(f"{file}: whole, left as it is")
+                say(f"{file}: whole, left as it is")
                 continue
             to = output or file.with_name(f"{file.stem}_recovered{file.suffix}")
             if in_place:
@@ -59,21 +60,21 @@ def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> Non
                 to.unlink(missing_ok=True)
             elif output is None and to.exists():
                 if is_whole(to):
-                    click.echo(f"{file}: mended already, in {to}")
+                    say(f"{file}: mended already, in {to}")
                     continue
                 to.unlink()  # of a mending that was cut off itself
             recovered = recover(file, to)
         except SourceError as error:
             failed += 1
-            click.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
             continue
         if in_place:
             to.replace(file)
-        click.echo(
+        say(
             f"{file}: {recovered.messages} records of {recovered.seconds:.1f} s saved in "
             f"{file if in_place else to}"
         )
         for problem in recovered.problems:
-            click.echo(f"  {problem}", err=True)
+            say(f"  {problem}", err=True)
     if failed:
         raise SourceError(f"{failed} of {len(files)} files could not be mended")

@@ -24,6 +24,7 @@ from node.client_control import DEFAULT_CONTROL_ENDPOINT
 from node.config import CameraConfig, NodeConfig
 from node.errors import ConfigError, PerceptionNodeError
 from node.golden import Comparison, read_golden
+from node.redact import redacted
 from node.wire.codec import to_json, to_map
 from node.wire.messages import LabelsMessage, Message
 
@@ -148,8 +149,8 @@ def command(
 
     if is_live(source) or source == "demo":
         raise ConfigError(
-            f"replay reads recordings, which have an end; label {source} with "
-            f"'perception-node run --source {source}'"
+            f"replay reads recordings, which have an end; label {redacted(source)} "
+            "with 'perception-node run --source SRC'"
         )
     span = Span(start, end)
     footage: RecordedFootage | SourceFootage
@@ -157,11 +158,15 @@ def command(
         recording = Recording(files)
         config = _with_cameras(config, recording.cameras, config_file is not None)
         footage = RecordedFootage(recording, span, as_recorded=as_recorded)
-        log.info("%s: %.1f s of %s", source, recording.length_s, ", ".join(recording.cameras))
+        log.info(
+            "%s: %.1f s of %s", redacted(source), recording.length_s, ", ".join(recording.cameras)
+        )
     else:
         camera = config.camera[0]
         if as_recorded:
-            raise ConfigError(f"--as-recorded needs a recording (*.mcap); {source} is none")
+            raise ConfigError(
+                f"--as-recorded needs a recording (*.mcap); {redacted(source)} is none"
+            )
         if camera.loop:
             raise ConfigError(
                 f"camera.{camera.name}.loop = true: a replay ends, unless it is given --loop"
@@ -199,7 +204,9 @@ def command(
         try:
             if stepper is not None:
                 where = config.control.endpoint or DEFAULT_CONTROL_ENDPOINT
-                control = ControlServer(where, stepper.handle, config.wire.keys)
+                control = ControlServer(
+                    where, stepper.handle, config.wire.keys, insecure=config.wire.insecure
+                )
                 log.info("steps are asked for on %s", where)
             if isinstance(sink, Publisher) and wait_for_subscriber:
                 sink.wait_for_subscriber(stop)

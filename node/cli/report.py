@@ -6,7 +6,9 @@ import click
 from rich.console import Console
 
 from node.cli.media import share_bar
+from node.cli.say import say
 from node.errors import OutputError, SourceError
+from node.redact import redacted
 
 
 @click.command("report")
@@ -27,7 +29,9 @@ def command(source: str, output: Path | None) -> None:
 
     files = find_recording(source)
     if files is None:
-        raise SourceError(f"{source} names no recording (*.mcap), and is no folder of some")
+        raise SourceError(
+            f"{redacted(str(source))} names no recording (*.mcap), and is no folder of some"
+        )
     path = Path(source).expanduser()
     to = output or (path / "report.html" if path.is_dir() else files[0].with_suffix(".html"))
     recording = Recording(files)
@@ -36,4 +40,4 @@ def command(source: str, output: Path | None) -> None:
             write_report(recording, to, progress)
     except OSError as error:
         raise OutputError(f"{to} cannot be written: {error.strerror}; use --output") from error
-    click.echo(str(to))
+    say(str(to))

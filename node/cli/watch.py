@@ -17,6 +17,7 @@ from node.cli.options import set_up_logging
 from node.client import Gap, NoMessageError, Subscriber
 from node.client_inbox import ALIVE_S
 from node.errors import PerceptionNodeError
+from node.printable import printable
 from node.wire.codec import to_json
 from node.wire.messages import (
     DEFAULT_ENDPOINT,
@@ -100,7 +101,7 @@ class _Lines:
 
     def show(self, message: LabelsMessage, gap: Gap, subscriber: Subscriber) -> None:
         line = to_json(message) if self._as_json else f"{_plain(message)}{_missing(gap)}"
-        print(line, flush=True)
+        print(line if self._as_json else printable(line), flush=True)
 
     def quiet(self, subscriber: Subscriber) -> None:
         pass
@@ -155,10 +156,10 @@ class _Cameras:
         )
         for camera, message in sorted(self._newest.items()):
             table.add_row(
-                camera,
+                _safe(camera),
                 _status(message),
                 "\n".join(
-                    f"{_bar(thing.score)} {escape(_named(thing))}" for thing in _best(message)
+                    f"{_bar(thing.score)} {_safe(_named(thing))}" for thing in _best(message)
                 ),
                 _age(message),
                 f"{self._rate(camera):.1f}",
@@ -216,7 +217,7 @@ def _title(newest: Mapping[str, LabelsMessage], health: HealthMessage | None) ->
     )
     model = youngest.model
     told = f"{model.name}, {model.runtime} {model.precision}" if model is not None else ""
-    return f"[bold]{escape(youngest.node)}[/]  {mark} {state}[/]  [dim]{escape(told)}[/]"
+    return f"[bold]{_safe(youngest.node)}[/]  {mark} {_safe(state)}[/]  [dim]{_safe(told)}[/]"
 
 
 def _caption(health: HealthMessage | None) -> str:
@@ -227,13 +228,18 @@ def _caption(health: HealthMessage | None) -> str:
         f"latency {latency.p50 / 1e6:.1f} ms, 99 % {latency.p99 / 1e6:.1f}" if latency else "",
         f"cpu {health.cpu:.0%}",
         f"{health.rss_bytes / 2**20:.0f} MiB",
-        f"recording {health.recording.file}"
+        _safe(f"recording {health.recording.file}")
         if health.recording is not None and health.recording.state == "recording"
         else "",
-        *(escape(reason) for reason in health.degraded),
-        escape(health.last_error or ""),
+        *(_safe(reason) for reason in health.degraded),
+        _safe(health.last_error or ""),
     ]
     return "[dim]" + "  ·  ".join(part for part in parts if part) + "[/]"
+
+
+def _safe(text: str) -> str:
+    """What another node says, in a table: neither control characters nor markup."""
+    return escape(printable(text))
 
 
 def _age(message: LabelsMessage) -> str:

@@ -20,9 +20,12 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from node import __version__
 from node.errors import ConfigError, EndpointError, PerceptionNodeError
+from node.monitor.buttons import TAKEN, is_of_a_button
 from node.monitor.live import LiveState
 from node.monitor.metrics import CONTENT_TYPE, Metrics
 from node.monitor.preview import Preview
+from node.wire.endpoint import address_of
+from node.wire.local_peer import local_peer_uid
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,8 @@ class WebServer:
     where the token cannot be read.
 
     address: HOST:PORT. token: who does not have it gets nothing; None: everybody who reaches it.
-    command: None where the page may change nothing.
+    command: None where the page may change nothing. Without a token only processes of this
+    process's user and of root may change something, unless it is `insecure`.
     """
 
     def __init__(
@@ -71,14 +75,16 @@ class WebServer:
         *,
         token: str | None,
         command: Command | None,
+        insecure: bool = False,
     ) -> None:
-        host, _, port = address.rpartition(":")
+        host, _, port = address_of(f"tcp://{address}").removeprefix("tcp://").rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._live = live
         self._metrics = metrics
         self._preview = preview
         self._token = token
         self._command = command
+        self._owner_only = token is None and not insecure
         self._viewers = 0
         self._loop = asyncio.new_event_loop()
         self._closing: asyncio.Event | None = None
@@ -199,6 +205,11 @@ class WebServer:
                 {"error": "the page may change nothing; set monitor.allow_control = true"},
                 status=403,
             )
+        if self._owner_only and not _is_of_this_user(request):
+            return web.json_response(
+                {"error": "only the node's own user may change something; set monitor.token_file"},
+                status=403,
+            )
         try:
             asked = await request.json()
             name, arguments = asked["command"], asked.get("arguments", {})
@@ -206,6 +217,10 @@ class WebServer:
             return web.json_response({"error": "a JSON object with command, arguments"}, status=400)
         if request.content_type != "application/json" or not isinstance(arguments, dict):
             return web.json_response({"error": "arguments are a JSON object"}, status=400)
+        if not is_of_a_button(str(name), arguments):
+            return web.json_response(
+                {"error": f"the page takes {TAKEN}; ask the control socket for more"}, status=403
+            )
         try:
             answer = await asyncio.wait_for(
                 asyncio.wrap_future(self._command(str(name), arguments)), ANSWER_S
@@ -273,6 +288,12 @@ class WebServer:
                 head = json.dumps(picture.told).encode()
                 await socket.send_bytes(struct.pack(">I", len(head)) + head + picture.jpeg)
             await asyncio.sleep(max(due - loop.time(), 0.01))
+
+
+def _is_of_this_user(request: web.Request) -> bool:
+    if request.transport is None:
+        return False
+    return local_peer_uid(request.transport.get_extra_info("socket")) in (0, os.geteuid())
 
 
 def _give_way() -> None:

@@ -7,7 +7,7 @@ from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
 from foxglove_schemas_protobuf.PointsAnnotation_pb2 import PointsAnnotation
 
-from node.config import NodeConfig, redacted
+from node.config import NodeConfig
 from node.frame import Frame
 from node.jpeg import encode_jpeg
 from node.recording.entry import (
@@ -19,6 +19,7 @@ from node.recording.entry import (
     image_channel,
     message_channel,
 )
+from node.redact import redacted
 from node.wire.codec import to_map
 from node.wire.messages import (
     Detection,

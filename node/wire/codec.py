@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import msgpack
 
 from node.errors import MessageError
+from node.printable import printable_json
 from node.wire.messages import KINDS, MAX_MESSAGE_BYTES, SCHEMA, Message, topic_of
 
 _Read = TypeVar("_Read")
@@ -34,7 +35,9 @@ def to_map(message: Message) -> dict[str, Any]:
 
 def to_json(message: Message, **extra: str) -> str:
     """The message as one line of JSON, followed by `extra`."""
-    return json.dumps({**_as_map(message), **extra}, default=_as_map, ensure_ascii=False)
+    return printable_json(
+        json.dumps({**_as_map(message), **extra}, default=_as_map, ensure_ascii=False)
+    )
 
 
 def decode(parts: list[bytes]) -> Message:

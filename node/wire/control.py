@@ -5,10 +5,11 @@ ROUTER socket, one msgpack map a message. A request that cannot be understood ge
 
 import contextlib
 import logging
+import os
 import queue
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,8 @@ import zmq
 
 from node.errors import MessageError, PerceptionNodeError
 from node.wire.messages import SCHEMA
-from node.wire.publisher import bind, not_served, remove_socket_file
+from node.wire.owner_gate import owner_gate
+from node.wire.publisher import bind, not_served
 from node.wire.security import secured
 
 log = logging.getLogger(__name__)
@@ -79,12 +81,24 @@ def decode_request(body: bytes) -> Request:
 
 class ControlServer:
     """Answers on one endpoint. Binding happens in the constructor, which raises EndpointError and
-    ConfigError. keys: folder of keys, see `node.wire.security`; None for none."""
+    ConfigError.
 
-    def __init__(self, endpoint: str, handle: Handler, keys: Path | None = None) -> None:
+    keys: folder of keys, see `node.wire.security`; None for none: then only processes of this
+    process's user and of root are answered, unless it is `insecure`.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        handle: Handler,
+        keys: Path | None = None,
+        *,
+        insecure: bool = False,
+    ) -> None:
         self._endpoint = endpoint
         self._handle = handle
         self._keys = keys
+        self._owner_only = keys is None and not insecure
         self._answers: queue.Queue[tuple[list[bytes], int, Future[Result]]] = queue.Queue()
         self._open = 0
         self._bound = False
@@ -125,7 +139,9 @@ class ControlServer:
 
     def _control(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
         with contextlib.ExitStack() as stack:
-            stack.callback(self._clear_away)
+            endpoint = self._endpoint
+            if self._owner_only and endpoint.startswith("tcp://"):
+                endpoint = stack.enter_context(owner_gate(endpoint))
             context: zmq.Context[Any] = zmq.Context()
             stack.callback(context.term)
             router = context.socket(zmq.ROUTER)
@@ -136,14 +152,11 @@ class ControlServer:
             router.setsockopt(zmq.SNDHWM, MOST_OPEN)
             router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
             with secured(context, router, self._keys, "control"):
-                bind(router, self._endpoint)
+                with _for_this_user(router) if self._owner_only else contextlib.nullcontext():
+                    stack.callback(bind(router, endpoint))
                 self._bound = True
                 bound.put(None)
                 self._serve(router)
-
-    def _clear_away(self) -> None:
-        if self._bound:
-            remove_socket_file(self._endpoint)
 
     def _serve(self, router: "zmq.Socket[Any]") -> None:
         poller = zmq.Poller()
@@ -189,6 +202,20 @@ class ControlServer:
                 return
             self._open -= 1
             _send(router, envelope, _answer(number, done))
+
+
+@contextlib.contextmanager
+def _for_this_user(router: "zmq.Socket[Any]") -> Iterator[None]:
+    """An ipc endpoint that is bound here lets in processes of this user and of root only: by the
+    mode 0600 of its file, and, as the abstract namespace has no files, by their credentials. The
+    mask is the whole process's, so a file that another thread makes just now is private too."""
+    for uid in {0, os.geteuid()}:
+        router.setsockopt(zmq.IPC_FILTER_UID, uid)
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _answer(number: int, done: "Future[Result]") -> dict[str, Any]:

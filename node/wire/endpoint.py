@@ -5,6 +5,12 @@ from typing import Any
 import zmq
 
 
+def address_of(endpoint: str) -> str:
+    """The endpoint with `localhost` as 127.0.0.1: the name is this computer's own whatever a hosts
+    file or a name server says (RFC 6761, 6.3), so nothing is bound to where that leads."""
+    return endpoint.replace("tcp://localhost:", "tcp://127.0.0.1:", 1)
+
+
 def prepare(socket: "zmq.Socket[Any]", endpoint: str) -> None:
     """Speaks IPv6 where the address does (`tcp://[::1]:5570`). Not always: `localhost` would then
     be ::1, where those who wrote 127.0.0.1 do not find it."""

@@ -5,6 +5,7 @@ import queue
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import zmq
 
 from node.errors import EndpointError, PerceptionNodeError
 from node.wire.codec import encode
-from node.wire.endpoint import keep_alive, prepare
+from node.wire.endpoint import address_of, keep_alive, prepare
 from node.wire.messages import Message, retained
 from node.wire.outgoing import Observer, Outgoing, Probe, Sequencer
 from node.wire.security import secured
+from node.wire.socket_file import SocketFile, check_free, in_use
 
 OUTBOX = 64
 """Messages between the threads that make them and the socket. The socket never blocks in live use,
@@ -136,7 +138,6 @@ class Publisher:
 
     def _publish(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
         with contextlib.ExitStack() as stack:
-            stack.callback(self._clear_away)
             context: zmq.Context[Any] = zmq.Context()
             stack.callback(context.term)
             xpub = context.socket(zmq.XPUB)
@@ -147,17 +148,13 @@ class Publisher:
             keep_alive(xpub)
             xpub.setsockopt(zmq.MAXMSGSIZE, 1024)  # all that a subscriber may send: subscriptions
             with secured(context, xpub, self._keys, "labels"):
-                bind(xpub, self._endpoint)
+                stack.callback(bind(xpub, self._endpoint))
                 self._bound = True
                 bound.put(None)
                 self._serve(xpub)
 
     def _let_go(self, xpub: "zmq.Socket[Any]") -> None:
         xpub.close(linger=_FOR_EVER if self._finishing.is_set() else LINGER_MS)
-
-    def _clear_away(self) -> None:
-        if self._bound:
-            remove_socket_file(self._endpoint)
 
     def _serve(self, xpub: "zmq.Socket[Any]") -> None:
         sequencer = Sequencer()
@@ -228,20 +225,22 @@ class Publisher:
                     self._hand_over(xpub, retained(message))
 
 
-def bind(xpub: "zmq.Socket[Any]", endpoint: str) -> None:
-    """Binds, or raises EndpointError saying why not."""
-    if endpoint.startswith("ipc://") and _is_served(endpoint.removeprefix("ipc://")):
-        raise EndpointError(_in_use(endpoint))  # libzmq would take the path away from its owner
+def bind(xpub: "zmq.Socket[Any]", endpoint: str) -> Callable[[], None]:
+    """Binds, or raises EndpointError saying why not. Gives what removes the file of an ipc
+    endpoint, to be called before the socket is closed."""
+    check_free(endpoint)  # libzmq would remove whatever is there, and take it from its owner
     prepare(xpub, endpoint)
     try:
-        xpub.bind(endpoint)
+        xpub.bind(address_of(endpoint))
     except zmq.ZMQError as error:
         if error.errno == zmq.EADDRINUSE:
-            raise EndpointError(_in_use(endpoint)) from error
+            raise EndpointError(in_use(endpoint)) from error
         raise EndpointError(
             f"endpoint {endpoint} cannot be bound: {error.strerror}; "
             "use an address of this computer, or a folder that this user may write to"
         ) from error
+    file = SocketFile.of(endpoint)
+    return file.remove if file is not None else lambda: None
 
 
 def not_served(endpoint: str, error: Exception) -> PerceptionNodeError:
@@ -254,30 +253,3 @@ def not_served(endpoint: str, error: Exception) -> PerceptionNodeError:
     )
     told.__cause__ = error
     return told
-
-
-def remove_socket_file(endpoint: str) -> None:
-    """libzmq leaves the file of an ipc endpoint behind."""
-    path = endpoint.removeprefix("ipc://")
-    if path != endpoint and not path.startswith("@"):
-        Path(path).unlink(missing_ok=True)
-
-
-def _in_use(endpoint: str) -> str:
-    return (
-        f"endpoint {endpoint} is in use, perhaps by a node that still runs; "
-        "stop that one or choose another with --endpoint"
-    )
-
-
-def _is_served(path: str) -> bool:
-    """Whether a process listens on a unix socket; a file left by a killed one does not count."""
-    if path.startswith("@"):  # Linux's abstract namespace: no file
-        path = "\0" + path[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True

@@ -1,0 +1,26 @@
+"""Text from elsewhere as a terminal may have it: names of files, of classes and of other nodes, and
+what servers say, can hold sequences that move the cursor, change a title or hide a line."""
+
+import re
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters but for the tab, among them the 8-bit ones that some terminals obey; what
+changes the direction of writing; what ends a line; halves of characters."""
+
+
+def printable(text: str) -> str:
+    """One line, its control characters written out as in Python (`\\x1b`)."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text that has lines."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def printable_json(text: str) -> str:
+    """JSON that says the same without any of them: `json.dumps` writes out only those below 0x20,
+    which is also where JSON's own line ends are."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
