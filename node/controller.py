@@ -2,12 +2,15 @@
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from node.admission import Admission, Share
 from node.capture.pacing import RateLimit
 from node.config import NodeConfig
 from node.config_file import changed
@@ -19,7 +22,7 @@ from node.permitted_models import PermittedModels
 from node.recording.recorder import Recorder
 from node.watch import Watch
 from node.wire.codec import to_map
-from node.wire.control import Request, Result
+from node.wire.control import Client, Request, Result
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
@@ -28,9 +31,14 @@ log = logging.getLogger(__name__)
 
 CHANGEABLE = ("detect.", "segment.", "smooth.", "model.top_k")
 """Keys of the configuration that `set` takes, beside each camera's max_fps."""
-_MOST_SNAPSHOTS = 16
-"""Snapshots that wait for their frames at once; each camera that is paused or lost holds its own
-for `SNAPSHOT_S`."""
+SHARES = {
+    "snapshot": Share(of_one=4, of_all=16),
+    "record": Share(of_one=2, of_all=4),
+    "model": Share(of_one=1, of_all=1),
+}
+"""Each of these holds a thread: a snapshot of a camera that is paused or lost for `SNAPSHOT_S`."""
+OTHERS = Share(of_one=8)
+"""Of each other command. What stops a robot is never refused for what somebody else asked."""
 BETWEEN_FRAMES_S = 10.0
 """How long a change waits for the frame that is being looked at."""
 SNAPSHOT_S = 5.0
@@ -38,10 +46,12 @@ DISK_S = 30.0
 SETTLE_S = 5.0
 """How long an answer waits for the first frames of another model."""
 _Arguments = Mapping[str, Any]
+_Command = Callable[[Request], "Future[Result]"]
 
 
 class Controller:
-    """Carries out requests on a few threads of its own, so that none holds another."""
+    """Carries out requests so that none holds another: what waits for a disk, a model or a picture
+    on a few threads of its own, all else between two frames."""
 
     def __init__(
         self,
@@ -57,20 +67,22 @@ class Controller:
         self._build = build
         self._recorder = recorder
         self._permitted = PermittedModels(labeller.config)
-        self._workers = ThreadPoolExecutor(4, thread_name_prefix="control-work")
-        waiters = ThreadPoolExecutor(4, thread_name_prefix="control-wait")
-        snapshots = ThreadPoolExecutor(_MOST_SNAPSHOTS, thread_name_prefix="control-snapshot")
+        self._admission = Admission(SHARES, OTHERS)
         # What waits for a frame, a disk or a model holds nothing else.
-        self._waiting = {"snapshot": snapshots, "record": waiters, "model": waiters}
+        self._pools = {
+            name: ThreadPoolExecutor(share.of_all, thread_name_prefix=f"control-{name}")
+            for name, share in SHARES.items()
+        }
         self._loading = threading.Lock()
-        self._commands: dict[str, tuple[Callable[[_Arguments], Result], tuple[str, ...]]] = {
+        self._changes: deque[_Change] = deque()
+        self._commands: dict[str, tuple[_Command, tuple[str, ...]]] = {
             "status": (self._status, ()),
             "pause": (self._pause, ("camera",)),
             "resume": (self._resume, ("camera",)),
             "set": (self._set, ("settings",)),
-            "model": (self._model, ("name", "weights")),
-            "snapshot": (self._snapshot, ("camera", "quality")),
-            "record": (self._record, ("action",)),
+            "model": (self._in_pool("model", self._model), ("name", "weights")),
+            "snapshot": (self._in_pool("snapshot", self._snapshot), ("camera", "quality")),
+            "record": (self._in_pool("record", self._record), ("action",)),
         }
 
     def handle(self, request: Request) -> "Future[Result]":
@@ -89,14 +101,27 @@ class Controller:
                 )
         if not self._labeller.ready.is_set():
             raise ControlError("the node is still loading its model; ask again")
-        workers = self._waiting.get(request.command, self._workers)
-        return workers.submit(work, request.arguments)
+        client = request.client.name
+        self._admission.enter(request.command, client)
+        try:
+            future = work(request)
+        except BaseException:
+            self._admission.leave(request.command, client)
+            raise
+        future.add_done_callback(lambda _: self._admission.leave(request.command, client))
+        return future
 
-    def ask(self, command: str, arguments: _Arguments) -> "Future[_Arguments]":
-        """As `handle`, for the page: its answer is what the command gives, beside `first_seq`."""
+    def ask(
+        self, command: str, arguments: _Arguments, client: str = "page"
+    ) -> "Future[_Arguments]":
+        """As `handle`, for the page: its answer is what the command gives, beside `first_seq`.
+        Cancelling it gives the request up. client: name of who asks."""
         answer: Future[_Arguments] = Future()
+        asking = Client(client)
 
         def done(future: "Future[Result]") -> None:
+            if future.cancelled() or not answer.set_running_or_notify_cancel():
+                return
             error = future.exception()
             if error is not None:
                 answer.set_exception(error)
@@ -107,19 +132,41 @@ class Controller:
                 told["settings"] = result.result["settings"]
             answer.set_result(told)
 
-        self.handle(Request(0, command, arguments)).add_done_callback(done)
+        future = self.handle(Request(0, command, arguments, asking))
+        future.add_done_callback(done)
+
+        def given_up(answer: "Future[_Arguments]") -> None:
+            if answer.cancelled():
+                asking.leave()
+                future.cancel()
+
+        answer.add_done_callback(given_up)
         return answer
+
+    def look_after(self) -> None:
+        """Refuses the changes that have waited too long for the frame that is being looked at. One
+        thread, now and then."""
+        now = time.monotonic()
+        while self._changes and (self._changes[0].until <= now or self._changes[0].answer.done()):
+            self._changes.popleft().refuse(
+                f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; nothing was "
+                "changed"
+            )
 
     def close(self) -> None:
         """Begins nothing more."""
-        for workers in (self._workers, *self._waiting.values()):
-            workers.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _status(self, arguments: _Arguments) -> Result:
+    def _in_pool(self, name: str, work: Callable[[Request], Result]) -> "_Command":
+        return lambda request: self._pools[name].submit(work, request)
+
+    def _status(self, request: Request) -> "Future[Result]":
         config, perceiver = self._labeller.config, self._labeller.perceiver
         health = self._watch.health
         assert perceiver is not None
-        return Result(
+        answer: Future[Result] = Future()
+        result = Result(
             self._labeller.settings,
             result={
                 "health": to_map(health) if health is not None else None,
@@ -134,17 +181,19 @@ class Controller:
                 },
             },
         )
+        answer.set_result(result)
+        return answer
 
-    def _pause(self, arguments: _Arguments) -> Result:
-        cameras = self._cameras(arguments)
+    def _pause(self, request: Request) -> "Future[Result]":
+        cameras = self._cameras(request.arguments)
         return self._between_frames(self._labeller.renumber, lambda: self._labeller.pause(cameras))
 
-    def _resume(self, arguments: _Arguments) -> Result:
-        cameras = self._cameras(arguments)
+    def _resume(self, request: Request) -> "Future[Result]":
+        cameras = self._cameras(request.arguments)
         return self._between_frames(lambda: self._labeller.resume(cameras))
 
-    def _set(self, arguments: _Arguments) -> Result:
-        settings = arguments.get("settings")
+    def _set(self, request: Request) -> "Future[Result]":
+        settings = request.arguments.get("settings")
         if not isinstance(settings, dict) or not settings:
             raise ControlError("set: give settings, a map of keys and their values")
         for key in settings:
@@ -159,7 +208,8 @@ class Controller:
 
         return self._between_frames(change)
 
-    def _model(self, arguments: _Arguments) -> Result:
+    def _model(self, request: Request) -> Result:
+        arguments = request.arguments
         name = self._permitted.model(_text(arguments, "name"))
         weights = None
         if arguments.get("weights"):
@@ -176,7 +226,7 @@ class Controller:
                 perceiver.use(perceiver.task_for(config))
                 settled.append(self._labeller.swap(perceiver, config))
 
-            result = self._between_frames(change)
+            result = self._between_frames(change).result()
             try:
                 settled[0].result(SETTLE_S)
             except TimeoutError:
@@ -198,19 +248,21 @@ class Controller:
                 ) from error
         return perceiver
 
-    def _snapshot(self, arguments: _Arguments) -> Result:
+    def _snapshot(self, request: Request) -> Result:
+        arguments = request.arguments
         (camera,) = sorted(self._cameras(arguments))[:1]
         quality = arguments.get("quality", 90)
         if type(quality) is not int or not 1 <= quality <= 100:
             raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
         taken = self._labeller.snapshot(camera)
-        try:
-            snapshot = taken.result(SNAPSHOT_S)
-        except TimeoutError:
+        either: tuple[Future[Any], ...] = (taken, request.client.gone)
+        wait(either, SNAPSHOT_S, FIRST_COMPLETED)
+        if not taken.done():
             taken.cancel()
             raise ControlError(
                 f"camera {camera!r}: no labelled frame for {SNAPSHOT_S:g} s; is it paused or lost?"
-            ) from None
+            )
+        snapshot = taken.result()
         return Result(
             self._labeller.settings,
             result={
@@ -219,7 +271,8 @@ class Controller:
             },
         )
 
-    def _record(self, arguments: _Arguments) -> Result:
+    def _record(self, request: Request) -> Result:
+        arguments = request.arguments
         actions: Mapping[str, Callable[[], Future[Path] | Future[Path | None]]] = {
             "start": self._recorder.begin,
             "stop": self._recorder.end,
@@ -240,24 +293,29 @@ class Controller:
 
     def _between_frames(
         self, change: Callable[[], object], say: Callable[[], object] = lambda: None
-    ) -> Result:
+    ) -> "Future[Result]":
         """Makes a change between two frames; from which messages on it holds. say: what makes the
-        first of them, so that none that says the change can come before."""
+        first of them, so that none that says the change can come before. No thread waits for it,
+        so that any number of them can."""
+        waiting = _Change(time.monotonic() + BETWEEN_FRAMES_S)
 
-        def work() -> "tuple[int, Future[dict[str, int]]]":
-            change()
-            settings, first_seqs = self._labeller.settings, self._labeller.first_seqs()
-            say()
-            return settings, first_seqs
+        def work() -> None:
+            if not waiting.claim():
+                return
+            try:
+                change()
+                settings, first_seqs = self._labeller.settings, self._labeller.first_seqs()
+                say()
+            except Exception as error:  # whatever it is, who asked is told
+                waiting.answer.set_exception(error)
+                return
+            first_seqs.add_done_callback(
+                lambda done: waiting.answer.set_result(Result(settings, done.result()))
+            )
 
-        try:
-            settings, first_seqs = self._labeller.call(work).result(BETWEEN_FRAMES_S)
-            return Result(settings, first_seqs.result(BETWEEN_FRAMES_S))
-        except TimeoutError:
-            raise ControlError(
-                f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; the change "
-                "may still come"
-            ) from None
+        self._changes.append(waiting)
+        self._labeller.call(work).add_done_callback(waiting.fail_as)
+        return waiting.answer
 
     def _cameras(self, arguments: _Arguments) -> frozenset[str]:
         """The one that is named, or all."""
@@ -268,6 +326,33 @@ class Controller:
         if wanted not in names:
             raise ControlError(f"no camera {wanted!r:.40}; cameras: {', '.join(names)}")
         return frozenset([wanted])
+
+
+class _Change:
+    """A change that waits for its turn. Either it begins, or it is refused: never both."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.answer: Future[Result] = Future()
+        self._lock = threading.Lock()
+        self._claimed = False
+
+    def claim(self) -> bool:
+        """Whether the caller is the first to decide about it, and nobody gave it up."""
+        with self._lock:
+            first, self._claimed = not self._claimed, True
+        return first and self.answer.set_running_or_notify_cancel()
+
+    def refuse(self, why: str) -> None:
+        """Refuses it, unless it has begun."""
+        if self.claim():
+            self.answer.set_exception(ControlError(why))
+
+    def fail_as(self, call: "Future[None]") -> None:
+        """Fails as the call that was to make it, unless it has begun."""
+        error = call.exception()
+        if error is not None and self.claim():
+            self.answer.set_exception(error)
 
 
 def _check_changeable(key: object) -> None:

@@ -19,7 +19,7 @@ from node.perception.scene import Scene, scenes
 from node.wire.calibration import Calibration
 from node.wire.compose import Composer
 from node.wire.messages import LabelsMessage, Message, ModelInfo, Status, Timing, topic
-from node.wire.outgoing import Probe, Sink
+from node.wire.outgoing import Outgoing, Probe, Sink
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceived, Perceiver
@@ -28,7 +28,10 @@ log = logging.getLogger(__name__)
 
 MOST_FAILURES = 10
 """Frames in a row that the model may fail on before the node ends: then only a new one helps."""
-MOST_CALLS = 64
+MOST_CALLS = 4096
+"""More than all clients together may have in work: no call is refused."""
+CALLS_S = 0.005
+"""How long calls may keep the next frame waiting; the rest of them comes after it."""
 _Result = TypeVar("_Result")
 
 
@@ -189,7 +192,7 @@ class Labeller:
         """Looks at these no more, and says so in the first messages to which this applies."""
         self.paused |= cameras
         for camera in sorted(cameras):
-            self._sink.send(self._composer.blind(camera, Status.PAUSED))
+            self._hand_over(self._composer.blind(camera, Status.PAUSED))
 
     def resume(self, cameras: frozenset[str]) -> None:
         """Looks at these again."""
@@ -208,13 +211,21 @@ class Labeller:
         """By camera the number of the first message that comes after all that was sent till now."""
         cameras = [camera.name for camera in self.config.camera]
         answer: Future[dict[str, int]] = Future()
-        self._sink.send(
+        self._hand_over(
             Probe(
                 tuple(topic("labels", camera) for camera in cameras),
                 lambda seqs: answer.set_result(dict(zip(cameras, seqs, strict=True))),
             )
         )
         return answer
+
+    def _hand_over(self, outgoing: Outgoing | Probe) -> None:
+        """Sends a message. A publisher that is busy is not a model that hangs: how long it takes
+        does not count as work on a frame."""
+        working, self._began_ns = self._began_ns is not None, None
+        self._sink.send(outgoing)
+        if working:
+            self._began_ns = time.monotonic_ns()
 
     def _change(self, config: NodeConfig) -> None:
         self.config = config
@@ -232,9 +243,9 @@ class Labeller:
         if before is None or before.names != perceiver.names:
             for name, scene in self._scenes.items():
                 for happening in scene.close():
-                    self._sink.send(self._composer.event(self._last_frames[name], happening))
+                    self._hand_over(self._composer.event(self._last_frames[name], happening))
             self._scenes = scenes(self.config, perceiver.names)
-        self._sink.send(
+        self._hand_over(
             self._composer.info(
                 perceiver.info,
                 perceiver.names,
@@ -292,11 +303,13 @@ class Labeller:
             self._use(self._models.in_use)
 
     def _do_calls(self) -> None:
-        while True:
+        until = time.monotonic() + CALLS_S
+        while time.monotonic() < until:
             try:
                 self._calls.get_nowait()()
             except queue.Empty:
                 return
+        self._mailbox.poke()
 
     def _looks_at(self, taken: Taken) -> bool:
         camera = taken.frame.camera
@@ -349,7 +362,7 @@ class Labeller:
             log.error("camera '%s': frame lost: %s", camera, told)
         self.last_error = told
         if self._failures >= MOST_FAILURES and not isinstance(error, FrameError):
-            self._sink.send(self._composer.blind(camera, Status.STALLED))
+            self._hand_over(self._composer.blind(camera, Status.STALLED))
             raise InferenceError(
                 f"the model failed on {self._failures} frames in a row ({told}); ending, so that a "
                 "supervisor starts the node anew"
@@ -361,7 +374,7 @@ class Labeller:
     def _say_blind(self, taken: Taken) -> None:
         """A lost frame is not a frame with nothing in it."""
         self.frames += 1
-        self._sink.send(self._composer.blind(taken.frame.camera, Status.STALLED))
+        self._hand_over(self._composer.blind(taken.frame.camera, Status.STALLED))
 
     def _send(self, taken: Taken, perceived: "Perceived", looked: "_Looked") -> None:
         frame = taken.frame
@@ -376,7 +389,7 @@ class Labeller:
             postprocess=perceived.postprocess_ns + observed_ns,
         )
         self.degraded = (*perceived.degraded, *looked.degraded)
-        self._sink.send(
+        self._hand_over(
             self._composer.looked(
                 frame,
                 dropped=taken.dropped + self._skipped.pop(frame.camera, 0),
@@ -391,7 +404,7 @@ class Labeller:
             )
         )
         for happening in observed.happenings:
-            self._sink.send(self._composer.event(frame, happening))
+            self._hand_over(self._composer.event(frame, happening))
         self.frames += 1
         self.newest[frame.camera] = frame.image
         self._last_frames[frame.camera] = frame

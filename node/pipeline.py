@@ -16,6 +16,8 @@ from node.capture.pacing import LikeACamera, RateLimit
 from node.capture.source import Source
 from node.config import CameraConfig, NodeConfig
 from node.controller import Controller
+from node.descriptors import raise_descriptor_limit
+from node.ending import Ending
 from node.errors import InferenceError, PerceptionNodeError
 from node.frame import Frame
 from node.labeller import Labeller
@@ -68,6 +70,7 @@ def run_live(
     required source that cannot be opened; InferenceError for a model that fails again and again or
     hangs.
     """
+    raise_descriptor_limit()
     names = [camera.name for camera in config.camera]
     mailbox = LatestMailbox(names)
     limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
@@ -108,14 +111,15 @@ def run_live(
     watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters, recorder)
     supervisor = Supervisor()
     controller = Controller(labeller, watch, limits, build, recorder)
-    control: ControlServer | None = None
 
     def each_tick(running: bool) -> None:
         watch.tick(running)
-        if labeller.busy_s > _patience_s(config, labeller):
+        controller.look_after()
+        busy_s = labeller.busy_s
+        if busy_s > _patience_s(config, labeller):
             watch.hung()
             raise InferenceError(
-                f"the model hangs for {labeller.busy_s:.1f} s on one frame (the limit is "
+                f"the model hangs for {busy_s:.1f} s on one frame (the limit is "
                 f"model.inference_timeout_s = {config.model.inference_timeout_s:g}); ending, so "
                 "that a supervisor starts the node anew"
             )
@@ -128,14 +132,26 @@ def run_live(
             with contextlib.suppress(PerceptionNodeError, TimeoutError):
                 recorder.dump(reason, within_s=LAST_WORDS_S).result(LAST_WORDS_S)
 
-    try:
-        recorder.start()
-        control = _control_server(config, controller)
-        if page is not None:
-            page.serve(labeller.snapshot, controller.ask)
-        log.info("publishing on %s", config.wire.endpoint)
-        with on_crash_signal(last_words):
-            stopped = run_threads(labeller, grabbers, stop, each_tick=each_tick)
+    with Ending() as ending:
+        ending.add("recorder", lambda: recorder.close(LAST_WORDS_S))
+        ending.add("publisher", publisher.close)
+        ending.add("health", watch.stopping)
+        ending.add("requests", controller.close)
+        try:
+            recorder.start()
+            control = _control_server(config, controller)
+            if control is not None:
+                ending.add("control socket", control.close)
+            if page is not None:
+                ending.add("page", page.close)
+                page.serve(labeller.snapshot, controller.ask)
+            ending.add("supervisor", supervisor.stopping)
+            log.info("publishing on %s", config.wire.endpoint)
+            with on_crash_signal(last_words):
+                stopped = run_threads(labeller, grabbers, stop, each_tick=each_tick)
+        except Exception:  # also what nobody foresaw: that is what a black box is for
+            last_words("failure")
+            raise
         summaries = [grabber.state.summary for grabber in grabbers]
         return Outcome(
             frames=labeller.frames,
@@ -143,19 +159,6 @@ def run_live(
             summaries=tuple(summary for summary in summaries if summary is not None),
             stopped=stopped,
         )
-    except Exception:  # also what nobody foresaw: that is what a black box is for
-        last_words("failure")
-        raise
-    finally:
-        supervisor.stopping()
-        if page is not None:
-            page.close()
-        if control is not None:
-            control.close()
-        controller.close()
-        watch.stopping()
-        publisher.close()
-        recorder.close(LAST_WORDS_S)
 
 
 class _Inlet:

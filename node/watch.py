@@ -13,11 +13,14 @@ from node.monitor.usage import LatencyMeter, ProcessMeter
 from node.recording.recorder import Recorder
 from node.wire.compose import Composer, PerceptionHealth, Usage
 from node.wire.messages import CameraHealth, HealthMessage, Message, NodeState, Status
+from node.wire.outgoing import Outgoing
 from node.wire.publisher import Publisher
 
 log = logging.getLogger(__name__)
 
 HEALTH_PERIOD_S = 1.0
+STOPPING_S = 0.2
+"""How long the last health waits for a publisher that is busy; two seconds are all there is."""
 
 
 class Meters:
@@ -91,8 +94,10 @@ class Watch:
         self._send_health("stalled", [Status.STALLED] * len(self._grabbers))
 
     def stopping(self) -> None:
-        """Says that the node goes."""
-        self._send_health("stopping", [Status.NO_CAMERA] * len(self._grabbers))
+        """Says that the node goes, where the publisher still takes it."""
+        health = self._health("stopping", [Status.NO_CAMERA] * len(self._grabbers))
+        self._publisher.offer(health, STOPPING_S)
+        self._process.close()
 
     def health_of(self, statuses: list[Status], elapsed_s: float) -> tuple[CameraHealth, ...]:
         """Of each camera. elapsed_s: since this was asked before."""
@@ -109,6 +114,9 @@ class Watch:
         return "degraded" if blind or self._labeller.degraded else "running"
 
     def _send_health(self, state: NodeState, statuses: list[Status]) -> None:
+        self._publisher.send(self._health(state, statuses))
+
+    def _health(self, state: NodeState, statuses: list[Status]) -> Outgoing:
         now = time.monotonic()
         elapsed_s = now - self._health_at if self._health_at else HEALTH_PERIOD_S
         self._health_at = now
@@ -128,7 +136,7 @@ class Watch:
         outgoing = self._composer.health(
             state, cameras, latency, usage, perception, self._recorder.health
         )
-        self._publisher.send(replace(outgoing, on_sealed=self._keep))
+        return replace(outgoing, on_sealed=self._keep)
 
     def _keep(self, message: Message) -> None:
         if isinstance(message, HealthMessage):

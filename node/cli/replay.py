@@ -145,6 +145,8 @@ def command(
         raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
 
     from node.capture.open import check_source, is_live
+    from node.descriptors import raise_descriptor_limit
+    from node.ending import Ending
     from node.footage import RecordedFootage, SourceFootage, Span
 
     if is_live(source) or source == "demo":
@@ -181,6 +183,7 @@ def command(
     from node.wire.outgoing import LocalSink
     from node.wire.publisher import Publisher
 
+    raise_descriptor_limit()
     comparison = Comparison(golden, tolerance) if golden is not None else None
     stepper = Stepper() if step else None
 
@@ -200,13 +203,14 @@ def command(
                 config.wire.endpoint, lossless=True, observer=observe, keys=config.wire.keys
             )
             log.info("publishing on %s", config.wire.endpoint)
-        control: ControlServer | None = None
-        try:
+        with Ending() as ending:
+            ending.add("publisher", sink.close)
             if stepper is not None:
                 where = config.control.endpoint or DEFAULT_CONTROL_ENDPOINT
                 control = ControlServer(
                     where, stepper.handle, config.wire.keys, insecure=config.wire.insecure
                 )
+                ending.add("control socket", control.close)
                 log.info("steps are asked for on %s", where)
             if isinstance(sink, Publisher) and wait_for_subscriber:
                 sink.wait_for_subscriber(stop)
@@ -223,10 +227,6 @@ def command(
             )
             if isinstance(sink, Publisher):
                 sink.finish(stop)
-        finally:
-            sink.close()
-            if control is not None:
-                control.close()
     for summary in outcome.summaries:
         log.info("%s", summary)
     if comparison is not None:

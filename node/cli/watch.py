@@ -227,7 +227,7 @@ def _caption(health: HealthMessage | None) -> str:
     parts = [
         f"latency {latency.p50 / 1e6:.1f} ms, 99 % {latency.p99 / 1e6:.1f}" if latency else "",
         f"cpu {health.cpu:.0%}",
-        f"{health.rss_bytes / 2**20:.0f} MiB",
+        "memory unknown" if health.rss_bytes is None else f"{health.rss_bytes / 2**20:.0f} MiB",
         _safe(f"recording {health.recording.file}")
         if health.recording is not None and health.recording.state == "recording"
         else "",

@@ -20,6 +20,8 @@ class Supervisor:
         self._period_s = int(period_us) / 2e6 if period_us.isdigit() and own else None
         self._ready = False
         self._fed_at = 0.0
+        # Now: later there may be no descriptor left, and a node that is well would not say so.
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def ready(self) -> None:
         """The model is loaded and the cameras are being read."""
@@ -35,8 +37,9 @@ class Supervisor:
             self._tell(f"WATCHDOG=1\nSTATUS={status}")
 
     def stopping(self) -> None:
-        """The node goes by itself."""
+        """The node goes by itself. Nothing is told after that."""
         self._tell("STOPPING=1")
+        self._notify.close()
 
     def _tell(self, what: str) -> None:
         if not self._address:
@@ -44,8 +47,5 @@ class Supervisor:
         address = self._address
         if address.startswith("@"):  # Linux's abstract namespace
             address = "\0" + address[1:]
-        with (
-            contextlib.suppress(OSError),  # a supervisor that has gone changes nothing here
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify,
-        ):
-            notify.sendto(what.encode(), address)
+        with contextlib.suppress(OSError):  # a supervisor that has gone changes nothing here
+            self._notify.sendto(what.encode(), address)

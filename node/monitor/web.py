@@ -20,7 +20,9 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from node import __version__
 from node.errors import ConfigError, EndpointError, PerceptionNodeError
+from node.log_limit import LimitedLog, limit_library_logs
 from node.monitor.buttons import TAKEN, is_of_a_button
+from node.monitor.gate import IDLE_S, MOST_CONNECTIONS, Gate
 from node.monitor.live import LiveState
 from node.monitor.metrics import CONTENT_TYPE, Metrics
 from node.monitor.preview import Preview
@@ -52,9 +54,12 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 
-Command = Callable[[str, Mapping[str, Any]], "Future[Mapping[str, Any]]"]
-"""Asks the node as the control socket does: its command and arguments, and its answer. May raise a
-PerceptionNodeError, as may the Future."""
+_LIBRARIES = ("aiohttp.server", "aiohttp.web", "aiohttp.internal", "aiohttp.websocket", "asyncio")
+"""Loggers that write a stack trace for what a stranger sent."""
+
+Command = Callable[[str, Mapping[str, Any], str], "Future[Mapping[str, Any]]"]
+"""Asks the node as the control socket does: its command, arguments and the name of who asks, and
+its answer. May raise a PerceptionNodeError, as may the Future; cancelling it gives it up."""
 
 
 class WebServer:
@@ -86,6 +91,8 @@ class WebServer:
         self._command = command
         self._owner_only = token is None and not insecure
         self._viewers = 0
+        self._gate: Gate | None = None
+        self._log = LimitedLog(log)
         self._loop = asyncio.new_event_loop()
         self._closing: asyncio.Event | None = None
         self.port = self._port
@@ -128,31 +135,67 @@ class WebServer:
         application.router.add_get("/live", self._watch)
         application.router.add_get("/metrics", self._scrape)
         application.router.add_post("/control", self._control)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.2)
+        limit_library_logs(*_LIBRARIES)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            shutdown_timeout=0.2,
+            keepalive_timeout=IDLE_S,
+            handler_cancellation=True,  # who has gone wants no answer
+        )
         await runner.setup()
         try:
-            site = web.TCPSite(runner, self._host, self._port, reuse_address=True)
-            try:
-                await site.start()
-            except OSError as error:
-                started.put(
-                    EndpointError(
-                        f"monitor.web {self._host}:{self._port} cannot be had: {error.strerror}; "
-                        "stop what serves there, or choose another port"
-                    )
-                )
-                return
-            sockets = site._server.sockets if site._server else ()  # type: ignore[attr-defined]
-            self.port = sockets[0].getsockname()[1] if sockets else self._port
-            started.put(None)
-            await self._closing.wait()
+            assert runner.server is not None
+            await self._listen(Gate(runner.server), started)
         finally:
             await runner.cleanup()
+
+    async def _listen(self, gate: Gate, started: "queue.Queue[PerceptionNodeError | None]") -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(
+                gate, self._host, self._port, reuse_address=True, backlog=MOST_CONNECTIONS
+            )
+        except OSError as error:
+            started.put(
+                EndpointError(
+                    f"monitor.web {self._host}:{self._port} cannot be had: {error.strerror}; "
+                    "stop what serves there, or choose another port"
+                )
+            )
+            return
+        self._gate = gate
+        self.port = server.sockets[0].getsockname()[1]
+        sweeping = asyncio.create_task(gate.look_after())
+        try:
+            started.put(None)
+            assert self._closing is not None
+            await self._closing.wait()
+        finally:
+            sweeping.cancel()
+            server.close()
 
     # Who may ask.
 
     @web.middleware
     async def _guard(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        assert self._gate is not None
+        self._gate.working(request.transport)
+        try:
+            return await self._answer(request, handler)
+        except (web.HTTPException, ConnectionError):
+            raise
+        except Exception as error:  # whatever a request sets off costs its sender an answer
+            self._log.warning("request", f"page: {request.method} {request.path!r:.60}: {error!r}")
+            return web.Response(status=500, text="this request failed; the node's log says why\n")
+        finally:
+            self._gate.idle(request.transport)
+
+    async def _answer(
         self,
         request: web.Request,
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
@@ -179,7 +222,10 @@ class WebServer:
         assert self._token is not None
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
         offered = [x for x in (given, bearer, request.cookies.get(COOKIE)) if x]
-        return any(hmac.compare_digest(x.encode(), self._token.encode()) for x in offered)
+        return any(
+            hmac.compare_digest(x.encode(errors="surrogateescape"), self._token.encode())
+            for x in offered
+        )
 
     def _names_this_host(self, request: web.Request) -> bool:
         """A page of somebody else, whose name was made to lead here (DNS rebinding), is not ours;
@@ -210,11 +256,14 @@ class WebServer:
                 {"error": "only the node's own user may change something; set monitor.token_file"},
                 status=403,
             )
+        assert self._gate is not None
+        self._gate.idle(request.transport)  # until all of it is here
         try:
             asked = await request.json()
             name, arguments = asked["command"], asked.get("arguments", {})
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except _UNREADABLE:
             return web.json_response({"error": "a JSON object with command, arguments"}, status=400)
+        self._gate.working(request.transport)
         if request.content_type != "application/json" or not isinstance(arguments, dict):
             return web.json_response({"error": "arguments are a JSON object"}, status=400)
         if not is_of_a_button(str(name), arguments):
@@ -223,7 +272,7 @@ class WebServer:
             )
         try:
             answer = await asyncio.wait_for(
-                asyncio.wrap_future(self._command(str(name), arguments)), ANSWER_S
+                asyncio.wrap_future(self._command(str(name), arguments, _asker(request))), ANSWER_S
             )
         except PerceptionNodeError as error:
             return web.json_response({"error": str(error)}, status=409)
@@ -242,6 +291,8 @@ class WebServer:
             compress=False,  # JPEG does not become smaller, and each picture would be tried
         )
         await socket.prepare(request)
+        assert self._gate is not None
+        self._gate.working(request.transport, endless=True)
         self._viewers += 1
         wanted: set[str] = set()
         tasks = [
@@ -322,10 +373,23 @@ def read_token(file: Path) -> str:
 def _cameras_in(text: str) -> list[str]:
     try:
         asked = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     names = asked.get("pictures") if isinstance(asked, dict) else None
     return [name for name in names if isinstance(name, str)][:64] if isinstance(names, list) else []
+
+
+_UNREADABLE = (
+    ValueError, TypeError, AttributeError, LookupError, RecursionError, web.RequestPayloadError,
+)  # fmt: skip
+"""What reading a body raises that is no JSON of the right shape: not in its encoding, compressed
+and broken, nested without end."""
+
+
+def _asker(request: web.Request) -> str:
+    """A connection, as the limits of control count it."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return f"page {peer}"
 
 
 def _without_port(host: str) -> str:

@@ -33,9 +33,10 @@ from node.wire.outgoing import Envelope, Outgoing
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the process uses. cpu: seconds of CPU time per second."""
+    """What the process uses. rss_bytes: None where it is not known; cpu: seconds of CPU time per
+    second."""
 
-    rss_bytes: int
+    rss_bytes: int | None
     cpu: float
     uptime_s: float
     subscribers: int

@@ -9,9 +9,10 @@ import os
 import queue
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import msgpack
 import zmq
 
 from node.errors import MessageError, PerceptionNodeError
+from node.log_limit import LimitedLog
+from node.wire.connections import Allowance, Connection, Connections, longest_silent
 from node.wire.messages import SCHEMA
 from node.wire.owner_gate import owner_gate
 from node.wire.publisher import bind, not_served
@@ -31,8 +34,26 @@ MAX_REQUEST_BYTES = 64 * 1024
 _HARD_LIMIT_BYTES = 1024 * 1024
 """What is longer than this libzmq does not even take in: the connection is closed."""
 MOST_OPEN = 32
-"""Requests that may wait for their answer at once."""
+"""Requests of one client that may wait for their answers at once."""
+ALLOWANCE = Allowance(messages_s=1e6, burst=1e6, bytes_s=8 * 1024 * 1024)
+"""Of one client. Requests are not counted: they are read one of each client in turn, no faster than
+`_TAKEN_A_TURN` in `_REST_S`, and who asks more often waits."""
+_TAKEN_A_TURN = 8
+_REST_S = 0.01
 _POLL_MS = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Client:
+    """Who asks. name: of the connection. gone: done when nobody waits for an answer any more."""
+
+    name: str
+    gone: "Future[None]" = field(default_factory=Future)
+
+    def leave(self) -> None:
+        """Nobody waits any more; again does nothing."""
+        with contextlib.suppress(InvalidStateError):
+            self.gone.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +63,7 @@ class Request:
     id: int
     command: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    client: Client = field(default_factory=lambda: Client("nobody"), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +121,10 @@ class ControlServer:
         self._handle = handle
         self._keys = keys
         self._owner_only = keys is None and not insecure
-        self._answers: queue.Queue[tuple[list[bytes], int, Future[Result]]] = queue.Queue()
-        self._open = 0
+        self._answers: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
+        self._log = LimitedLog(log)
+        self._clients: dict[Connection, Client] = {}
+        self._asked: defaultdict[Client, set[_Asked]] = defaultdict(set)
         self._bound = False
         self._closing = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -151,27 +175,57 @@ class ControlServer:
             router.setsockopt(zmq.RCVHWM, MOST_OPEN)
             router.setsockopt(zmq.SNDHWM, MOST_OPEN)
             router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+            connections = Connections(
+                context, router, "control", ALLOWANCE, longest_silent, gone=self._forget
+            )
+            stack.callback(connections.close)
             with secured(context, router, self._keys, "control"):
                 with _for_this_user(router) if self._owner_only else contextlib.nullcontext():
                     stack.callback(bind(router, endpoint))
                 self._bound = True
                 bound.put(None)
-                self._serve(router)
+                self._serve(router, connections)
 
-    def _serve(self, router: "zmq.Socket[Any]") -> None:
+    def _serve(self, router: "zmq.Socket[Any]", connections: Connections) -> None:
         poller = zmq.Poller()
         poller.register(router, zmq.POLLIN)
+        poller.register(connections.events, zmq.POLLIN)
         poller.register(self._wake_reader, zmq.POLLIN)
         while not self._closing.is_set():
             poller.poll(_POLL_MS)
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(4096)
-            while not self._closing.is_set() and router.poll(0, zmq.POLLIN):
-                self._take(router, router.recv_multipart())
-                self._send_answers(router)
+            connections.look_after()
+            more = self._take_some(router, connections)
             self._send_answers(router)
+            if more:
+                self._closing.wait(_REST_S)
 
-    def _take(self, router: "zmq.Socket[Any]", parts: list[bytes]) -> None:
+    def _take_some(self, router: "zmq.Socket[Any]", connections: Connections) -> bool:
+        """Takes a bounded number of requests; whether more may wait."""
+        for _ in range(_TAKEN_A_TURN):
+            try:
+                parts = router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                connections.all_heard()
+                return False
+            connection = connections.heard(parts[-1])
+            if connection is not None:
+                connection.active = True
+                if connection not in self._clients:
+                    self._clients[connection] = Client(f"{self._endpoint}#{connection.number}")
+                self._take(router, [part.bytes for part in parts], self._clients[connection])
+        return True
+
+    def _forget(self, connection: Connection) -> None:
+        """What a client that has gone asked for is given up where it has not begun."""
+        client = self._clients.pop(connection, None)
+        if client is not None:
+            client.leave()
+            for asked in self._asked.pop(client, ()):
+                asked.future.cancel()
+
+    def _take(self, router: "zmq.Socket[Any]", parts: list[bytes], client: Client) -> None:
         """A request of a DEALER, [client, body], or of a REQ, [client, nothing, body]."""
         *envelope, body = parts
         number = 0
@@ -181,27 +235,42 @@ class ControlServer:
                 raise MessageError(f"a request has one part, this has {len(parts) - 1}")
             request = decode_request(body)
             number = request.id
-            if self._open >= MOST_OPEN:
-                raise MessageError(f"{MOST_OPEN} requests wait already; ask again")
-            future = self._handle(request)
+            if len(self._asked[client]) >= MOST_OPEN:
+                raise MessageError(f"{MOST_OPEN} requests of yours wait already; ask again")
+            future = self._handle(replace(request, client=client))
         except PerceptionNodeError as error:
             _send(router, envelope, _refusal(number, str(error)))
             return
-        self._open += 1
-        future.add_done_callback(lambda done: self._done(envelope, number, done))
+        except Exception as error:  # whatever a request sets off, the others are answered
+            self._log.warning("request", f"control: a request failed: {error!r}")
+            _send(router, envelope, _refusal(number, repr(error)))
+            return
+        asked = _Asked(client, tuple(envelope), number, future)
+        self._asked[client].add(asked)
+        future.add_done_callback(lambda _: self._done(asked))
 
-    def _done(self, envelope: list[bytes], number: int, done: "Future[Result]") -> None:
-        self._answers.put((envelope, number, done))
+    def _done(self, asked: "_Asked") -> None:
+        self._answers.put(asked)
         self._wake()
 
     def _send_answers(self, router: "zmq.Socket[Any]") -> None:
         while True:
             try:
-                envelope, number, done = self._answers.get_nowait()
+                asked = self._answers.get_nowait()
             except queue.Empty:
                 return
-            self._open -= 1
-            _send(router, envelope, _answer(number, done))
+            if asked.client.gone.done():
+                continue
+            self._asked[asked.client].discard(asked)
+            _send(router, list(asked.envelope), _answer(asked.number, asked.future))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    client: Client
+    envelope: tuple[bytes, ...]
+    number: int
+    future: "Future[Result]"
 
 
 @contextlib.contextmanager
@@ -219,6 +288,8 @@ def _for_this_user(router: "zmq.Socket[Any]") -> Iterator[None]:
 
 
 def _answer(number: int, done: "Future[Result]") -> dict[str, Any]:
+    if done.cancelled():
+        return _refusal(number, "given up before it began; ask again")
     error = done.exception()
     if error is None:
         return {"schema": SCHEMA, "id": number, "ok": True, "error": None, **asdict(done.result())}

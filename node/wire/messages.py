@@ -401,7 +401,8 @@ class RecordingHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthMessage:
-    """One message of `health/<node>/`, once a second. cpu: seconds of CPU time per second.
+    """One message of `health/<node>/`, once a second. rss_bytes: resident memory, None where
+    the kernel does not tell it; cpu: seconds of CPU time per second.
 
     lost_frames: frames that the model failed on; last_error: its newest failure.
     """
@@ -419,7 +420,7 @@ class HealthMessage:
     degraded: tuple[str, ...] = ()
     settings: int = 0
     recording: RecordingHealth | None = None
-    rss_bytes: int
+    rss_bytes: int | None
     cpu: float
     uptime_s: float
     subscribers: int

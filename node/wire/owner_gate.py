@@ -20,14 +20,16 @@ import time
 from collections.abc import Iterator
 
 from node.errors import EndpointError
+from node.wire import connections
 from node.wire.endpoint import address_of
 from node.wire.local_peer import local_peer_uid
 from node.wire.socket_file import in_use
 
 log = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 64
-"""Connections of the node's user at once; more are closed at once."""
+MOST_CONNECTIONS = 2 * connections.MOST_CONNECTIONS
+"""Connections of the node's user at once; more are closed at once. The socket proper closes its
+oldest idle ones at half as many, so that a new one finds a place here."""
 _CHUNK_BYTES = 64 * 1024
 """Kept for an end that does not read; then the other is not read from either."""
 _BETWEEN_REFUSALS_S = 0.002

@@ -13,6 +13,7 @@ import zmq
 
 from node.errors import EndpointError, PerceptionNodeError
 from node.wire.codec import encode
+from node.wire.connections import Allowance, Connection, Connections, idle_first
 from node.wire.endpoint import address_of, keep_alive, prepare
 from node.wire.messages import Message, retained
 from node.wire.outgoing import Observer, Outgoing, Probe, Sequencer
@@ -26,9 +27,28 @@ SEND_HIGH_WATER_MARK = 256
 """Messages kept for one slow subscriber before its newest are lost to it (about 0.2 MB)."""
 LINGER_MS, _FOR_EVER = 100, -1
 """How long what was handed to the socket may take to get out of it once it is closed."""
+LONGEST_TOPIC = 72
+"""Bytes of the longest topic; nobody subscribes to a longer one."""
+MOST_TOPICS = 256
+"""Topics of one subscriber."""
+ALLOWANCE = Allowance(messages_s=100, burst=512, bytes_s=64 * 1024)
+"""Of one subscriber, which sends subscriptions alone: all that it has when it connects."""
+_LONGEST_FRAME, _LONGEST_FRAME_WITH_KEYS = 160, 512
+"""Bytes that a subscriber may send at once, its handshake too; libzmq closes the connection of who
+sends more. CURVE's handshake is longer, and only who is on the allow list gets beyond it."""
+_RECEIVE_BUFFER = 16 * 1024
+"""The kernel's, for each subscriber: what it may have sent before it is known to send too much."""
+_HEARD_A_TURN = 64
+"""Subscriptions that are read before the next messages are sent."""
+_UNREAD = 1
+"""Subscriptions that libzmq takes from one subscriber before they are read. It reads on while more
+come: a longer queue is refilled as fast as it is emptied, and has no end."""
+_REST_S = 0.005
+"""How long nobody is listened to after a turn that was full of subscriptions: the kernel holds back
+who sends more."""
 RETAIN_PERIOD_S = 0.1
 """Retained messages go to all who subscribe to a topic, so at most this often, whoever joins."""
-_JOINED, _LEFT = 1, 0
+_JOINED, _LEFT = b"\1", b"\0"
 
 
 class Publisher:
@@ -87,15 +107,19 @@ class Publisher:
 
         Raises what ended that thread, should it have failed (an observer that cannot write).
         """
-        while not self._closing.is_set():
-            if self._failure is not None:
-                raise self._failure
-            try:
-                self._outbox.put(outgoing, timeout=0.1)
-            except queue.Full:
-                continue
-            self._wake()
-            return
+        while not self._closing.is_set() and not self.offer(outgoing, 0.1):
+            pass
+
+    def offer(self, outgoing: Outgoing | Probe, timeout_s: float) -> bool:
+        """As `send`, but gives up; whether the message was taken."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._outbox.put(outgoing, timeout=timeout_s)
+        except queue.Full:
+            return False
+        self._wake()
+        return True
 
     def wait_for_subscriber(self, stop: threading.Event) -> None:
         """Returns when somebody subscribes, or the stop event is set."""
@@ -146,41 +170,61 @@ class Publisher:
             xpub.setsockopt(zmq.XPUB_VERBOSER, 1)  # each joiner is told, not only a topic's first
             xpub.setsockopt(zmq.XPUB_NODROP, int(self._lossless))
             keep_alive(xpub)
-            xpub.setsockopt(zmq.MAXMSGSIZE, 1024)  # all that a subscriber may send: subscriptions
+            longest = _LONGEST_FRAME if self._keys is None else _LONGEST_FRAME_WITH_KEYS
+            xpub.setsockopt(zmq.MAXMSGSIZE, longest)
+            xpub.setsockopt(zmq.RCVBUF, _RECEIVE_BUFFER)
+            xpub.setsockopt(zmq.RCVHWM, _UNREAD)
+            connections = Connections(context, xpub, "labels", ALLOWANCE, idle_first)
+            stack.callback(connections.close)
             with secured(context, xpub, self._keys, "labels"):
                 stack.callback(bind(xpub, self._endpoint))
                 self._bound = True
                 bound.put(None)
-                self._serve(xpub)
+                self._serve(xpub, connections)
 
     def _let_go(self, xpub: "zmq.Socket[Any]") -> None:
         xpub.close(linger=_FOR_EVER if self._finishing.is_set() else LINGER_MS)
 
-    def _serve(self, xpub: "zmq.Socket[Any]") -> None:
+    def _serve(self, xpub: "zmq.Socket[Any]", connections: Connections) -> None:
         sequencer = Sequencer()
-        poller = zmq.Poller()
-        poller.register(xpub, zmq.POLLIN)
-        poller.register(self._wake_reader, zmq.POLLIN)
+        listening, resting = zmq.Poller(), zmq.Poller()
+        listening.register(xpub, zmq.POLLIN)
+        listening.register(connections.events, zmq.POLLIN)
+        listening.register(self._wake_reader, zmq.POLLIN)
+        resting.register(self._wake_reader, zmq.POLLIN)
+        rest_until = 0.0
         while not (self._closing.is_set() and self._outbox.empty()) and not self._give_up.is_set():
-            poller.poll(20 if self._retain_wanted else 1000)
+            rest_s = rest_until - time.monotonic()
+            if rest_s > 0:
+                resting.poll(max(1, round(rest_s * 1000)))
+            else:
+                listening.poll(20 if self._retain_wanted else 1000)
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(4096)
-            self._hear(xpub)
-            self._retain(xpub)  # before what is newer
-            while not self._give_up.is_set():
-                try:
-                    outgoing = self._outbox.get_nowait()
-                except queue.Empty:
-                    break
-                if isinstance(outgoing, Probe):
-                    sequencer.answer(outgoing)
-                    continue
-                message = sequencer.seal(outgoing)
-                self._hand_over(xpub, message)
-                self._keep(outgoing, message)
-                if self._observer is not None:
-                    self._observer(message)
-            self._retain(xpub)
+            if time.monotonic() >= rest_until and self._hear(xpub, connections):
+                rest_until = time.monotonic() + _REST_S
+            self._retain(xpub, connections)  # before what is newer
+            self._send_waiting(xpub, connections, sequencer)
+            self._retain(xpub, connections)
+
+    def _send_waiting(
+        self, xpub: "zmq.Socket[Any]", connections: Connections, sequencer: Sequencer
+    ) -> None:
+        for _ in range(OUTBOX):
+            if self._give_up.is_set():
+                return
+            try:
+                outgoing = self._outbox.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(outgoing, Probe):
+                sequencer.answer(outgoing)
+                continue
+            message = sequencer.seal(outgoing)
+            self._hand_over(xpub, connections, message)
+            self._keep(outgoing, message)
+            if self._observer is not None:
+                self._observer(message)
 
     def _keep(self, outgoing: Outgoing, message: Message) -> None:
         newest = self._newest.setdefault(outgoing.topic, {})
@@ -190,31 +234,52 @@ class Publisher:
         if not outgoing.key:
             self._retain_wanted.discard(outgoing.topic)  # joiners have this one
 
-    def _hand_over(self, xpub: "zmq.Socket[Any]", message: Message) -> None:
+    def _hand_over(
+        self, xpub: "zmq.Socket[Any]", connections: Connections, message: Message
+    ) -> None:
         parts = encode(message)
         while not self._give_up.is_set():
             try:
                 xpub.send_multipart(parts, zmq.NOBLOCK)
             except zmq.Again:  # lossless only: a subscriber's pipe is full
-                self._hear(xpub)
+                self._hear(xpub, connections)
                 self._give_up.wait(0.001)
                 continue
             return
 
-    def _hear(self, xpub: "zmq.Socket[Any]") -> None:
-        """Reads who joined and left."""
-        while xpub.poll(0, zmq.POLLIN):
-            request = xpub.recv(zmq.NOBLOCK)
-            if not request or request[0] not in (_JOINED, _LEFT):
-                continue
-            if request[0] == _LEFT:
-                self._subscriptions = max(0, self._subscriptions - 1)
-                continue
-            self._subscriptions += 1
-            prefix = request[1:]
-            self._retain_wanted.update(t for t in self._newest if t.startswith(prefix))
+    def _hear(self, xpub: "zmq.Socket[Any]", connections: Connections) -> bool:
+        """Reads who joined and left: a bounded number, so that nobody's flood of subscriptions
+        keeps a message from the others. Whether more may wait."""
+        connections.look_after()
+        more = True
+        for _ in range(_HEARD_A_TURN):
+            try:
+                request = xpub.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                connections.all_heard()
+                more = False
+                break
+            connection = connections.heard(request)
+            if connection is not None:
+                self._note(request.bytes, connection, connections)
+        self._subscriptions = connections.topics
+        return more
 
-    def _retain(self, xpub: "zmq.Socket[Any]") -> None:
+    def _note(self, request: bytes, connection: Connection, connections: Connections) -> None:
+        kind, prefix = request[:1], request[1:]
+        if kind == _LEFT:
+            connection.topics.discard(prefix)
+        elif kind == _JOINED:
+            connection.topics.add(prefix)
+            if len(prefix) > LONGEST_TOPIC:
+                connections.end(connection, f"a topic longer than {LONGEST_TOPIC} bytes")
+            elif len(connection.topics) > MOST_TOPICS:
+                connections.end(connection, f"more than {MOST_TOPICS} topics")
+            else:
+                self._retain_wanted.update(t for t in self._newest if t.startswith(prefix))
+        connection.active = bool(connection.topics)
+
+    def _retain(self, xpub: "zmq.Socket[Any]", connections: Connections) -> None:
         """Sends the newest message of the topics that somebody joined once more."""
         now = time.monotonic()
         for topic in tuple(self._retain_wanted):
@@ -222,7 +287,7 @@ class Publisher:
                 self._retain_wanted.discard(topic)
                 self._retained_at[topic] = now
                 for message in self._newest[topic].values():
-                    self._hand_over(xpub, retained(message))
+                    self._hand_over(xpub, connections, retained(message))
 
 
 def bind(xpub: "zmq.Socket[Any]", endpoint: str) -> Callable[[], None]:

@@ -1,0 +1,106 @@
+"""Gate: the connections of the page. How many there are, and how long one may do nothing."""
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+MOST_CONNECTIONS = 64
+IDLE_S = 10.0
+"""How long a connection may be without a request that is being answered: before the first, between
+two, while the lines of one still come, and while nobody reads an answer."""
+WORK_S = 45.0
+"""How long an answer may take; a live view (WebSocket) has heartbeats instead."""
+SWEEP_S = 1.0
+
+
+class Gate:
+    """Lets connections to the protocols of an HTTP server. Used on its loop only."""
+
+    def __init__(self, inner: Callable[[], asyncio.Protocol]) -> None:
+        self._inner = inner
+        self._open: dict[asyncio.BaseTransport, _Guarded] = {}
+
+    def __call__(self) -> asyncio.Protocol:
+        """The protocol of one more connection."""
+        return _Guarded(self, self._inner())
+
+    def working(self, transport: asyncio.BaseTransport | None, *, endless: bool = False) -> None:
+        """A request of this connection is being answered. endless: by a live view."""
+        guarded = self._open.get(transport) if transport is not None else None
+        if guarded is not None:
+            now = asyncio.get_running_loop().time()
+            guarded.working = True
+            guarded.until = float("inf") if endless else now + WORK_S
+
+    def idle(self, transport: asyncio.BaseTransport | None) -> None:
+        """The request of this connection is answered, but for what is still to be sent."""
+        guarded = self._open.get(transport) if transport is not None else None
+        if guarded is not None:
+            guarded.rest()
+
+    async def look_after(self) -> None:
+        """Ends what was idle for too long, until it is cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = asyncio.get_running_loop().time()
+            for transport, guarded in tuple(self._open.items()):
+                if transport.is_closing():  # what is left to send has as long as an idle one
+                    guarded.until = min(guarded.until, now + IDLE_S)
+                if guarded.until <= now:
+                    cast(asyncio.Transport, transport).abort()
+
+    def enter(self, transport: asyncio.Transport, guarded: "_Guarded") -> None:
+        """Notes a connection; where there are too many the longest idle goes, else this one."""
+        self._open[transport] = guarded
+        if len(self._open) > MOST_CONNECTIONS:
+            idle = [(one.until, number) for number, one in enumerate(self._open.values())
+                    if not one.working]  # fmt: skip
+            number = min(idle)[1] if idle else len(self._open) - 1
+            victim = tuple(self._open)[number]
+            del self._open[victim]
+            cast(asyncio.Transport, victim).abort()
+
+    def leave(self, transport: asyncio.BaseTransport) -> None:
+        """A connection has ended."""
+        self._open.pop(transport, None)
+
+
+class _Guarded(asyncio.Protocol):
+    """Passes everything on to the protocol inside."""
+
+    def __init__(self, gate: Gate, inner: asyncio.Protocol) -> None:
+        self._gate = gate
+        self._inner = inner
+        self._transport: asyncio.Transport | None = None
+        self.working = False
+        self.until = float("inf")
+
+    def rest(self) -> None:
+        """Counts as idle from now on."""
+        self.working = False
+        self.until = asyncio.get_running_loop().time() + IDLE_S
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.rest()
+        self._inner.connection_made(transport)
+        self._gate.enter(self._transport, self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._gate.leave(self._transport)
+        self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        if not self.working:  # it reads its answer
+            self.rest()
+        self._inner.resume_writing()
