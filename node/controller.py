@@ -5,9 +5,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from node.awake import AwakeClock
 from node.capture.pacing import RateLimit
 from node.config import NodeConfig
 from node.config_file import changed
@@ -49,12 +49,14 @@ class Controller:
         limits: Mapping[str, RateLimit],
         build: Builder,
         recorder: Recorder,
+        awake: AwakeClock,
     ) -> None:
         self._labeller = labeller
         self._watch = watch
         self._limits = limits
         self._build = build
         self._recorder = recorder
+        self._awake = awake
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="control-work")
         waiters = ThreadPoolExecutor(4, thread_name_prefix="control-wait")
         snapshots = ThreadPoolExecutor(_MOST_SNAPSHOTS, thread_name_prefix="control-snapshot")
@@ -174,7 +176,7 @@ class Controller:
 
             result = self._between_frames(change)
             try:
-                settled[0].result(SETTLE_S)
+                self._awake.result(settled[0], SETTLE_S)
             except TimeoutError:
                 log.info("model %s: no frame came yet to try it on", name)
             return result
@@ -216,7 +218,7 @@ class Controller:
         )
 
     def _record(self, arguments: _Arguments) -> Result:
-        actions: Mapping[str, Callable[[], Future[Path] | Future[Path | None]]] = {
+        actions: Mapping[str, Callable[[], Future[Any]]] = {
             "start": self._recorder.begin,
             "stop": self._recorder.end,
             "dump": lambda: self._recorder.dump("request"),
@@ -227,7 +229,7 @@ class Controller:
                 f"record: action = {arguments['action']!r:.40}; give start, stop or dump"
             )
         try:
-            file = action().result(DISK_S)
+            file = self._awake.result(action(), DISK_S)
         except OutputError as error:
             raise ControlError(str(error)) from error
         except TimeoutError:
@@ -247,8 +249,10 @@ class Controller:
             return settings, first_seqs
 
         try:
-            settings, first_seqs = self._labeller.call(work).result(BETWEEN_FRAMES_S)
-            return Result(settings, first_seqs.result(BETWEEN_FRAMES_S))
+            asked = self._labeller.call(work)
+            settings, reached = self._awake.result(asked, BETWEEN_FRAMES_S)
+            first_seqs = self._awake.result(reached, BETWEEN_FRAMES_S)
+            return Result(settings, first_seqs)
         except TimeoutError:
             raise ControlError(
                 f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; the change "

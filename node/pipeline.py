@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.awake import AwakeClock
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
 from node.capture.open import is_live, open_source
@@ -69,6 +70,7 @@ def run_live(
     hangs.
     """
     names = [camera.name for camera in config.camera]
+    awake = AwakeClock()
     mailbox = LatestMailbox(names)
     limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
     deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
@@ -93,6 +95,7 @@ def run_live(
         max_frames=max_frames,
         on_labelled=meters.add,
         on_changed=recorder.configuration,
+        awake=awake,
     )
     grabbers = [
         Grabber(
@@ -102,12 +105,13 @@ def run_live(
             stop,
             retry_first=camera.at_start == "wait",
             limit=limits[camera.name],
+            awake=awake,
         )
         for camera in config.camera
     ]
     watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters, recorder)
     supervisor = Supervisor()
-    controller = Controller(labeller, watch, limits, build, recorder)
+    controller = Controller(labeller, watch, limits, build, recorder, awake)
     control: ControlServer | None = None
 
     def each_tick(running: bool) -> None:
@@ -129,6 +133,7 @@ def run_live(
                 recorder.dump(reason, within_s=LAST_WORDS_S).result(LAST_WORDS_S)
 
     try:
+        awake.start()
         recorder.start()
         control = _control_server(config, controller)
         if page is not None:
@@ -153,6 +158,7 @@ def run_live(
         if control is not None:
             control.close()
         controller.close()
+        awake.close()
         watch.stopping()
         publisher.close()
         recorder.close(LAST_WORDS_S)

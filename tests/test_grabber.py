@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from node.capture import grabber as grabber_module
-from node.capture.freshness import Freshness, stall_after_s
+from node.capture.freshness import Freshness
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
 from node.capture.pacing import RateLimit
@@ -130,16 +130,17 @@ def test_a_camera_that_hangs_holds_nobody(stop: threading.Event) -> None:
 
 
 class Camera:
-    """Delivers what `pictures` makes, a hundred a second."""
+    """Delivers what `pictures` makes, a hundred a second or as often as it is told."""
 
     live = True
     facts = SourceFacts(fps=100.0)
 
-    def __init__(self, pictures: Callable[[], Image]) -> None:
+    def __init__(self, pictures: Callable[[], Image], period_s: float = 0.01) -> None:
         self._pictures = pictures
+        self._period_s = period_s
 
     def read(self) -> Picture:
-        time.sleep(0.01)  # the camera's own period
+        time.sleep(self._period_s)  # the camera's own
         return Picture(self._pictures(), Stamp.now(), None, 0)
 
     def summary(self) -> None:
@@ -195,13 +196,6 @@ def test_a_drivers_stamp_that_stands_still_is_no_new_frame() -> None:
     stamps = [Stamp.from_driver(now_ns + step) for step in (0, 1000, 1000, 2000)]
     seen = [freshness.repeats(Picture(noise(), stamp, None, 0)) for stamp in stamps]
     assert seen == [None, None, "stamp", None]
-
-
-def test_a_slow_source_is_given_two_of_its_periods() -> None:
-    config = CameraConfig(stall_timeout_s=0.5)
-    assert stall_after_s(config, SourceFacts(fps=30.0), None) == 0.5
-    assert stall_after_s(config, SourceFacts(fps=1.0), None) == 2.0
-    assert stall_after_s(config, SourceFacts(), 0.5) == 4.0
 
 
 def test_the_rate_in_force_decides_when_a_camera_is_stalled(stop: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """What control code is told of frames that were looked at together, and of changes."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from node.awake import AwakeClock
 from node.capture.mailbox import LatestMailbox, Taken
 from node.client import Status
 from node.config import CameraConfig, NodeConfig
@@ -111,7 +113,12 @@ DARK, LIGHT = (np.full((48, 64, 3), value, np.uint8) for value in (0, 255))
 class Rig:
     """A labeller of the cameras a and b, and what it said."""
 
-    def __init__(self, *settings: str, on_changed: Callable[["Rig"], None] | None = None) -> None:
+    def __init__(
+        self,
+        *settings: str,
+        on_changed: Callable[["Rig"], None] | None = None,
+        awake: AwakeClock | None = None,
+    ) -> None:
         config = load_config(None, ["smooth.time_constant_s=0.2", *settings])
         cameras = (CameraConfig(name="a", deadline_s=1e-6), CameraConfig(name="b"))
         self.config = config.model_copy(update={"camera": cameras})
@@ -121,9 +128,10 @@ class Rig:
         self.labeller = Labeller(
             self.config, self.build, self.mailbox, self.composer, self.sink, self.stop,
             on_changed=lambda config, settings: on_changed(self) if on_changed else None,
+            awake=awake,
         )  # fmt: skip
         unused = cast("Any", None)  # by what is asked here
-        self.controller = Controller(self.labeller, unused, {}, self.build, unused)
+        self.controller = Controller(self.labeller, unused, {}, self.build, unused, AwakeClock())
 
     def build(self, config: NodeConfig) -> Any:
         return build_perceiver(config.model)
@@ -236,3 +244,32 @@ def test_a_model_or_another_snapshot_waits_for_no_snapshots() -> None:
         assert seen.result().result["message"]["camera"] == "b"
         assert time.monotonic() - began < SNAPSHOT_S / 2
         assert not any(x.done() for x in asked)
+
+
+def test_time_in_which_the_process_stood_still_is_not_the_models() -> None:
+    now_ns = [10**15]
+    awake = AwakeClock(lambda: now_ns[0])
+    awake.beat()
+    rig = Rig(
+        "degrade.steps=[{every = 2}]", "degrade.down_after_s=0.1", "camera.0.deadline_s=1e-6",
+        awake=awake,
+    )  # fmt: skip
+
+    def freeze() -> float:
+        now_ns[0] += 3600 * 10**9
+        return rig.labeller.busy_s
+
+    with rig.running():
+        assert rig.labeller.call(freeze).result(WAIT_S) <= 0.1
+        assert rig.labeller.call(lambda: rig.labeller.busy_s).result(WAIT_S) <= 0.2
+        until = time.monotonic() + 0.4
+        for number in itertools.count():  # every one is late, and captured before a standstill ends
+            assert not any(x.degraded for x in rig.look(number, a=DARK))
+            if time.monotonic() > until:
+                break
+        awake.beat()
+        now_ns[0] += 10**8
+        awake.beat()
+        numbers = itertools.count(number + 1)
+        while not any(x.degraded for x in rig.look(next(numbers), a=DARK)):
+            assert time.monotonic() < until + WAIT_S

@@ -4,19 +4,21 @@ or a freeze, with the same picture or the same stamp for ever."""
 import numpy as np
 from numpy.typing import NDArray
 
+from node.capture.cadence import Cadence
 from node.capture.source import Picture, SourceFacts
-from node.config import CameraConfig
 
 _EVERY_ROW = 8
 """Rows apart that are compared: a sensor's noise shows in each, and an eighth costs 0.03 ms at
 720p."""
 
 
-def stall_after_s(config: CameraConfig, facts: SourceFacts, max_fps: float | None) -> float:
-    """Seconds without a new picture that make a camera `stalled`: as configured, and two periods of
-    a source that is slower than that, or of the rate at which its pictures are wanted."""
-    rates = [fps for fps in (facts.fps, max_fps) if fps]
-    return max(config.stall_timeout_s, 2 / min(rates) if rates else 0.0)
+def period_s(cadence: Cadence, facts: SourceFacts, max_fps: float | None) -> float:
+    """Seconds between two pictures: as learnt, and before that by what the source says and the rate
+    at which its pictures are wanted; 0 where nothing is known."""
+    learnt_s = cadence.period_s(max_fps)
+    if learnt_s is not None:
+        return learnt_s
+    return max((1 / fps for fps in (facts.fps, max_fps) if fps), default=0.0)
 
 
 class Freshness:
