@@ -152,7 +152,7 @@ class Controller:
 
         def change() -> None:  # from what is in force then: others change it too
             config = changed(self._labeller.config, settings)
-            self._labeller.reconfigure(config)
+            self._labeller.reconfigure(config)  # the last that can refuse it
             for camera in config.camera:
                 if self._limits[camera.name].max_fps != camera.max_fps:
                     self._limits[camera.name].change(camera.max_fps)
@@ -248,15 +248,15 @@ class Controller:
             say()
             return settings, first_seqs
 
+        asked = self._labeller.call(work)
         try:
-            asked = self._labeller.call(work)
             settings, reached = self._awake.result(asked, BETWEEN_FRAMES_S)
             first_seqs = self._awake.result(reached, BETWEEN_FRAMES_S)
             return Result(settings, first_seqs)
         except TimeoutError:
+            came = "nothing was changed" if asked.cancel() else "the change is under way"
             raise ControlError(
-                f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; the change "
-                "may still come"
+                f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; {came}"
             ) from None
 
     def _cameras(self, arguments: _Arguments) -> frozenset[str]:

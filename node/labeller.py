@@ -137,10 +137,13 @@ class Labeller:
         return not self._thread.is_alive()
 
     def call(self, work: Callable[[], _Result]) -> "Future[_Result]":
-        """Runs `work` on the labeller's thread, between two frames. Any thread may ask."""
+        """Runs `work` on the labeller's thread, between two frames. Any thread may ask; who waits
+        no longer cancels, and it is not run."""
         answer: Future[_Result] = Future()
 
         def do() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
             try:
                 answer.set_result(work())
             except Exception as error:

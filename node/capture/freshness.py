@@ -12,13 +12,18 @@ _EVERY_ROW = 8
 720p."""
 
 
+_MOST_CLAIMED_S = 60.0
+"""A source that says it is slower than this is not believed."""
+
+
 def period_s(cadence: Cadence, facts: SourceFacts, max_fps: float | None) -> float:
     """Seconds between two pictures: as learnt, and before that by what the source says and the rate
     at which its pictures are wanted; 0 where nothing is known."""
     learnt_s = cadence.period_s(max_fps)
     if learnt_s is not None:
         return learnt_s
-    return max((1 / fps for fps in (facts.fps, max_fps) if fps), default=0.0)
+    claimed_s = min(1 / facts.fps, _MOST_CLAIMED_S) if facts.fps else 0.0
+    return max(claimed_s, 1 / max_fps if max_fps else 0.0)
 
 
 class Freshness:

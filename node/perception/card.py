@@ -22,7 +22,8 @@ _RUNS = (
     'task "classify" (decoder "softmax"), task "detect" (decoder "yolox" or "boxes") and task '
     '"segment" (decoder "pixels")'
 )
-_Three = tuple[float, float, float]
+_Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class _Section(BaseModel):
@@ -43,11 +44,9 @@ class InputCard(_Section):
     antialias: bool | None = None
     pad_value: int = Field(0, ge=0, le=255)
     pad_anchor: Literal["center", "top-left"] = "center"
-    scale: float = Field(1 / 255, gt=0)
-    mean: _Three = (0.0, 0.0, 0.0)
-    std: tuple[
-        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
-    ] = (1.0, 1.0, 1.0)
+    scale: _Factor = 1 / 255
+    mean: tuple[_Mean, _Mean, _Mean] = (0.0, 0.0, 0.0)
+    std: tuple[_Factor, _Factor, _Factor] = (1.0, 1.0, 1.0)
 
 
 class ModelCard(_Section):
@@ -93,6 +92,8 @@ def read_card(model_file: Path) -> ModelCard:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise ModelError(f"{file}: {_first_problem(error)}") from error
+    except RecursionError:
+        raise ModelError(f"{file} is not valid TOML: its lists are nested too deeply") from None
     except ValueError as error:  # not TOML, not UTF-8
         raise ModelError(f"{file} is not valid TOML: {error}") from error
     if card.decoder not in _DECODERS[card.task]:
