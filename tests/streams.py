@@ -32,7 +32,7 @@ class MjpegServer:
         picture: NDArray[np.uint8],
         port: int = 0,
         damage: Callable[[bytes, int], bytes] = lambda jpeg, place: jpeg,
-        pictures: int = 4,
+        pictures: int = 16,
     ) -> None:
         parts = [
             part(damage(_jpeg(np.roll(picture, shift, axis=1)), shift)) for shift in range(pictures)
