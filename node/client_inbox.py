@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from node.errors import EndpointError, MessageError
-from node.wire.clock import monotonic_s, virtual_ns
+from node.wire.clock import elapsing_s, monotonic_s, virtual_ns
 from node.wire.codec import decode
 from node.wire.endpoint import address_of, keep_alive, prepare
 from node.wire.keys import Keys
@@ -179,7 +179,7 @@ class Inbox:
             return None  # retained for somebody else who joined
         self._last.pop(message.camera, None)  # so that the order is that of receipt
         self._last[message.camera] = message
-        self._received_s[message.camera] = now_s
+        self._received_s[message.camera] = elapsing_s()
         self.late[message.camera] += message.late
         return message, _gap(last, message)
 
@@ -257,7 +257,7 @@ class Inbox:
     def _age_s(self, message: LabelsMessage) -> float:
         """Never younger than the time it has been here: on another computer than the node's, a wall
         clock that is set back would keep the last message of a dead node fresh."""
-        return max(message.age_s, monotonic_s() - self._received_s[message.camera])
+        return max(message.age_s, elapsing_s() - self._received_s[message.camera])
 
     def _reject(self, reason: str) -> None:
         self.rejected += 1

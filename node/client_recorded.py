@@ -315,4 +315,7 @@ def _read_jsonl(source: Path) -> Iterator[_Timed]:
         if message.stamp_ns is not None:
             work_ns = message.timing_ns.total if message.timing_ns else 0
             at_ns = max(message.stamp_ns + work_ns, at_ns)
-        yield _Timed(at_ns, replace(message, published_ns=at_ns, published_mono_ns=None))
+        yield _Timed(
+            at_ns,
+            replace(message, published_ns=at_ns, published_mono_ns=None, published_boot_ns=None),
+        )

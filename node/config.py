@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from node.limits import Limits
+from node.polygon import check_polygon
 from node.redact import redacted, value_shown
 from node.wire.messages import DEFAULT_ENDPOINT, EventKind
 
@@ -22,9 +24,25 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 MAX_CAMERAS = 32
 
 
+def _enclosing(corners: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    check_polygon(corners)
+    return corners
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Polygon = Annotated[tuple[tuple[Fraction, Fraction], ...], Field(min_length=3, max_length=100)]
-"""Corners (x, y) in fractions of the picture's width and height."""
+Polygon = Annotated[
+    tuple[tuple[Fraction, Fraction], ...],
+    Field(min_length=3, max_length=100),
+    AfterValidator(_enclosing),
+]
+"""Corners (x, y) in fractions of the picture's width and height, around a part of it."""
+Score = Annotated[float, Field(ge=1e-6, le=1)]
+Rate = Annotated[float, Field(ge=0.01, le=1000)]
+"""Pictures a second."""
+MAX_PX = 16384
+"""Longest side of a picture."""
+FarPx = Annotated[float, Field(ge=-1e6, le=1e6)]
+FocalPx = Annotated[float, Field(ge=1, le=1e6)]
 Anchor = Literal["bottom", "center"]
 
 
@@ -57,13 +75,13 @@ class RegionConfig(_Section):
 class CalibrationConfig(_Section):
     """A pinhole camera in OpenCV's convention, in pixels of a picture of width x height."""
 
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
-    fx: float = Field(gt=0)
-    fy: float = Field(gt=0)
-    cx: float
-    cy: float
-    distortion: Annotated[tuple[float, ...], Field(max_length=8), BeforeValidator(as_tuples)] = ()
+    width: int = Field(ge=1, le=MAX_PX)
+    height: int = Field(ge=1, le=MAX_PX)
+    fx: FocalPx
+    fy: FocalPx
+    cx: FarPx
+    cy: FarPx
+    distortion: Annotated[tuple[FarPx, ...], Field(max_length=8), BeforeValidator(as_tuples)] = ()
 
 
 class CameraConfig(_Section):
@@ -71,18 +89,18 @@ class CameraConfig(_Section):
 
     name: Name = "camera"
     source: str = Field("demo", min_length=1)
-    width: int | None = Field(None, ge=16, le=16384)
-    height: int | None = Field(None, ge=16, le=16384)
-    fps: float | None = Field(None, gt=0, le=1000)
+    width: int | None = Field(None, ge=16, le=MAX_PX)
+    height: int | None = Field(None, ge=16, le=MAX_PX)
+    fps: Rate | None = None
     fourcc: str | None = Field(None, pattern=r"^[ -~]{4}$")
-    max_fps: float | None = Field(None, gt=0, le=1000)
+    max_fps: Rate | None = None
     loop: bool = False
     at_start: Literal["require", "wait"] = "require"
     stall_timeout_s: float = Field(0.5, ge=0.05, le=60)
     detect_frozen: bool = True
     detect_damage: bool = True
     discard_backlog: bool = True
-    deadline_s: float | None = Field(None, gt=0, le=60)
+    deadline_s: float | None = Field(None, ge=1e-6, le=60)
     roi: Annotated[Polygon, BeforeValidator(as_tuples)] | None = None
     roi_mode: Literal["crop", "mask"] = "crop"
     regions: Annotated[tuple[RegionConfig, ...], BeforeValidator(as_tuples)] = ()
@@ -115,12 +133,12 @@ class ModelConfig(_Section):
 class DetectConfig(_Section):
     """Which boxes of a detector count."""
 
-    score: float = Field(0.25, gt=0, le=1)
-    class_scores: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    score: Score = 0.25
+    class_scores: dict[str, Score] = Field(default_factory=dict)
     classes: tuple[str, ...] | None = None
     iou: float = Field(0.45, ge=0, le=1)
     max_detections: int = Field(100, ge=1, le=1000)
-    min_box_px: float = Field(0.0, ge=0)
+    min_box_px: float = Field(0.0, ge=0, le=MAX_PX)
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -167,7 +185,7 @@ class TrackConfig(_Section):
     """How a detector's objects are followed from frame to frame."""
 
     enabled: bool = False
-    start_score: float = Field(0.5, gt=0, le=1)
+    start_score: Score = 0.5
     min_hits: int = Field(2, ge=1, le=100)
     lost_s: float = Field(1.0, ge=0, le=60)
     per_class: bool = True
@@ -178,7 +196,7 @@ class SmoothConfig(_Section):
     """How a classifier's scores are averaged, and which labels are stable."""
 
     time_constant_s: float = Field(0.0, ge=0, le=60)
-    enter: float = Field(0.5, gt=0, le=1)
+    enter: Score = 0.5
     leave: float = Field(0.3, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -302,7 +320,7 @@ class MonitorConfig(_Section):
     token_file: Path | None = None
     insecure: bool = False
     allow_control: bool = False
-    picture_fps: float = Field(10.0, gt=0, le=60)
+    picture_fps: float = Field(10.0, ge=0.1, le=60)
     picture_px: int = Field(640, ge=64, le=4096)
 
     @field_validator("token_file", mode="before")

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from node.config import CameraConfig, NodeConfig, as_tuples
 from node.errors import ConfigError
@@ -61,7 +62,7 @@ def toml_value(text: str) -> Any:
     """A value as TOML writes it; what is not TOML is taken as text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also numbers and lists that are too long to be read
         return text
 
 
@@ -78,8 +79,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}); is it TOML?") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{file} is not valid TOML: its lists are nested too deeply") from None
 
 
 def _apply(content: dict[str, Any], key: str, value: object) -> None:
@@ -134,7 +137,45 @@ def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
         case "string_pattern_mismatch":
             return f"{key} = {value_shown(value)}: must match {problem['ctx']['pattern']}"
     allowed = problem["msg"].removeprefix("Input ")
-    return f"{key} = {value_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
+    said = f"{key} = {value_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
+    limits = _range_of(problem["loc"]) if problem["type"] in _OF_NUMBERS else None
+    return f"{said}; allowed: {limits}" if limits else said
+
+
+_OF_NUMBERS = frozenset(
+    {
+        "finite_number",
+        "float_type",
+        "greater_than",
+        "greater_than_equal",
+        "int_type",
+        "less_than",
+        "less_than_equal",
+    }
+)
+
+
+def _range_of(location: tuple[int | str, ...]) -> str | None:
+    """What a number at a place may be, `0.01 to 1000`; None where that is no key of its own."""
+    if not location or not isinstance(location[-1], str):
+        return None
+    field = _section_at(location[:-1]).model_fields.get(location[-1])
+    limits = _limits(field) if field is not None else {}
+    if "ge" not in limits or "le" not in limits:
+        return None
+    return f"{limits['ge']:.6g} to {limits['le']:.6g}"
+
+
+def _limits(field: FieldInfo) -> dict[str, float]:
+    """Of a field, or of what it is beside None."""
+    found: dict[str, float] = {}
+    inner = [x for one in get_args(field.annotation) for x in getattr(one, "__metadata__", ())]
+    for given in (*field.metadata, *inner):
+        for bound in getattr(given, "metadata", (given,)):
+            for name in ("ge", "le"):
+                if (limit := getattr(bound, name, None)) is not None:
+                    found[name] = limit
+    return found
 
 
 def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:

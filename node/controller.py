@@ -2,15 +2,14 @@
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from node.admission import Admission, Share
+from node.awake import AwakeClock
 from node.capture.pacing import RateLimit
 from node.config import NodeConfig
 from node.config_file import changed
@@ -60,6 +59,7 @@ class Controller:
         limits: Mapping[str, RateLimit],
         build: Builder,
         recorder: Recorder,
+        awake: AwakeClock,
     ) -> None:
         self._labeller = labeller
         self._watch = watch
@@ -146,8 +146,10 @@ class Controller:
     def look_after(self) -> None:
         """Refuses the changes that have waited too long for the frame that is being looked at. One
         thread, now and then."""
-        now = time.monotonic()
-        while self._changes and (self._changes[0].until <= now or self._changes[0].answer.done()):
+        now_ns = self._awake.now_ns()
+        while self._changes and (
+            self._changes[0].until_ns <= now_ns or self._changes[0].answer.done()
+        ):
             self._changes.popleft().refuse(
                 f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; nothing was "
                 "changed"
@@ -201,7 +203,7 @@ class Controller:
 
         def change() -> None:  # from what is in force then: others change it too
             config = changed(self._labeller.config, settings)
-            self._labeller.reconfigure(config)
+            self._labeller.reconfigure(config)  # the last that can refuse it
             for camera in config.camera:
                 if self._limits[camera.name].max_fps != camera.max_fps:
                     self._limits[camera.name].change(camera.max_fps)
@@ -228,7 +230,7 @@ class Controller:
 
             result = self._between_frames(change).result()
             try:
-                settled[0].result(SETTLE_S)
+                self._awake.result(settled[0], SETTLE_S)
             except TimeoutError:
                 log.info("model %s: no frame came yet to try it on", name)
             return result
@@ -273,7 +275,7 @@ class Controller:
 
     def _record(self, request: Request) -> Result:
         arguments = request.arguments
-        actions: Mapping[str, Callable[[], Future[Path] | Future[Path | None]]] = {
+        actions: Mapping[str, Callable[[], Future[Any]]] = {
             "start": self._recorder.begin,
             "stop": self._recorder.end,
             "dump": lambda: self._recorder.dump("request"),
@@ -284,7 +286,7 @@ class Controller:
                 f"record: action = {arguments['action']!r:.40}; give start, stop or dump"
             )
         try:
-            file = action().result(DISK_S)
+            file = self._awake.result(action(), DISK_S)
         except OutputError as error:
             raise ControlError(str(error)) from error
         except TimeoutError:
@@ -297,7 +299,7 @@ class Controller:
         """Makes a change between two frames; from which messages on it holds. say: what makes the
         first of them, so that none that says the change can come before. No thread waits for it,
         so that any number of them can."""
-        waiting = _Change(time.monotonic() + BETWEEN_FRAMES_S)
+        waiting = _Change(self._awake.now_ns() + int(BETWEEN_FRAMES_S * 1e9))
 
         def work() -> None:
             if not waiting.claim():
@@ -329,10 +331,13 @@ class Controller:
 
 
 class _Change:
-    """A change that waits for its turn. Either it begins, or it is refused: never both."""
+    """A change that waits for its turn. Either it begins, or it is refused: never both.
 
-    def __init__(self, until: float) -> None:
-        self.until = until
+    until_ns: when it has waited too long, in awake time.
+    """
+
+    def __init__(self, until_ns: int) -> None:
+        self.until_ns = until_ns
         self.answer: Future[Result] = Future()
         self._lock = threading.Lock()
         self._claimed = False

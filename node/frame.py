@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from node.wire.clock import boottime_ns
+
 Clock = Literal["driver", "host", "media"]
 Image = NDArray[np.uint8]
 
@@ -18,23 +20,25 @@ class Stamp:
     """When a frame was captured.
 
     unix_ns: Unix time in ns; on the clock `media` the position in the recording instead.
-    mono_ns: the same moment on CLOCK_MONOTONIC in ns, None on the clock `media`.
+    mono_ns: the same moment on CLOCK_MONOTONIC in ns, None on the clock `media`. boot_ns: on
+    CLOCK_BOOTTIME, which counts suspended time; None where nobody read it.
     """
 
     unix_ns: int
     mono_ns: int | None
     clock: Clock
+    boot_ns: int | None = None
 
     @classmethod
     def now(cls) -> "Stamp":
         """This moment, by the host's clocks."""
-        return cls(unix_ns=time.time_ns(), mono_ns=time.monotonic_ns(), clock="host")
+        return cls(time.time_ns(), time.monotonic_ns(), "host", boottime_ns())
 
     @classmethod
     def from_driver(cls, driver_mono_ns: int) -> "Stamp":
         """The moment that a camera driver wrote down on CLOCK_MONOTONIC, in ns."""
         age_ns = time.monotonic_ns() - driver_mono_ns
-        return cls(unix_ns=time.time_ns() - age_ns, mono_ns=driver_mono_ns, clock="driver")
+        return cls(time.time_ns() - age_ns, driver_mono_ns, "driver", boottime_ns() - age_ns)
 
     @classmethod
     def at_media(cls, media_ns: int) -> "Stamp":

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SIZE = (720, 1280)
 FPS = 30
+VIEWS = 16
+"""Pictures of each brightness: as few as a driver's buffers would be taken for a frozen camera."""
 NOISE = 12
 """Grey levels of noise in the software picture: a still picture would be taken for a frozen one."""
 SETTLE_S = (0.25, 0.6)
@@ -86,9 +88,9 @@ class SoftwareScreen:
 
     def __init__(self) -> None:
         grain = np.random.default_rng(0).integers(0, NOISE, (*SIZE, 3), np.uint8)
-        # Several of each, since the same picture again would be a camera that froze.
+        # Many of each, since a few pictures again and again would be a camera that froze.
         self._parts = [
-            [_part(np.roll(grain, shift, axis=1) + np.uint8(level)) for shift in range(8)]
+            [_part(np.roll(grain, shift, axis=1) + np.uint8(level)) for shift in range(VIEWS)]
             for level in (30, 200)
         ]
         self._bright = False
@@ -127,7 +129,7 @@ class SoftwareScreen:
         due, number = time.monotonic(), 0
         try:
             while not self._closing.is_set():
-                handler.wfile.write(self._parts[self._bright][number % 8])
+                handler.wfile.write(self._parts[self._bright][number % VIEWS])
                 number += 1
                 due = max(due + 1 / FPS, time.monotonic() - 1.0)
                 self._closing.wait(max(0.0, due - time.monotonic()))

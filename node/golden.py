@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-OF_THIS_RUN = frozenset({"session", "published_ns", "published_mono_ns", "timing_ns", "retained"})
+OF_THIS_RUN = frozenset(
+    {"session", "published_ns", "published_mono_ns", "published_boot_ns", "timing_ns", "retained"}
+)
 """Fields that tell of the run and not of the recording; they are not compared."""
 OF_THE_RUNTIME = frozenset({"model", "degraded"})
 """Fields that tell what ran; compared only where no tolerance is given."""

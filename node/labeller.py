@@ -10,10 +10,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from node.awake import AwakeClock
 from node.capture.mailbox import Outlet, Taken
 from node.config import NodeConfig
 from node.errors import ControlError, FrameError, InferenceError, PerceptionNodeError
-from node.frame import Frame, Image
+from node.frame import Frame, Image, Stamp
 from node.lineup import Builder, Lineup
 from node.perception.scene import Scene, scenes
 from node.wire.calibration import Calibration
@@ -59,7 +60,7 @@ class Labeller:
     config: of the cameras and what is remembered of each.
     build: loads a model, first on the labeller's thread.
     on_labelled: called with each message that told what was seen. on_changed: with another
-    configuration and its number.
+    configuration and its number. awake: time in which this process ran.
 
     What changes it comes through `call`, which runs between two frames.
     """
@@ -76,6 +77,7 @@ class Labeller:
         max_frames: int | None = None,
         on_labelled: Callable[[Labelled], None] = lambda labelled: None,
         on_changed: Callable[[NodeConfig, int], None] = lambda config, settings: None,
+        awake: AwakeClock | None = None,
     ) -> None:
         self.config = config
         self._build = build
@@ -86,6 +88,7 @@ class Labeller:
         self._max_frames = max_frames
         self._on_labelled = on_labelled
         self._on_changed = on_changed
+        self._awake = awake or AwakeClock()
         self._thread = threading.Thread(target=self._run, name="perceive", daemon=True)
         self._scenes: Mapping[str, Scene] = {}
         self._deadlines_ns = {
@@ -117,10 +120,10 @@ class Labeller:
 
     @property
     def busy_s(self) -> float:
-        """How long the frames of now have been in work, in seconds, from their inference on; 0
-        where none are."""
+        """How long the frames of now have been in work, in seconds in which this process ran, from
+        their inference on; 0 where none are."""
         began_ns = self._began_ns
-        return 0.0 if began_ns is None else (time.monotonic_ns() - began_ns) / 1e9
+        return 0.0 if began_ns is None else (self._awake.now_ns() - began_ns) / 1e9
 
     @property
     def recovering(self) -> bool:
@@ -137,10 +140,13 @@ class Labeller:
         return not self._thread.is_alive()
 
     def call(self, work: Callable[[], _Result]) -> "Future[_Result]":
-        """Runs `work` on the labeller's thread, between two frames. Any thread may ask."""
+        """Runs `work` on the labeller's thread, between two frames. Any thread may ask; who waits
+        no longer cancels, and it is not run."""
         answer: Future[_Result] = Future()
 
         def do() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
             try:
                 answer.set_result(work())
             except Exception as error:
@@ -279,7 +285,7 @@ class Labeller:
         while not self._stop.is_set() and not self._enough():
             assert self.perceiver is not None
             batch = self._mailbox.take_all(0.2, self._at_most(self.perceiver))
-            self._began_ns = time.monotonic_ns()
+            self._began_ns = self._awake.now_ns()
             self._do_calls()
             batch = [taken for taken in batch if self._looks_at(taken)]
             if batch:
@@ -330,7 +336,7 @@ class Labeller:
         """What is in each frame; None where the model gave no answer that can be believed."""
         assert self.perceiver is not None
         images = [self._cut(taken.frame) for taken in batch]
-        self._began_ns = time.monotonic_ns()
+        self._began_ns = self._awake.now_ns()
         try:
             seen = self.perceiver.perceive_all(images, [taken.frame.ready for taken in batch])
         except Exception as error:  # whatever a model raises costs this frame, not the node
@@ -432,8 +438,13 @@ class Labeller:
         deadline_ns = self._deadlines_ns.get(camera)
         late = deadline_ns is not None and latency_ns > deadline_ns
         self._on_labelled(Labelled(camera, latency_ns, late))
-        if deadline_ns is not None:
+        if deadline_ns is not None and not self._waited_frozen(stamp):
             self._models.note_latency(late, time.monotonic())
+
+    def _waited_frozen(self, stamp: Stamp | None) -> bool:
+        """Whether the process stood still since: then no model is to blame for a late message."""
+        mono_ns = None if stamp is None else stamp.mono_ns
+        return mono_ns is not None and mono_ns < self._awake.resumed_ns
 
     def _enough(self) -> bool:
         return self._max_frames is not None and self.frames >= self._max_frames

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.awake import AwakeClock
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
 from node.capture.open import is_live, open_source
@@ -72,6 +73,7 @@ def run_live(
     """
     raise_descriptor_limit()
     names = [camera.name for camera in config.camera]
+    awake = AwakeClock()
     mailbox = LatestMailbox(names)
     limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
     deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
@@ -96,6 +98,7 @@ def run_live(
         max_frames=max_frames,
         on_labelled=meters.add,
         on_changed=recorder.configuration,
+        awake=awake,
     )
     grabbers = [
         Grabber(
@@ -105,12 +108,13 @@ def run_live(
             stop,
             retry_first=camera.at_start == "wait",
             limit=limits[camera.name],
+            awake=awake,
         )
         for camera in config.camera
     ]
     watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters, recorder)
     supervisor = Supervisor()
-    controller = Controller(labeller, watch, limits, build, recorder)
+    controller = Controller(labeller, watch, limits, build, recorder, awake)
 
     def each_tick(running: bool) -> None:
         watch.tick(running)
@@ -137,7 +141,9 @@ def run_live(
         ending.add("publisher", publisher.close)
         ending.add("health", watch.stopping)
         ending.add("requests", controller.close)
+        ending.add("pulse", awake.close)
         try:
+            awake.start()
             recorder.start()
             control = _control_server(config, controller)
             if control is not None:

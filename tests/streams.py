@@ -24,16 +24,19 @@ def part(jpeg: bytes) -> bytes:
 
 
 class MjpegServer:
-    """Streams one picture, moving sideways, as motion JPEG over HTTP until closed; then its port
-    refuses. damage: what happens to the bytes of each picture, by its place."""
+    """Streams one picture, moving sideways through so many pictures, as motion JPEG over HTTP until
+    closed; then its port refuses. damage: what happens to the bytes of each, by its place."""
 
     def __init__(
         self,
         picture: NDArray[np.uint8],
         port: int = 0,
         damage: Callable[[bytes, int], bytes] = lambda jpeg, place: jpeg,
+        pictures: int = 16,
     ) -> None:
-        parts = [part(damage(_jpeg(np.roll(picture, shift, axis=1)), shift)) for shift in range(4)]
+        parts = [
+            part(damage(_jpeg(np.roll(picture, shift, axis=1)), shift)) for shift in range(pictures)
+        ]
         self._closing = threading.Event()
         closing = self._closing
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from node.capture import grabber as grabber_module
-from node.capture.freshness import Freshness, stall_after_s
+from node.capture.freshness import Freshness
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
 from node.capture.pacing import RateLimit
@@ -130,16 +130,17 @@ def test_a_camera_that_hangs_holds_nobody(stop: threading.Event) -> None:
 
 
 class Camera:
-    """Delivers what `pictures` makes, a hundred a second."""
+    """Delivers what `pictures` makes, a hundred a second or as often as it is told."""
 
     live = True
     facts = SourceFacts(fps=100.0)
 
-    def __init__(self, pictures: Callable[[], Image]) -> None:
+    def __init__(self, pictures: Callable[[], Image], period_s: float = 0.01) -> None:
         self._pictures = pictures
+        self._period_s = period_s
 
     def read(self) -> Picture:
-        time.sleep(0.01)  # the camera's own period
+        time.sleep(self._period_s)  # the camera's own
         return Picture(self._pictures(), Stamp.now(), None, 0)
 
     def summary(self) -> None:
@@ -197,11 +198,86 @@ def test_a_drivers_stamp_that_stands_still_is_no_new_frame() -> None:
     assert seen == [None, None, "stamp", None]
 
 
-def test_a_slow_source_is_given_two_of_its_periods() -> None:
-    config = CameraConfig(stall_timeout_s=0.5)
-    assert stall_after_s(config, SourceFacts(fps=30.0), None) == 0.5
-    assert stall_after_s(config, SourceFacts(fps=1.0), None) == 2.0
-    assert stall_after_s(config, SourceFacts(), 0.5) == 4.0
+SCENE = RANDOM.integers(60, 200, (240, 320, 3), np.uint8)
+
+
+def grainy(scene: Image = SCENE) -> Image:
+    """A scene at rest, with a sensor's noise."""
+    return scene + RANDOM.integers(0, 3, scene.shape, np.uint8)
+
+
+def clocked(picture: Image, number: int) -> Image:
+    """With a clock burnt in, in a corner."""
+    shown = picture.copy()
+    shown[:12, :80] = number % 250
+    return shown
+
+
+def repeats(freshness: Freshness, image: Image, jpeg: bytes | None = b"jpeg") -> str | None:
+    return freshness.repeats(Picture(image, Stamp.now(), None, 0, jpeg=jpeg))
+
+
+@pytest.mark.parametrize("buffers", [2, 3, 4, 8])
+def test_the_pictures_of_a_few_buffers_in_turn_are_not_new(buffers: int) -> None:
+    freshness = Freshness()
+    turn = [grainy() for _ in range(buffers)]
+    assert [repeats(freshness, image.copy()) for image in turn] == [None] * buffers
+    for place in range(3 * buffers):
+        assert repeats(freshness, turn[place % buffers].copy()) == "few pictures"
+    assert repeats(freshness, grainy()) is None
+
+
+def test_a_clock_over_a_picture_that_stands_still_is_found_where_noise_was_seen() -> None:
+    freshness = Freshness()
+    for number in range(400):
+        assert repeats(freshness, clocked(grainy(), number)) is None
+    frozen = grainy()
+    found = [repeats(freshness, clocked(frozen, number)) for number in range(20)]
+    assert found[1:] == ["most of its picture"] * 19
+    assert repeats(freshness, clocked(grainy(), 0)) is None
+    assert repeats(freshness, clocked(grainy(np.roll(SCENE, 3)), 1)) is None
+
+
+def test_a_camera_that_was_never_seen_to_have_noise_may_stand_still_but_for_a_part() -> None:
+    """A cartoon, a screen, a scene at rest in H.264."""
+    freshness = Freshness()
+    for number in range(800):
+        assert repeats(freshness, clocked(SCENE, number * 7 % 251 + number)) is None
+    learnt_by_motion_alone = Freshness()
+    for number in range(800):
+        assert repeats(learnt_by_motion_alone, np.roll(SCENE, number * 3, axis=1)) is None
+    for number in range(20):
+        assert repeats(learnt_by_motion_alone, clocked(SCENE, 2 * number + 1)) is None
+    coded = Freshness()
+    for number in range(400):
+        assert repeats(coded, clocked(grainy(), number), jpeg=None) is None
+    frozen = grainy()
+    for number in range(20):
+        assert repeats(coded, clocked(frozen, number), jpeg=None) is None
+
+
+def test_darkness_without_noise_is_not_held_against_a_camera() -> None:
+    freshness = Freshness()
+    for number in range(400):
+        assert repeats(freshness, clocked(grainy(), number)) is None
+    black = np.zeros_like(SCENE)
+    assert [repeats(freshness, clocked(black, number)) for number in range(9)] == [None] * 9
+
+
+def test_buffers_in_turn_are_silence(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = itertools.cycle([noise(), noise()])
+    grabber = Grabber(
+        CAMERA, lambda: Camera(lambda: next(turn).copy()), LatestMailbox(["a"]), stop,
+        retry_first=False,
+    )  # fmt: skip
+    grabber.start()
+    wait_until(lambda: silent_s(grabber) > 0.15)
+    frames = grabber.state.frames
+    wait_until(lambda: silent_s(grabber) > 0.3)
+    assert grabber.state.frames == frames
+    assert grabber.state.last_error == "camera 'a' repeats the same few pictures"
 
 
 def test_the_rate_in_force_decides_when_a_camera_is_stalled(stop: threading.Event) -> None:

@@ -1,22 +1,27 @@
 """What control code is told of frames that were looked at together, and of changes."""
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from node import controller as controller_module
+from node.awake import AwakeClock
 from node.capture.mailbox import LatestMailbox, Taken
+from node.capture.pacing import RateLimit
 from node.client import Status
 from node.config import CameraConfig, NodeConfig
 from node.config_file import load_config
 from node.controller import SNAPSHOT_S, Controller
-from node.errors import ControlError
+from node.errors import ControlError, PerceptionNodeError
 from node.frame import Frame, Stamp
 from node.labeller import Labeller
 from node.monitor.status import StatusAnnouncer
@@ -111,19 +116,29 @@ DARK, LIGHT = (np.full((48, 64, 3), value, np.uint8) for value in (0, 255))
 class Rig:
     """A labeller of the cameras a and b, and what it said."""
 
-    def __init__(self, *settings: str, on_changed: Callable[["Rig"], None] | None = None) -> None:
+    def __init__(
+        self,
+        *settings: str,
+        on_changed: Callable[["Rig"], None] | None = None,
+        awake: AwakeClock | None = None,
+        limits: Mapping[str, RateLimit] = MappingProxyType({}),
+    ) -> None:
         config = load_config(None, ["smooth.time_constant_s=0.2", *settings])
         cameras = (CameraConfig(name="a", deadline_s=1e-6), CameraConfig(name="b"))
         self.config = config.model_copy(update={"camera": cameras})
         self.said: list[LabelsMessage] = []
+        self.limits = limits
         self.mailbox, self.stop = Together(["a", "b"]), threading.Event()
         self.composer, self.sink = Composer("n"), LocalSink(self._note)
         self.labeller = Labeller(
             self.config, self.build, self.mailbox, self.composer, self.sink, self.stop,
             on_changed=lambda config, settings: on_changed(self) if on_changed else None,
+            awake=awake,
         )  # fmt: skip
         unused = cast("Any", None)  # by what is asked here
-        self.controller = Controller(self.labeller, unused, {}, self.build, unused)
+        self.controller = Controller(
+            self.labeller, unused, limits, self.build, unused, AwakeClock()
+        )
 
     def build(self, config: NodeConfig) -> Any:
         return build_perceiver(config.model)
@@ -236,3 +251,84 @@ def test_a_model_or_another_snapshot_waits_for_no_snapshots() -> None:
         assert seen.result().result["message"]["camera"] == "b"
         assert time.monotonic() - began < SNAPSHOT_S / 2
         assert not any(x.done() for x in asked)
+
+
+def test_time_in_which_the_process_stood_still_is_not_the_models() -> None:
+    now_ns = [10**15]
+    awake = AwakeClock(lambda: now_ns[0])
+    awake.beat()
+    rig = Rig(
+        "degrade.steps=[{every = 2}]", "degrade.down_after_s=0.1", "camera.0.deadline_s=1e-6",
+        awake=awake,
+    )  # fmt: skip
+
+    def freeze() -> float:
+        now_ns[0] += 3600 * 10**9
+        return rig.labeller.busy_s
+
+    with rig.running():
+        assert rig.labeller.call(freeze).result(WAIT_S) <= 0.1
+        assert rig.labeller.call(lambda: rig.labeller.busy_s).result(WAIT_S) <= 0.2
+        until = time.monotonic() + 0.4
+        for number in itertools.count():  # every one is late, and captured before a standstill ends
+            assert not any(x.degraded for x in rig.look(number, a=DARK))
+            if time.monotonic() > until:
+                break
+        awake.beat()
+        now_ns[0] += 10**8
+        awake.beat()
+        numbers = itertools.count(number + 1)
+        while not any(x.degraded for x in rig.look(next(numbers), a=DARK)):
+            assert time.monotonic() < until + WAIT_S
+
+
+def test_a_change_whose_answer_was_given_up_is_not_made_later() -> None:
+    """Waits for a frame in work that takes too long."""
+    rig = Rig()
+    working, release = threading.Event(), threading.Event()
+
+    def work() -> None:
+        working.set()
+        assert release.wait(WAIT_S)
+
+    with rig.running():
+        rig.labeller.call(work)
+        assert working.wait(WAIT_S)
+        settings = rig.labeller.settings
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(controller_module, "BETWEEN_FRAMES_S", 0.1)
+            with pytest.raises(ControlError, match="nothing was changed"):
+                rig.ask("set", settings={"model.top_k": 2}).result(WAIT_S)
+        release.set()
+        rig.labeller.call(lambda: None).result(WAIT_S)
+        assert rig.labeller.config.model.top_k == 5
+        assert rig.labeller.settings == settings
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"camera.a.max_fps": 1e-300},
+        {"camera.a.max_fps": float("nan")},
+        {"camera.c.max_fps": 5.0},
+        {"camera.a.deadline_s": 5.0},
+        {"detect.score": 1e-300},
+        {"detect.min_box_px": 2**62},
+        {"smooth.leave": 0.9},
+        {"smooth.time_constant_s": True},
+        {"nothing.at_all": 1},
+    ],
+)
+def test_one_bad_value_among_good_ones_changes_nothing(bad: dict[str, object]) -> None:
+    rig = Rig(limits={"a": RateLimit(None), "b": RateLimit(None)})
+    good = {"model.top_k": 2, "camera.b.max_fps": 5.0}
+    with rig.running():
+        before, settings = rig.labeller.config, rig.labeller.settings
+        for wanted in ({**good, **bad}, {**bad, **good}):
+            with pytest.raises(PerceptionNodeError):
+                rig.ask("set", settings=wanted).result(WAIT_S)
+        assert rig.labeller.config == before
+        assert rig.labeller.settings == settings
+        assert {name: limit.max_fps for name, limit in rig.limits.items()} == {"a": None, "b": None}
+        rig.ask("set", settings=good).result(WAIT_S)
+        assert rig.limits["b"].max_fps == 5.0

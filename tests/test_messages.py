@@ -2,17 +2,32 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import time
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import MessageError
-from node.wire import messages
+from node.frame import Frame, Stamp
+from node.wire import clock, messages
 from node.wire.codec import decode, encode, to_json, to_map
-from node.wire.messages import ImageSize, Label, LabelsMessage, ModelInfo, Status, Timing, topic
+from node.wire.compose import Composer
+from node.wire.messages import (
+    ImageSize,
+    Label,
+    LabelsMessage,
+    Message,
+    ModelInfo,
+    Status,
+    Timing,
+    topic,
+)
+from node.wire.outgoing import LocalSink
 
 
 def looked(**changes: object) -> LabelsMessage:
@@ -136,6 +151,62 @@ def test_age_is_exact_on_the_same_boot_whatever_the_wall_clock_does(
     assert message.age_s == pytest.approx(1.0, abs=0.3)
     elsewhere = dataclasses.replace(message, boot_id="another computer")
     assert elsewhere.age_s == pytest.approx(3601.0, abs=1.0)
+
+
+def suspended(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """As it is after a suspend: CLOCK_MONOTONIC stood still meanwhile."""
+    real = messages.boottime_ns
+    monkeypatch.setattr(messages, "boottime_ns", lambda: real() + round(seconds * 1e9))
+
+
+def test_age_counts_the_time_in_which_the_computer_was_suspended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame = Frame(np.zeros((4, 4, 3), np.uint8), "front", 0, Stamp.now(), None, 0)
+    model = ModelInfo("m", "classify", "torch", "fp32", "cpu", "d")
+    said: list[Message] = []
+    sink, composer = LocalSink(said.append), Composer("robot")
+    timing = Timing(0, 0, 0, 0, 0)
+    sink.send(composer.looked(frame, dropped=0, timing=timing, model=model, labels=()))
+    sink.send(composer.blind("front", Status.STALLED))
+    for message in said:
+        assert isinstance(message, LabelsMessage)
+        assert message.age_s == pytest.approx(0.0, abs=0.3)
+    suspended(monkeypatch, 3600.0)
+    for message in said:
+        assert isinstance(message, LabelsMessage)
+        assert message.age_s == pytest.approx(3600.0, abs=0.3)
+        assert message.deadline_ns is None
+    before = dataclasses.replace(said[0], stamp_boot_ns=None)
+    assert before.age_s == pytest.approx(0.0, abs=0.3)  # of a node that does not say it
+
+
+AGE = """
+import sys, time
+from node.wire.messages import LabelsMessage, Status, boot_id
+from node.wire.clock import boottime_ns
+unix_ns, mono_ns, boot_ns = map(int, sys.argv[1:4])
+message = LabelsMessage(
+    node="n", camera="c", session="s", seq=0, status=Status.OK, published_ns=unix_ns,
+    stamp_ns=unix_ns, clock="host", stamp_mono_ns=mono_ns, stamp_boot_ns=boot_ns,
+    boot_id=sys.argv[4],
+)
+print(message.age_s)
+"""
+
+
+def test_a_time_namespace_of_its_own_has_clocks_of_its_own() -> None:
+    """There CLOCK_MONOTONIC counts from elsewhere, with the same boot id of the kernel."""
+    stamps = map(str, (time.time_ns(), time.monotonic_ns(), clock.boottime_ns()))
+    command = ["unshare", "-T", "--fork", "--boottime", "5000", "--monotonic", "5000"]
+    program = [sys.executable, "-c", AGE, *stamps, str(messages.boot_id())]
+    try:
+        done = subprocess.run([*command, *program], capture_output=True, text=True, timeout=30)
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    if "unshare" in done.stderr:
+        pytest.skip(f"no time namespaces here: {done.stderr}")
+    assert 0 <= float(done.stdout) < 20
 
 
 def test_age_without_a_frame_counts_from_publishing() -> None:

@@ -216,3 +216,14 @@ def test_bearings_are_those_of_opencv(distortion: tuple[float, ...]) -> None:
         bearing = calibration.bearing(x / 2, y / 2, 640, 360)
         assert math.tan(bearing.azimuth_rad) == pytest.approx(u, abs=1e-5)
         assert -math.tan(bearing.elevation_rad) * math.hypot(u, 1) == pytest.approx(v, abs=1e-5)
+
+
+def test_a_region_too_small_to_see_anything_in_is_said_once_a_size(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    region = RegionOfInterest(((0.5, 0.5), (0.51, 0.5), (0.51, 0.51)), crop=True, camera="front")
+    for height in (48, 48, 2000):
+        region.cut(np.zeros((height, 4 * height // 3, 3), np.uint8))
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "camera 'front': roi is 1 x 1 pixels of a picture of 64 x 48" in told[0]

@@ -18,8 +18,8 @@ from node.limits import check_pixels
 from node.opencv import cv2
 from node.redact import redacted
 
-OPEN_TIMEOUT_MS = 5000
-READ_TIMEOUT_MS = 5000
+STREAM_TIMEOUT_S = 10.0
+"""How long a stream may take for one picture, the first as well, or two of its own periods."""
 _OLDEST_DRIVER_STAMP_NS = 10_000_000_000
 
 
@@ -154,9 +154,9 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         cv2.CAP_FFMPEG,
         [
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            OPEN_TIMEOUT_MS,
+            timeout_ms(config),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            READ_TIMEOUT_MS,
+            timeout_ms(config),
         ],
     )
     if not capture.isOpened():
@@ -172,6 +172,12 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         facts = _negotiate(capture, config)
         return CodedStream(capture, who, facts, codec, limit, arrivals)
     return LiveSource(capture, who, config, limit, arrivals)
+
+
+def timeout_ms(config: CameraConfig) -> int:
+    """How long FFmpeg waits for a picture of a stream, in ms."""
+    period_s = 1 / config.fps if config.fps else 0.0
+    return round(1000 * max(STREAM_TIMEOUT_S, config.stall_timeout_s, 2 * period_s))
 
 
 def check_gstreamer(config: CameraConfig) -> None:

@@ -1,41 +1,125 @@
 """Freshness: whether a camera's picture is a new one. `read` may go on succeeding after an unplug
-or a freeze, with the same picture or the same stamp for ever."""
+or a freeze, with the same picture or the same stamp for ever; with the few pictures that lie in a
+driver's buffers, in turn; or with a clock that is burnt into a picture that stands still."""
+
+from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
 
+from node.capture.cadence import Cadence
 from node.capture.source import Picture, SourceFacts
-from node.config import CameraConfig
+from node.frame import Image
 
 _EVERY_ROW = 8
-"""Rows apart that are compared: a sensor's noise shows in each, and an eighth costs 0.03 ms at
-720p."""
+"""Rows apart that are compared: a sensor's noise shows in each."""
+_MOST_KEPT, _LEAST_KEPT = 8, 2
+"""Pictures that are known again: as many as drivers have buffers."""
+_KEPT_BYTES = 4 << 20
+"""What they may take, of each camera: eight at 720p, five at 1080p."""
+_PROBES = 8
+_LEARN_EVERY = 15
+_LEARN_SAMPLES = 20
+"""Pairs of pictures, spread over 300 pictures at least, that teach what a camera's noise is."""
+_AT_REST = 2.0
+"""Mean difference of two pictures of a scene at rest, in grey levels: more is motion."""
+_MOST_OF_IT = 0.9
+_TEXTURE = 8
+"""Grey levels between the darkest and brightest of a row: what is clipped has no noise."""
 
 
-def stall_after_s(config: CameraConfig, facts: SourceFacts, max_fps: float | None) -> float:
-    """Seconds without a new picture that make a camera `stalled`: as configured, and two periods of
-    a source that is slower than that, or of the rate at which its pictures are wanted."""
-    rates = [fps for fps in (facts.fps, max_fps) if fps]
-    return max(config.stall_timeout_s, 2 / min(rates) if rates else 0.0)
+_MOST_CLAIMED_S = 60.0
+"""A source that says it is slower than this is not believed."""
+
+
+def period_s(cadence: Cadence, facts: SourceFacts, max_fps: float | None) -> float:
+    """Seconds between two pictures: as learnt, and before that by what the source says and the rate
+    at which its pictures are wanted; 0 where nothing is known."""
+    learnt_s = cadence.period_s(max_fps)
+    if learnt_s is not None:
+        return learnt_s
+    claimed_s = min(1 / facts.fps, _MOST_CLAIMED_S) if facts.fps else 0.0
+    return max(claimed_s, 1 / max_fps if max_fps else 0.0)
 
 
 class Freshness:
-    """Compares each picture with the one before. Owned by one thread."""
+    """Compares each picture with the ones before. Owned by one thread."""
 
     def __init__(self) -> None:
         self._stamp_ns: int | None = None
-        self._rows: NDArray[np.uint8] | None = None
+        self._kept: deque[bytes] = deque()
+        self._noise = _Noise()
 
     def repeats(self, picture: Picture) -> str | None:
-        """What of the picture is the same as in the one before: `stamp`, `picture` or nothing."""
+        """What of the picture is the same as in one before: `stamp`, `picture`, `few pictures` in
+        turn, `most of its picture`, or nothing."""
         stamp = picture.stamp
         stamp_ns = stamp.mono_ns if stamp is not None and stamp.clock == "driver" else None
         same_stamp = stamp_ns is not None and stamp_ns == self._stamp_ns
         self._stamp_ns = stamp_ns
+        same = self._same(picture)
+        return "stamp" if same_stamp else same
+
+    def _same(self, picture: Picture) -> str | None:
         rows = picture.image[::_EVERY_ROW]
-        same_rows = self._rows is not None and np.array_equal(rows, self._rows)
-        if not same_rows:
-            self._rows = rows.copy()
-        if same_stamp:
-            return "stamp"
-        return "picture" if same_rows else None
+        now = rows.tobytes()
+        before = self._kept[-1] if self._kept else b""
+        if now == before:
+            return "picture"
+        if now in self._kept:
+            self._kept.remove(now)
+            self._kept.append(now)
+            return "few pictures"
+        self._kept.append(now)
+        most = max(_LEAST_KEPT, min(_MOST_KEPT, _KEPT_BYTES // max(len(now), 1)))
+        while len(self._kept) > most:
+            self._kept.popleft()
+        if len(now) != len(before):
+            self._noise = _Noise()
+        elif _shows_noise(picture) and self._noise.is_missing(rows, now, before):
+            return "most of its picture"
+        return None
+
+
+def _shows_noise(picture: Picture) -> bool:
+    """Whether each picture is coded by itself. H.264 and H.265 leave out what hardly changed, so
+    there a scene at rest is the same to the last bit."""
+    driver = picture.stamp is not None and picture.stamp.clock == "driver"
+    return picture.jpeg is not None or driver
+
+
+class _Noise:
+    """Of a camera whose every row was seen to change in a scene at rest, rows that do not are no
+    picture of now. Nothing is held against a camera that was never seen so: a cartoon has none."""
+
+    def __init__(self) -> None:
+        self._pictures = 0
+        self._samples = 0
+
+    def is_missing(self, rows: Image, now: bytes, before: bytes) -> bool:
+        """Whether nearly all rows are those of the picture before. rows: of now, as an array."""
+        height, row = len(rows), len(now) // len(rows)
+        starts = [(height - 1) * probe // (_PROBES - 1) * row for probe in range(_PROBES)]
+        same = sum(now[start : start + row] == before[start : start + row] for start in starts)
+        if self._samples >= _LEARN_SAMPLES:
+            return same >= _PROBES - 1 and _stands_still(rows, before)
+        self._pictures += 1
+        if self._pictures % _LEARN_EVERY == 0 and _is_at_rest(rows, before):
+            self._samples = 0 if same else self._samples + 1
+        return False
+
+
+def _as_rows(data: bytes, like: Image) -> Image:
+    rows: NDArray[np.uint8] = np.frombuffer(data, np.uint8)
+    return rows.reshape(like.shape)
+
+
+def _is_at_rest(rows: Image, before: bytes) -> bool:
+    some, were = rows[::4].astype(np.int16), _as_rows(before, rows)[::4]
+    return bool(np.abs(some - were).mean() < _AT_REST)
+
+
+def _stands_still(rows: Image, before: bytes) -> bool:
+    same = (rows == _as_rows(before, rows)).all(axis=(1, 2))
+    textured = np.ptp(rows, axis=(1, 2)) >= _TEXTURE
+    return bool((same & textured).mean() >= _MOST_OF_IT)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from node.capture.freshness import Freshness, stall_after_s
+from node.awake import AwakeClock
+from node.capture.cadence import Cadence
+from node.capture.freshness import Freshness, period_s
 from node.capture.mailbox import Inlet
 from node.capture.pacing import RateLimit
 from node.capture.source import Picture, Source, SourceFacts
@@ -23,10 +25,13 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
 REOPEN_AFTER_S = 5.0
-"""Without a good new picture for so long, a source that still delivers is opened anew."""
+"""Without a good new picture for so long, and longer than its stall takes, a source that still
+delivers is opened anew."""
 HUNG_AFTER_S = 12.0
-"""A source that is still in one call after so long is given up: OpenCV's own limits are 5 s for
-streams and 10 s for V4L2."""
+"""A source that is still in one call after so long, and its own period, is given up: OpenCV's own
+limits are 10 s for streams and for V4L2."""
+_STALL_PERIODS = 2
+"""Periods of a slow source without a new picture that make it `stalled`."""
 MOST_HUNG = 4
 """Threads of one camera that may hang in a driver at once; then it waits for one of them."""
 _UNKNOWN = SourceFacts()
@@ -56,8 +61,8 @@ class CaptureState:
 
 
 class _Turn:
-    """One thread's time as the camera's. entered_ns: when it went into a call of the source, on
-    CLOCK_MONOTONIC; None outside."""
+    """One thread's time as the camera's. entered_ns: when it went into a call of the source, in
+    awake time; None outside."""
 
     def __init__(self) -> None:
         self.entered_ns: int | None = None
@@ -70,7 +75,9 @@ class Grabber:
 
     open_source is called on that thread. With `at_start = "wait"` a source that cannot be opened at
     the start is waited for like one that was lost; otherwise it is the grabber's `failure`. limit:
-    which frames that source delivers, None: as configured.
+    which frames that source delivers, None: as configured. awake: time in which this process ran;
+    after a standstill a live source is opened anew, since nothing tells how old is what waited in
+    its buffers.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class Grabber:
         retry_first: bool,
         hung_after_s: float = HUNG_AFTER_S,
         limit: RateLimit | None = None,
+        awake: AwakeClock | None = None,
     ) -> None:
         self.camera = config.name
         self._config = config
@@ -92,6 +100,7 @@ class Grabber:
         self._retry_first = retry_first
         self._hung_after_s = hung_after_s
         self._limit = limit or RateLimit(config.max_fps)
+        self._awake = awake or AwakeClock()
         self._state = CaptureState()
         self._lock = threading.Lock()
         self._turn = _Turn()
@@ -102,6 +111,7 @@ class Grabber:
         self._epoch = -1
         # Of all turns: a camera that was opened anew may still be frozen.
         self._freshness = Freshness()
+        self._cadence = Cadence()
 
     @property
     def state(self) -> CaptureState:
@@ -124,8 +134,13 @@ class Grabber:
 
     @property
     def stall_after_s(self) -> float:
-        """Seconds without a new picture that make the camera `stalled`, at the rate in force."""
-        return stall_after_s(self._config, self._state.facts, self._limit.max_fps)
+        """Seconds without a new picture that make the camera `stalled`: as configured, and two
+        periods of a source that is slower than that."""
+        return max(self._config.stall_timeout_s, _STALL_PERIODS * self._period_s)
+
+    @property
+    def _period_s(self) -> float:
+        return period_s(self._cadence, self._state.facts, self._limit.max_fps)
 
     def start(self) -> None:
         """Starts capturing."""
@@ -137,15 +152,13 @@ class Grabber:
         entered_ns = turn.entered_ns
         if entered_ns is None or not (self._live or self._retry_first):
             return
-        period_s = 1 / self._limit.max_fps if self._limit.max_fps else 0.0
-        if (time.monotonic_ns() - entered_ns) / 1e9 < self._hung_after_s + period_s:
+        hung_after_s = self._hung_after_s + self._period_s
+        if (self._awake.now_ns() - entered_ns) / 1e9 < hung_after_s:
             return
         self._given_up = [x for x in self._given_up if x.thread and x.thread.is_alive()]
         if len(self._given_up) >= MOST_HUNG:
             return
-        self._complain(
-            turn, f"camera '{self.camera}' hangs in its driver for {self._hung_after_s:g} s"
-        )
+        self._complain(turn, f"camera '{self.camera}' hangs in its driver for {hung_after_s:.3g} s")
         self._given_up.append(turn)
         self._begin(_Turn())
 
@@ -182,6 +195,7 @@ class Grabber:
         backoff_s = FIRST_BACKOFF_S
         while self._goes_on(turn):
             frames_before = self._state.frames
+            began_ns = time.monotonic_ns()
             try:
                 with self._calling(turn):
                     source = self._open_source()
@@ -192,7 +206,7 @@ class Grabber:
             else:
                 try:
                     self._opened(turn, source)
-                    self._read_all(turn, source)
+                    self._read_all(turn, source, began_ns)
                     return
                 except Exception as error:  # also what nobody foresaw costs one opening
                     if not source.live:
@@ -225,15 +239,17 @@ class Grabber:
         self._opened_before = True
         self._live = source.live
 
-    def _read_all(self, turn: _Turn, source: Source) -> None:
+    def _read_all(self, turn: _Turn, source: Source, began_ns: int) -> None:
         freshness = self._freshness if source.live and self._config.detect_frozen else None
         sizes = _Sizes(self._state.facts)
         began_epoch = self._epoch + 1
+        self._cadence.interrupt()
         while self._goes_on(turn):
             try:
                 with self._calling(turn):
                     picture = source.read()
             except PictureError as error:
+                self._came(turn, source, began_ns)
                 self._note(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
                 self._reopen_if_useless("delivers nothing that can be decoded")
                 continue
@@ -242,6 +258,7 @@ class Grabber:
                 return
             if not self._goes_on(turn):  # what it compares with is another turn's by now
                 return
+            self._came(turn, source, began_ns)
             if freshness is not None and (same := freshness.repeats(picture)) is not None:
                 self._note(turn, repeated=self._state.repeated + 1)
                 if (self.silent_s or 0.0) > self.stall_after_s:
@@ -257,11 +274,24 @@ class Grabber:
             if self._goes_on(turn):  # it may have been given up just now
                 self._mailbox.put(frame)
 
+    def _came(self, turn: _Turn, source: Source, began_ns: int) -> None:
+        """A picture came of a source that was opened at `began_ns`, good or not. Raises SourceError
+        where the process stood still since."""
+        if not self._goes_on(turn):
+            return
+        self._cadence.note(time.monotonic_ns(), self._limit.max_fps)
+        if source.live and self._awake.resumed_ns > began_ns:
+            raise SourceError(
+                f"camera '{self.camera}': this process or computer stood still; what waited in "
+                "buffers meanwhile is thrown away"
+            )
+
     def _reopen_if_useless(self, why: str) -> None:
         """At most so often, also where opening it anew did not help."""
         open_s = (time.monotonic_ns() - self._opened_ns) / 1e9
-        if min(self.silent_s or 0.0, open_s) > REOPEN_AFTER_S:
-            raise SourceError(f"camera '{self.camera}' {why} for {REOPEN_AFTER_S:g} s")
+        patience_s = max(REOPEN_AFTER_S, self.stall_after_s)
+        if min(self.silent_s or 0.0, open_s) > patience_s:
+            raise SourceError(f"camera '{self.camera}' {why} for {patience_s:g} s")
 
     def _complain(self, turn: _Turn, problem: str) -> None:
         if problem != self._state.last_error or self._state.open:
@@ -277,7 +307,7 @@ class Grabber:
     def _calling(self, turn: _Turn) -> Iterator[None]:
         """A call of the source: it may hang, and whatever a driver or decoder raises costs this
         camera, and nothing else."""
-        turn.entered_ns = time.monotonic_ns()
+        turn.entered_ns = self._awake.now_ns()
         try:
             yield
         except SourceError:

@@ -26,7 +26,7 @@ class MediaClock:
             self._start = (now_ns, media_ns)
         start_ns, first_media_ns = self._start
         due_ns = start_ns + (media_ns - first_media_ns) / self._speed
-        self._stop.wait(max(0.0, (due_ns - now_ns) / 1e9))
+        self._stop.wait(min(max(0.0, (due_ns - now_ns) / 1e9), threading.TIMEOUT_MAX))
 
 
 class RateLimit:
@@ -42,13 +42,13 @@ class RateLimit:
 
     def change(self, max_fps: float | None) -> None:
         """Another rate from the next frame on."""
-        self.changed_ns = time.monotonic_ns()
         self._set(max_fps)
+        self.changed_ns = time.monotonic_ns()
         self._due_ns = None
 
     def _set(self, max_fps: float | None) -> None:
-        self.max_fps = max_fps
         self._period_ns = round(1e9 / max_fps) if max_fps else 0
+        self.max_fps = max_fps
 
     def wants(self, stamp_ns: int) -> bool:
         """Whether to use a frame of this moment, in ns on a clock that only grows."""

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from node.cli.options import SECONDS
 from node.client_control import DEFAULT_CONTROL_ENDPOINT, Answer, Control, NoAnswerError
 from node.config_file import toml_value
 from node.errors import ConfigError, ControlError
@@ -24,7 +25,9 @@ _Result = TypeVar("_Result")
     "--keys", type=click.Path(path_type=Path), metavar="FOLDER",
     help="This client's folder of keys, where the node asks for them.",
 )  # fmt: skip
-@click.option("--timeout", default=5.0, show_default=True, metavar="S", help="Wait so long.")
+@click.option(
+    "--timeout", type=SECONDS, default=5.0, show_default=True, metavar="S", help="Wait so long."
+)
 @click.pass_context
 def command(context: click.Context, endpoint: str, keys: Path | None, timeout: float) -> None:
     """Ask a running node to pause, resume, change settings or its model, or for a snapshot.
@@ -88,7 +91,9 @@ def set_command(connect: Callable[[], Control], settings: tuple[str, ...]) -> No
 @command.command("model")
 @click.argument("name")
 @click.option("--weights", metavar="FILE", help="Weights file of your own, on the node's computer.")
-@click.option("--timeout", default=120.0, show_default=True, metavar="S", help="Wait so long.")
+@click.option(
+    "--timeout", type=SECONDS, default=120.0, show_default=True, metavar="S", help="Wait so long."
+)
 @click.pass_obj
 def model_command(
     connect: Callable[[], Control], name: str, weights: str | None, timeout: float

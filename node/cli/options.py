@@ -1,6 +1,7 @@
 """What several commands share: options, the configuration they make, logging."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,24 @@ from node.redact import hidden
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
+
+
+class Number(click.FloatRange):
+    """A number in a range; nan and inf are none. click.FloatRange lets both pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As click does, and finite."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+MOST_S = 1e8
+"""Seconds that an option may ask for: three years, which every clock and timer here can hold."""
+SECONDS = Number(0, MOST_S, min_open=True)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

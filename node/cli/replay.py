@@ -12,8 +12,10 @@ from node.cli.options import (
     CONFIG,
     ENDPOINT,
     MODEL,
+    MOST_S,
     RUNTIME,
     SETTINGS,
+    Number,
     configured,
     load_perceiver,
     together,
@@ -43,8 +45,8 @@ class _Speed(click.ParamType[float | None]):
             speed = float(str(value))
         except ValueError:
             speed = 0.0
-        if not 0 < speed <= 1000:
-            self.fail(f"{value!r} is neither 'max' nor a number above 0 and up to 1000", param, ctx)
+        if not 0.001 <= speed <= 1000:
+            self.fail(f"{value!r} is neither 'max' nor a number from 0.001 to 1000", param, ctx)
         return speed
 
 
@@ -70,9 +72,9 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
     "--speed", type=_Speed(), default="1.0", show_default=True, metavar="X",
     help="A multiple of the recording's own rate, or max.",
 )  # fmt: skip
-@click.option("--from", "start", type=click.FloatRange(min=0), default=0.0, metavar="S",
+@click.option("--from", "start", type=Number(0, MOST_S), default=0.0, metavar="S",
               help="Begin so many seconds into it.")  # fmt: skip
-@click.option("--to", "end", type=click.FloatRange(min=0), metavar="S", help="End there.")
+@click.option("--to", "end", type=Number(0, MOST_S), metavar="S", help="End there.")
 @click.option("--loop", is_flag=True, help="Begin again at the end, until stopped.")
 @click.option(
     "--as-recorded", is_flag=True,
@@ -88,7 +90,7 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
     help="Compare with an earlier --jsonl file; exit 1 on a difference.",
 )  # fmt: skip
 @click.option(
-    "--tolerance", type=click.FloatRange(0, 1), default=0.0, metavar="T",
+    "--tolerance", type=Number(0, 1), default=0.0, metavar="T",
     help="With --expect: how far scores may differ, and overlaps of boxes fall short of 1.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="With --expect: what changed, as JSON.")

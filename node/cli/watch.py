@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Column, Table
 
-from node.cli.options import set_up_logging
+from node.cli.options import SECONDS, set_up_logging
 from node.client import Gap, NoMessageError, Subscriber
 from node.client_inbox import ALIVE_S
 from node.errors import PerceptionNodeError
@@ -42,7 +42,7 @@ _RATE_OVER = 30
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N messages.")
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), metavar="S",
+    "--timeout", "timeout_s", type=SECONDS, metavar="S",
     help="Exit 1 when nothing came for S seconds.",
 )  # fmt: skip
 def command(

@@ -29,7 +29,8 @@ _MOST_CARD_BYTES, _MOST_LABELS_BYTES = 8 * MIB, 8 * MIB
 _MOST_LABELS, _LONGEST_LABEL = 100_000, 200
 _UNSEEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, which a terminal obeys, and what turns the direction of text."""
-_Three = tuple[float, float, float]
+_Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class _Section(BaseModel):
@@ -50,11 +51,9 @@ class InputCard(_Section):
     antialias: bool | None = None
     pad_value: int = Field(0, ge=0, le=255)
     pad_anchor: Literal["center", "top-left"] = "center"
-    scale: float = Field(1 / 255, gt=0)
-    mean: _Three = (0.0, 0.0, 0.0)
-    std: tuple[
-        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
-    ] = (1.0, 1.0, 1.0)
+    scale: _Factor = 1 / 255
+    mean: tuple[_Mean, _Mean, _Mean] = (0.0, 0.0, 0.0)
+    std: tuple[_Factor, _Factor, _Factor] = (1.0, 1.0, 1.0)
 
 
 class ModelCard(_Section):
@@ -99,6 +98,8 @@ def read_card(model_file: Path) -> ModelCard:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise ModelError(f"{file}: {_first_problem(error)}") from error
+    except RecursionError:
+        raise ModelError(f"{file} is not valid TOML: its lists are nested too deeply") from None
     except ValueError as error:  # not TOML, not UTF-8
         raise ModelError(f"{file} is not valid TOML: {error}") from error
     if card.decoder not in _DECODERS[card.task]:

@@ -1,5 +1,6 @@
 """Regions: polygons of a camera's picture. What is looked at, and where things come and go."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,11 @@ from node.config import Polygon
 from node.frame import Image
 from node.perception.task import Seen
 from node.wire.messages import Box
+
+log = logging.getLogger(__name__)
+
+_FEW_PX = 8
+"""Shortest side of a region in which anything could be recognised."""
 
 
 def contains(polygon: Polygon, x: float, y: float) -> bool:
@@ -27,13 +33,14 @@ class RegionOfInterest:
 
     polygon: in fractions of the picture. crop: the network sees the polygon's bounding box only,
     with more of its own pixels for it; otherwise the whole picture. What lies outside of the
-    polygon is black either way. Owned by one thread: the picture of a call is overwritten by the
-    next of the same size.
+    polygon is black either way. camera: whose it is, for the log. Owned by one thread: the picture
+    of a call is overwritten by the next of the same size.
     """
 
-    def __init__(self, polygon: Polygon, *, crop: bool) -> None:
+    def __init__(self, polygon: Polygon, *, crop: bool, camera: str = "") -> None:
         self._polygon = polygon
         self._crop = crop
+        self._camera = camera
         self._size = (0, 0)
         self._mask: NDArray[np.uint8] = np.empty((0, 0, 1), np.uint8)
         self._masked: Image = np.empty((0, 0, 3), np.uint8)
@@ -66,6 +73,12 @@ class RegionOfInterest:
         left, top, right, bottom = 0, 0, width, height
         if self._crop:
             left, top, right, bottom = drawn.getbbox() or (0, 0, width, height)
+        if min(right - left, bottom - top) < _FEW_PX:
+            log.warning(
+                "camera '%s': roi is %d x %d pixels of a picture of %d x %d, too few to see "
+                "anything in; make it larger",
+                self._camera, right - left, bottom - top, width, height,
+            )  # fmt: skip
         self._left, self._top = left, top
         self._mask = np.asarray(drawn)[top:bottom, left:right, np.newaxis].copy()
         self._masked = np.empty((*self._mask.shape[:2], 3), np.uint8)

@@ -29,7 +29,9 @@ class Scene:
 
     def __init__(self, camera: CameraConfig, config: NodeConfig, names: tuple[str, ...]) -> None:
         self._region = (
-            RegionOfInterest(camera.roi, crop=camera.roi_mode == "crop") if camera.roi else None
+            RegionOfInterest(camera.roi, crop=camera.roi_mode == "crop", camera=camera.name)
+            if camera.roi
+            else None
         )
         self._names = names
         self._smooth = config.smooth

@@ -19,7 +19,10 @@ class Bearing:
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """A pinhole camera with distortion, in OpenCV's convention (calib3d): focal lengths and centre
-    in pixels of a picture of width x height, distortion (k1, k2, p1, p2[, k3[, k4, k5, k6]])."""
+    in pixels of a picture of width x height, distortion (k1, k2, p1, p2[, k3[, k4, k5, k6]]).
+
+    Raises ValueError where a size or focal length is not above 0, or there are over eight
+    coefficients."""
 
     camera: str
     width: int
@@ -30,9 +33,18 @@ class Calibration:
     cy: float
     distortion: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Checks what is divided by: a calibration comes from another computer."""
+        if min(self.width, self.height, self.fx, self.fy) <= 0 or len(self.distortion) > 8:
+            raise ValueError(
+                f"is no calibration: {self.width} x {self.height} pixels, focal lengths "
+                f"{self.fx:g} and {self.fy:g}, {len(self.distortion)} coefficients of distortion"
+            )
+
     def bearing(self, x: float, y: float, width: int, height: int) -> Bearing:
         """The direction of a pixel of a picture of this size, which may be another than that of
-        the calibration as long as it shows the same view."""
+        the calibration as long as it shows the same view. Raises ValueError where the distortion
+        maps nothing there."""
         u = (x * self.width / width - self.cx) / self.fx
         v = (y * self.height / height - self.cy) / self.fy
         u, v = self._undistorted(u, v)
@@ -43,9 +55,15 @@ class Calibration:
         x, y = u, v
         for _ in range(_ITERATIONS):
             r2 = x * x + y * y
-            radial = (1 + r2 * (k4 + r2 * (k5 + r2 * k6))) / (1 + r2 * (k1 + r2 * (k2 + r2 * k3)))
+            scale = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+            if not scale:
+                break
+            radial = (1 + r2 * (k4 + r2 * (k5 + r2 * k6))) / scale
             x, y = (
                 (u - 2 * p1 * x * y - p2 * (r2 + 2 * x * x)) * radial,
                 (v - p1 * (r2 + 2 * y * y) - 2 * p2 * x * y) * radial,
             )
-        return x, y
+        else:
+            if math.isfinite(x) and math.isfinite(y):
+                return x, y
+        raise ValueError(f"camera {self.camera!r}: the distortion maps nothing to this pixel")

@@ -2,9 +2,11 @@
 in a test."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 
 _virtual_ns: ContextVar[Callable[[], int] | None] = ContextVar("virtual_ns", default=None)
 
@@ -19,6 +21,40 @@ def monotonic_s() -> float:
     """Seconds on a clock that only grows."""
     now = _virtual_ns.get()
     return time.monotonic() if now is None else now() / 1e9
+
+
+def elapsing_s() -> float:
+    """Seconds on a clock that only grows, also while this computer is suspended."""
+    now = _virtual_ns.get()
+    return (boottime_ns() if now is None else now()) / 1e9
+
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME, which goes on while the computer is suspended; CLOCK_MONOTONIC where a system
+    has none."""
+    return time.monotonic_ns() if _BOOTTIME is None else time.clock_gettime_ns(_BOOTTIME)
+
+
+_FIRST_TIME_NAMESPACE = "time:[4026531834]"
+"""The one that a computer starts with (PROC_TIME_INIT_INO of the kernel)."""
+
+
+@functools.cache
+def boot_id() -> str | None:
+    """Whose CLOCK_MONOTONIC and CLOCK_BOOTTIME a stamp is on: this host's boot id, in a time
+    namespace of its own (time_namespaces(7)) with its number; None off Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    try:
+        namespace = str(Path("/proc/self/ns/time").readlink())
+    except OSError:  # a kernel before 5.6 has one for all
+        return boot
+    return boot if namespace == _FIRST_TIME_NAMESPACE else f"{boot} {namespace}"
 
 
 @contextlib.contextmanager

@@ -152,7 +152,10 @@ def _class_reader(cls: type) -> _Reader:
                     raise _Unfit("is missing")
         except _Unfit as unfit:
             raise unfit.within(f".{name}") from None
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ValueError as error:  # what a class itself refuses
+            raise _Unfit(str(error)) from None
 
     return read
 

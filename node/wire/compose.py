@@ -95,9 +95,11 @@ class Composer:
                 stamp_ns=stamp.unix_ns if stamp else None,
                 clock=stamp.clock if stamp else None,
                 stamp_mono_ns=stamp.mono_ns if stamp else None,
+                stamp_boot_ns=stamp.boot_ns if stamp else None,
                 boot_id=boot_id() if live else None,
                 published_ns=envelope.published_ns,
                 published_mono_ns=envelope.published_mono_ns if live else None,
+                published_boot_ns=envelope.published_boot_ns if live else None,
                 media_ns=frame.media_ns,
                 timing_ns=timing,
                 deadline_ns=self._deadlines_ns.get(frame.camera),
@@ -164,6 +166,7 @@ class Composer:
                 boot_id=boot_id(),
                 published_ns=envelope.published_ns,
                 published_mono_ns=envelope.published_mono_ns,
+                published_boot_ns=envelope.published_boot_ns,
             )
 
         return Outgoing(topic("labels", camera), seal)

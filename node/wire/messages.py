@@ -3,18 +3,17 @@
 Imports msgpack and the standard library only, since control code on other computers loads it.
 """
 
-import functools
 import itertools
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Literal
 
 from node.wire.calibration import Calibration
-from node.wire.clock import virtual_ns
+from node.wire.clock import boot_id as boot_id
+from node.wire.clock import boottime_ns, virtual_ns
 
 SCHEMA = 1
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
@@ -183,9 +182,11 @@ class LabelsMessage:
     stamp_ns: int | None = None
     clock: str | None = None
     stamp_mono_ns: int | None = None
+    stamp_boot_ns: int | None = None
     boot_id: str | None = None
     published_ns: int
     published_mono_ns: int | None = None
+    published_boot_ns: int | None = None
     media_ns: int | None = None
     timing_ns: Timing | None = None
     deadline_ns: int | None = None
@@ -208,11 +209,11 @@ class LabelsMessage:
     def age_s(self) -> float:
         """Seconds since the frame was captured, or since a message without a frame was sent.
 
-        On the host of the node this is exact, whatever happens to the wall clock
-        (CLOCK_MONOTONIC, one boot id); elsewhere it is as good as the synchronisation of the two
-        clocks. A replay's stamp says nothing about now, so there the age is that of the work:
-        the time since publishing plus the durations before it. Inside `RecordedLabels` it is
-        that of the recording's time.
+        On the host of the node this is exact, whatever happens to the wall clock, and counts the
+        time in which the host was suspended (CLOCK_BOOTTIME, one boot id); elsewhere it is as good
+        as the synchronisation of the two clocks. A replay's stamp says nothing about now, so there
+        the age is that of the work: the time since publishing plus the durations before it. Inside
+        `RecordedLabels` it is that of the recording's time.
         """
         now_ns = virtual_ns()
         if now_ns is not None:
@@ -220,10 +221,11 @@ class LabelsMessage:
             return (now_ns - since_ns) / 1e9
         if self.clock == "media" or self.stamp_ns is None:
             before_ns = self.timing_ns.total if self.timing_ns else 0
-            return _elapsed_s(self.published_ns, self.published_mono_ns, self.boot_id) + (
-                before_ns / 1e9
+            since_s = _elapsed_s(
+                self.published_ns, self.published_mono_ns, self.published_boot_ns, self.boot_id
             )
-        return _elapsed_s(self.stamp_ns, self.stamp_mono_ns, self.boot_id)
+            return since_s + before_ns / 1e9
+        return _elapsed_s(self.stamp_ns, self.stamp_mono_ns, self.stamp_boot_ns, self.boot_id)
 
     @property
     def late(self) -> bool:
@@ -480,16 +482,10 @@ def retained(message: Message) -> Message:
     return replace(message, retained=True)
 
 
-@functools.cache
-def boot_id() -> str | None:
-    """This host's boot id, which says whose CLOCK_MONOTONIC a stamp is on; None off Linux."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-
-
-def _elapsed_s(unix_ns: int, mono_ns: int | None, boot: str | None) -> float:
-    if mono_ns is not None and boot is not None and boot == boot_id():
-        return (time.monotonic_ns() - mono_ns) / 1e9
+def _elapsed_s(unix_ns: int, mono_ns: int | None, boot_ns: int | None, boot: str | None) -> float:
+    if boot is not None and boot == boot_id():
+        if boot_ns is not None:
+            return (boottime_ns() - boot_ns) / 1e9
+        if mono_ns is not None:
+            return (time.monotonic_ns() - mono_ns) / 1e9
     return (time.time_ns() - unix_ns) / 1e9

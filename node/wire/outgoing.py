@@ -10,16 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.wire.clock import boottime_ns
 from node.wire.messages import Message
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a message gets when it is handed over: number, Unix time and CLOCK_MONOTONIC in ns."""
+    """What a message gets when it is handed over: number, Unix time, CLOCK_MONOTONIC and
+    CLOCK_BOOTTIME in ns."""
 
     seq: int
     published_ns: int
     published_mono_ns: int
+    published_boot_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class Sequencer:
         """The finished message."""
         seq = self._next[outgoing.topic]
         self._next[outgoing.topic] = seq + 1
-        message = outgoing.seal(Envelope(seq, time.time_ns(), time.monotonic_ns()))
+        envelope = Envelope(seq, time.time_ns(), time.monotonic_ns(), boottime_ns())
+        message = outgoing.seal(envelope)
         if outgoing.on_sealed is not None:
             outgoing.on_sealed(message)
         return message

@@ -1,0 +1,67 @@
+"""Polygons of a picture, in fractions of its width and height: which of them enclose something."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+Point = tuple[float, float]
+
+MIN_SIDE = 0.001
+"""Width and height that a polygon has at least: a pixel of a picture of a thousand."""
+MIN_AREA = MIN_SIDE**2
+
+
+def check_polygon(corners: Sequence[Point]) -> None:
+    """Raises ValueError for a polygon without area or one that crosses itself: nobody can say what
+    the parts of that are meant to be."""
+    ring = _without_repeats(corners)
+    xs, ys = [x for x, _ in ring], [y for _, y in ring]
+    crossing = _crossing(ring)
+    if min(max(xs) - min(xs), max(ys) - min(ys)) < MIN_SIDE or (
+        crossing is None and _area(ring) < MIN_AREA
+    ):
+        raise ValueError(
+            f"this polygon has no area; give corners around a part of the picture, at least "
+            f"{MIN_SIDE:g} of its width and height"
+        )
+    if crossing is not None:
+        (x, y), _ = crossing
+        raise ValueError(
+            f"this polygon crosses itself at the side that begins at ({x:g}, {y:g}); give its "
+            "corners in order, all the way around"
+        )
+
+
+def _without_repeats(corners: Sequence[Point]) -> list[Point]:
+    """A corner that is written twice, as where a ring is closed, is one."""
+    before = [corners[-1], *corners[:-1]]
+    kept = [corner for corner, last in zip(corners, before, strict=True) if corner != last]
+    return kept or [corners[0]]
+
+
+def _area(ring: Sequence[Point]) -> float:
+    """By the shoelace formula, in fractions of the picture."""
+    return abs(sum(_cross(a, b) for a, b in _sides(ring))) / 2
+
+
+def _sides(ring: Sequence[Point]) -> list[tuple[Point, Point]]:
+    return list(zip(ring, [*ring[1:], ring[0]], strict=True))
+
+
+def _cross(a: Point, b: Point) -> float:
+    return a[0] * b[1] - a[1] * b[0]
+
+
+def _crossing(ring: Sequence[Point]) -> tuple[Point, Point] | None:
+    """The first side that another one crosses, not merely touches."""
+    for one, other in combinations(_sides(ring), 2):
+        if _apart(one, other) and _apart(other, one):
+            return one
+    return None
+
+
+def _apart(side: tuple[Point, Point], other: tuple[Point, Point]) -> bool:
+    """Whether the ends of `other` lie on different sides of the line through `side`."""
+    (x, y), (end_x, end_y) = side
+    along = (end_x - x, end_y - y)
+    first, second = (_cross(along, (px - x, py - y)) for px, py in other)
+    return first * second < 0
