@@ -16,6 +16,10 @@ _WHOLE, _REGULAR = 0.8, 1.5
 """Of a period: a picture that comes so long after the one before, and was waited for, is none of a
 backlog, unless the link carries less than 1.25 times the stream. After a longer time it may be one
 of a backlog that stood still."""
+_PARTIAL = 2
+"""Groups of pictures at opening that may be cut off."""
+_SLOW_NS = 1e9
+"""Period from which on one picture is enough to tell that no others wait."""
 _UNSURE = 0.1
 """Of a period: how wrong the one that was learnt may be."""
 _KNOWN = 16
@@ -68,7 +72,7 @@ class Arrivals:
         self._late_ns = 0.0
         self._met = False
         self._group = _Group()
-        self._began = False
+        self._groups = 0
         self._learnt = 0
         self._longer_ns = 0.0
         self._opening = True
@@ -80,14 +84,13 @@ class Arrivals:
         interval_ns, self._came_ns = came_ns - self._came_ns, came_ns
         waited = waited_ns >= _WAITED * self._period_ns and not self._opening
         self._opening = False
-        group = self._grouped(interval_ns, waited)
+        begins = waited and interval_ns >= _WHOLE * self._period_ns
+        group = self._grouped(interval_ns, begins=begins)
         if group is not None:
             self._adopt(group.period_ns)
-        regular = waited and (
-            self._is_regular(interval_ns)
-            or (group is not None and self._is_regular(group.period_ns))
-        )
-        self._note_late(interval_ns, waited=waited, regular=regular)
+        together = group is not None and group.pictures > 1 and self._is_regular(group.period_ns)
+        regular = begins and (together or self._is_regular(interval_ns))
+        self._note_late(interval_ns, begins=begins, regular=regular)
         periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
         old = self._discard and (not self._met or self._late_ns > self._bound_ns)
         return Arrival(round(self._late_ns), old, periods)
@@ -99,15 +102,18 @@ class Arrivals:
     def _is_regular(self, interval_ns: float) -> bool:
         return _WHOLE * self._period_ns <= interval_ns <= _REGULAR * self._period_ns
 
-    def _note_late(self, interval_ns: int, *, waited: bool, regular: bool) -> None:
-        # One alone may be of a backlog that stood still for about a period.
-        sure = not self._met or self._late_ns <= self._bound_ns or self._was_regular
-        self._was_regular = waited and self._is_regular(interval_ns)
+    def _note_late(self, interval_ns: int, *, begins: bool, regular: bool) -> None:
+        # One alone may be of a backlog that stood still for about a period. A slow stream would
+        # lose too much time by it.
+        near = self._met and self._late_ns <= self._bound_ns
+        sure = near or self._was_regular or self._period_ns >= _SLOW_NS
+        if begins:
+            self._was_regular = regular
         if regular and sure:
             self._late_ns = 0.0
             self._met = True
         period_ns = self._period_ns
-        if waited and interval_ns >= _WHOLE * period_ns:
+        if begins:
             before_ns = max(0.0, self._late_ns - _UNSURE * interval_ns)
             self._late_ns = max(0.0, before_ns + interval_ns - period_ns)
             return
@@ -115,20 +121,21 @@ class Arrivals:
         relief_ns = (1 - _UNSURE) * period_ns if known else 1e9 / _MOST_FPS
         self._late_ns = max(0.0, self._late_ns + interval_ns - relief_ns)
 
-    def _grouped(self, interval_ns: int, waited: bool) -> "_Group | None":
+    def _grouped(self, interval_ns: int, *, begins: bool) -> "_Group | None":
         """The pictures of which it is known now that they came together: one that was waited for
-        and those behind it. What a silence held back makes up for its length. At opening also those
-        of a stream that is never waited for."""
-        if not waited:
+        about a period or longer, and those behind it. What a silence held back makes up for its
+        length. Also those of a stream that is much faster than it says."""
+        if not begins:
             self._group = self._group.longer(interval_ns)
-            if self._met or self._began or not self._group.is_long:
+            if not self._group.is_long or (self._met and self._late_ns > self._bound_ns):
                 return None
+            group, self._group = self._group, _Group()
+            return group
         group, self._group = self._group, _Group(interval_ns, 1)
-        if waited and not self._began:
-            # Before it came what had waited; and the time to it is no whole period.
-            self._began, self._group = True, _Group()
-            return None
-        return group if group.pictures else None
+        self._groups += 1
+        # Before the first of them came what had waited at opening, so the time to it is no whole
+        # period.
+        return group if self._groups > _PARTIAL and group.pictures else None
 
     def _adopt(self, period_ns: float) -> None:
         if self._learnt and period_ns > _LONGER * self._period_ns:

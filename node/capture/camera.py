@@ -13,8 +13,8 @@ from node.capture.handover import USELESS, USELESS_NS
 from node.capture.jpeg_stream import JpegStream, strictly_decoded
 from node.capture.pacing import RateLimit
 from node.capture.shortfall import Shortfall
+from node.capture.sleep_meter import SleepMeter
 from node.capture.source import Picture, Source, SourceFacts
-from node.capture.waiting import Waiting
 from node.config import CameraConfig, redacted
 from node.errors import BacklogError, PictureError, SourceError
 from node.frame import Image, Stamp
@@ -51,6 +51,7 @@ class LiveSource:
         self._arrivals = arrivals
         self._limit = limit or RateLimit(config.max_fps)
         self._shortfall = Shortfall(config.name)
+        self._meter: SleepMeter | None = None
         self._dropped: int | None = None
         self._driver_stamps = capture.getBackendName() == "V4L2"
         self.facts = _negotiate(capture, config)
@@ -75,6 +76,7 @@ class LiveSource:
         assert stamp.mono_ns is not None
         capture_ns = time.monotonic_ns() - stamp.mono_ns
         dropped, self._dropped = self._dropped or 0, 0
+        self._shortfall.shown()
         return Picture(image, stamp, None, capture_ns, jpeg=jpeg, dropped=dropped)
 
     @property
@@ -87,6 +89,8 @@ class LiveSource:
 
     def close(self) -> None:
         self._capture.release()
+        if self._meter is not None:
+            self._meter.close()
 
     def _pixels(self, retrieved: Image) -> tuple[Image, bytes | None]:
         """The picture, and the JPEG that it was. Raises PictureError."""
@@ -104,8 +108,11 @@ class LiveSource:
     def _grab(self) -> tuple[bool, Stamp]:
         """The next frame that is wanted; those before it are never decoded."""
         began_ns, passed = time.monotonic_ns(), 0
+        if self._meter is None:  # of the thread that reads
+            self._meter = SleepMeter()
+        meter = self._meter
         while True:
-            waiting = Waiting()
+            before_ns = meter.slept_ns()
             grabbed = self._capture.grab()
             stamp = self._stamp()
             came_ns = stamp.mono_ns
@@ -113,7 +120,7 @@ class LiveSource:
             if not grabbed:
                 return False, stamp
             if self._arrivals is not None:
-                arrival = self._arrivals.next(waiting.waited_ns(), came_ns)
+                arrival = self._arrivals.next(meter.slept_ns() - before_ns, came_ns)
                 self._shortfall.came()
                 if arrival.old:
                     passed += 1

@@ -112,6 +112,7 @@ class HandOver:
         """The taker could show a picture."""
         with self._changed:
             self._came, self._shown_ns = 0, self._clock_ns()
+            self._shortfall.shown()
 
     def _admitted(self, packet: Packet) -> Packet | None:
         """A picture that comes, as it is to wait; None where it is not to."""

@@ -2,13 +2,13 @@
 stamped when it comes, however slowly pictures are decoded."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from node.capture.arrivals import Arrivals
 from node.capture.handover import HandOver, Packet
 from node.capture.shortfall import Shortfall
+from node.capture.sleep_meter import SleepMeter
 from node.errors import SourceError
 from node.frame import Stamp
 from node.opencv import cv2
@@ -65,27 +65,29 @@ class PacketReader:
         self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
+        meter = SleepMeter()
         try:
             while not self._closing.is_set():
-                packet = self._read()
+                packet = self._read(meter)
                 if self._wants(packet.came_ns):
                     self._hand_over.put(packet)
         except Exception as error:  # raised again by `take`, on the thread of the camera
             self._hand_over.end(error)
         finally:
             self._capture.release()
+            meter.close()
 
-    def _read(self) -> Packet:
-        asked_ns = time.monotonic_ns()
+    def _read(self, meter: SleepMeter) -> Packet:
+        before_ns = meter.slept_ns()
         try:
             grabbed = self._capture.grab()
         except cv2.error as error:
             raise SourceError(f"{self._who} failed in OpenCV: {error.err}") from error
-        stamp = Stamp.now()
+        stamp, waited_ns = Stamp.now(), meter.slept_ns() - before_ns
         if not grabbed:
             raise SourceError(f"{self._who} stopped delivering frames")
         assert stamp.mono_ns is not None
-        arrival = self._arrivals.next(stamp.mono_ns - asked_ns, stamp.mono_ns)
+        arrival = self._arrivals.next(waited_ns, stamp.mono_ns)
         stamp = replace(stamp, uncertainty_ns=arrival.late_ns)
         data = self._bytes()
         is_key = bool(self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))  # of what was retrieved

@@ -34,6 +34,7 @@ class Shortfall:
     def __init__(self, camera: str) -> None:
         self._camera = camera
         self._began_s = time.monotonic()
+        self._begun = False
         self._came = 0
         self._passed: dict[Reason, int] = {"late": 0, "slow": 0}
         self._reason: Reason | None = None
@@ -59,6 +60,12 @@ class Shortfall:
         if now_s - self._began_s >= SPAN_S:
             self._judge(now_s)
 
+    def shown(self) -> None:
+        """One could be shown: what a stream sends at opening is of before, and no shortfall."""
+        if not self._begun:
+            self._begun = True
+            self._began_s, self._came, self._passed = time.monotonic(), 0, {"late": 0, "slow": 0}
+
     def passed(self, pictures: int, reason: Reason) -> None:
         """So many of them were not shown."""
         self._passed[reason] += pictures
@@ -72,7 +79,7 @@ class Shortfall:
 
     def _judge(self, now_s: float) -> None:
         reason = self._mostly
-        short = sum(self._passed.values()) >= _SHARE * self._came
+        short = self._begun and sum(self._passed.values()) >= _SHARE * self._came
         before, self._reason = self._reason, reason if short else None
         self._until_s = now_s + 2 * SPAN_S
         self._began_s, self._came, self._passed = now_s, 0, {"late": 0, "slow": 0}
