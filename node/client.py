@@ -408,7 +408,7 @@ class StaleGuard:
                     if stale and self._on_fresh is not None:
                         self._told(self._on_fresh, message)
                     stale = False
-                    left_s = self._max_age_s - message.age_s
+                    left_s = self._max_age_s - message.age_bound_s
                 except NotUsableError as error:
                     left_s = patience - time.monotonic() if stale is None else 0.1
                     if stale is False or (stale is None and left_s <= 0):

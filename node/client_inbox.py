@@ -257,7 +257,7 @@ class Inbox:
     def _age_s(self, message: LabelsMessage) -> float:
         """Never younger than the time it has been here: on another computer than the node's, a wall
         clock that is set back would keep the last message of a dead node fresh."""
-        return max(message.age_s, elapsing_s() - self._received_s[message.camera])
+        return max(message.age_bound_s, elapsing_s() - self._received_s[message.camera])
 
     def _reject(self, reason: str) -> None:
         self.rejected += 1

@@ -278,7 +278,7 @@ class _Guard:
                 self.callback(error)
             return
         was_stale, self.stale = self.stale, False
-        left_ns = max(round(min(self.max_age_s - message.age_s, _LONGEST_S) * 1e9), 0)
+        left_ns = max(round(min(self.max_age_s - message.age_bound_s, _LONGEST_S) * 1e9), 0)
         self.due_ns = now_ns + left_ns + _ROUNDING_NS
         if was_stale and self.on_fresh is not None:
             self.on_fresh(message)

@@ -66,6 +66,7 @@ class Controller:
         self._limits = limits
         self._build = build
         self._recorder = recorder
+        self._awake = awake
         self._permitted = PermittedModels(labeller.config)
         self._admission = Admission(SHARES, OTHERS)
         # What waits for a frame, a disk or a model holds nothing else.

@@ -28,6 +28,10 @@ class PictureError(SourceError):
     """One picture of a camera that cannot be decoded; the next may be fine."""
 
 
+class BacklogError(SourceError):
+    """Pictures come, and for a while none of them could be shown as one of now; the next may."""
+
+
 class ModelError(PerceptionNodeError):
     """A model or its weights that cannot be found, fetched, read or run."""
 

@@ -22,12 +22,15 @@ class Stamp:
     unix_ns: Unix time in ns; on the clock `media` the position in the recording instead.
     mono_ns: the same moment on CLOCK_MONOTONIC in ns, None on the clock `media`. boot_ns: on
     CLOCK_BOOTTIME, which counts suspended time; None where nobody read it.
+    uncertainty_ns: by how much the frame can be older than that, None where nothing is known to
+    hide age (a driver's stamp, a recording).
     """
 
     unix_ns: int
     mono_ns: int | None
     clock: Clock
     boot_ns: int | None = None
+    uncertainty_ns: int | None = None
 
     @classmethod
     def now(cls) -> "Stamp":
@@ -58,6 +61,8 @@ class Frame:
     jpeg: the bytes it came in, where the source delivers JPEG.
     epoch: how often the source was opened or began again before; another one, another scene.
     file: the file the picture came from, None for a camera.
+    dropped: frames of its camera that were given up before it, since the one before.
+    degraded: why its camera runs below what is configured.
     ready: what perception made of the picture ahead of its turn; of no use to anybody else.
     """
 
@@ -70,4 +75,6 @@ class Frame:
     file: Path | None = None
     epoch: int = 0
     jpeg: bytes | None = None
+    dropped: int = 0
+    degraded: tuple[str, ...] = ()
     ready: object | None = None

@@ -405,7 +405,7 @@ class Labeller:
                 detections=observed.seen.detections,
                 areas=observed.seen.areas,
                 masks=observed.seen.masks,
-                degraded=self.degraded,
+                degraded=(*self.degraded, *frame.degraded),
                 on_sealed=self._snapshot_taker(frame),
             )
         )
@@ -435,8 +435,9 @@ class Labeller:
         latency_ns = work_ns
         if stamp is not None and stamp.mono_ns is not None:
             latency_ns = time.monotonic_ns() - stamp.mono_ns
+        oldest_ns = latency_ns + (stamp.uncertainty_ns or 0 if stamp is not None else 0)
         deadline_ns = self._deadlines_ns.get(camera)
-        late = deadline_ns is not None and latency_ns > deadline_ns
+        late = deadline_ns is not None and oldest_ns > deadline_ns
         self._on_labelled(Labelled(camera, latency_ns, late))
         if deadline_ns is not None and not self._waited_frozen(stamp):
             self._models.note_latency(late, time.monotonic())

@@ -111,7 +111,12 @@ class Watch:
         blind = [status for status in statuses if status not in (Status.OK, Status.PAUSED)]
         if blind and Status.OK not in statuses:
             return "stalled"
-        return "degraded" if blind or self._labeller.degraded else "running"
+        return "degraded" if blind or self._degraded else "running"
+
+    @property
+    def _degraded(self) -> tuple[str, ...]:
+        of_cameras = (why for grabber in self._grabbers for why in grabber.degraded)
+        return (*self._labeller.degraded, *of_cameras)
 
     def _send_health(self, state: NodeState, statuses: list[Status]) -> None:
         self._publisher.send(self._health(state, statuses))
@@ -129,7 +134,7 @@ class Watch:
         perception = PerceptionHealth(
             lost_frames=self._labeller.lost_frames,
             last_error=self._labeller.last_error,
-            degraded=self._labeller.degraded,
+            degraded=self._degraded,
         )
         cameras = self.health_of(statuses, elapsed_s)
         latency = self._meters.latency.take()

@@ -194,6 +194,16 @@ def test_parameter_sets_that_come_once_last_beyond_damage(truth: list[Image], co
     assert places(pictures, truth) == KEPT
 
 
+def test_parameter_sets_come_once_and_before_what_refers_to_them() -> None:
+    """An RTSP camera sends them in its description and again with each key frame, there behind
+    start codes of another length."""
+    vps, sps, pps = b"\x40\1v", b"\x42\1s", b"\x44\1p"
+    kept = ParameterSets("hevc")
+    kept.keep(b"".join(b"\0\0\1" + unit for unit in (vps, sps, pps)))
+    kept.keep(b"".join(b"\0\0\0\1" + unit for unit in (pps, vps, sps)) + b"\0\0\0\1\x26\1key")
+    assert list(units(bytes(kept))) == [vps, sps, pps]
+
+
 def test_ever_new_parameter_sets_do_not_pile_up() -> None:
     kept = ParameterSets("h264")
     for number in range(1000):

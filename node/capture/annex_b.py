@@ -10,10 +10,11 @@ from typing import Literal
 Codec = Literal["h264", "hevc"]
 START_CODES = (b"\0\0\0\1", b"\0\0\1")
 _START_CODE = re.compile(b"\0\0\1")
-_PARAMETERS: dict[Codec, frozenset[int]] = {
-    "h264": frozenset({7, 8, 13, 15}),  # H.264, table 7-1
-    "hevc": frozenset({32, 33, 34}),  # H.265, table 7-1
+_PARAMETERS: dict[Codec, tuple[int, ...]] = {
+    "h264": (7, 13, 15, 8),  # H.264, table 7-1
+    "hevc": (32, 33, 34),  # H.265, table 7-1
 }
+"""Kinds of parameter sets, each before those that refer to it."""
 _MOST_KEPT = 64
 """Parameter sets; a stream has two or three, and one that sends ever new ones grows nothing."""
 
@@ -22,10 +23,11 @@ _SUFFIX_SEI, _PICTURE_HASH = 40, 132  # H.265, table 7-1 and D.2.1
 
 
 def units(data: bytes) -> Iterator[bytes]:
-    """The units of some bytes, without their start codes; none of them is empty."""
+    """The units of some bytes, without their start codes and the zeros that may follow each (B.1.1,
+    trailing_zero_8bits); none of them is empty."""
     starts = [found.end() for found in _START_CODE.finditer(data)]
     for start, end in itertools.pairwise([*starts, len(data) + len(_START_CODE.pattern)]):
-        unit = data[start : end - len(_START_CODE.pattern)]
+        unit = data[start : end - len(_START_CODE.pattern)].rstrip(b"\0")
         if unit:
             yield unit
 
@@ -49,13 +51,17 @@ class ParameterSets:
     def keep(self, data: bytes) -> None:
         """Takes them out of a picture's units; one that is sent again counts as new."""
         for unit in units(data):
-            kind = unit[0] & 0x1F if self._is_h264 else unit[0] >> 1 & 0x3F
-            if kind in self._kinds:
+            if self._kind(unit) in self._kinds:
                 self._kept.pop(unit, None)
                 self._kept[unit] = None
         while len(self._kept) > _MOST_KEPT:
             del self._kept[next(iter(self._kept))]
 
     def __bytes__(self) -> bytes:
-        """All of them, oldest first: the newest of a number is the one in force."""
-        return b"".join(START_CODES[0] + unit for unit in self._kept)
+        """All of them, those first to which others refer, and of a kind the oldest: the newest of a
+        number is the one in force."""
+        ordered = sorted(self._kept, key=lambda unit: self._kinds.index(self._kind(unit)))
+        return b"".join(START_CODES[0] + unit for unit in ordered)
+
+    def _kind(self, unit: bytes) -> int:
+        return unit[0] & 0x1F if self._is_h264 else unit[0] >> 1 & 0x3F

@@ -3,17 +3,22 @@
 import contextlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from node.capture.arrivals import Arrivals
 from node.capture.coded_stream import CodedStream, codec_of
+from node.capture.handover import USELESS, USELESS_NS
+from node.capture.jpeg_stream import JpegStream, strictly_decoded
 from node.capture.pacing import RateLimit
+from node.capture.shortfall import Shortfall
+from node.capture.sleep_meter import SleepMeter
 from node.capture.source import Picture, Source, SourceFacts
 from node.config import CameraConfig
-from node.errors import PictureError, SourceError
+from node.errors import BacklogError, PictureError, SourceError
 from node.frame import Image, Stamp
-from node.jpeg import START, decode_jpeg, holds_another
+from node.jpeg import START
 from node.limits import check_pixels
 from node.opencv import cv2
 from node.redact import redacted
@@ -47,6 +52,9 @@ class LiveSource:
         self._who = who
         self._arrivals = arrivals
         self._limit = limit or RateLimit(config.max_fps)
+        self._shortfall = Shortfall(config.name)
+        self._meter: SleepMeter | None = None
+        self._dropped: int | None = None
         self._driver_stamps = capture.getBackendName() == "V4L2"
         self.facts = _negotiate(capture, config)
         self._undecoded = self.facts.pixel_format == "MJPG" and _ask_for_bytes(capture, True)
@@ -69,13 +77,22 @@ class LiveSource:
         image, jpeg = self._pixels(cast(Image, image))
         assert stamp.mono_ns is not None
         capture_ns = time.monotonic_ns() - stamp.mono_ns
-        return Picture(image, stamp, None, capture_ns, jpeg=jpeg)
+        dropped, self._dropped = self._dropped or 0, 0
+        self._shortfall.shown()
+        return Picture(image, stamp, None, capture_ns, jpeg=jpeg, dropped=dropped)
+
+    @property
+    def shortfall(self) -> str | None:
+        """As `FallsShort.shortfall`."""
+        return self._shortfall.why
 
     def summary(self) -> str | None:
         return None
 
     def close(self) -> None:
         self._capture.release()
+        if self._meter is not None:
+            self._meter.close()
 
     def _pixels(self, retrieved: Image) -> tuple[Image, bytes | None]:
         """The picture, and the JPEG that it was. Raises PictureError."""
@@ -88,26 +105,41 @@ class LiveSource:
         if not jpeg.startswith(START):
             self._undecoded = not _ask_for_bytes(self._capture, False)
             raise PictureError(f"{self._who} delivered a frame that is no JPEG")
-        if holds_another(jpeg):  # a stream whose lengths are wrong: the first may be seconds old
-            raise PictureError(f"{self._who} delivered several pictures as one")
-        try:
-            return decode_jpeg(jpeg), jpeg
-        except PictureError as error:
-            raise PictureError(f"{self._who}: {error}") from error
+        return strictly_decoded(jpeg, self._who), jpeg
 
     def _grab(self) -> tuple[bool, Stamp]:
         """The next frame that is wanted; those before it are never decoded."""
+        began_ns, passed = time.monotonic_ns(), 0
+        if self._meter is None:  # of the thread that reads
+            self._meter = SleepMeter()
+        meter = self._meter
         while True:
-            asked_ns = time.monotonic_ns()
+            before_ns = meter.slept_ns()
             grabbed = self._capture.grab()
             stamp = self._stamp()
-            assert stamp.mono_ns is not None
+            came_ns = stamp.mono_ns
+            assert came_ns is not None
             if not grabbed:
                 return False, stamp
-            if self._arrivals is not None and self._arrivals.next(asked_ns, stamp.mono_ns).old:
-                continue
-            if self._limit.wants(stamp.mono_ns):
+            if self._arrivals is not None:
+                arrival = self._arrivals.next(meter.slept_ns() - before_ns, came_ns)
+                self._shortfall.came()
+                if arrival.old:
+                    passed += 1
+                    self._pass_over(passed, came_ns - began_ns)
+                    continue
+                stamp = replace(stamp, uncertainty_ns=arrival.late_ns)
+            if self._limit.wants(came_ns):
                 return True, stamp
+
+    def _pass_over(self, passed: int, for_ns: int) -> None:
+        """Counts a frame, but for those before the first that was shown. Raises BacklogError where
+        all were passed over for a second."""
+        self._shortfall.passed(1, "late")
+        if self._dropped is not None:
+            self._dropped += 1
+        if passed >= USELESS and for_ns >= USELESS_NS:
+            raise BacklogError(self._shortfall.complaint)
 
     def _stamp(self) -> Stamp:
         if self._driver_stamps:
@@ -149,6 +181,7 @@ def open_device(config: CameraConfig, limit: RateLimit | None = None) -> LiveSou
 def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     """The stream at an address, decoded here where that finds damage. Raises SourceError."""
     who = f"camera '{config.name}': {redacted(config.source)}"
+    opened_ns = time.monotonic_ns()
     capture = cv2.VideoCapture(
         config.source,
         cv2.CAP_FFMPEG,
@@ -157,6 +190,8 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
             timeout_ms(config),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC,
             timeout_ms(config),
+            cv2.CAP_PROP_N_THREADS,
+            1,  # each further thread of OpenCV's decoder would hold one picture back
         ],
     )
     if not capture.isOpened():
@@ -166,11 +201,14 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         )
     _check_size(capture, who)
     limit = limit or RateLimit(config.max_fps)
-    arrivals = Arrivals(who, _fps(capture), discard=config.discard_backlog)
-    codec = codec_of(_fourcc(capture), config)
+    arrivals = Arrivals(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
+    codec, fourcc = codec_of(_fourcc(capture), config), _fourcc(capture)
     if codec is not None and _ask_for_bytes(capture, True):
         facts = _negotiate(capture, config)
-        return CodedStream(capture, who, facts, codec, limit, arrivals)
+        return CodedStream(capture, who, config, facts, codec, limit, arrivals)
+    if fourcc == "MJPG" and _ask_for_bytes(capture, True):
+        facts = _negotiate(capture, config)
+        return JpegStream(capture, who, config, facts, limit, arrivals)
     return LiveSource(capture, who, config, limit, arrivals)
 
 
@@ -195,6 +233,7 @@ def open_gstreamer(config: CameraConfig, limit: RateLimit | None = None) -> Live
     pipeline = config.source.removeprefix("gst:").strip()
     who = f"camera '{config.name}': {redacted(config.source)}"
     check_gstreamer(config)
+    opened_ns = time.monotonic_ns()
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         raise SourceError(
@@ -202,7 +241,8 @@ def open_gstreamer(config: CameraConfig, limit: RateLimit | None = None) -> Live
             "'! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1'"
         )
     _check_size(capture, who)
-    return LiveSource(capture, who, config, limit)
+    arrivals = Arrivals(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
+    return LiveSource(capture, who, config, limit, arrivals)
 
 
 def _check_size(capture: "cv2.VideoCapture", who: str) -> None:

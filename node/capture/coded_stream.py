@@ -1,4 +1,5 @@
-"""A live stream of H.264 or H.265, read as it comes and decoded here, so that damage is found."""
+"""A live stream of H.264 or H.265, read as it comes and decoded here: damage is found, and
+what waits to be decoded hides no age."""
 
 import logging
 import time
@@ -6,16 +7,28 @@ from collections import deque
 from typing import get_args
 
 from node.capture.annex_b import Codec
-from node.capture.arrivals import Arrivals
-from node.capture.coded_video import Coded, Decoded, VideoDecoder, can_decode
+from node.capture.arrivals import MOST_LATE_NS, Arrivals
+from node.capture.coded_video import (
+    Coded,
+    ConcealingDecoder,
+    Decoded,
+    Decoder,
+    VideoDecoder,
+    can_decode,
+)
+from node.capture.handover import HandOver, NewestKey
 from node.capture.pacing import RateLimit
+from node.capture.packets import PacketReader
 from node.capture.source import Picture, SourceFacts
 from node.config import CameraConfig
 from node.errors import PictureError, SourceError
-from node.frame import Stamp
 from node.opencv import cv2
 
 log = logging.getLogger(__name__)
+
+
+_SHOWN_AT_LEAST_NS = 100_000_000
+"""How often a picture is shown, where newer ones wait: what is only decoded costs less."""
 
 
 class CodedStream:
@@ -31,66 +44,93 @@ class CodedStream:
         self,
         capture: "cv2.VideoCapture",
         who: str,
+        config: CameraConfig,
         facts: SourceFacts,
         codec: Codec,
         limit: RateLimit,
         arrivals: Arrivals,
     ) -> None:
-        self._capture = capture
         self._who = who
         self._limit = limit
-        self._arrivals = arrivals
         self.facts = facts
-        self._decoder = VideoDecoder(codec, _header(capture))
+        decoder = VideoDecoder if config.detect_damage else ConcealingDecoder
+        self._decoder: Decoder = decoder(codec, _header(capture))
+        kept = NewestKey if config.discard_backlog else HandOver
+        self._every = not config.discard_backlog
+        self._packets = PacketReader(capture, who, config.name, arrivals, kept)
         self._ready: deque[Decoded] = deque()
+        self._dropped: int | None = None
+        self._shown_ns = 0
+
+    @property
+    def shortfall(self) -> str | None:
+        """As `FallsShort.shortfall`."""
+        return self._packets.shortfall.why
 
     def read(self) -> Picture | None:
         while True:
             decoded = self._next()
-            assert decoded.stamp.mono_ns is not None
-            if self._limit.wants(decoded.stamp.mono_ns):
-                image = self._decoder.pixels(decoded.frame)
-                capture_ns = time.monotonic_ns() - decoded.stamp.mono_ns
-                return Picture(image, decoded.stamp, None, capture_ns)
+            came_ns = decoded.stamp.mono_ns
+            assert came_ns is not None
+            if self._superseded(came_ns):
+                self._drop(1)
+                self._packets.shortfall.passed(1, "slow")
+            elif self._limit.wants(came_ns):
+                return self._picture(decoded, came_ns)
 
     def summary(self) -> str | None:
         return None
 
     def close(self) -> None:
-        self._capture.release()
+        self._packets.close()
+
+    def _picture(self, decoded: Decoded, came_ns: int) -> Picture:
+        image = self._decoder.pixels(decoded.frame)
+        self._packets.shown()
+        self._shown_ns = time.monotonic_ns()
+        dropped, self._dropped = self._dropped or 0, 0
+        return Picture(image, decoded.stamp, None, self._shown_ns - came_ns, dropped=dropped)
 
     def _next(self) -> Decoded:
         """The next picture that can be believed and came just now; each one has to be decoded,
         wanted or not."""
         while not self._ready:
-            asked_ns = time.monotonic_ns()
-            data, stamp, is_key = self._coded()
-            assert stamp.mono_ns is not None
-            arrival = self._arrivals.next(asked_ns, stamp.mono_ns)
+            packet = self._packets.take()
+            self._drop(packet.dropped)
+            if not packet.data:
+                raise SourceError(f"{self._who} stopped delivering frames")
             try:
-                decoded = self._decoder.decode(Coded(data, stamp, is_key, arrival.periods))
+                decoded = self._decoder.decode(
+                    Coded(packet.data, packet.stamp, packet.is_key, packet.periods)
+                )
             except PictureError as error:
                 raise PictureError(f"{self._who}: {error}") from error
-            self._ready.extend([] if arrival.old else decoded)
+            if packet.arrival.old:
+                self._drop(1)
+                self._packets.shortfall.passed(1, "late")
+            else:
+                self._ready.extend(decoded)
         return self._ready.popleft()
 
-    def _coded(self) -> tuple[bytes, Stamp, bool]:
-        try:
-            grabbed = self._capture.grab()
-            stamp = Stamp.now()
-            taken, data = self._capture.retrieve() if grabbed else (False, None)
-        except cv2.error as error:
-            raise SourceError(f"{self._who} failed in OpenCV: {error.err}") from error
-        if not taken or data is None:
-            raise SourceError(f"{self._who} stopped delivering frames")
-        is_key = bool(self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
-        return data.tobytes(), stamp, is_key
+    def _superseded(self, came_ns: int) -> bool:
+        """Whether this picture is late for being decoded, newer ones wait, and one was shown just
+        now."""
+        if self._every or not self._packets.waiting:
+            return False
+        now_ns = time.monotonic_ns()
+        return now_ns - came_ns > MOST_LATE_NS and now_ns - self._shown_ns < _SHOWN_AT_LEAST_NS
+
+    def _drop(self, pictures: int) -> None:
+        """Counts them, but for those before the first that was shown: they were filmed before the
+        camera was opened."""
+        if self._dropped is not None:
+            self._dropped += pictures
 
 
 def codec_of(fourcc: str | None, config: CameraConfig) -> Codec | None:
     """Which codec a stream is to be decoded with here; None where OpenCV is to do it."""
     codec: Codec | None = next((x for x in get_args(Codec) if x == fourcc), None)
-    if codec is None or not config.detect_damage:
+    if codec is None:
         return None
     if not can_decode():
         log.warning(

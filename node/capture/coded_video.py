@@ -2,9 +2,10 @@
 what is missing, and each picture that builds on such a one shows something that never was."""
 
 import importlib.util
+import math
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,10 +17,14 @@ from node.limits import check_bytes, limits
 
 if TYPE_CHECKING:
     from av import VideoCodecContext, VideoFrame
+    from av.video.reformatter import VideoReformatter
 
 _HEVC_MODULUS = 256
 """Of picture numbers in H.265 as most encoders write them (pic_order_cnt_lsb, 8 bits); the decoder
 looks for the pictures that one builds on by them."""
+_PADDING = bytes(1024)
+"""Behind each picture, where the standards allow zeros: a decoder reads on behind one that was cut
+off, and whether it notices must not hang on what the memory held there."""
 MOST_WAITING = 16
 """Pictures that a decoder may hold back to put them in order: what both standards allow at most."""
 
@@ -46,6 +51,73 @@ class Decoded:
 def can_decode() -> bool:
     """Whether the package `av` is here, which decodes."""
     return importlib.util.find_spec("av") is not None
+
+
+class Decoder(Protocol):
+    """Decodes one stream; used by one thread. header: parameter sets that do not come with the
+    pictures (Annex B), or nothing."""
+
+    def decode(self, coded: Coded) -> list[Decoded]:
+        """The pictures that are ready now. Raises PictureError for what cannot be decoded."""
+        ...
+
+    def pixels(self, frame: "VideoFrame") -> Image:
+        """[height, width, 3] uint8 BGR."""
+        ...
+
+
+class ConcealingDecoder:
+    """Paints over what is missing, as players do."""
+
+    def __init__(self, codec: Codec, header: bytes) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        self._packet = av.Packet
+        self._errors = (av.FFmpegError,)
+        self._context = av.CodecContext.create(codec, "r")
+        self._context.thread_count = 1  # more would hold back a picture each
+        self._context.options = {"max_pixels": str(limits().max_pixels)}
+        if header:
+            self._context.extradata = header
+        self._reformatter = VideoReformatter()
+        self._stamps = Stamps()
+
+    def decode(self, coded: Coded) -> list[Decoded]:
+        """The pictures that are ready now."""
+        check_bytes(len(coded.data))
+        packet = self._packet(coded.data)
+        packet.pts = packet.dts = self._stamps.add(coded.stamp)
+        if coded.is_key and coded.periods == math.inf:
+            self._context.flush_buffers()
+        try:
+            frames = self._context.decode(packet)
+        except self._errors as error:
+            raise PictureError(f"a picture cannot be decoded: {error}") from error
+        found = [(frame, self._stamps.of(frame.pts)) for frame in frames]
+        return [Decoded(frame, stamp) for frame, stamp in found if stamp is not None]
+
+    def pixels(self, frame: "VideoFrame") -> Image:
+        """[height, width, 3] uint8 BGR."""
+        return _bgr(self._reformatter, frame)
+
+
+class Stamps:
+    """When the pictures came that a decoder still holds back, by their numbers."""
+
+    def __init__(self) -> None:
+        self._stamps: deque[tuple[int, Stamp]] = deque(maxlen=2 * MOST_WAITING)
+        self._count = 0
+
+    def add(self, stamp: Stamp) -> int:
+        """The number of the next picture."""
+        self._count += 1
+        self._stamps.append((self._count, stamp))
+        return self._count
+
+    def of(self, number: int | None) -> Stamp | None:
+        """None for one that is not known."""
+        return next((stamp for known, stamp in self._stamps if known == number), None)
 
 
 class VideoDecoder:
@@ -104,8 +176,7 @@ class VideoDecoder:
 
     def pixels(self, frame: "VideoFrame") -> Image:
         """[height, width, 3] uint8 BGR."""
-        converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
-        return np.asarray(converted.to_ndarray(), np.uint8)
+        return _bgr(self._reformatter, frame)
 
     def _lost_pictures(self, data: bytes) -> bool:
         return self._numbers is not None and self._numbers.lost(data)
@@ -127,7 +198,7 @@ class VideoDecoder:
 
     def _decoded(self, data: bytes) -> "list[VideoFrame]":
         check_bytes(len(data))
-        packet = self._packet(data)
+        packet = self._packet(data + _PADDING)
         packet.pts = packet.dts = self._count
         return self._context.decode(packet)
 
@@ -142,6 +213,11 @@ class VideoDecoder:
     def _damage(self, why: str) -> PictureError:
         self._whole_from = None
         return PictureError(why)
+
+
+def _bgr(reformatter: "VideoReformatter", frame: "VideoFrame") -> Image:
+    converted = reformatter.reformat(frame, format="bgr24", threads=1)
+    return np.asarray(converted.to_ndarray(), np.uint8)
 
 
 def _new_context(codec: Codec, parameters: bytes) -> "VideoCodecContext":

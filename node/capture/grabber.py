@@ -14,9 +14,9 @@ from node.capture.cadence import Cadence
 from node.capture.freshness import Freshness, period_s
 from node.capture.mailbox import Inlet
 from node.capture.pacing import RateLimit
-from node.capture.source import Picture, Source, SourceFacts
+from node.capture.source import FallsShort, Picture, Source, SourceFacts
 from node.config import CameraConfig
-from node.errors import PictureError, SourceError
+from node.errors import BacklogError, PictureError, SourceError
 from node.frame import Frame
 from node.redact import hidden
 
@@ -62,10 +62,11 @@ class CaptureState:
 
 class _Turn:
     """One thread's time as the camera's. entered_ns: when it went into a call of the source, in
-    awake time; None outside."""
+    awake time; None outside. source: that it has open."""
 
     def __init__(self) -> None:
         self.entered_ns: int | None = None
+        self.source: Source | None = None
         self.thread: threading.Thread | None = None
 
 
@@ -142,6 +143,13 @@ class Grabber:
     def _period_s(self) -> float:
         return period_s(self._cadence, self._state.facts, self._limit.max_fps)
 
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Why the camera delivers less than it could, in words; nothing while all is well."""
+        source = self._turn.source
+        why = source.shortfall if isinstance(source, FallsShort) else None
+        return (why,) if why is not None else ()
+
     def start(self) -> None:
         """Starts capturing."""
         self._begin(_Turn())
@@ -149,6 +157,8 @@ class Grabber:
     def look_after(self) -> None:
         """Gives up a thread that hangs. To be called now and then, by one thread."""
         turn = self._turn
+        for why in self.degraded:
+            self._note(turn, last_error=why)
         entered_ns = turn.entered_ns
         if entered_ns is None or not (self._live or self._retry_first):
             return
@@ -213,6 +223,7 @@ class Grabber:
                         raise
                     self._complain(turn, str(self._as_source_error(error)))
                 finally:
+                    turn.source = None
                     with contextlib.suppress(SourceError), self._calling(turn):
                         source.close()
             if self._state.frames > frames_before:
@@ -225,6 +236,7 @@ class Grabber:
             return
         for difference in source.facts.differences:
             log.warning("camera '%s': %s", self.camera, difference)
+        turn.source = source
         if self._opened_before:
             log.info("camera '%s' is open again", self.camera)
         self._opened_ns = time.monotonic_ns()
@@ -248,6 +260,10 @@ class Grabber:
             try:
                 with self._calling(turn):
                     picture = source.read()
+            except BacklogError as error:
+                self._note(turn, last_error=str(error))
+                self._reopen_if_useless("delivers nothing that is of now")
+                continue
             except PictureError as error:
                 self._came(turn, source, began_ns)
                 self._note(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
@@ -269,7 +285,8 @@ class Grabber:
                 self._note(turn, newest_mono_ns=time.monotonic_ns())
             facts = sizes.seen(picture)
             self._epoch = began_epoch + picture.lap + sizes.changes
-            frame = number(picture, self.camera, self._state.frames, self._epoch)
+            frame_id = self._state.frames + picture.dropped
+            frame = number(picture, self.camera, frame_id, self._epoch, self.degraded)
             self._note(turn, facts=facts, frames=frame.frame_id + 1)
             if self._goes_on(turn):  # it may have been given up just now
                 self._mailbox.put(frame)
@@ -343,7 +360,9 @@ class _Sizes:
         return self._facts
 
 
-def number(picture: Picture, camera: str, frame_id: int, epoch: int = 0) -> Frame:
+def number(
+    picture: Picture, camera: str, frame_id: int, epoch: int = 0, degraded: tuple[str, ...] = ()
+) -> Frame:
     """The frame that a picture is once it has its number."""
     return Frame(
         image=picture.image,
@@ -355,4 +374,6 @@ def number(picture: Picture, camera: str, frame_id: int, epoch: int = 0) -> Fram
         file=picture.file,
         epoch=epoch,
         jpeg=picture.jpeg,
+        dropped=picture.dropped,
+        degraded=degraded,
     )

@@ -81,6 +81,8 @@ class LatestMailbox:
             if slot.frame is not None:
                 slot.dropped_since += 1
                 slot.dropped_ever += 1
+            slot.dropped_since += frame.dropped
+            slot.dropped_ever += frame.dropped
             slot.frame, slot.put_ns = frame, time.monotonic_ns()
             self._changed.notify_all()
 

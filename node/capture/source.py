@@ -14,6 +14,7 @@ class Picture:
 
     image: [height, width, 3] uint8, BGR. capture_ns: from the stamp to the decoded image.
     lap: how often a recording that loops began again. jpeg: the bytes it came in, if JPEG.
+    dropped: pictures that were given up before it, since the one before.
     """
 
     image: Image
@@ -23,6 +24,7 @@ class Picture:
     file: Path | None = None
     lap: int = 0
     jpeg: bytes | None = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,16 @@ class Skips(Protocol):
     def skip_to(self, media_ns: int) -> int:
         """Before the first `read`: passes over frames that lie before a position, and never over
         one that does not; how many that were."""
+        ...
+
+
+@runtime_checkable
+class FallsShort(Protocol):
+    """A source that may deliver less than it gets. Any thread may ask."""
+
+    @property
+    def shortfall(self) -> str | None:
+        """Why pictures are passed over now, and what to do; None while all is well."""
         ...
 
 

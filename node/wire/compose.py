@@ -96,6 +96,7 @@ class Composer:
                 clock=stamp.clock if stamp else None,
                 stamp_mono_ns=stamp.mono_ns if stamp else None,
                 stamp_boot_ns=stamp.boot_ns if stamp else None,
+                stamp_uncertainty_ns=stamp.uncertainty_ns if stamp else None,
                 boot_id=boot_id() if live else None,
                 published_ns=envelope.published_ns,
                 published_mono_ns=envelope.published_mono_ns if live else None,

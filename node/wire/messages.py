@@ -183,6 +183,7 @@ class LabelsMessage:
     clock: str | None = None
     stamp_mono_ns: int | None = None
     stamp_boot_ns: int | None = None
+    stamp_uncertainty_ns: int | None = None
     boot_id: str | None = None
     published_ns: int
     published_mono_ns: int | None = None
@@ -214,6 +215,9 @@ class LabelsMessage:
         as the synchronisation of the two clocks. A replay's stamp says nothing about now, so there
         the age is that of the work: the time since publishing plus the durations before it. Inside
         `RecordedLabels` it is that of the recording's time.
+
+        A stream's stamp is when the picture came; `age_bound_s` counts in what it may have been
+        under way before.
         """
         now_ns = virtual_ns()
         if now_ns is not None:
@@ -228,9 +232,15 @@ class LabelsMessage:
         return _elapsed_s(self.stamp_ns, self.stamp_mono_ns, self.stamp_boot_ns, self.boot_id)
 
     @property
+    def age_bound_s(self) -> float:
+        """Seconds since the frame was captured at most: `age_s` and `stamp_uncertainty_ns`, by
+        which the frame can be older than its stamp. What decides whether labels are too old."""
+        return self.age_s + (self.stamp_uncertainty_ns or 0) / 1e9
+
+    @property
     def late(self) -> bool:
-        """Whether it is older than its camera's deadline now."""
-        return self.deadline_ns is not None and self.age_s * 1e9 > self.deadline_ns
+        """Whether it can be older than its camera's deadline now (`age_bound_s`)."""
+        return self.deadline_ns is not None and self.age_bound_s * 1e9 > self.deadline_ns
 
     @property
     def stable(self) -> tuple[Label, ...]:
