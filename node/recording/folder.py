@@ -123,7 +123,7 @@ class RecordingFolder:
         kept, nor what any process writes. Raises OSError where the folder cannot be made or read,
         with ENOSPC where the disk is fuller than it may be."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._keep_budget(kept)
+        self.keep_budget(*kept)
         free = shutil.disk_usage(self.path).free
         if free < self._keep_free_bytes:
             raise OSError(
@@ -143,9 +143,10 @@ class RecordingFolder:
             boxes = [x for x in self._taken() if x.made.is_black_box]
             boxes.sort(key=lambda x: x.made.place)
             self._delete_beyond("black_box_budget_mb", self._black_box_bytes, boxes, kept)
-        self._keep_budget(kept)
+        self.keep_budget(*kept)
 
-    def _keep_budget(self, kept: tuple[Path, ...]) -> None:
+    def keep_budget(self, *kept: Path) -> None:
+        """As `make_room`, however full the disk is."""
         if self._budget_bytes is not None:
             began_at = time.monotonic()
             taken = self._taken()

@@ -21,21 +21,20 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from node import __version__
-from node.config import BlackBoxEventConfig, NodeConfig
+from node.config import NodeConfig
 from node.errors import OutputError
 from node.frame import Frame
-from node.recording.black_box import BlackBox, DumpLimit
+from node.recording.black_box import BlackBox
 from node.recording.encode import Clock, config_entry, frame_entries, message_entries
 from node.recording.entry import Entry
 from node.recording.file import RecordingFile
 from node.recording.folder import BLACK_BOX, MIB, RecordingFolder
+from node.recording.triggers import Triggers
 from node.wire.messages import (
-    EventMessage,
     InfoMessage,
     LabelsMessage,
     Message,
     RecordingHealth,
-    Status,
     boot_id,
 )
 
@@ -126,14 +125,11 @@ class Recorder:
         self._failed = False
         self._told_problem: str | None = None
         self._info: InfoMessage | None = None
-        self._statuses: dict[str, Status] = {}
         self._labelled_ns = 0
         self._flushed_at = self._began_at = 0.0
         self._dumped_at = float("-inf")
         self._dump_wanted: str | None = None
-        self._dump_limit = DumpLimit(self._recording.black_box_min_interval_s)
-        self._dumps_skipped = 0
-        self._skips_told: set[tuple[str | None, ...]] = set()
+        self._triggers = Triggers(self._recording)
 
     @property
     def _wanted(self) -> bool:
@@ -152,7 +148,7 @@ class Recorder:
             lost_frames=self._lost_frames,
             lost_messages=self._lost_messages,
             last_error=self._last_error,
-            skipped_black_boxes=self._dumps_skipped,
+            skipped_black_boxes=self._triggers.skipped,
         )
 
     def start(self) -> None:
@@ -276,7 +272,9 @@ class Recorder:
         if isinstance(item.message, LabelsMessage):
             self._labelled_ns = max(item.log_ns, self._labelled_ns)
         self._add(message_entries(item.message, item.log_ns))
-        self._trigger(item.message)
+        if self._black_box is not None:
+            reason = self._triggers.reason(item.message, time.monotonic())
+            self._dump_wanted = reason or self._dump_wanted
 
     def _patience_s(self) -> float:
         """How long to wait for a message before looking after frames."""
@@ -461,6 +459,8 @@ class Recorder:
         gone = None if file.is_in_place else _how_it_went(file)
         try:
             _end_where_it_is(file)
+            if gone is None:
+                self._folder.keep_budget(file.path)
         except OSError as error:
             self._file = file
             self._fail(error)
@@ -490,36 +490,6 @@ class Recorder:
         # In this order: `health` is asked for by others meanwhile.
         self._last_error, self._failed, self._file = told, True, None
         log.error("%s", told)
-
-    def _trigger(self, message: Message) -> None:
-        """Whether a message is a reason to write the black box out."""
-        if self._black_box is None:
-            return
-        if isinstance(message, LabelsMessage):
-            before = self._statuses.get(message.camera)  # None while the node starts
-            self._statuses[message.camera] = message.status
-            if before is Status.OK and message.status in (Status.STALLED, Status.NO_CAMERA):
-                self._want_dump(str(message.status), "", message.camera)
-        elif isinstance(message, EventMessage) and any(
-            _names(wanted, message) for wanted in self._recording.black_box_events
-        ):
-            reason = f"{message.kind}-{_in_file_names(message.name)}"
-            self._want_dump(reason, reason, message.camera, message.region)
-
-    def _want_dump(self, reason: str, *cause: str | None) -> None:
-        """Wants the black box written, unless its cause comes too soon again."""
-        if self._dump_limit.allows(cause, time.monotonic()):
-            self._dump_wanted = reason
-            self._skips_told.discard(cause)
-            return
-        self._dumps_skipped += 1
-        if cause not in self._skips_told:
-            self._skips_told.add(cause)
-            log.warning(
-                "black box (%s) not written: its cause comes again too soon "
-                "(recording.black_box_min_interval_s = %g); health counts what is left out",
-                reason, self._recording.black_box_min_interval_s,
-            )  # fmt: skip
 
     def _dump(self, reason: str, frames_until: float) -> Path:
         if self._black_box is None:
@@ -553,20 +523,6 @@ class Recorder:
 
     def _open_files(self) -> tuple[Path, ...]:
         return () if self._file is None else (self._file.path,)
-
-
-def _names(wanted: BlackBoxEventConfig, message: EventMessage) -> bool:
-    return (
-        wanted.kind == message.kind
-        and wanted.name in (None, message.name)
-        and wanted.region in (None, message.region)
-    )
-
-
-def _in_file_names(name: str) -> str:
-    """Letters and digits of a name; a file's name has at most 255 bytes."""
-    safe = "".join(letter if letter.isalnum() else "-" for letter in name)
-    return safe.encode()[:40].decode(errors="ignore")
 
 
 def _end_where_it_is(file: RecordingFile) -> None:
