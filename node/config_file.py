@@ -96,7 +96,7 @@ def _apply(content: dict[str, Any], key: str, value: object) -> None:
         target = _step(target, part, first=place == 0, key=key)
     if not isinstance(target, dict):
         raise ConfigError(
-            f"--set {redacted(key)}: name the camera, for example camera.0.{path[-1]}"
+            f"--set {redacted(key)}: name the camera, for example camera.0.{redacted(path[-1])}"
         )
     target[path[-1]] = value
 

@@ -89,7 +89,7 @@ def _host(rest: str) -> str:
     host = authority.rpartition("@")[2]
     if not _HOST.fullmatch(host):
         return "..."
-    return host if host == rest else f"{host}/..."
+    return host if authority == rest else f"{host}/..."
 
 
 def _is_plain(source: str) -> bool:

@@ -28,6 +28,7 @@ from node.monitor.metrics import CONTENT_TYPE, Metrics
 from node.monitor.preview import Preview
 from node.wire.endpoint import address_of
 from node.wire.local_peer import local_peer_uid
+from node.wire.private import check_secret
 
 log = logging.getLogger(__name__)
 
@@ -353,11 +354,10 @@ def _give_way() -> None:
 
 
 def read_token(file: Path) -> str:
-    """The token in a file: at least 16 characters, and readable by its owner only. Raises
+    """The token in a file: at least 16 characters, and nobody else's to read or change. Raises
     ConfigError."""
     try:
         text = file.read_text(encoding="utf-8").strip()
-        open_to_others = file.stat().st_mode & 0o077
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"monitor.token_file {file} cannot be read ({error}); make one: "
@@ -365,8 +365,10 @@ def read_token(file: Path) -> str:
         ) from error
     if len(text) < 16:
         raise ConfigError(f"monitor.token_file {file}: {len(text)} characters; at least 16")
-    if open_to_others:
-        raise ConfigError(f"monitor.token_file {file}: others may read it; chmod 600 {file}")
+    try:
+        check_secret(file)
+    except ConfigError as error:
+        raise ConfigError(f"monitor.token_file {error}") from error
     return text
 
 

@@ -11,7 +11,7 @@ import secrets
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 from urllib.parse import urlsplit
 
 import torch
@@ -22,9 +22,32 @@ from node.errors import ModelError
 
 OFFLINE_MODELS = ("efficientnet_lite0",)
 """Models whose weights come with the installation."""
+MOST_BYTES = 4 << 30
+"""Of one file; the largest of torchvision's have 2.5 GB."""
 _TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 18
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
+
+
+class _StaysEncrypted(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection from https to https only: on the way of another one, anybody could put
+    a file of theirs."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and urlsplit(newurl).scheme != "https":
+            raise OSError("the server sends on from https to an address that is not")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_StaysEncrypted)
 
 
 def sha256_of(file: Path) -> str:
@@ -88,12 +111,14 @@ def _download(url: str, target: Path, wanted: str) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         with (
-            urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response,
+            _OPENER.open(url, timeout=_TIMEOUT_S) as response,
             part.open("wb") as stream,
             _progress() as progress,
         ):
             size = response.headers.get("Content-Length")
             total = int(size) if size and size.isdigit() else None
+            if total is not None and total > MOST_BYTES:
+                raise OSError(f"it is said to have {total} bytes; at most {MOST_BYTES} are taken")
             task = progress.add_task(target.name, total=total)
             received = _copy(response, stream, lambda n: progress.advance(task, n))
         if total is not None and received != total:
@@ -111,6 +136,8 @@ def _copy(source: BinaryIO, target: BinaryIO, advance: Callable[[int], None]) ->
         target.write(chunk)
         advance(len(chunk))
         received += len(chunk)
+        if received > MOST_BYTES:
+            raise OSError(f"more than {MOST_BYTES} bytes came")
     return received
 
 

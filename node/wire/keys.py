@@ -10,6 +10,7 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from node.errors import ConfigError
+from node.wire.private import check_private, check_secret
 
 SERVER_FILE = "server.key"
 _KEY_CHARACTERS = 40
@@ -28,7 +29,7 @@ class Keys:
     def read(cls, folder: Path | str) -> "Keys":
         """From a folder with the node's `server.key` and one client's `NAME.key_secret`.
 
-        Raises ConfigError.
+        Raises ConfigError, also where other users could change these files or read the secret.
         """
         place = Path(folder).expanduser()
         own = [x for x in sorted(place.glob("*.key_secret")) if x.name != "server.key_secret"]
@@ -37,6 +38,8 @@ class Keys:
                 f"{place}: {len(own)} files NAME.key_secret; a client's folder holds its own one "
                 "and the node's server.key, as `perception-node keys` made them"
             )
+        check_private(place / SERVER_FILE)
+        check_secret(own[0])
         server, _ = read_pair(place / SERVER_FILE)
         public, secret = read_pair(own[0])
         if secret is None:

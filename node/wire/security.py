@@ -12,7 +12,6 @@ A folder of keys, as `perception-node keys` makes it, holds
 import contextlib
 import os
 import shutil
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from node.errors import ConfigError
 from node.wire.keys import SERVER_FILE, read_pair
+from node.wire.private import check_private, check_secret
 
 Access = Literal["labels", "control"]
 ACCESSES: tuple[Access, ...] = ("labels", "control")
@@ -40,6 +40,7 @@ def secured(
         return
     public, secret = server_pair(keys)
     for listed in sorted((keys / access).glob("*.key")):
+        check_private(listed)
         read_pair(listed)  # the keeper would only log what is wrong, and let nobody in
     keeper = ThreadAuthenticator(context)
     keeper.start()
@@ -56,17 +57,17 @@ def secured(
 
 
 def server_pair(keys: Path) -> tuple[bytes, bytes]:
-    """The node's own pair. Raises ConfigError for a folder that does not serve, and for a secret
-    that other users can read."""
+    """The node's own pair. Raises ConfigError for a folder that does not serve, or that other users
+    can write to, and for a secret that they can read."""
     file = keys / _SECRET
     public, secret = read_pair(file)
     if secret is None:
         raise ConfigError(f"{file}: holds no secret key; copy it again")
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
-        raise ConfigError(f"{file}: other users can read it; chmod 600 {file}")
+    check_secret(file)
     for access in ACCESSES:
         if not (keys / access).is_dir():
             raise ConfigError(f"{keys / access}: there is no such folder; run perception-node keys")
+        check_private(keys / access)
     return public, secret
 
 
