@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from node.errors import ConfigError
+from node.paths import expanded
 from node.wire.messages import DEFAULT_ENDPOINT, EventKind
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -40,7 +42,10 @@ def _as_path(key: str, value: object) -> object:
         return value
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key} = {value!r}: must be the path of a file, in quotes")
-    return Path(value).expanduser()
+    try:
+        return expanded(value)
+    except ConfigError as error:
+        raise ValueError(f"{key} = {value!r}: {error}") from None
 
 
 class RegionConfig(_Section):

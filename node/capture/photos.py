@@ -12,6 +12,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from node.capture.source import Picture, Report, SourceFacts
 from node.errors import SourceError
 from node.frame import Image, Stamp
+from node.paths import expanded
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
 
@@ -105,7 +106,7 @@ def find_photos(source: str) -> list[Path] | None:
 
     Raises SourceError for a folder or glob that holds none.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         files = sorted(entry for entry in path.iterdir() if is_photo(entry))
         if not files:

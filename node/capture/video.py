@@ -8,6 +8,7 @@ from node.capture.source import Picture, SourceFacts
 from node.errors import SourceError
 from node.frame import Image, Stamp
 from node.opencv import cv2
+from node.paths import absolute
 
 SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg"}
@@ -111,7 +112,7 @@ def _open(file: Path) -> "cv2.VideoCapture":
                 raise SourceError(f"{file} is empty (0 bytes); was it copied completely?")
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}") from error
-    capture = cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(str(absolute(file)), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise SourceError(
             f"{file} is not a video that OpenCV can read; if it is one, convert it: "

@@ -3,13 +3,12 @@ that is loaded when it is used, so that `--help` does not wait for torch."""
 
 import importlib
 import os
-import sys
 from collections.abc import Sequence
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from node import __version__
+from node.cli.standard_streams import ReaderGoneError, one_line
 from node.cli.stopping import stop_on_signals
 from node.errors import PerceptionNodeError
 
@@ -68,22 +67,26 @@ def command_line(arguments: Sequence[str]) -> int:
     with stop_on_signals():
         try:
             commands.main(arguments, prog_name="perception-node", standalone_mode=False)
-            sys.stdout.flush()  # here, where a reader that has gone is expected
+        except ReaderGoneError as gone:
+            return gone.exit_code
         except PerceptionNodeError as error:
-            click.echo(f"error: {error}", err=True)
+            _say(str(error))
             return error.exit_code
         except click.exceptions.Exit as exit_:
             return exit_.exit_code
         except click.ClickException as error:
             error.show()
             return error.exit_code
+        except OSError as error:  # of the computer: no mistake of the program's to trace
+            _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+            return 1
         except SystemExit as exit_:
-            if type(sys.stdout) is PacifyFlushWrapper:
-                return 0  # click's sign that the reader of our pipe has gone, as `head` does
             return exit_.code if isinstance(exit_.code, int) else 0
-        except BrokenPipeError:
-            return 0
         return 0
+
+
+def _say(what: str) -> None:
+    click.echo(f"error: {one_line(what)}", err=True)
 
 
 def _complete(instruction: str) -> int:

@@ -13,7 +13,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from node.cli.options import CONFIG, MODEL, RUNTIME, SETTINGS, configured, load_perceiver, together
+from node.cli.options import (
+    CONFIG,
+    MODEL,
+    RUNTIME,
+    SETTINGS,
+    Number,
+    configured,
+    load_perceiver,
+    together,
+)
 from node.cli.run import SOURCE
 from node.client import NoMessageError, Subscriber
 from node.errors import PerceptionNodeError, SourceError
@@ -35,7 +44,7 @@ _POLL_S = 0.2
 @together(CONFIG, SOURCE, MODEL, RUNTIME, SETTINGS)
 @click.option("--profile", is_flag=True, help="Run the node and say where a frame's time goes.")
 @click.option(
-    "--seconds", type=click.FloatRange(1), default=10.0, show_default=True, metavar="S",
+    "--seconds", type=Number(1), default=10.0, show_default=True, metavar="S",
     help="How long to profile.",
 )  # fmt: skip
 @click.option(

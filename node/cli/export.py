@@ -9,7 +9,7 @@ from rich.console import Console
 
 from node.cli.jsonl import json_lines
 from node.cli.media import share_bar
-from node.cli.options import together
+from node.cli.options import Number, together
 from node.errors import SourceError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ LABELS = click.option(
     "--label", "labels", multiple=True, metavar="NAME", help="Only frames that show this; repeat."
 )
 SCORE = click.option(
-    "--min-score", type=click.FloatRange(0, 1), default=0.0, metavar="S", help="At least this sure."
+    "--min-score", type=Number(0, 1), default=0.0, metavar="S", help="At least this sure."
 )
 EVERY = click.option(
     "--every", type=click.IntRange(1), default=1, metavar="N", help="One of N that fit."

@@ -1,6 +1,7 @@
 """What several commands share: options, the configuration they make, logging."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,32 @@ if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Number(click.FloatRange):
+    """A number of a range. Unlike click's, it is never nan, which is within every range, and
+    infinite only where a wait may be for ever."""
+
+    def __init__(
+        self,
+        min: float | None = None,
+        max: float | None = None,
+        *,
+        min_open: bool = False,
+        for_ever: bool = False,
+    ) -> None:
+        super().__init__(min, max, min_open=min_open)
+        self._for_ever = for_ever
+
+    def convert(
+        self, value: float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number, or a usage error."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number) or (math.isinf(number) and not self._for_ever):
+            self.fail(f"{value!r} is not a number that can be used here", param, ctx)
+        return number
+
 
 CONFIG = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import click
 
-from node.cli.options import CONFIG, ENDPOINT, MODEL, RUNTIME, SETTINGS, configured, together
+from node.cli.options import (
+    CONFIG,
+    ENDPOINT,
+    MODEL,
+    RUNTIME,
+    SETTINGS,
+    Number,
+    configured,
+    together,
+)
 from node.cli.run import SOURCE, label_live
 from node.cli.stopping import stoppable
 from node.config_file import changed
@@ -17,7 +26,7 @@ from node.config_file import changed
     "--output", type=click.Path(path_type=Path), metavar="FOLDER",
     help="Where the files go (recording.folder).",
 )  # fmt: skip
-@click.option("--duration", type=click.FloatRange(min=0.1), metavar="S", help="Stop after so long.")
+@click.option("--duration", type=Number(0.1, 1e6), metavar="S", help="Stop after so long.")
 def command(
     config_file: Path | None,
     source: str | None,

@@ -14,10 +14,12 @@ from node.cli.options import (
     MODEL,
     RUNTIME,
     SETTINGS,
+    Number,
     configured,
     load_perceiver,
     together,
 )
+from node.cli.standard_streams import ReaderGoneError
 from node.cli.stopping import stoppable
 from node.cli.verdict import print_verdict
 from node.client_control import DEFAULT_CONTROL_ENDPOINT
@@ -54,8 +56,8 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
     def gated(*, expect: Path | None, **options: object) -> None:
         try:
             replay(expect=expect, **options)
-        except SystemExit as ended:
-            if expect is None or ended.code:
+        except (SystemExit, ReaderGoneError) as ended:
+            if expect is None or (isinstance(ended, SystemExit) and ended.code):
                 raise
             raise PerceptionNodeError(f"stopped before the comparison with {expect}") from None
 
@@ -69,9 +71,9 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
     "--speed", type=_Speed(), default="1.0", show_default=True, metavar="X",
     help="A multiple of the recording's own rate, or max.",
 )  # fmt: skip
-@click.option("--from", "start", type=click.FloatRange(min=0), default=0.0, metavar="S",
+@click.option("--from", "start", type=Number(min=0), default=0.0, metavar="S",
               help="Begin so many seconds into it.")  # fmt: skip
-@click.option("--to", "end", type=click.FloatRange(min=0), metavar="S", help="End there.")
+@click.option("--to", "end", type=Number(min=0), metavar="S", help="End there.")
 @click.option("--loop", is_flag=True, help="Begin again at the end, until stopped.")
 @click.option(
     "--as-recorded", is_flag=True,
@@ -87,7 +89,7 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
     help="Compare with an earlier --jsonl file; exit 1 on a difference.",
 )  # fmt: skip
 @click.option(
-    "--tolerance", type=click.FloatRange(0, 1), default=0.0, metavar="T",
+    "--tolerance", type=Number(0, 1), default=0.0, metavar="T",
     help="With --expect: how far scores may differ, and overlaps of boxes fall short of 1.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="With --expect: what changed, as JSON.")

@@ -6,7 +6,8 @@ import click
 from rich.console import Console
 
 from node.cli.media import share_bar
-from node.errors import OutputError, SourceError
+from node.errors import SourceError
+from node.paths import expanded
 
 
 @click.command("report")
@@ -28,12 +29,9 @@ def command(source: str, output: Path | None) -> None:
     files = find_recording(source)
     if files is None:
         raise SourceError(f"{source} names no recording (*.mcap), and is no folder of some")
-    path = Path(source).expanduser()
+    path = expanded(source)
     to = output or (path / "report.html" if path.is_dir() else files[0].with_suffix(".html"))
     recording = Recording(files)
-    try:
-        with share_bar(Console(stderr=True), "report") as progress:
-            write_report(recording, to, progress)
-    except OSError as error:
-        raise OutputError(f"{to} cannot be written: {error.strerror}; use --output") from error
+    with share_bar(Console(stderr=True), "report") as progress:
+        write_report(recording, to, progress)
     click.echo(str(to))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node.cli.media import files_of, frames_of, progress_bar
-from node.cli.options import CONFIG, MODEL, SETTINGS, configured, together
+from node.cli.options import CONFIG, MODEL, SETTINGS, Number, configured, together
 from node.errors import SourceError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _TABLE_WIDTH = 120
     help="Pictures, folder or video of what the robot sees; 50 frames or more also try int8.",
 )  # fmt: skip
 @click.option(
-    "--floor", type=click.FloatRange(0, 1), metavar="SHARE",
+    "--floor", type=Number(0, 1), metavar="SHARE",
     help="Least share of frames that must keep their best label (default 0.99, int8 0.98).",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each row.")

@@ -6,10 +6,10 @@ import glob
 import heapq
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from google.protobuf.message import DecodeError
@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from node.errors import MessageError, SourceError
 from node.frame import Clock, Frame, Image, Stamp
 from node.jpeg import decode_jpeg
+from node.paths import expanded
 from node.recording.chunks import ChunkedFile, add_problem, in_log_order, open_chunked
 from node.recording.entry import Channel, Encoding, Entry
 from node.recording.file import METADATA
@@ -228,7 +229,7 @@ class _FrameReader:
         """The frame whose picture this is, None for all other entries. Other recorders tell nothing
         of a picture; those are counted."""
         if entry.channel.name == _FRAME:
-            self._facts[_camera(entry.channel.topic)] = _map(entry.data)
+            self._facts[_camera(entry.channel.topic)] = self._checked(entry)
             return None
         if entry.channel.name != _IMAGE or entry.channel.encoding != "protobuf":
             return None
@@ -259,6 +260,33 @@ class _FrameReader:
             jpeg=image.data,
         )
 
+    def _checked(self, entry: Entry) -> dict[str, Any]:
+        """The facts of a picture, without those of a type or size that none can have."""
+        told = _map(entry.data)
+        wrong = [name for name, fits in _FACTS.items() if name in told and not fits(told[name])]
+        for name in wrong:
+            why = f"{entry.channel.topic}: {name} is {told.pop(name)!r:.40}, and is left out"
+            add_problem(self._problems, why)
+        return told
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < FOREVER_NS
+
+
+def _is_moment(value: object) -> bool:
+    return value is None or (type(value) is int and abs(value) < FOREVER_NS)
+
+
+_FACTS: dict[str, Callable[[object], bool]] = {
+    "frame_id": _is_count,
+    "stamp_ns": _is_moment,
+    "clock": lambda value: value is None or value in get_args(Clock),
+    "epoch": _is_count,
+    "lost_before": _is_count,
+}
+"""What is read of a picture's facts, and which values there can be."""
+
 
 def _is_jpeg(picture_format: str) -> bool:
     return any(name in picture_format.lower() for name in ("jpeg", "jpg"))
@@ -282,7 +310,8 @@ class _Waiting:
 
 def _give(waiting: Iterable[_Waiting], message: LabelsMessage) -> None:
     """A camera's frames are labelled in their order: those before this one never will be."""
-    assert message.frame_id is not None
+    if message.frame_id is None:  # of somebody else's making: it says of no frame what is in it
+        return
     for one in waiting:
         if one.frame.camera == message.camera and one.frame.frame_id <= message.frame_id:
             one.passed = True
@@ -339,7 +368,7 @@ def _check_of_one_run(files: Sequence[ChunkedFile]) -> None:
 def find_recording(source: str) -> list[Path] | None:
     """The files of a recording that a path names: one file, a pattern, or a folder that holds some;
     None where it names none."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
         return sorted(path.parent.glob(path.name)) or [path]
     if path.suffix.lower() == SUFFIX:
@@ -376,6 +405,6 @@ def _channel(file: ChunkedFile, channel_id: int) -> Channel:
 def _map(data: bytes) -> dict[str, Any]:
     try:
         content = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -10,6 +10,7 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from node.errors import ConfigError
+from node.paths import expanded
 
 SERVER_FILE = "server.key"
 _KEY_CHARACTERS = 40
@@ -30,7 +31,7 @@ class Keys:
 
         Raises ConfigError.
         """
-        place = Path(folder).expanduser()
+        place = expanded(folder)
         own = [x for x in sorted(place.glob("*.key_secret")) if x.name != "server.key_secret"]
         if len(own) != 1:
             raise ConfigError(
