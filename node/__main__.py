@@ -1,18 +1,22 @@
 """`python -m node` and the command `perception-node`."""
 
-import contextlib
 import os
 import sys
 
 from node.cli import command_line
+from node.cli.standard_streams import lost_result, take_over
+from node.errors import OutputError
 
 
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
+    take_over()
     code = command_line(sys.argv[1:])
-    with contextlib.suppress(OSError):  # nobody is left to read it
-        sys.stdout.flush()
-        sys.stderr.flush()
+    lost = lost_result()
+    if lost is not None:
+        print(f"error: {lost}", file=sys.stderr)
+        code = code or OutputError.exit_code
+    sys.stderr.flush()
     # Not sys.exit: a thread that hangs in a camera's driver must not hold the process, and what
     # has to be put away was put away before the command returned.
     os._exit(code)

@@ -15,7 +15,9 @@ from pydantic import (
     model_validator,
 )
 
+from node.errors import ConfigError
 from node.limits import Limits
+from node.paths import expanded
 from node.polygon import check_polygon
 from node.redact import redacted, value_shown
 from node.wire.messages import DEFAULT_ENDPOINT, EventKind
@@ -62,7 +64,10 @@ def _as_path(key: str, value: object) -> object:
         return value
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key} = {value_shown(value)}: must be the path of a file, in quotes")
-    return Path(value).expanduser()
+    try:
+        return expanded(value)
+    except ConfigError as error:
+        raise ValueError(f"{key} = {value_shown(value)}: {error}") from None
 
 
 class RegionConfig(_Section):

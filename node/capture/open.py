@@ -16,6 +16,7 @@ from node.capture.photos import PhotoFile, PhotoSource, find_photos, is_photo
 from node.capture.source import Source
 from node.capture.video import VideoSource
 from node.config import CameraConfig
+from node.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     if photos is not None:
         fps = config.fps or DEFAULT_PHOTO_FPS
         return PhotoSource(photos, fps=fps, loop=config.loop, report=log.warning)
-    return VideoSource(Path(files).expanduser(), loop=config.loop)
+    return VideoSource(expanded(files), loop=config.loop)
 
 
 def check_source(config: CameraConfig) -> None:

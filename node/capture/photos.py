@@ -26,6 +26,7 @@ from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
 from node.jpeg import check_scans
 from node.limits import check_bytes, check_pixels, limits
+from node.paths import expanded
 from node.redact import redacted
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
@@ -134,7 +135,7 @@ def find_photos(source: str) -> list[Path] | None:
 
     Raises SourceError for a folder or glob that holds none.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         files = sorted(entry for entry in path.iterdir() if is_photo(entry))
         if not files:

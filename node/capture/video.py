@@ -10,6 +10,7 @@ from node.errors import PictureError, SourceError
 from node.frame import Image, Stamp
 from node.limits import check_pixels, limits
 from node.opencv import cv2, limit_buffers
+from node.paths import absolute
 from node.redact import redacted
 
 SUFFIXES = frozenset(
@@ -115,7 +116,7 @@ def _open(file: Path) -> "cv2.VideoCapture":
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}") from error
     _check_size(file)
-    capture = cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(str(absolute(file)), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise SourceError(
             f"{file} is not a video that OpenCV can read; if it is one, convert it: "

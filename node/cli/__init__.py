@@ -4,16 +4,16 @@ that is loaded when it is used, so that `--help` does not wait for torch."""
 import importlib
 import io
 import os
-import sys
 from collections.abc import Sequence
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from node import __version__
+from node.cli.say import say
+from node.cli.standard_streams import ReaderGoneError
 from node.cli.stopping import stop_on_signals
 from node.errors import PerceptionNodeError
-from node.printable import printable, printable_lines
+from node.printable import printable_lines
 from node.redact import addresses_in, hidden
 
 COMMANDS = {
@@ -76,27 +76,28 @@ def command_line(arguments: Sequence[str]) -> int:
     with stop_on_signals():
         try:
             commands.main(arguments, prog_name="perception-node", standalone_mode=False)
-            sys.stdout.flush()  # here, where a reader that has gone is expected
+        except ReaderGoneError as gone:
+            return gone.exit_code
         except PerceptionNodeError as error:
-            click.echo(f"error: {_told(str(error), arguments)}", err=True)
+            _say(str(error), arguments)
             return error.exit_code
         except click.exceptions.Exit as exit_:
             return exit_.exit_code
         except click.ClickException as error:
             _show(error, arguments)
             return error.exit_code
+        except OSError as error:  # of the computer: no mistake of the program's to trace
+            said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            _say(said, arguments)
+            return 1
         except SystemExit as exit_:
-            if type(sys.stdout) is PacifyFlushWrapper:
-                return 0  # click's sign that the reader of our pipe has gone, as `head` does
             return exit_.code if isinstance(exit_.code, int) else 0
-        except BrokenPipeError:
-            return 0
         return 0
 
 
-def _told(text: str, arguments: Sequence[str]) -> str:
-    """An error as it is printed: it may name an argument, and that may be a stream's address."""
-    return printable(hidden(text, addresses_in(arguments)))
+def _say(what: str, arguments: Sequence[str]) -> None:
+    """Prints an error, which may name an argument that is a stream's address."""
+    say(f"error: {hidden(what, addresses_in(arguments))}", err=True)
 
 
 def _show(error: click.ClickException, arguments: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import click
 from node.cli.say import say
 from node.config_file import load_config
 from node.errors import ConfigError
+from node.output_files import write_whole
 from node.redact import redacted
 
 
@@ -44,13 +45,9 @@ def init(file: Path) -> None:
     """
     from node.template import found_camera, template_for
 
+    if file.exists() or file.is_symlink():
+        raise ConfigError(f"{file} is there already; name another, or delete it")
     camera = found_camera()
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(template_for(camera))
-    except FileExistsError:
-        raise ConfigError(f"{file} is there already; name another, or delete it") from None
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+    write_whole(file, template_for(camera).encode())
     source = camera.source if camera else "demo (no camera was found)"
     say(f"{file}: source {source}; start it with: perception-node run --config {file}")

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import click
 
-from node.cli.options import SECONDS
+from node.cli.options import Number
 from node.client_control import DEFAULT_CONTROL_ENDPOINT, Answer, Control, NoAnswerError
 from node.config_file import toml_value
 from node.errors import ConfigError, ControlError
+from node.output_files import write_whole
 from node.printable import printable_json
 
 _Result = TypeVar("_Result")
@@ -26,8 +27,9 @@ _Result = TypeVar("_Result")
     help="This client's folder of keys, where the node asks for them.",
 )  # fmt: skip
 @click.option(
-    "--timeout", type=SECONDS, default=5.0, show_default=True, metavar="S", help="Wait so long."
-)
+    "--timeout", type=Number(0, for_ever=True), default=5.0, show_default=True, metavar="S",
+    help="Wait so long.",
+)  # fmt: skip
 @click.pass_context
 def command(context: click.Context, endpoint: str, keys: Path | None, timeout: float) -> None:
     """Ask a running node to pause, resume, change settings or its model, or for a snapshot.
@@ -92,8 +94,9 @@ def set_command(connect: Callable[[], Control], settings: tuple[str, ...]) -> No
 @click.argument("name")
 @click.option("--weights", metavar="FILE", help="Weights file of your own, on the node's computer.")
 @click.option(
-    "--timeout", type=SECONDS, default=120.0, show_default=True, metavar="S", help="Wait so long."
-)
+    "--timeout", type=Number(0, for_ever=True), default=120.0, show_default=True, metavar="S",
+    help="Wait so long.",
+)  # fmt: skip
 @click.pass_obj
 def model_command(
     connect: Callable[[], Control], name: str, weights: str | None, timeout: float
@@ -118,10 +121,8 @@ def snapshot_command(
     Example: perception-node ctl snapshot front.jpg --camera front
     """
     picture = _asked(connect, lambda node: node.snapshot(camera, quality))
-    try:
-        file.write_bytes(picture.jpeg)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+    write_whole(file, picture.jpeg)
+
     from node.wire.codec import to_map
 
     _print(to_map(picture.message))

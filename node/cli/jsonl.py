@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from node.cli.standard_streams import ESCAPED, print_line
 from node.errors import ConfigError, OutputError
 
 Write = Callable[[str], None]
@@ -17,12 +18,12 @@ def json_lines(target: str | None) -> Iterator[Write]:
     Each line is flushed, so that a reader of a pipe sees it at once. What a file held before goes
     with the first line, or with the end of a run without one; a command that fails before loses
     nothing. Raises ConfigError where the file cannot be opened, OutputError where a line cannot be
-    written.
+    written, ReaderGoneError where nobody reads stdout any more.
     """
     if target is None:
         yield lambda line: None
     elif target == "-":
-        yield lambda line: print(line, flush=True)
+        yield print_line
     else:
         lines = _Lines(Path(target))
         try:
@@ -64,6 +65,8 @@ class _Lines:
 
 def _opened(path: Path) -> TextIO:
     try:
-        return path.open("a", encoding="utf-8")  # unlike "w", it empties nothing yet
+        return path.open(
+            "a", encoding="utf-8", errors=ESCAPED
+        )  # unlike "w", it empties nothing yet
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

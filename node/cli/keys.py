@@ -7,6 +7,7 @@ import click
 
 from node.cli.say import say
 from node.errors import ConfigError
+from node.paths import absolute
 from node.wire.security import ACCESSES, make_client, make_server
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
@@ -33,7 +34,7 @@ def command(folder: Path, clients: tuple[str, ...], allowed: tuple[str, ...]) ->
     try:
         if make_server(folder):
             say(f"{folder}: keys of the node; keep it there, and write in its configuration")
-            say(f'  [wire]\n  keys = "{folder.absolute()}"')
+            say(f'  [wire]\n  keys = "{absolute(folder)}"')
         for name in clients:
             place = make_client(folder, name, allowed)
             say(f"{place}: may have {' and '.join(allowed)}; move it to the client, then")

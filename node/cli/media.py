@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 from node.errors import SourceError
+from node.paths import expanded
 from node.redact import redacted
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def files_of(path: str) -> Iterator[Path]:
     """The pictures and videos that a path names. Raises SourceError where there are none."""
     from node.capture.photos import find_photos
 
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if folder.is_dir():
         found = sorted(entry for entry in folder.rglob("*") if _is_media(entry))
         if not found:

@@ -20,15 +20,27 @@ if TYPE_CHECKING:
 
 
 class Number(click.FloatRange):
-    """A number in a range; nan and inf are none. click.FloatRange lets both pass."""
+    """A number of a range. Unlike click's, it is never nan, which is within every range, and
+    infinite only where a wait may be for ever."""
+
+    def __init__(
+        self,
+        min: float | None = None,
+        max: float | None = None,
+        *,
+        min_open: bool = False,
+        for_ever: bool = False,
+    ) -> None:
+        super().__init__(min, max, min_open=min_open)
+        self._for_ever = for_ever
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """As click does, and finite."""
+        """The number, or a usage error."""
         number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
+        if math.isnan(number) or (math.isinf(number) and not self._for_ever):
+            self.fail(f"{value!r} is not a number that can be used here", param, ctx)
         return number
 
 
@@ -37,6 +49,7 @@ MOST_S = 1e8
 SECONDS = Number(0, MOST_S, min_open=True)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
 
 CONFIG = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",

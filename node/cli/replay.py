@@ -20,6 +20,7 @@ from node.cli.options import (
     load_perceiver,
     together,
 )
+from node.cli.standard_streams import ReaderGoneError
 from node.cli.stopping import stoppable
 from node.cli.verdict import print_verdict
 from node.client_control import DEFAULT_CONTROL_ENDPOINT
@@ -57,8 +58,8 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
     def gated(*, expect: Path | None, **options: object) -> None:
         try:
             replay(expect=expect, **options)
-        except SystemExit as ended:
-            if expect is None or ended.code:
+        except (SystemExit, ReaderGoneError) as ended:
+            if expect is None or (isinstance(ended, SystemExit) and ended.code):
                 raise
             raise PerceptionNodeError(f"stopped before the comparison with {expect}") from None
 

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from node.cli.media import share_bar
 from node.cli.say import say
-from node.errors import OutputError, SourceError
+from node.errors import SourceError
+from node.paths import expanded
 from node.redact import redacted
 
 
@@ -32,12 +33,9 @@ def command(source: str, output: Path | None) -> None:
         raise SourceError(
             f"{redacted(str(source))} names no recording (*.mcap), and is no folder of some"
         )
-    path = Path(source).expanduser()
+    path = expanded(source)
     to = output or (path / "report.html" if path.is_dir() else files[0].with_suffix(".html"))
     recording = Recording(files)
-    try:
-        with share_bar(Console(stderr=True), "report") as progress:
-            write_report(recording, to, progress)
-    except OSError as error:
-        raise OutputError(f"{to} cannot be written: {error.strerror}; use --output") from error
+    with share_bar(Console(stderr=True), "report") as progress:
+        write_report(recording, to, progress)
     say(str(to))

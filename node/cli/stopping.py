@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: a command that is still getting ready ends at once, a running one cleanly."""
+"""Ctrl-C, SIGTERM and SIGHUP: a command that is still getting ready ends at once, a running one
+cleanly."""
 
 import contextlib
 import signal
@@ -12,16 +13,24 @@ _waits_for_stop = False
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Ends the command with exit code 0 at the first signal; the second one kills."""
+    """Ends the command with exit code 0 at the first signal; the second one kills.
+
+    SIGHUP says that the terminal was closed, and comes from the shell and from the kernel both, so
+    its second one kills nothing. Who started the command with it ignored (`nohup`) has it ignored.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         _STOP.set()
-        signal.signal(number, signal.SIG_DFL)
+        if number != signal.SIGHUP:
+            signal.signal(number, signal.SIG_DFL)
         if not _waits_for_stop:
             raise SystemExit(0)
 
     _STOP.clear()  # a command before it, in the same process, may have ended by it
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

@@ -13,7 +13,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Column, Table
 
-from node.cli.options import SECONDS, set_up_logging
+from node.cli.options import Number, set_up_logging
+from node.cli.standard_streams import print_line
 from node.client import Gap, NoMessageError, Subscriber
 from node.client_inbox import ALIVE_S
 from node.errors import PerceptionNodeError
@@ -42,7 +43,7 @@ _RATE_OVER = 30
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N messages.")
 @click.option(
-    "--timeout", "timeout_s", type=SECONDS, metavar="S",
+    "--timeout", "timeout_s", type=Number(0, min_open=True, for_ever=True), metavar="S",
     help="Exit 1 when nothing came for S seconds.",
 )  # fmt: skip
 def command(
@@ -101,7 +102,7 @@ class _Lines:
 
     def show(self, message: LabelsMessage, gap: Gap, subscriber: Subscriber) -> None:
         line = to_json(message) if self._as_json else f"{_plain(message)}{_missing(gap)}"
-        print(line if self._as_json else printable(line), flush=True)
+        print_line(line if self._as_json else printable(line))
 
     def quiet(self, subscriber: Subscriber) -> None:
         pass

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.errors import ModelError
+from node.paths import home
 
 _CHECKSUM = "sha256"
 
 
 def cache_folder() -> Path:
     """Where the node keeps what it made (XDG base directory specification)."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
     return Path(base) / "perception-node"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.errors import ModelError
+from node.paths import expanded
 from node.perception import efficientnet_lite, model_file, released
 from node.perception.model import Model
 
@@ -53,7 +54,7 @@ def load_model(name: str, weights: Path | None = None) -> Model:
             raise ModelError(
                 f"model {name!r}: a model file has its own weights; leave model.weights out"
             )
-        return model_file.load(Path(name).expanduser())
+        return model_file.load(expanded(name))
     if name in released.RELEASED:
         return released.load(name, weights)
     from node.perception import torchvision_models  # takes a second

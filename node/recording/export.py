@@ -11,10 +11,11 @@ import numpy as np
 
 from node.errors import OutputError, PictureError, SourceError
 from node.opencv import cv2
+from node.output_files import fresh_folder, whole_file
 from node.recording.overlay import draw
 from node.recording.recording import RecordedFrame, Recording
 from node.wire.codec import to_json
-from node.wire.messages import Detection, Label, LabelsMessage
+from node.wire.messages import Detection, ImageSize, Label, LabelsMessage
 
 Progress = Callable[[float], None]
 
@@ -56,6 +57,20 @@ def write_video(
         raise SourceError(f"{recording.paths[0]}: camera {name!r} has no frames")
     duration_ns = max(moments[-1] - moments[0], 1)
     fps = (len(moments) - 1) / (duration_ns / 1e9) if len(moments) > 1 else 1.0
+    with whole_file(to) as beside:
+        return _write_frames(recording, to, beside, name, _Pace(fps, moments[-1] or 1), progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    fps: float
+    end_ns: int
+
+
+def _write_frames(
+    recording: Recording, to: Path, beside: Path, name: str, pace: _Pace, progress: Progress
+) -> int:
+    """to: what the file is going to be called, for errors."""
     writer: cv2.VideoWriter | None = None
     size = (0, 0)
     count = 0
@@ -69,33 +84,31 @@ def write_video(
                 continue
             if writer is None:
                 size = drawn.shape[1], drawn.shape[0]
-                writer = cv2.VideoWriter(str(to), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+                fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+                writer = cv2.VideoWriter(str(beside), fourcc, pace.fps, size)
                 if not writer.isOpened():
                     raise OutputError(_why_no_video(to))
             if (drawn.shape[1], drawn.shape[0]) != size:
                 drawn = np.asarray(cv2.resize(drawn, size), np.uint8)
             writer.write(drawn)
             count += 1
-            progress(frame.media_ns / (moments[-1] or 1))
+            progress(frame.media_ns / pace.end_ns)
     finally:
         if writer is not None:
             writer.release()
-    if writer is not None:
-        _check_video(to, count)
+    if writer is None:
+        raise SourceError(f"{recording.paths[0]}: no frame of camera {name!r} can be decoded")
+    _check_video(to, _frames_in(beside), count)
     return count
 
 
-def _check_video(file: Path, count: int) -> None:
+def _check_video(to: Path, there: int, count: int) -> None:
     """OpenCV does not say that a disk was full. Raises OutputError where not all frames are in the
-    file, and deletes it."""
-    there = _frames_in(file)
-    if there == count:
-        return
-    if file.is_file():
-        file.unlink()
-    raise OutputError(
-        f"{file} cannot be written: {there} of {count} frames arrived in it; is the disk full?"
-    )
+    file."""
+    if there != count:
+        raise OutputError(
+            f"{to} cannot be written: {there} of {count} frames arrived in it; is the disk full?"
+        )
 
 
 def _frames_in(file: Path) -> int:
@@ -112,8 +125,6 @@ def _frames_in(file: Path) -> int:
 
 def _why_no_video(to: Path) -> str:
     """OpenCV does not say."""
-    if not to.parent.is_dir():
-        return f"{to} cannot be written: there is no folder {to.parent}"
     return f"{to} cannot be written as a video; name it .mp4 or .avi, and make room for it"
 
 
@@ -122,22 +133,28 @@ def write_coco(
 ) -> int:
     """A COCO dataset: `images/` and `annotations.json`, with the frames that show a chosen
     detection; how many frames. Boxes are [x, y, width, height] in pixels. A category's id is the
-    model's and 1, but where the model was changed and another's name has it. Raises OutputError."""
+    model's and 1, but where the model was changed and another's name has it. Raises OutputError,
+    and leaves nothing then."""
+    with fresh_folder(to):
+        return _write_coco(recording, to, choice, progress)
+
+
+def _write_coco(recording: Recording, to: Path, choice: Choice, progress: Progress) -> int:
     images: list[dict[str, Any]] = []
     found: list[tuple[Detection, int]] = []
-    folder = _made(_new(to) / "images")
+    folder = _made(to / "images")
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
     for frame, message in _chosen(recording, choice, lambda told: told.detections):
         progress(frame.media_ns / duration_ns)
-        assert message.image is not None
+        size = message.image or _size(frame)
         name = f"{frame.camera}_{frame.frame_id:08d}.jpg"
         _write(folder / name, frame.jpeg)
         images.append(
             {
                 "id": len(images) + 1,
                 "file_name": name,
-                "width": message.image.width,
-                "height": message.image.height,
+                "width": size.width,
+                "height": size.height,
             }
         )
         for one in message.detections:
@@ -164,16 +181,22 @@ def write_image_folder(
     recording: Recording, to: Path, choice: Choice, progress: Progress = lambda done: None
 ) -> int:
     """A folder for each label with the frames whose best label it is (torchvision's ImageFolder);
-    how many frames. Raises OutputError."""
+    how many frames. Raises OutputError, and leaves nothing then."""
     count = 0
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
-    _made(_new(to))
-    for frame, message in _chosen(recording, choice, lambda told: told.labels[:1]):
-        progress(frame.media_ns / duration_ns)
-        folder = _made(to / _folder_name(message.labels[0].name))
-        _write(folder / f"{frame.camera}_{frame.frame_id:08d}.jpg", frame.jpeg)
-        count += 1
+    with fresh_folder(to):
+        for frame, message in _chosen(recording, choice, lambda told: told.labels[:1]):
+            progress(frame.media_ns / duration_ns)
+            folder = _made(to / _folder_name(message.labels[0].name))
+            _write(folder / f"{frame.camera}_{frame.frame_id:08d}.jpg", frame.jpeg)
+            count += 1
     return count
+
+
+def _size(frame: RecordedFrame) -> ImageSize:
+    """Of a frame whose message does not tell."""
+    height, width = frame.image().shape[:2]
+    return ImageSize(width, height)
 
 
 def _chosen(
@@ -224,13 +247,6 @@ def _camera(recording: Recording, camera: str | None) -> str:
             f"{recording.paths[0]}: no camera {camera!r}; cameras: {', '.join(recording.cameras)}"
         )
     return camera
-
-
-def _new(folder: Path) -> Path:
-    """A folder with nothing in it: frames of another recording have the same names."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise OutputError(f"{folder} is there already; name another folder")
-    return folder
 
 
 def _folder_name(label: str) -> str:

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from node.errors import MessageError, SourceError
 from node.frame import Clock, Frame, Image, Stamp
 from node.jpeg import decode_jpeg
+from node.paths import expanded
 from node.recording.chunks import ChunkedFile, add_problem, in_log_order, open_chunked
 from node.recording.entry import Channel, Encoding, Entry
 from node.recording.facts import (
@@ -310,7 +311,8 @@ class _Waiting:
 
 def _give(waiting: Iterable[_Waiting], message: LabelsMessage) -> None:
     """A camera's frames are labelled in their order: those before this one never will be."""
-    assert message.frame_id is not None
+    if message.frame_id is None:  # of somebody else's making: it says of no frame what is in it
+        return
     for one in waiting:
         if one.frame.camera == message.camera and one.frame.frame_id <= message.frame_id:
             one.passed = True
@@ -367,7 +369,7 @@ def _check_of_one_run(files: Sequence[ChunkedFile]) -> None:
 def find_recording(source: str) -> list[Path] | None:
     """The files of a recording that a path names: one file, a pattern, or a folder that holds some;
     None where it names none."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
         return in_order(path.parent.glob(path.name)) or [path]
     if path.suffix.lower() == SUFFIX:

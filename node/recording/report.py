@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 from node.errors import PictureError
 from node.frame import Image
 from node.jpeg import encode_jpeg
+from node.output_files import write_whole
 from node.recording.recording import RecordedFrame, Recording
 from node.wire.messages import EventMessage, HealthMessage, LabelsMessage, ModelInfo, Status
 
@@ -100,8 +101,9 @@ class Told:
 
 
 def write_report(recording: Recording, to: Path, progress: Progress = lambda done: None) -> None:
-    """Writes the page. progress: told how much is done, 0 to 1. Raises OSError."""
-    to.write_text(render(recording, progress), encoding="utf-8")
+    """Writes the page. progress: told how much is done, 0 to 1. Raises OutputError, and leaves what
+    was there."""
+    write_whole(to, render(recording, progress).encode("utf-8", "xmlcharrefreplace"))
 
 
 def render(recording: Recording, progress: Progress = lambda done: None) -> str:

@@ -2,6 +2,7 @@
 rosbags, with vision_msgs (Humble to Jazzy) added from its own definitions."""
 
 import functools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rosbags.typesys.store import Typestore
 
 from node.client_ros2 import CLASSIFICATION, DETECTIONS, of_labels, stamped
 from node.errors import OutputError, SourceError
+from node.output_files import unwritable
 from node.recording.recording import RecordedFrame, Recording
 from node.wire.messages import LabelsMessage
 
@@ -83,19 +85,26 @@ def write_bag(recording: Recording, to: Path, progress: Progress = lambda done: 
     SourceError for a stamp that ROS 2 has no number for."""
     if to.exists():
         raise OutputError(f"{to} is there already; name another folder")
-    count = 0
     try:
-        with Writer(to, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
-            connections: dict[str, Any] = {}
-            for topic, log_ns, message in _messages(recording, progress):
-                kind = message.__msgtype__
-                if topic not in connections:
-                    connections[topic] = bag.add_connection(topic, kind, typestore=typestore())
-                data = typestore().serialize_cdr(message, kind)
-                bag.write(connections[topic], log_ns, data)
-                count += 1
-    except OSError as error:
-        raise OutputError(f"{to} cannot be written: {error.strerror}") from error
+        return _write_bag(recording, to, progress)
+    except BaseException as error:
+        shutil.rmtree(to, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise unwritable(to, error) from error
+        raise
+
+
+def _write_bag(recording: Recording, to: Path, progress: Progress) -> int:
+    count = 0
+    with Writer(to, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+        connections: dict[str, Any] = {}
+        for topic, log_ns, message in _messages(recording, progress):
+            kind = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = bag.add_connection(topic, kind, typestore=typestore())
+            data = typestore().serialize_cdr(message, kind)
+            bag.write(connections[topic], log_ns, data)
+            count += 1
     return count
 
 

@@ -204,7 +204,7 @@ def _one_of(known: Mapping[str, Any]) -> _Reader:
 def _number(raw: Any) -> float:
     if type(raw) is float and math.isfinite(raw):
         return raw
-    if type(raw) is int and abs(raw) < _MOST_EXACT:
+    if type(raw) is int and -_MOST_EXACT < raw < _MOST_EXACT:
         return float(raw)
     raise _Unfit(f"is {raw!r:.40}, not float")
 
@@ -218,9 +218,19 @@ def _integer(raw: Any) -> int:
 
 
 def _plain(kind: type) -> _Reader:
+    if kind is int:
+        return _integer
+
     def read(raw: Any) -> Any:
         if type(raw) is not kind:
             raise _Unfit(f"is {raw!r:.40}, not {kind.__name__}")
         return raw
 
     return read
+
+
+def _integer(raw: Any) -> int:
+    if type(raw) is int and -_MOST_EXACT < raw < _MOST_EXACT:
+        return raw
+    told = "an integer of more than 64 bits" if type(raw) is int else f"{raw!r:.40}, not int"
+    raise _Unfit(f"is {told}")

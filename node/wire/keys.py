@@ -10,6 +10,7 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from node.errors import ConfigError
+from node.paths import expanded
 from node.wire.private import check_private, check_secret
 
 SERVER_FILE = "server.key"
@@ -31,7 +32,7 @@ class Keys:
 
         Raises ConfigError, also where other users could change these files or read the secret.
         """
-        place = Path(folder).expanduser()
+        place = expanded(folder)
         own = [x for x in sorted(place.glob("*.key_secret")) if x.name != "server.key_secret"]
         if len(own) != 1:
             raise ConfigError(

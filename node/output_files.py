@@ -1,0 +1,83 @@
+"""Files that commands write: whole, or not there at all; what they held before stays until then."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from node.errors import OutputError
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Writes a file. Raises OutputError where it cannot, and leaves what was there."""
+    with whole_file(file) as beside:
+        try:
+            beside.write_bytes(data)
+        except OSError as error:
+            raise unwritable(file, error) from error
+
+
+@contextlib.contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """A path beside `file`, of the same suffix, to write to; it takes the place of `file` at the
+    end, and is deleted where that is not reached. A device or a pipe is written to itself.
+
+    Raises OutputError where the folder or the file cannot be written.
+    """
+    if file.is_dir():
+        raise OutputError(f"{file} cannot be written: it is a folder")
+    if file.exists() and not file.is_file():
+        yield file
+        return
+    target = file.resolve() if file.is_symlink() else file
+    beside = target.with_name(f".{secrets.token_hex(8)}{target.suffix[:32]}")
+    try:
+        _create(beside, target)
+    except OSError as error:
+        raise unwritable(file, error) from error
+    try:
+        yield beside
+        try:
+            beside.replace(target)
+        except OSError as error:
+            raise unwritable(file, error) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A folder with nothing in it, made where it is not there yet. Where its body fails nothing is
+    left of it. Raises OutputError."""
+    was_there = folder.is_dir()
+    if folder.exists() and not (was_there and not any(folder.iterdir())):
+        raise OutputError(f"{folder} is there already; name another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if was_there:
+            folder.mkdir(exist_ok=True)
+        raise
+
+
+def unwritable(path: Path, error: OSError) -> OutputError:
+    """What to say of a path that cannot be written."""
+    why = error.strerror or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+        return OutputError(f"{path} cannot be written: there is no folder {path.parent}")
+    return OutputError(f"{path} cannot be written: {why}; make room, or name another place")
+
+
+def _create(beside: Path, target: Path) -> None:
+    """An empty file with the rights of the one whose place it takes, or of a new one."""
+    os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    if target.exists():
+        beside.chmod(stat.S_IMODE(target.stat().st_mode))
