@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zstandard
 from conftest import ROOT, Run
+from mcap.writer import CompressionType, Writer
 from PIL import Image as PilImage
 from streams import ByteServer, part
 
@@ -203,6 +204,26 @@ def test_an_honest_chunk_is_unpacked() -> None:
         ("", content),
     ):
         assert unpacked(compression, packed, len(content)) == content
+
+
+def test_commands_for_recordings_take_a_limit(tmp_path: Path, in_process: Run) -> None:
+    file = tmp_path / "a.mcap"
+    with file.open("wb") as stream:
+        writer = Writer(stream, chunk_size=3 << 20, compression=CompressionType.ZSTD)
+        writer.start()
+        channel = writer.register_channel("data/", "json", writer.register_schema("a", "", b""))
+        writer.add_message(channel, 1, os.urandom(3 << 20), 1)
+        writer.finish()
+    file.write_bytes(file.read_bytes()[:-40])
+    done = in_process("recover", file, "--set", "limits.max_chunk_mb=2")
+    assert done.returncode == 3
+    assert "a chunk of 3 MiB is longer than limits.max_chunk_mb = 2; raise it" in done.stderr
+    for command in (["report", file], ["export", "jsonl", file, "-"]):
+        done = in_process(command[0], "--set", "limits.max_chunk_mb=2", *command[1:])
+        assert "is longer than limits.max_chunk_mb = 2" in done.stderr
+    done = in_process("recover", file)
+    assert done.returncode == 0
+    assert "1 records" in done.stdout
 
 
 def test_a_command_leaves_out_what_is_too_large_and_goes_on(

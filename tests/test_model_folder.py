@@ -176,6 +176,23 @@ def test_tensors_from_elsewhere_are_refused(folder: Path, place: str) -> None:
         load_model(str(folder / "mine.onnx"))
 
 
+@pytest.mark.parametrize("begin", [b"", b"\n\t<?xml 90"])
+def test_another_format_under_the_name_of_one_is_refused(folder: Path, begin: bytes) -> None:
+    """OpenVINO would read it as what it is, and its tensors from anywhere. Before a graph may stand
+    a field that no reader of ONNX knows."""
+    external(folder, "../secret.txt", "../secret.txt")
+    (folder / "mine.xml").write_bytes(begin + (folder / "mine.onnx").read_bytes())
+    with pytest.raises(ModelError, match=r"mine\.xml cannot be read \(it is no OpenVINO IR\)"):
+        load_model(str(folder / "mine.xml"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x0a\x02ab"])
+def test_what_holds_no_graph_is_no_onnx(folder: Path, content: bytes) -> None:
+    (folder / "mine.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"mine\.onnx cannot be read"):
+        load_model(str(folder / "mine.onnx"))
+
+
 def test_tensors_in_constants_and_branches_are_looked_at(folder: Path) -> None:
     def hidden() -> onnx.TensorProto:
         tensor = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[3])

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from node.cli.jsonl import json_lines
 from node.cli.media import share_bar
-from node.cli.options import together
+from node.cli.options import LIMITS, limited, together
 from node.errors import SourceError
 
 if TYPE_CHECKING:
@@ -32,13 +32,15 @@ EVERY = click.option(
 
 
 @click.group("export")
-def command() -> None:
+@LIMITS
+def command(settings: tuple[str, ...]) -> None:
     """Write a recording as a video, JSON lines, a dataset or a ROS 2 bag.
 
     RECORDING is an MCAP file or a folder of them.
 
     Example: perception-node export video drive.mcap drive.mp4
     """
+    limited(settings)
 
 
 @command.command("video")
