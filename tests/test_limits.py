@@ -206,6 +206,16 @@ def test_an_honest_chunk_is_unpacked() -> None:
         assert unpacked(compression, packed, len(content)) == content
 
 
+def test_text_that_is_nested_without_end_is_one_line(tmp_path: Path, in_process: Run) -> None:
+    deep = tmp_path / "deep"
+    deep.write_text("a = " + "[" * 100_000)
+    done = in_process("config", "check", deep)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr[-300:]
+    deep.write_text("[" * 100_000)
+    done = in_process("replay", "none.avi", "--expect", deep)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr[-300:]
+
+
 def test_commands_for_recordings_take_a_limit(tmp_path: Path, in_process: Run) -> None:
     file = tmp_path / "a.mcap"
     with file.open("wb") as stream:

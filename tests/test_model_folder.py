@@ -134,6 +134,13 @@ def test_files_without_end_are_refused(folder: Path) -> None:
         load_model(str(folder / "mine.onnx"))
 
 
+def test_a_card_that_is_nested_without_end_is_one_line(folder: Path) -> None:
+    (folder / "mine.toml").write_text("labels = " + "[" * 100_000)
+    with pytest.raises(ModelError, match=r"mine\.toml is not valid TOML") as told:
+        load_model(str(folder / "mine.onnx"))
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("name", ["mine.onnx", "mine.xml", "mine.pt2", "mine.toml"])
 def test_a_pipe_is_no_model(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)

@@ -99,7 +99,7 @@ def read_card(model_file: Path) -> ModelCard:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise ModelError(f"{file}: {_first_problem(error)}") from error
-    except ValueError as error:  # not TOML, not UTF-8
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8; nested a thousand times
         raise ModelError(f"{file} is not valid TOML: {error}") from error
     if card.decoder not in _DECODERS[card.task]:
         raise ModelError(
