@@ -307,7 +307,7 @@ def _read_jsonl(source: Path) -> Iterator[_Timed]:
     for number, line in enumerate(lines, start=1):
         try:
             message = from_map("labels", json.loads(line))
-        except (MessageError, ValueError) as error:
+        except (MessageError, ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{source}, line {number} is no message ({error}); was it made by replay --jsonl?"
             ) from error

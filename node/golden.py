@@ -365,7 +365,7 @@ def _is_whole(mask: Mask) -> bool:
 def _read_line(file: Path, number: int, line: str) -> Map:
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested a thousand times
         message = None
     if not isinstance(message, dict):
         raise ConfigError(f"{file}, line {number} is not a JSON object; was it made by --jsonl?")

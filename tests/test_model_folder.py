@@ -134,6 +134,13 @@ def test_files_without_end_are_refused(folder: Path) -> None:
         load_model(str(folder / "mine.onnx"))
 
 
+def test_a_card_that_is_nested_without_end_is_one_line(folder: Path) -> None:
+    (folder / "mine.toml").write_text("labels = " + "[" * 100_000)
+    with pytest.raises(ModelError, match=r"mine\.toml is not valid TOML") as told:
+        load_model(str(folder / "mine.onnx"))
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("name", ["mine.onnx", "mine.xml", "mine.pt2", "mine.toml"])
 def test_a_pipe_is_no_model(folder: Path, name: str) -> None:
     (folder / name).unlink(missing_ok=True)
@@ -173,6 +180,23 @@ def test_tensors_from_elsewhere_are_refused(folder: Path, place: str) -> None:
     with pytest.raises(
         ModelError, match=r"is not in its folder|cannot be read beside|not a regular"
     ):
+        load_model(str(folder / "mine.onnx"))
+
+
+@pytest.mark.parametrize("begin", [b"", b"\n\t<?xml 90"])
+def test_another_format_under_the_name_of_one_is_refused(folder: Path, begin: bytes) -> None:
+    """OpenVINO would read it as what it is, and its tensors from anywhere. Before a graph may stand
+    a field that no reader of ONNX knows."""
+    external(folder, "../secret.txt", "../secret.txt")
+    (folder / "mine.xml").write_bytes(begin + (folder / "mine.onnx").read_bytes())
+    with pytest.raises(ModelError, match=r"mine\.xml cannot be read \(it is no OpenVINO IR\)"):
+        load_model(str(folder / "mine.xml"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x0a\x02ab"])
+def test_what_holds_no_graph_is_no_onnx(folder: Path, content: bytes) -> None:
+    (folder / "mine.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"mine\.onnx cannot be read"):
         load_model(str(folder / "mine.onnx"))
 
 

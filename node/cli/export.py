@@ -9,7 +9,7 @@ from rich.console import Console
 
 from node.cli.jsonl import json_lines
 from node.cli.media import share_bar
-from node.cli.options import Number, together
+from node.cli.options import LIMITS, Number, limited, together
 from node.cli.say import say
 from node.errors import SourceError
 from node.redact import redacted
@@ -34,13 +34,15 @@ EVERY = click.option(
 
 
 @click.group("export")
-def command() -> None:
+@LIMITS
+def command(settings: tuple[str, ...]) -> None:
     """Write a recording as a video, JSON lines, a dataset or a ROS 2 bag.
 
     RECORDING is an MCAP file or a folder of them.
 
     Example: perception-node export video drive.mcap drive.mp4
     """
+    limited(settings)
 
 
 @command.command("video")

@@ -68,6 +68,12 @@ SETTINGS = click.option(
 )  # fmt: skip
 
 
+LIMITS = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="Change a limit: --set limits.max_chunk_mb=256.",
+)  # fmt: skip
+
+
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Several options as one decorator, shown in this order."""
 
@@ -107,6 +113,12 @@ def configured(
     set_up_logging(config.log.level, [camera.source for camera in config.camera])
     set_limits(config.limits.limits)
     return config
+
+
+def limited(settings: tuple[str, ...]) -> None:
+    """Puts the limits of `--set` in force, for a command that has no other configuration. Raises
+    ConfigError."""
+    set_limits(load_config(settings=settings).limits.limits)
 
 
 class _Formatter(logging.Formatter):

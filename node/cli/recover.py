@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from node.cli.options import LIMITS, limited
 from node.cli.say import say
 from node.errors import ConfigError, SourceError
 
@@ -19,7 +20,10 @@ from node.errors import ConfigError, SourceError
 @click.option(
     "--in-place", is_flag=True, help="Put the mended file in the place of the broken one."
 )
-def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> None:
+@LIMITS
+def command(
+    paths: tuple[Path, ...], output: Path | None, in_place: bool, settings: tuple[str, ...]
+) -> None:
     """Save all that can be read of recordings that a crash or a power loss cut off.
 
     PATH is a file, or a folder of them. Whole files are left as they are. The broken file stays,
@@ -27,6 +31,7 @@ def command(paths: tuple[Path, ...], output: Path | None, in_place: bool) -> Non
 
     Example: perception-node recover recordings/
     """
+    limited(settings)
     from node.recording.file import is_being_written
     from node.recording.recording import find_recording
     from node.recording.recover import is_whole, recover

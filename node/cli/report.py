@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 
 from node.cli.media import share_bar
+from node.cli.options import LIMITS, limited
 from node.cli.say import say
 from node.errors import SourceError
 from node.paths import expanded
@@ -18,13 +19,15 @@ from node.redact import redacted
     "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Default: beside the recording, with .html in place of .mcap.",
 )  # fmt: skip
-def command(source: str, output: Path | None) -> None:
+@LIMITS
+def command(source: str, output: Path | None, settings: tuple[str, ...]) -> None:
     """Write one HTML page: timeline of labels with pictures, latency, drops, gaps, events.
 
     The page holds all that it shows; send it to somebody, or open it in a browser.
 
     Example: perception-node report drive.mcap --output drive.html
     """
+    limited(settings)
     from node.recording.recording import Recording, find_recording
     from node.recording.report import write_report
 

@@ -17,7 +17,6 @@ import json
 import os
 import select
 import sys
-import unicodedata
 from typing import TYPE_CHECKING, TextIO
 
 from node.errors import OutputError, PerceptionNodeError
@@ -104,16 +103,6 @@ def print_line(line: str) -> None:
         raise OutputError(raw.say_failure() or raw.failure)
     if isinstance(raw, _Stdout) and raw.reader_has_gone:
         raise ReaderGoneError("nobody reads stdout any more")
-
-
-def one_line(text: str) -> str:
-    """Text that moves no cursor: control characters, among them escape sequences and ends of lines,
-    as escapes."""
-    return "".join(_visible(char) if unicodedata.category(char) == "Cc" else char for char in text)
-
-
-def _visible(char: str) -> str:
-    return char.encode("unicode_escape").decode()
 
 
 def _reserve() -> None:

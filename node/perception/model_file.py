@@ -203,10 +203,20 @@ def _other_files(file: Path) -> tuple[Path, ...]:
     """Those that it takes its tensors from. Raises ModelError where one is not beside it."""
     if file.suffix.lower() == ".onnx":
         return external_files(file)
+    if file.suffix.lower() != ".xml":
+        return ()
+    _check_ir(file)
     weights = file.with_suffix(".bin")
-    if file.suffix.lower() == ".xml" and weights.exists():
-        return (beside(file, weights.name),)
-    return ()
+    return (beside(file, weights.name),) if weights.exists() else ()
+
+
+def _check_ir(file: Path) -> None:
+    """Raises ModelError for what is no XML: OpenVINO would read it as whatever format it is, with
+    other files that we know nothing of."""
+    with file.open("rb") as stream:
+        begin = stream.read(5)
+    if not begin.startswith((b"<?xml", b"<net")):
+        raise ModelError(f"{file} cannot be read (it is no OpenVINO IR); export it again")
 
 
 def _digest(file: Path, others: tuple[Path, ...]) -> str:
