@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -310,6 +311,44 @@ def test_a_request_that_fails_in_a_new_way_costs_its_sender_only(
             control.status()
     assert len([x for x in caplog.records if "nobody thought of it" in x.getMessage()]) == 1
     assert "Traceback" not in caplog.text
+
+
+SERVES = """
+import sys
+from concurrent.futures import Future
+from node.wire.control import ControlServer, Result
+
+def handle(request):
+    answer = Future()
+    answer.set_result(Result(1))
+    return answer
+
+server = ControlServer(sys.argv[1], handle)
+print("ready", flush=True)
+sys.stdin.read()
+server.close()
+"""
+
+
+def test_who_fills_the_queue_and_goes_ends_no_process() -> None:
+    """An assertion of libzmq's heartbeats did."""
+    port = free_port()
+    endpoint = f"tcp://127.0.0.1:{port}"
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVES, endpoint], cwd=ROOT, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        server.stdout.readline()
+        for _ in range(10):
+            zmtp.connected(port, request("status") * 2000, b"DEALER").close()
+        deadline = time.monotonic() + 2.5  # longer than the heartbeats' period was
+        with Control(endpoint, timeout_s=WAIT_S) as control:
+            while time.monotonic() < deadline:
+                control.status()
+        assert server.stdin is not None
+        server.stdin.close()
+        assert server.wait(WAIT_S) == 0
 
 
 # Logs.

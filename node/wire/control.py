@@ -21,6 +21,7 @@ import zmq
 from node.errors import MessageError, PerceptionNodeError
 from node.log_limit import LimitedLog
 from node.wire.connections import Allowance, Connection, Connections, longest_silent
+from node.wire.endpoint import keep_alive
 from node.wire.messages import SCHEMA
 from node.wire.publisher import bind, not_served, remove_socket_file
 from node.wire.security import secured
@@ -158,7 +159,7 @@ class ControlServer:
             router.setsockopt(zmq.LINGER, 100)
             router.setsockopt(zmq.RCVHWM, MOST_OPEN)
             router.setsockopt(zmq.SNDHWM, MOST_OPEN)
-            router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+            keep_alive(router)
             connections = Connections(
                 context, router, "control", ALLOWANCE, longest_silent, gone=self._forget
             )
