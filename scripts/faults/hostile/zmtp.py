@@ -1,10 +1,11 @@
 """ZMTP as a stranger speaks it, byte by byte (ZeroMQ RFC 23), and floods of it from a process of
 its own:
 
-    python scripts/faults/hostile/zmtp.py PORT SECONDS KIND
+    python scripts/faults/hostile/zmtp.py PORT SECONDS
 """
 
 import contextlib
+import os
 import socket
 import sys
 import time
@@ -95,4 +96,6 @@ def flood(port: int, seconds: float, kind: str) -> int:
 
 
 if __name__ == "__main__":
-    print(flood(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]))
+    os.nice(15)  # a stranger has a computer of its own, and takes none of the node's
+    for each in FLOODS:
+        flood(int(sys.argv[1]), float(sys.argv[2]) / len(FLOODS), each)
