@@ -130,7 +130,7 @@ def test_a_meter_that_fails_costs_its_number_only(tmp_path: Path) -> None:
     usage = Usage(None, 0.5, 1.0, 0)
     outgoing = Composer("node").health("running", (), None, usage, PerceptionHealth())
     message = outgoing.seal(Envelope(0, 1, 1))
-    read = decode(*encode(message))
+    read = decode(encode(message))
     assert isinstance(read, HealthMessage)
     assert read.rss_bytes is None
 
