@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from node import controller as controller_module
 from node.awake import AwakeClock
 from node.capture.mailbox import LatestMailbox, Taken
 from node.capture.pacing import RateLimit
@@ -27,7 +26,7 @@ from node.labeller import Labeller
 from node.monitor.status import StatusAnnouncer
 from node.perception.perceiver import build_perceiver
 from node.wire.compose import Composer
-from node.wire.control import Request
+from node.wire.control import Client, Request
 from node.wire.messages import LabelsMessage, Message
 from node.wire.outgoing import LocalSink
 
@@ -128,6 +127,7 @@ class Rig:
         self.config = config.model_copy(update={"camera": cameras})
         self.said: list[LabelsMessage] = []
         self.limits = limits
+        self._clients = itertools.count()
         self.mailbox, self.stop = Together(["a", "b"]), threading.Event()
         self.composer, self.sink = Composer("n"), LocalSink(self._note)
         self.labeller = Labeller(
@@ -155,8 +155,10 @@ class Rig:
             self.labeller.join(WAIT_S)
         assert self.labeller.failure is None
 
-    def ask(self, command: str, **arguments: object) -> Any:
-        return self.controller.handle(Request(0, command, arguments))
+    def ask(self, command: str, *, client: str | None = None, **arguments: object) -> Any:
+        """Asks as a client of its own, or as one that is named."""
+        name = f"client {next(self._clients)}" if client is None else client
+        return self.controller.handle(Request(0, command, arguments, Client(name)))
 
     def look(self, number: int, **images: Any) -> list[LabelsMessage]:
         """What is said of these, which are looked at together."""
@@ -282,29 +284,6 @@ def test_time_in_which_the_process_stood_still_is_not_the_models() -> None:
             assert time.monotonic() < until + WAIT_S
 
 
-def test_a_change_whose_answer_was_given_up_is_not_made_later() -> None:
-    """Waits for a frame in work that takes too long."""
-    rig = Rig()
-    working, release = threading.Event(), threading.Event()
-
-    def work() -> None:
-        working.set()
-        assert release.wait(WAIT_S)
-
-    with rig.running():
-        rig.labeller.call(work)
-        assert working.wait(WAIT_S)
-        settings = rig.labeller.settings
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(controller_module, "BETWEEN_FRAMES_S", 0.1)
-            with pytest.raises(ControlError, match="nothing was changed"):
-                rig.ask("set", settings={"model.top_k": 2}).result(WAIT_S)
-        release.set()
-        rig.labeller.call(lambda: None).result(WAIT_S)
-        assert rig.labeller.config.model.top_k == 5
-        assert rig.labeller.settings == settings
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -332,3 +311,85 @@ def test_one_bad_value_among_good_ones_changes_nothing(bad: dict[str, object]) -
         assert {name: limit.max_fps for name, limit in rig.limits.items()} == {"a": None, "b": None}
         rig.ask("set", settings=good).result(WAIT_S)
         assert rig.limits["b"].max_fps == 5.0
+
+
+def test_one_client_with_many_snapshots_has_only_its_own_refused() -> None:
+    rig = Rig()
+    with rig.running():
+        rig.ask("pause", camera="a", client="pilot").result(WAIT_S)
+        asked = [rig.ask("snapshot", camera="a", client="greedy") for _ in range(4)]
+        with pytest.raises(ControlError, match="4 of yours are in work already"):
+            rig.ask("snapshot", camera="a", client="greedy")
+        asked += [rig.ask("snapshot", camera="a") for _ in range(12)]
+        with pytest.raises(ControlError, match="16 are in work already"):
+            rig.ask("snapshot", camera="a")
+        began = time.monotonic()
+        for number in range(50):
+            rig.ask("pause", camera="a", client=f"pilot {number}").result(WAIT_S)
+            rig.ask("resume", camera="b", client="greedy").result(WAIT_S)
+        assert time.monotonic() - began < SNAPSHOT_S
+        assert not any(x.done() for x in asked)
+
+
+def test_the_requests_of_a_client_that_has_gone_are_given_up() -> None:
+    rig = Rig()
+    with rig.running():
+        rig.ask("pause", camera="a").result(WAIT_S)
+        gone = Client("gone")
+        asked = [
+            rig.controller.handle(Request(0, "snapshot", {"camera": "a"}, gone)) for _ in range(4)
+        ]
+        began = time.monotonic()
+        gone.leave()
+        for one in asked:
+            with pytest.raises(ControlError):
+                one.result(WAIT_S)
+        assert time.monotonic() - began < SNAPSHOT_S / 2
+
+
+def test_a_change_that_waits_too_long_is_refused_and_does_not_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.controller.BETWEEN_FRAMES_S", 0.05)
+    rig = Rig()
+    with rig.running():
+        in_work, go_on = threading.Event(), threading.Event()
+
+        def work() -> None:
+            in_work.set()
+            assert go_on.wait(WAIT_S)
+
+        rig.labeller.call(work)
+        assert in_work.wait(WAIT_S)
+        asked = rig.ask("pause", camera="a")
+        deadline = time.monotonic() + WAIT_S
+        while not asked.done():
+            assert time.monotonic() < deadline
+            rig.controller.look_after()
+        with pytest.raises(ControlError, match="nothing was changed"):
+            asked.result()
+        go_on.set()
+        rig.labeller.call(lambda: None).result(WAIT_S)
+        assert not rig.labeller.paused
+
+
+def test_a_publisher_that_is_busy_is_no_model_that_hangs() -> None:
+    rig = Rig()
+    sending, go_on = threading.Event(), threading.Event()
+    send = rig.sink.send
+
+    def busy(outgoing: Any) -> None:
+        sending.set()
+        assert go_on.wait(WAIT_S)
+        send(outgoing)
+
+    with rig.running():
+        rig.sink.send = busy  # type: ignore[method-assign]
+        rig.labeller.call(lambda: rig.mailbox.put(Frame(DARK, "a", 0, Stamp.now(), None, 0)))
+        assert sending.wait(WAIT_S)
+        assert rig.labeller.busy_s == 0
+        go_on.set()
+        deadline = time.monotonic() + WAIT_S
+        while not rig.said:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)

@@ -22,6 +22,7 @@ import zmq
 from node.errors import MessageError, PerceptionNodeError
 from node.log_limit import LimitedLog
 from node.wire.connections import Allowance, Connection, Connections, longest_silent
+from node.wire.endpoint import keep_alive
 from node.wire.messages import SCHEMA
 from node.wire.owner_gate import owner_gate
 from node.wire.publisher import bind, not_served
@@ -174,7 +175,7 @@ class ControlServer:
             router.setsockopt(zmq.LINGER, 100)
             router.setsockopt(zmq.RCVHWM, MOST_OPEN)
             router.setsockopt(zmq.SNDHWM, MOST_OPEN)
-            router.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+            keep_alive(router)
             connections = Connections(
                 context, router, "control", ALLOWANCE, longest_silent, gone=self._forget
             )

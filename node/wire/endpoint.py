@@ -20,7 +20,8 @@ def prepare(socket: "zmq.Socket[Any]", endpoint: str) -> None:
 def keep_alive(socket: "zmq.Socket[Any]") -> None:
     """Has the kernel find out within 5 s that the other computer is gone. ZeroMQ's own heartbeats
     would end the connection of a reader who is slow: libzmq reads no answers while its queue is
-    full, and then may even end the process."""
+    full. A bound socket must not have them at all: who fills its queue and goes before the next
+    heartbeat ends the process, by an assertion in libzmq (stream_engine_base.cpp, _io_error)."""
     for option, value in (
         (zmq.TCP_KEEPALIVE, 1),
         (zmq.TCP_KEEPALIVE_IDLE, 2),

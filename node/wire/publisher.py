@@ -173,7 +173,8 @@ class Publisher:
             longest = _LONGEST_FRAME if self._keys is None else _LONGEST_FRAME_WITH_KEYS
             xpub.setsockopt(zmq.MAXMSGSIZE, longest)
             xpub.setsockopt(zmq.RCVBUF, _RECEIVE_BUFFER)
-            xpub.setsockopt(zmq.RCVHWM, _UNREAD)
+            # With keys one place is taken for good by what libzmq says of who connected.
+            xpub.setsockopt(zmq.RCVHWM, _UNREAD if self._keys is None else _UNREAD + 1)
             connections = Connections(context, xpub, "labels", ALLOWANCE, idle_first)
             stack.callback(connections.close)
             with secured(context, xpub, self._keys, "labels"):
