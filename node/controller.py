@@ -33,6 +33,7 @@ for `SNAPSHOT_S`."""
 BETWEEN_FRAMES_S = 10.0
 """How long a change waits for the frame that is being looked at."""
 SNAPSHOT_S = 5.0
+"""How long a snapshot waits for its frame; of a slow source as long as that is not stalled."""
 DISK_S = 30.0
 SETTLE_S = 5.0
 """How long an answer waits for the first frames of another model."""
@@ -201,13 +202,14 @@ class Controller:
         quality = arguments.get("quality", 90)
         if type(quality) is not int or not 1 <= quality <= 100:
             raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
+        patience_s = max(SNAPSHOT_S, self._watch.stall_after_s(camera))
         taken = self._labeller.snapshot(camera)
         try:
-            snapshot = taken.result(SNAPSHOT_S)
+            snapshot = self._awake.result(taken, patience_s)
         except TimeoutError:
             taken.cancel()
             raise ControlError(
-                f"camera {camera!r}: no labelled frame for {SNAPSHOT_S:g} s; is it paused or lost?"
+                f"camera {camera!r}: no labelled frame for {patience_s:g} s; is it paused or lost?"
             ) from None
         return Result(
             self._labeller.settings,
