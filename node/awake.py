@@ -3,10 +3,10 @@ freezer), and a computer that is suspended, leave every other clock with a jump 
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from node.wire.clock import boottime_ns
 
@@ -71,14 +71,15 @@ class AwakeClock:
 
     def result(self, future: "Future[_Result]", timeout_s: float) -> _Result:
         """A Future's result. Raises TimeoutError after so long in awake time."""
+        self.wait_for_any((future,), timeout_s)
+        return future.result(0)
+
+    def wait_for_any(self, futures: "Collection[Future[Any]]", timeout_s: float) -> None:
+        """Returns when the first of some Futures is done, or after so long in awake time."""
         until_ns = self.now_ns() + int(timeout_s * 1e9)
-        while True:
-            left_s = max(0.0, (until_ns - self.now_ns()) / 1e9)
-            try:
-                return future.result(min(left_s, 2 * BEAT_S))
-            except TimeoutError:
-                if future.done() or not left_s:
-                    raise
+        while (left_s := (until_ns - self.now_ns()) / 1e9) > 0:
+            if wait(futures, min(left_s, 2 * BEAT_S), FIRST_COMPLETED).done:
+                return
 
     def beat(self) -> None:
         """One beat. Called by the pulse alone."""

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ OTHERS = Share(of_one=8)
 BETWEEN_FRAMES_S = 10.0
 """How long a change waits for the frame that is being looked at."""
 SNAPSHOT_S = 5.0
+"""How long a snapshot waits for its frame; of a slow source as long as that is not stalled."""
 DISK_S = 30.0
 SETTLE_S = 5.0
 """How long an answer waits for the first frames of another model."""
@@ -257,13 +258,13 @@ class Controller:
         quality = arguments.get("quality", 90)
         if type(quality) is not int or not 1 <= quality <= 100:
             raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
+        patience_s = max(SNAPSHOT_S, self._watch.stall_after_s(camera))
         taken = self._labeller.snapshot(camera)
-        either: tuple[Future[Any], ...] = (taken, request.client.gone)
-        wait(either, SNAPSHOT_S, FIRST_COMPLETED)
+        self._awake.wait_for_any((taken, request.client.gone), patience_s)
         if not taken.done():
             taken.cancel()
             raise ControlError(
-                f"camera {camera!r}: no labelled frame for {SNAPSHOT_S:g} s; is it paused or lost?"
+                f"camera {camera!r}: no labelled frame for {patience_s:g} s; is it paused or lost?"
             )
         snapshot = taken.result()
         return Result(

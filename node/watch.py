@@ -87,6 +87,10 @@ class Watch:
             for camera, grabber in zip(self._config.camera, self._grabbers, strict=True)
         ]
 
+    def stall_after_s(self, camera: str) -> float:
+        """Seconds without a new picture that make a camera `stalled`."""
+        return next(x.stall_after_s for x in self._grabbers if x.camera == camera)
+
     def hung(self) -> None:
         """Says that nothing is looked at any more."""
         for grabber in self._grabbers:

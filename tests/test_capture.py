@@ -184,7 +184,7 @@ def test_a_damaged_picture_of_a_stream_is_never_labelled() -> None:
             2: jpeg[:middle] + bytes(300) + jpeg[middle + 300 :],
         }.get(place, jpeg)
 
-    server = MjpegServer(read_image(PHOTO), damage=damage)
+    server = MjpegServer(read_image(PHOTO), damage=damage, pictures=4)
     whole, damaged = 0, []
     try:
         source = open_source(CameraConfig(source=server.url))

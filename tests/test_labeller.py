@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -136,9 +136,8 @@ class Rig:
             awake=awake,
         )  # fmt: skip
         unused = cast("Any", None)  # by what is asked here
-        self.controller = Controller(
-            self.labeller, unused, limits, self.build, unused, AwakeClock()
-        )
+        watch = cast("Any", SimpleNamespace(stall_after_s=lambda camera: 0.5))
+        self.controller = Controller(self.labeller, watch, limits, self.build, unused, AwakeClock())
 
     def build(self, config: NodeConfig) -> Any:
         return build_perceiver(config.model)

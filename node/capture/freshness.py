@@ -21,7 +21,7 @@ _PROBES = 8
 _LEARN_EVERY = 15
 _LEARN_SAMPLES = 20
 """Pairs of pictures, spread over 300 pictures at least, that teach what a camera's noise is."""
-_AT_REST = 2.0
+_AT_REST = 4.0
 """Mean difference of two pictures of a scene at rest, in grey levels: more is motion."""
 _MOST_OF_IT = 0.9
 _TEXTURE = 8
