@@ -22,7 +22,7 @@ from node.client import HealthMessage, LabelsMessage, NoMessageError, Status, Su
 
 BOUND_S = 0.1 + PERIOD_S
 """Hidden age that is allowed: what the message claims, uncertainty counted in, and the truth."""
-_START_S = 40.0
+_START_S = 90.0
 _SHORT_S = 20.0
 """Below this an attack tries two small streams in the place of all."""
 _SLACK_S = 0.005
@@ -94,14 +94,15 @@ def server(*options: str) -> Iterator[tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def node(url: str, folder: Path, *settings: str) -> Iterator[Subscriber]:
+def node(url: str, folder: Path) -> Iterator[Subscriber]:
     """A node on one stream, that reads the numbers."""
     model = write_numbers(folder)
     endpoint = f"ipc://{folder}/node"
-    more = [part for setting in settings for part in ("--set", setting)]
-    command = ["-m", "node", "run", "--source", url, "--model", str(model), "--runtime", "openvino",
-               "--endpoint", endpoint, "--set", f"control.endpoint='ipc://{folder}/control'", "--set", "model.top_k=1",
-               "--set", "model.precision=fp32", *more]  # fmt: skip
+    command = ["-m", "node", "run", "--source", url, "--model", str(model),
+               "--runtime", "openvino", "--endpoint", endpoint]  # fmt: skip
+    control = f"control.endpoint='ipc://{folder}/control'"
+    for setting in ("model.top_k=1", "model.precision=fp32", control):
+        command += ["--set", setting]
     with _process(*command), Subscriber(endpoint) as subscriber:
         yield subscriber
 
