@@ -120,6 +120,7 @@ class Subscriber:
 
     def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
         """The newest message not older than `max_age_s` seconds, or None; older ones are read away.
+        What counts is `age_bound_s`: how old the frame can be.
 
         Waits up to `timeout_s` for one; 0 returns at once, `math.inf` waits for ever. Look at
         `status` before `labels`: a fresh message may say that the camera cannot see.

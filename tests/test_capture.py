@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -408,6 +409,14 @@ def test_the_newest_frame_wins_and_drops_are_counted() -> None:
     (taken,) = mailbox.take_all(0.01, 1)
     assert taken.dropped == 0
     assert mailbox.dropped("a") == 4
+
+
+def test_frames_that_a_camera_gave_up_before_count_as_dropped() -> None:
+    mailbox = LatestMailbox(["a"])
+    mailbox.put(replace(frame("a", 3), dropped=3))
+    mailbox.put(replace(frame("a", 6), dropped=2))
+    (taken,) = mailbox.take_all(0.01, 1)
+    assert (taken.frame.frame_id, taken.dropped, mailbox.dropped("a")) == (6, 6, 6)
 
 
 def test_cameras_are_served_in_turn() -> None:

@@ -1,6 +1,8 @@
 """Streams of real H.264 and H.265, whole and damaged: nothing that never was is delivered."""
 
 import contextlib
+import threading
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +19,7 @@ from streams import ByteServer
 from node.capture import coded_stream
 from node.capture.annex_b import ParameterSets, units
 from node.capture.coded_stream import CodedStream
-from node.capture.coded_video import Coded, VideoDecoder
+from node.capture.coded_video import Coded, Decoded, VideoDecoder
 from node.capture.h264 import FrameNumbers
 from node.capture.open import open_source
 from node.capture.source import Picture, Source
@@ -247,6 +249,57 @@ def test_what_was_sent_before_is_passed_over_at_opening_and_after_a_silence(
     before = range(silent - 15, silent - 1)  # the last one shows its end with the next only
     assert set(before) <= set(numbers)
     assert [x for x in numbers if x >= silent] == list(range(key, len(packets)))
+
+
+def test_a_decoder_that_is_too_slow_hides_no_age(
+    truth: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding takes twice as long as pictures take to come: they are stamped when they come,
+    passed over up to a key frame, counted, and the camera says so."""
+    packets = 6 * coded(truth, "h264")
+    decode = VideoDecoder.decode
+
+    def slowly(self: VideoDecoder, picture: Coded) -> list[Decoded]:
+        time.sleep(2 / 60)  # the decoder's own time
+        return decode(self, picture)
+
+    monkeypatch.setattr(VideoDecoder, "decode", slowly)
+    begun = time.monotonic()
+    server = ByteServer(*((1 / 60, packet) for packet in packets))
+    source = opened(server, discard_backlog=True)
+    assert isinstance(source, CodedStream)
+    ages, dropped, short = [], 0, set()
+    while time.monotonic() < begun + 5.5:
+        try:
+            picture = source.read()
+        except PictureError:
+            continue
+        assert picture is not None
+        assert picture.stamp is not None
+        assert picture.stamp.mono_ns is not None
+        ages.append((time.monotonic_ns() - picture.stamp.mono_ns) / 1e9)
+        dropped += picture.dropped
+        short.add(source.shortfall)
+    source.close()
+    server.close()
+    assert len(ages) > 20
+    assert max(ages) < 0.8, "the stamp tells, and what waits does not grow"
+    assert dropped > 40
+    assert any(why is not None and "decoded more slowly than it comes" in why for why in short)
+
+
+def test_a_stream_that_hangs_is_closed_at_once_and_its_thread_ends(truth: list[Image]) -> None:
+    server = ByteServer(*((1 / 60, packet) for packet in coded(truth, "h264")))
+    source = opened(server, discard_backlog=True)
+    assert "read-camera" in [thread.name for thread in threading.enumerate()]
+    began = time.monotonic()
+    source.close()
+    assert time.monotonic() - began < 2
+    server.close()
+    deadline = time.monotonic() + 10
+    while "read-camera" in [thread.name for thread in threading.enumerate()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("codec", list(ENCODERS))

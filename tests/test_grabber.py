@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from node.capture.mailbox import LatestMailbox
 from node.capture.pacing import RateLimit
 from node.capture.source import Picture, Source, SourceFacts
 from node.config import CameraConfig
-from node.errors import PictureError, SourceError
+from node.errors import BacklogError, PictureError, SourceError
 from node.frame import Frame, Image, Stamp
 
 WAIT_S = 10.0
@@ -472,3 +473,46 @@ def test_a_change_of_size_in_flight_is_another_scene(stop: threading.Event) -> N
         assert time.monotonic() < deadline
     assert after.frame.epoch == before.frame.epoch + 1
     assert (grabber.state.facts.width, grabber.state.reconnects) == (128, 0)
+
+
+def test_what_a_source_passes_over_is_a_hole_in_the_numbers_and_is_said(
+    stop: threading.Event,
+) -> None:
+    class ShortCamera(Camera):
+        shortfall: str | None = "camera 'a': it is decoded more slowly than it comes"
+
+        def read(self) -> Picture:
+            return replace(super().read(), dropped=2)
+
+    camera = ShortCamera(noise)
+    mailbox = LatestMailbox(["a"])
+    grabber = Grabber(CAMERA, lambda: camera, mailbox, stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: grabber.state.frames >= 9)
+    grabber.look_after()
+    assert grabber.degraded == ("camera 'a': it is decoded more slowly than it comes",)
+    assert grabber.state.last_error == grabber.degraded[0]
+    (taken,) = mailbox.take_all(1.0, 1)
+    assert taken.frame.frame_id % 3 == 2
+    assert taken.frame.degraded == grabber.degraded
+    assert taken.dropped == taken.frame.frame_id
+    camera.shortfall = None
+    assert grabber.degraded == ()
+
+
+def test_pictures_of_which_none_can_be_shown_are_no_damage_and_the_camera_is_opened_anew(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(grabber_module, "REOPEN_AFTER_S", 0.2)
+
+    class LateCamera(FlakyCamera):
+        def read(self) -> Picture:
+            time.sleep(0.02)  # the camera's own period
+            raise BacklogError("camera 'a': its pictures come late")
+
+    grabber = Grabber(CAMERA, LateCamera, LatestMailbox(["a"]), stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: grabber.state.reconnects > 0)
+    assert grabber.state.corrupt == 0
+    assert grabber.state.frames == 0

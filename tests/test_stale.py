@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from node.client import (
 from node.client_async import AsyncSubscriber
 from node.frame import Frame, Stamp
 from node.wire import messages
+from node.wire.codec import from_map, to_map
 from node.wire.compose import Composer, PerceptionHealth, Usage
 from node.wire.messages import Label, ModelInfo, NodeState, Timing
 from node.wire.publisher import Publisher
@@ -47,8 +49,9 @@ class Node:
         self.publisher = Publisher(endpoint)
         self.composer = Composer("node")
 
-    def labels(self, camera: str = "front") -> None:
-        frame = Frame(IMAGE, camera, 0, Stamp.now(), None, 0)
+    def labels(self, camera: str = "front", uncertainty_ns: int | None = None) -> None:
+        stamp = replace(Stamp.now(), uncertainty_ns=uncertainty_ns)
+        frame = Frame(IMAGE, camera, 0, stamp, None, 0)
         self.publisher.send(
             self.composer.looked(
                 frame, dropped=0, timing=Timing(0, 0, 0, 0, 0), model=MODEL,
@@ -138,6 +141,37 @@ def test_latest_is_never_older_than_asked(node: Node) -> None:
             found = subscriber.latest(0.1)
             assert found is None or found.age_s < 0.15
         assert subscriber.latest(0.1) is None
+
+
+def test_what_a_picture_can_be_older_than_its_stamp_counts_in(node: Node) -> None:
+    with Subscriber(node.endpoint) as subscriber:
+        assert not subscriber.wait(0.1)
+        node.labels(uncertainty_ns=10**10)
+        assert subscriber.wait(WAIT_S)
+        assert subscriber.latest(5.0) is None
+        with pytest.raises(TooOldError, match=r"10\.\d+ s old, allowed are 5 s"):
+            subscriber.require(5.0)
+        message = subscriber.require(60.0)
+        assert message.stamp_uncertainty_ns == 10**10
+        assert message.age_bound_s - message.age_s == pytest.approx(10, abs=0.01)
+        assert message.age_s < 5
+        assert replace(message, deadline_ns=5 * 10**9).late
+        without = {k: v for k, v in to_map(message).items() if k != "stamp_uncertainty_ns"}
+        old = from_map("labels", without)  # as recorded before there was such a key
+        assert isinstance(old, LabelsMessage)
+        assert old.stamp_uncertainty_ns is None
+        assert old.age_bound_s == pytest.approx(old.age_s, abs=0.01)
+
+
+def test_a_guard_calls_where_a_picture_can_be_too_old(node: Node) -> None:
+    calls: queue.Queue[NotUsableError] = queue.Queue()
+    with StaleGuard(node.endpoint, 2.0, calls.put):
+        deadline = time.monotonic() + WAIT_S
+        while calls.empty():
+            assert time.monotonic() < deadline
+            node.labels(uncertainty_ns=10**10)
+            time.sleep(0.02)
+    assert isinstance(calls.get(), TooOldError)
 
 
 def test_a_stale_guard_calls_in_time_and_once_and_says_when_it_is_over(node: Node) -> None:

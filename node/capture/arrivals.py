@@ -105,7 +105,7 @@ class Arrivals:
     def _note_late(self, interval_ns: int, *, begins: bool, regular: bool) -> None:
         # One alone may be of a backlog that stood still for about a period. A slow stream would
         # lose too much time by it.
-        near = self._met and self._late_ns <= self._bound_ns
+        near = self._met and self._late_ns <= self._period_ns
         sure = near or self._was_regular or self._period_ns >= _SLOW_NS
         if begins:
             self._was_regular = regular

@@ -69,7 +69,7 @@ class PacketReader:
         try:
             while not self._closing.is_set():
                 packet = self._read(meter)
-                if self._wants(packet.came_ns):
+                if packet.arrival.old or self._wants(packet.came_ns):
                     self._hand_over.put(packet)
         except Exception as error:  # raised again by `take`, on the thread of the camera
             self._hand_over.end(error)

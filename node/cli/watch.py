@@ -180,7 +180,7 @@ def _view(as_json: bool) -> _Lines | _Cameras:
 
 
 def _plain(message: LabelsMessage) -> str:
-    age = f"{message.age_s * 1000:5.0f} ms"
+    age = f"{message.age_bound_s * 1000:5.0f} ms"
     if message.status is not Status.OK:
         return f"{message.camera}  {age}  {message.status}"
     seen = ", ".join(f"{_named(thing)} {thing.score:.2f}" for thing in _best(message))
@@ -244,7 +244,7 @@ def _safe(text: str) -> str:
 
 
 def _age(message: LabelsMessage) -> str:
-    age_s = message.age_s
+    age_s = message.age_bound_s
     told = f"{age_s * 1000:.0f} ms" if age_s < 10 else f"{age_s:.0f} s"
     late = message.late or age_s > ALIVE_S
     return f"[red]{told}[/]" if late else told

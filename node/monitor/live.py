@@ -83,7 +83,7 @@ class LiveState:
                 {
                     "name": name,
                     "status": str(labels[name].status) if name in labels else "no_camera",
-                    "age_s": seen[name].age_s if name in seen else None,
+                    "age_s": seen[name].age_bound_s if name in seen else None,
                     "health": asdict(cameras[name]) if name in cameras else None,
                 }
                 for name in self._cameras

@@ -56,14 +56,17 @@ int64_t now_ns(clockid_t clock) {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-// Exact on the node's own computer, whatever its wall clock does and however long it was suspended;
-// elsewhere as good as the synchronisation of the clocks.
+// How old the frame is at most: the picture of a stream can be older than its stamp. Exact on the
+// node's own computer, whatever its wall clock does and however long it was suspended; elsewhere as
+// good as the synchronisation of the clocks.
 double age_ms(const msgpack::object& message) {
   static const std::string here = boot_id();
   const auto boot = get<int64_t>(message, "stamp_boot_ns");
+  const auto uncertain = get<int64_t>(message, "stamp_uncertainty_ns").value_or(0);
   if (boot && get<std::string>(message, "boot_id") == here)
-    return static_cast<double>(now_ns(CLOCK_BOOTTIME) - *boot) / 1e6;
-  return static_cast<double>(now_ns(CLOCK_REALTIME) - get<int64_t>(message, "stamp_ns").value_or(0)) / 1e6;
+    return static_cast<double>(now_ns(CLOCK_BOOTTIME) - *boot + uncertain) / 1e6;
+  const auto stamp = get<int64_t>(message, "stamp_ns").value_or(0);
+  return static_cast<double>(now_ns(CLOCK_REALTIME) - stamp + uncertain) / 1e6;
 }
 
 void tell_things(std::ostream& out, const msgpack::object* things, uint32_t most, bool& any) {

@@ -32,6 +32,7 @@ function suspendedNs(message) {
   return slept > 50_000_000n ? slept : 0n;
 }
 
+// How old the frame is at most: the picture of a stream can be older than its stamp.
 // Exact on the node's own computer, whatever its wall clock does; elsewhere as good as the
 // synchronisation of the clocks. Stamps are 64-bit integers, so BigInt.
 function ageMs(message) {
@@ -40,7 +41,7 @@ function ageMs(message) {
   const elapsed = exact
     ? process.hrtime.bigint() - BigInt(message.stamp_mono_ns) + suspendedNs(message)
     : BigInt(Date.now()) * 1_000_000n - BigInt(message.stamp_ns);
-  return Number(elapsed / 1000n) / 1000;
+  return Number((elapsed + BigInt(message.stamp_uncertainty_ns ?? 0)) / 1000n) / 1000;
 }
 
 function lost(message) {
