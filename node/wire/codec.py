@@ -209,18 +209,7 @@ def _number(raw: Any) -> float:
     raise _Unfit(f"is {raw!r:.40}, not float")
 
 
-def _integer(raw: Any) -> int:
-    if type(raw) is int and -_MOST_EXACT < raw < _MOST_EXACT:
-        return raw
-    if type(raw) is int:  # too long to be told
-        raise _Unfit(f"is of {raw.bit_length()} bits, not int")
-    raise _Unfit(f"is {raw!r:.40}, not int")
-
-
 def _plain(kind: type) -> _Reader:
-    if kind is int:
-        return _integer
-
     def read(raw: Any) -> Any:
         if type(raw) is not kind:
             raise _Unfit(f"is {raw!r:.40}, not {kind.__name__}")
