@@ -221,5 +221,5 @@ def _plain(kind: type) -> _Reader:
 def _integer(raw: Any) -> int:
     if type(raw) is int and -_MOST_EXACT < raw < _MOST_EXACT:
         return raw
-    told = "an integer of more than 64 bits" if type(raw) is int else f"{raw!r:.40}, not int"
-    raise _Unfit(f"is {told}")
+    found = f"of {raw.bit_length()} bits" if type(raw) is int else f"{raw!r:.40}"
+    raise _Unfit(f"is {found}, not int")
