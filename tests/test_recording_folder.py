@@ -27,7 +27,7 @@ from node.recording.recorder import Recorder
 from node.recording.recording import Recording
 from node.recording.recover import is_whole
 from node.recording.triggers import MOST_WAIT_S, DumpLimit
-from node.wire.messages import LabelsMessage, Status
+from node.wire.messages import EventMessage, LabelsMessage, Status
 
 WAIT_S = 20.0
 KIB = 1024
@@ -501,6 +501,24 @@ def test_a_camera_that_flaps_writes_one_black_box(
         for _ in range(2):
             assert is_whole(recorder.dump(reason).result(WAIT_S))
     assert len(list(tmp_path.glob("*black-box*"))) == 6
+
+
+def test_an_event_of_a_long_name_has_a_file(
+    recorders: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    """Names of a model's labels, in any script; a file's name has at most 255 bytes."""
+    recorder = recorders(black_box_s=60, black_box_events=[{"kind": "region_entered"}])
+    name = "\N{CUNEIFORM SIGN A}" * 100
+    recorder.message(
+        EventMessage(
+            node="perception", camera="front", session="s", seq=0, kind="region_entered", key="k",
+            id=1, name=name, score=0.9, since_ns=1, frame_id=0, stamp_ns=1, clock="host",
+            published_ns=time.time_ns(), region="dock",
+        )
+    )  # fmt: skip
+    wait_until(lambda: bool(files_in(tmp_path)))
+    (file,) = files_in(tmp_path)
+    assert f"black-box_region_entered-{name[:10]}_000001" in file.name
 
 
 def test_black_boxes_have_a_budget_of_their_own(

@@ -23,7 +23,7 @@ from node.jpeg import encode_jpeg
 from node.recording.chunks import ChunkedFile, open_chunked
 from node.recording.encode import frame_entries
 from node.recording.entry import Entry
-from node.recording.file import RecordingFile, is_being_written
+from node.recording.file import RecordingFile, delete_unless_written, hold, is_being_written
 from node.recording.recording import Recording
 from node.recording.recover import is_whole, recover
 
@@ -236,6 +236,51 @@ def test_a_node_that_records_keeps_its_file(
     assert sorted(folder.iterdir()) == sorted([path, broken])
     assert last in {m.seq for _, m in Recording([path]).messages("labels")}
     assert in_process("recover", path).stdout == f"{path}: whole, left as it is\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [((), "cut_recovered.mcap"), (("--in-place",), ".cut.mcap.mending")]
+)
+def test_two_mendings_of_one_file_do_not_take_it_from_each_other(
+    written: Path, in_process: Run, options: tuple[str, ...], name: str
+) -> None:
+    broken = cut(written, 0)
+    content = broken.read_bytes()
+    with broken.with_name(name).open("xb") as other:
+        assert hold(other)
+        other.write(b"half of it")
+        done = in_process("recover", broken, *options)
+        assert done.returncode == 3
+        assert f"{broken} is being mended by another command, left alone" in done.stderr
+    assert broken.with_name(name).read_bytes() == b"half of it"
+    assert broken.read_bytes() == content
+
+
+def test_a_file_that_is_being_mended_is_in_no_budget_s_way(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[bool] = []
+
+    def finish(self: Writer) -> None:
+        deleted.append(delete_unless_written(saved))
+
+    saved = written.with_name("saved.mcap")
+    monkeypatch.setattr(Writer, "finish", finish)
+    recover(written, saved)
+    assert deleted == [False]
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_said(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> ChunkedFile:
+        opened = open_chunked(path)
+        path.unlink()
+        return opened
+
+    monkeypatch.setattr("node.recording.recover.open_chunked", gone)
+    with pytest.raises(SourceError, match="was it deleted meanwhile"):
+        is_whole(written)
 
 
 @pytest.mark.parametrize("end", [RecordingFile.close, RecordingFile.abandon])
