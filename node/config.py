@@ -442,7 +442,7 @@ def _check_reach(endpoint: str, wire: WireConfig, what: str, where: str = "") ->
 
 def check_endpoint(endpoint: str) -> None:
     """Raises ValueError unless `endpoint` is tcp://HOST:PORT or ipc://PATH."""
-    how = "write tcp://127.0.0.1:5570 or ipc:///run/perception.sock"
+    how = "write tcp://127.0.0.1:5570 or ipc:///run/perception-node/labels.sock"
     scheme, separator, rest = endpoint.partition("://")
     if not separator or scheme not in ("tcp", "ipc") or not rest:
         raise ValueError(f"endpoint {redacted(endpoint)!r} is neither tcp nor ipc; {how}")

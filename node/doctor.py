@@ -25,11 +25,11 @@ def examine(config: NodeConfig) -> Iterator[Finding]:
     yield from _torch()
     yield from _other_runtimes()
     yield from _model(config)
-    yield _endpoint("endpoint", config.wire.endpoint)
+    yield endpoint_finding("endpoint", config.wire.endpoint)
     if config.control.endpoint is not None:
-        yield _endpoint("control endpoint", config.control.endpoint)
+        yield endpoint_finding("control endpoint", config.control.endpoint)
     if config.monitor.web is not None:
-        yield _endpoint("page", f"tcp://{config.monitor.web}")
+        yield endpoint_finding("page", f"tcp://{config.monitor.web}")
     yield _recordings(config)
 
 
@@ -169,7 +169,8 @@ def _recordings(config: NodeConfig) -> Finding:
     return Finding("recordings", "ok", f"{folder}: {free_gb:.0f} GB free")
 
 
-def _endpoint(what: str, endpoint: str) -> Finding:
+def endpoint_finding(what: str, endpoint: str) -> Finding:
+    """Whether an endpoint could be bound now; nothing is changed and nothing left behind."""
     try:
         if endpoint.startswith("ipc://"):
             _check_socket_file(endpoint)

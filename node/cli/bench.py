@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from node.cli.options import (
@@ -27,6 +28,7 @@ from node.cli.run import SOURCE
 from node.client import NoMessageError, Subscriber
 from node.errors import PerceptionNodeError, SourceError
 from node.monitor.profile import Profile, Profiler, Spread
+from node.printable import printable
 from node.redact import redacted
 
 if TYPE_CHECKING:
@@ -213,12 +215,12 @@ def rows_table(rows: list["Row"]) -> Table:
     for row in rows:
         theirs, ours = row.theirs, row.ours
         table.add_row(
-            row.name,
+            escape(printable(row.name)),
             f"{theirs.ms:.2f} ({theirs.p10_ms:.2f}-{theirs.p90_ms:.2f})",
             f"{ours.ms:.2f} ({ours.p10_ms:.2f}-{ours.p90_ms:.2f})",
             f"{row.ratio:.2f}",
             f"{row.beyond:+.1%}",
             f"{theirs.cpu_ms:.1f} / {ours.cpu_ms:.1f}",
-            row.note,
+            escape(printable(row.note)),
         )
     return table

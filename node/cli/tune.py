@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from node.cli.media import files_of, frames_of, progress_bar
 from node.cli.options import CONFIG, MODEL, SETTINGS, Number, configured, together
 from node.errors import SourceError
+from node.printable import printable
 
 if TYPE_CHECKING:
     import torch
@@ -141,7 +143,8 @@ def _print(tuned: "Tuned", as_json: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, _TABLE_WIDTH)
     console.print(table)
-    console.print(f"{tuned.model} on {tuned.frames}; ms and CPU ms are of one inference")
+    told = f"{tuned.model} on {tuned.frames}; ms and CPU ms are of one inference"
+    console.print(escape(printable(told)))
 
 
 def _cells(row: "Measured") -> tuple[str, ...]:
@@ -151,7 +154,7 @@ def _cells(row: "Measured") -> tuple[str, ...]:
         precision += f", first {choice.float_layers} float"
     names = (choice.runtime, precision, choice.device, str(choice.threads or "all"))
     if row.median_ms is None:
-        return (*names, "", "", "", "", "", f"cannot: {row.refused}")
+        return (*names, "", "", "", "", "", escape(printable(f"cannot: {row.refused}")))
     return (
         *names,
         f"{row.median_ms:.2f}",
@@ -159,5 +162,5 @@ def _cells(row: "Measured") -> tuple[str, ...]:
         f"{row.cpu_ms:.2f}",
         f"{row.agreement:.1%}",
         f"{row.score_difference:.3f}",
-        f"refused: {row.refused}" if row.refused else "",
+        escape(printable(f"refused: {row.refused}")) if row.refused else "",
     )

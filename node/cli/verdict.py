@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node.golden import Verdict
+from node.printable import printable, printable_json
 
 MOST_SHOWN = 20
 
@@ -16,7 +17,8 @@ MOST_SHOWN = 20
 def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
     """On stdout."""
     if as_json:
-        click.echo(json.dumps({"same": verdict.same, **asdict(verdict)}, ensure_ascii=False))
+        told = json.dumps({"same": verdict.same, **asdict(verdict)}, ensure_ascii=False)
+        click.echo(printable_json(told))
         return
     if not verdict.same:
         Console(highlight=False, markup=False, width=None).print(_table(verdict))
@@ -37,12 +39,12 @@ def _table(verdict: Verdict) -> Table:
     for one in verdict.differences[:MOST_SHOWN]:
         table.add_row(
             "" if one.line is None else str(one.line),
-            one.camera,
+            printable(one.camera),
             "" if one.frame_id is None else str(one.frame_id),
             "" if one.media_ns is None else f"{one.media_ns / 1e9:.3f} s",
             one.kind,
-            one.what,
-            one.expected,
-            one.got,
+            printable(one.what),
+            printable(one.expected),
+            printable(one.got),
         )
     return table

@@ -32,7 +32,9 @@ MOST_CONNECTIONS = 2 * connections.MOST_CONNECTIONS
 oldest idle ones at half as many, so that a new one finds a place here."""
 _CHUNK_BYTES = 64 * 1024
 """Kept for an end that does not read; then the other is not read from either."""
-_BETWEEN_REFUSALS_S = 0.002
+_BACKLOG = 1024
+"""Connections that may wait to be looked at: strangers who connect fast do not push others out."""
+_BETWEEN_REFUSALS_S = 0.0005
 """Each look at the kernel's table costs as much as it is long, so strangers get one this often."""
 _BETWEEN_LOG_LINES_S = 10.0
 
@@ -212,7 +214,7 @@ def _listening(endpoint: str) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((str(address), int(port)))
-        listener.listen(MOST_CONNECTIONS)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise EndpointError(

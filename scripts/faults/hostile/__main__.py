@@ -21,7 +21,15 @@ from attack import ROOT, Attack, Budget, Outcome
 from rich.console import Console
 from rich.table import Table
 
-THEMES: tuple[str, ...] = ("streams", "pace", "sockets", "files", "recordings")
+THEMES: tuple[str, ...] = (
+    "streams",
+    "pace",
+    "sockets",
+    "habits",
+    "files",
+    "access",
+    "recordings",
+)
 """Modules of this folder; each has a tuple `ATTACKS`."""
 
 
