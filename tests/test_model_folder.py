@@ -130,7 +130,7 @@ def test_files_without_end_are_refused(folder: Path) -> None:
         load_model(str(folder / "mine.onnx"))
     with (folder / "mine.toml").open("wb") as stream:
         stream.truncate(1 << 40)
-    with pytest.raises(ModelError, match=r"mine\.toml is not valid TOML: it has more than 8 MiB"):
+    with pytest.raises(ModelError, match=r"mine\.toml is not valid TOML: it has more than 2 MiB"):
         load_model(str(folder / "mine.onnx"))
 
 

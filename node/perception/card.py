@@ -25,7 +25,8 @@ _RUNS = (
     '"segment" (decoder "pixels")'
 )
 _NAME_LABELS = "name a text file with a label a line, or list the names"
-_MOST_CARD_BYTES, _MOST_LABELS_BYTES = 8 * MIB, 8 * MIB
+_MOST_CARD_BYTES = _MOST_LABELS_BYTES = 2 * MIB
+"""All names go into one message (node.wire.messages.MAX_MESSAGE_BYTES)."""
 _MOST_LABELS, _LONGEST_LABEL = 100_000, 200
 _UNSEEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, which a terminal obeys, and what turns the direction of text."""
