@@ -37,7 +37,7 @@ BACKLOG = 1024
 try again a second later; in a flood of connections that meets everybody."""
 _TURN_S = 0.005
 _SWEEP_S = 1.0
-_GRACE_S = 0.2
+_LEFT_OVER_S = 0.2
 """How long what a closed connection sent can still be in the socket's queue."""
 _SO_COOKIE = 57
 _BYTES_RECEIVED = struct.Struct("@128xQ")
@@ -138,9 +138,6 @@ class Connections:
         self._watched.disable_monitor()
         self.events.close(linger=0)
 
-    def __len__(self) -> int:
-        return len(self._open)
-
     def __iter__(self) -> Iterator[Connection]:
         return iter(tuple(self._open.values()))
 
@@ -203,7 +200,7 @@ class Connections:
         condemned_at = self._condemned_at.get(descriptor)
         if condemned_at is None:
             return False
-        if time.monotonic() - condemned_at < _GRACE_S:
+        if time.monotonic() - condemned_at < _LEFT_OVER_S:
             return True
         del self._condemned_at[descriptor]
         return False

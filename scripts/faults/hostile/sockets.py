@@ -205,7 +205,7 @@ def _connections(report: Report, seconds: float) -> None:
 def _floods(report: Report, seconds: float) -> None:
     """Every flood in turn, from a few peers at once."""
     command = [sys.executable, str(Path(zmtp.__file__)), str(report.target.ports["labels"]),
-               str(seconds)]  # fmt: skip
+               str(seconds / 2)]  # fmt: skip
     flooders = [subprocess.Popen(command) for _ in range(FLOODERS)]
     report.asked("among floods")
     for flooder in flooders:
