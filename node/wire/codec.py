@@ -192,8 +192,8 @@ def _number(raw: Any) -> float:
 
 
 def _plain(kind: type) -> _Reader:
-    if kind is int:
-        return _integer
+    if kind in (int, str):
+        return _integer if kind is int else _text
 
     def read(raw: Any) -> Any:
         if type(raw) is not kind:
@@ -201,6 +201,17 @@ def _plain(kind: type) -> _Reader:
         return raw
 
     return read
+
+
+def _text(raw: Any) -> str:
+    if type(raw) is not str:
+        raise _Unfit(f"is {raw!r:.40}, not str")
+    if not raw.isascii():
+        try:
+            raw.encode()
+        except UnicodeEncodeError:  # JSON's escapes can name halves of a character
+            raise _Unfit(f"is {raw!a:.40}, which is no text") from None
+    return raw
 
 
 def _integer(raw: Any) -> int:

@@ -21,7 +21,7 @@ from attack import ROOT, Attack, Budget, Outcome
 from rich.console import Console
 from rich.table import Table
 
-THEMES: tuple[str, ...] = ()
+THEMES: tuple[str, ...] = ("habits",)
 """Modules of this folder; each has a tuple `ATTACKS`."""
 
 
