@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import zmq
 from attack import ROOT, Attack, Budget, Outcome
 
 from node.client import (
@@ -78,27 +80,37 @@ def _feed(endpoint: str, size: int) -> Iterator[Publisher]:
         publisher.close()
 
 
-class _Neighbour:
-    """A subscriber that reads in order, and its longest silence."""
+class _Neighbours:
+    """Subscribers that read all the time, and the longest silence of any. They decode nothing:
+    what is measured is when it arrives."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, count: int) -> None:
         self.longest_s = 0.0
-        self.lost = 0
         self._endpoint = endpoint
+        self._count = count
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        with Subscriber(self._endpoint) as subscriber:
-            subscriber.receive(WAIT_S)
-            before = time.monotonic()
-            while not self._done.is_set():
-                _, gap = subscriber.receive(WAIT_S)
-                now = time.monotonic()
-                self.longest_s = max(self.longest_s, now - before)
-                self.lost += gap.lost
-                before = now
+        context: zmq.Context[Any] = zmq.Context()
+        poller = zmq.Poller()
+        heard_s: dict[Any, float] = {}
+        for _ in range(self._count):
+            subscriber = context.socket(zmq.SUB)
+            subscriber.setsockopt(zmq.SUBSCRIBE, b"labels/")
+            subscriber.connect(self._endpoint)
+            poller.register(subscriber, zmq.POLLIN)
+            heard_s[subscriber] = math.inf
+        while not self._done.is_set():
+            for subscriber, _ in poller.poll(100):
+                subscriber.recv_multipart()
+                now_s = time.monotonic()
+                self.longest_s = max(self.longest_s, now_s - heard_s[subscriber])
+                heard_s[subscriber] = now_s
+        for subscriber in heard_s:
+            subscriber.close(linger=0)
+        context.term()
 
     def close(self) -> None:
         self._done.set()
@@ -111,7 +123,7 @@ def _rest(budget: Budget) -> Outcome:
     endpoint = f"tcp://127.0.0.1:{_free_port()}"
     blind_s, gone = 0.0, 0
     with _feed(endpoint, 20_000) as publisher:
-        neighbours = [_Neighbour(endpoint) for _ in range(NEIGHBOURS)]
+        neighbours = _Neighbours(endpoint, NEIGHBOURS)
         with Subscriber(endpoint) as subscriber:
             subscriber.latest(1.0, timeout_s=WAIT_S)
             for rest_s in rests:
@@ -122,9 +134,8 @@ def _rest(budget: Budget) -> Outcome:
                 time.sleep(rest_s / 2)
                 blind, told = _until_fresh(subscriber)
                 blind_s, gone = max(blind_s, blind), gone + told
-        for neighbour in neighbours:
-            neighbour.close()
-    silence_s = max(one.longest_s for one in neighbours)
+        neighbours.close()
+    silence_s = neighbours.longest_s
     wrong = []
     if blind_s > AGAIN_S:
         wrong.append(f"it was blind for {blind_s:.2f} s more")
