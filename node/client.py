@@ -219,7 +219,8 @@ class Subscriber:
         return self._inbox.health
 
     def late(self, camera: str) -> int:
-        """Messages of a camera that came after its deadline (`deadline_s` of the node)."""
+        """Messages of a camera that came after its deadline (`deadline_s` of the node); those that
+        `latest` and `require` passed over after a rest are not counted."""
         return self._inbox.late[camera]
 
     @property

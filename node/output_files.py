@@ -27,9 +27,15 @@ def whole_file(file: Path) -> Iterator[Path]:
 
     Raises OutputError where the folder or the file cannot be written.
     """
-    if file.is_dir():
+    try:
+        kind = file.stat().st_mode
+    except FileNotFoundError:
+        kind = stat.S_IFREG
+    except OSError as error:
+        raise unwritable(file, error) from error
+    if stat.S_ISDIR(kind):
         raise OutputError(f"{file} cannot be written: it is a folder")
-    if file.exists() and not file.is_file():
+    if not stat.S_ISREG(kind):
         yield file
         return
     target = file.resolve() if file.is_symlink() else file

@@ -1,7 +1,9 @@
 """A subscriber that did not read for a while over TCP, on real sockets: it reads again at once."""
 
 import asyncio
+import contextlib
 import dataclasses
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +22,8 @@ from node.wire.publisher import Publisher
 WAIT_S = 10.0
 AGAIN_S = 0.5
 """How soon a subscriber that rested must read what is new."""
-REST_S = 2.0
-"""In which the kernel asks for the window at 0.2, 0.6 and 1.4 s, and next at 3.0."""
+REST_S = 1.0
+"""In which the kernel asks for the window at 0.2 and 0.6 s, and next at 1.4."""
 THINGS = tuple(Detection(n, "x" * 4000, 0.5, Box(1.0, 2.0, 3.0, 4.0)) for n in range(10))
 PILED_UP = 600
 """Messages of 40 kB that fill every buffer on the way."""
@@ -50,6 +52,71 @@ class Feed:
         self._thread.join(WAIT_S)
 
 
+class Relay:
+    """Passes connections on to an endpoint; those of before `slow` as a kernel does that probes a
+    closed window: in bits, a fifth of a second apart."""
+
+    def __init__(self, endpoint: str) -> None:
+        host, _, port = endpoint.removeprefix("tcp://").partition(":")
+        self._to = host, int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._connections: list[tuple[socket.socket, socket.socket, threading.Event]] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # of the listener, once it is closed
+            while True:
+                here, _ = self._listener.accept()
+                there = socket.create_connection(self._to)
+                slow = threading.Event()
+                self._connections.append((here, there, slow))
+                for ends in ((here, there, None), (there, here, slow)):
+                    self._threads.append(threading.Thread(target=self._pass, args=ends))
+                    self._threads[-1].start()
+
+    def _pass(
+        self, here: socket.socket, there: socket.socket, slow: threading.Event | None
+    ) -> None:
+        with contextlib.suppress(OSError):  # an end has gone
+            while data := here.recv(65536):
+                if slow is not None and slow.is_set():
+                    time.sleep(0.2)
+                there.sendall(data)
+        for end in (here, there):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def slow(self) -> None:
+        for _, _, slow in self._connections:
+            slow.set()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for here, there, _ in self._connections:
+            for end in (here, there):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(WAIT_S)
+        for here, there, _ in self._connections:
+            here.close()
+            there.close()
+
+
+@pytest.fixture
+def relay(feed: "Feed", tcp: str) -> Iterator[Relay]:
+    made = Relay(tcp)
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def feed(tcp: str) -> Iterator[Feed]:
     made = Feed(tcp)
@@ -76,6 +143,42 @@ def test_it_reads_again_within_half_a_second(feed: Feed, tcp: str) -> None:
         assert (message.seq - found.seq, bool(gap)) == (1, False)
         assert subscriber.require(0.2, timeout_s=0.1)
         assert neighbour.require(0.2, timeout_s=AGAIN_S)
+
+
+def test_what_is_new_is_not_behind_what_is_old(feed: Feed, relay: Relay) -> None:
+    with Subscriber(relay.endpoint) as subscriber:
+        assert subscriber.latest(1.0, timeout_s=WAIT_S) is not None
+        feed.pile_up()
+        time.sleep(0.5)
+        relay.slow()
+        assert subscriber.latest(0.2, timeout_s=AGAIN_S) is not None
+        assert subscriber.require(0.2, timeout_s=0.1)
+        assert relay.connections == 2
+        assert all(not subscriber.receive(WAIT_S)[1].lost for _ in range(10))
+
+
+def test_what_is_new_is_not_behind_what_is_old_in_asyncio(feed: Feed, relay: Relay) -> None:
+    async def ask() -> None:
+        async with AsyncSubscriber(relay.endpoint) as subscriber:
+            assert await subscriber.latest(1.0, timeout_s=WAIT_S) is not None
+            feed.pile_up()
+            time.sleep(0.5)
+            relay.slow()
+            assert await subscriber.require(0.2, timeout_s=AGAIN_S)
+            assert relay.connections == 2
+
+    asyncio.run(ask())
+
+
+def test_what_is_read_in_order_keeps_its_connection(feed: Feed, relay: Relay) -> None:
+    with Subscriber(relay.endpoint) as subscriber:
+        assert subscriber.latest(1.0, timeout_s=WAIT_S) is not None
+        feed.pile_up()
+        time.sleep(0.5)
+        relay.slow()
+        read = [subscriber.receive(WAIT_S) for _ in range(RECEIVE_HIGH_WATER_MARK)]
+        assert not any(gap.lost for _, gap in read[1:])
+        assert relay.connections == 1
 
 
 def test_it_is_not_told_that_the_node_is_gone(feed: Feed, tcp: str) -> None:

@@ -82,6 +82,8 @@ def take_over() -> None:
     """Puts streams with these properties in place of the process's own. Before anything else is
     opened, threads are started, or a line is printed."""
     _reserve()
+    if not os.environ.get("COLUMNS", "80").strip("0"):  # some shells and jobs: tables of no width
+        del os.environ["COLUMNS"]
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = _text(_Stdout(1, "wb", closefd=False), sys.stdout, ESCAPED)
     sys.stderr = _text(_Stderr(2, "wb", closefd=False), sys.stderr, "backslashreplace")

@@ -218,6 +218,17 @@ def _plain(kind: type) -> _Reader:
     return read
 
 
+def _text(raw: Any) -> str:
+    if type(raw) is not str:
+        raise _Unfit(f"is {raw!r:.40}, not str")
+    if not raw.isascii():
+        try:
+            raw.encode()
+        except UnicodeEncodeError:  # JSON's escapes can name halves of a character
+            raise _Unfit(f"is {raw!a:.40}, which is no text") from None
+    return raw
+
+
 def _integer(raw: Any) -> int:
     if type(raw) is int and -_MOST_EXACT < raw < _MOST_EXACT:
         return raw
