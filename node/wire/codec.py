@@ -174,8 +174,8 @@ def _reader(hint: Any) -> _Reader:
         return _one_of({str(value): value for value in kind})
     if is_dataclass(kind):
         return _class_reader(hint)
-    if kind is int:
-        return _integer
+    if kind in (int, str):
+        return _integer if kind is int else _text
     return _number if kind is float else _plain(kind)
 
 
