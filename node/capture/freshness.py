@@ -1,6 +1,6 @@
 """Freshness: whether a camera's picture is a new one. `read` may go on succeeding after an unplug
-or a freeze, with the same picture or the same stamp for ever; with the few pictures that lie in a
-driver's buffers, in turn; or with a clock that is burnt into a picture that stands still."""
+or a freeze, with the same picture or the same stamp for ever; with the few pictures that lie in
+its buffers, in turn; or with a clock that is burnt into a picture that stands still."""
 
 from collections import deque
 
@@ -13,10 +13,9 @@ from node.frame import Image
 
 _EVERY_ROW = 8
 """Rows apart that are compared: a sensor's noise shows in each."""
-_MOST_KEPT, _LEAST_KEPT = 8, 2
-"""Pictures that are known again: as many as drivers have buffers."""
-_KEPT_BYTES = 4 << 20
-"""What they may take, of each camera: eight at 720p, five at 1080p."""
+_KEPT = 3
+"""Pictures that are recognised when they come again: double and triple buffering freeze like that.
+More would call a short animation frozen that is shown in a loop."""
 _PROBES = 8
 _LEARN_EVERY = 15
 _LEARN_SAMPLES = 20
@@ -47,7 +46,7 @@ class Freshness:
 
     def __init__(self) -> None:
         self._stamp_ns: int | None = None
-        self._kept: deque[bytes] = deque()
+        self._kept: deque[bytes] = deque(maxlen=_KEPT)
         self._noise = _Noise()
 
     def repeats(self, picture: Picture) -> str | None:
@@ -71,9 +70,6 @@ class Freshness:
             self._kept.append(now)
             return "few pictures"
         self._kept.append(now)
-        most = max(_LEAST_KEPT, min(_MOST_KEPT, _KEPT_BYTES // max(len(now), 1)))
-        while len(self._kept) > most:
-            self._kept.popleft()
         if len(now) != len(before):
             self._noise = _Noise()
         elif _shows_noise(picture) and self._noise.is_missing(rows, now, before):

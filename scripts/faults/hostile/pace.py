@@ -303,7 +303,7 @@ def disguised_freezes(budget: Budget) -> Outcome:
     cases = {
         "one_picture": (_in_turn(1), 1 / FPS),
         "two_buffers": (_in_turn(2), 1 / FPS),
-        "eight_buffers": (_in_turn(8), 1 / FPS),
+        "three_buffers": (_in_turn(3), 1 / FPS),
         "a_clock": (_clocked, 1 / FAST_FPS),
     }
     wrong, figures = [], {}
