@@ -17,7 +17,7 @@ from node.client_inbox import RECEIVE_HIGH_WATER_MARK
 
 PATIENCE_S = 0.1
 """How long what is behind a full queue may take to come, before a new connection is made."""
-_JOINED_S = 0.4
+_JOINED_S = 1.0
 """From a new connection to its first messages, at most."""
 _FULL = RECEIVE_HIGH_WATER_MARK // 2
 """Messages read in one go that show that the queue may have been full: libzmq learns of what was
