@@ -33,9 +33,9 @@ THEMES: tuple[str, ...] = (
 """Modules of this folder; each has a tuple `ATTACKS`."""
 
 
-def attacks() -> list[Attack]:
-    """Every attack of every theme, in order."""
-    return [attack for name in THEMES for attack in importlib.import_module(name).ATTACKS]
+def attacks(themes: Sequence[str]) -> list[Attack]:
+    """Every attack of some themes, in order."""
+    return [attack for name in themes for attack in importlib.import_module(name).ATTACKS]
 
 
 def run(attack: Attack, seconds: float) -> Outcome:
@@ -50,13 +50,15 @@ def run(attack: Attack, seconds: float) -> Outcome:
 def main() -> None:
     """Runs what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
+    parser.add_argument("--theme", action="append", choices=THEMES, help="only this one")
     parser.add_argument("--only", action="append", metavar="TEXT", help="attacks named like this")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each attack without end")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--list", action="store_true", help="print the names of the attacks")
     arguments = parser.parse_args()
     os.environ.setdefault("PYTHONPATH", str(ROOT))
-    chosen = [x for x in attacks() if any(part in x.name for part in arguments.only or [""])]
+    found = attacks(arguments.theme or THEMES)
+    chosen = [x for x in found if any(part in x.name for part in arguments.only or [""])]
     if arguments.list:
         print("\n".join(attack.name for attack in chosen))
         return
