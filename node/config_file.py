@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from node.config import CameraConfig, NodeConfig, as_tuples
 from node.errors import ConfigError
-from node.redact import redacted, value_shown
+from node.redact import key_shown, redacted, value_shown
 
 
 def load_config(
@@ -89,14 +89,14 @@ def _apply(content: dict[str, Any], key: str, value: object) -> None:
     path = [part.strip() for part in key.split(".")]
     if not all(path):
         raise ConfigError(
-            f"--set {redacted(key)}: write the key with dots, for example model.top_k=3"
+            f"--set {key_shown(key)}: write the key with dots, for example model.top_k=3"
         )
     target: Any = content
     for place, part in enumerate(path[:-1]):
         target = _step(target, part, first=place == 0, key=key)
     if not isinstance(target, dict):
         raise ConfigError(
-            f"--set {redacted(key)}: name the camera, for example camera.0.{redacted(path[-1])}"
+            f"--set {key_shown(key)}: name the camera, for example camera.0.{key_shown(path[-1])}"
         )
     target[path[-1]] = value
 
@@ -110,11 +110,11 @@ def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
             return target[int(part)]
         shown = [redacted(str(name)) for name in names]
         raise ConfigError(
-            f"--set {redacted(key)}: no camera {redacted(part)!r}; cameras: {', '.join(shown)}"
+            f"--set {key_shown(key)}: no camera {key_shown(part)!r}; cameras: {', '.join(shown)}"
         )
     if not isinstance(target, dict):
         raise ConfigError(
-            f"--set {redacted(key)}: {redacted(part)!r} is inside a value, not a section"
+            f"--set {key_shown(key)}: {key_shown(part)!r} is inside a value, not a section"
         )
     return target.setdefault(part, [{}] if first and part == "camera" else {})
 
@@ -179,7 +179,7 @@ def _limits(field: FieldInfo) -> dict[str, float]:
 
 
 def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
-    parts = [redacted(str(part)) for part in location]
+    parts = [key_shown(str(part)) for part in location]
     if len(location) > 1 and location[0] == "camera" and isinstance(location[1], int):
         name = _camera_name(content, location[1])
         parts[:2] = [f"camera.{name}" if name else f"camera.{location[1]}"]

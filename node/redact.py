@@ -16,6 +16,7 @@ _MISTYPED = re.compile(
     re.IGNORECASE,
 )
 _ELEMENT = re.compile(r"gst:\s*([a-z][a-z0-9_-]*)(?=[\s!]|$)")
+_KEY_NAME = re.compile(r"[\w. -]{1,64}")
 _KEY = re.compile(r"-{0,2}[A-Za-z0-9_.-]+=")
 
 
@@ -43,8 +44,14 @@ def value_shown(value: object) -> str:
     elif _holds_text(value):
         text = "a table" if isinstance(value, Mapping) else "a list"
     else:
-        text = repr(value)
+        text = _written(value)
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
+
+
+def key_shown(key: str) -> str:
+    """A key of a configuration as an error shows it: where an address with an equals sign stands in
+    the place of `key=value`, a part of it is taken for the key."""
+    return key if _KEY_NAME.fullmatch(key) else HIDDEN
 
 
 def hidden(text: str, sources: Iterable[str]) -> str:
@@ -70,6 +77,13 @@ def addresses_in(arguments: Sequence[str]) -> tuple[str, ...]:
         if redacted(value) != value or redacted(bare) != bare:
             found += [argument, value, bare]
     return tuple(x for x in dict.fromkeys(found) if redacted(x) != x)
+
+
+def _written(value: object) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # repr of an integer stops at 4300 digits
+        return "(too long to be shown)"
 
 
 def _holds_text(value: object) -> bool:

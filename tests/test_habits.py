@@ -23,7 +23,6 @@ from node.cli.standard_streams import (
     ESCAPED,
     ReaderGoneError,
     _Stdout,
-    one_line,
     print_line,
 )
 from node.client_recorded import RecordedLabels
@@ -247,7 +246,6 @@ def test_paths_stand_without_a_home_and_without_a_working_directory(
 
 
 def test_names_move_no_cursor_of_who_reads_an_error() -> None:
-    assert one_line("a\nb\x1b[2J\x9b1m\u00e9") == r"a\nb\x1b[2J\x9b1m" + "é"
     done = run_in_process("config", "check", "no\n\x1b[31msuch.toml")
     assert done.stderr.count("\n") == 1
     assert "\x1b" not in done.stderr

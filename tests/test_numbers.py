@@ -173,23 +173,23 @@ def test_numbers_of_a_model_card_have_ranges(tmp_path: Path, key: str, value: st
         read_card(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e308", "0"])
 @pytest.mark.parametrize(
-    "command",
+    ("command", "values"),
     [
-        ("watch", "--timeout"),
-        ("ctl", "--timeout"),
-        ("record", "--duration"),
-        ("replay", "x.mp4", "--speed"),
-        ("bench", "--seconds"),
+        (("watch", "--timeout"), ("nan", "-1", "0")),  # a wait may be for ever
+        (("ctl", "--timeout"), ("nan", "-1")),
+        (("record", "--duration"), ("nan", "inf", "-1", "1e308", "0")),
+        (("replay", "x.mp4", "--speed"), ("nan", "inf", "-1", "1e308", "0")),
+        (("bench", "--seconds"), ("nan", "inf", "-1", "1e308", "0")),
     ],
 )
-def test_numbers_of_options_have_ranges(command: tuple[str, ...], value: str) -> None:
+def test_numbers_of_options_have_ranges(command: tuple[str, ...], values: tuple[str, ...]) -> None:
     after = ("status",) if command[0] == "ctl" else ()
-    done = run_in_process(*command, value, *after)
-    assert done.returncode == 2, done
-    assert "Traceback" not in done.stderr
-    assert command[-1] in done.stderr
+    for value in values:
+        done = run_in_process(*command, value, *after)
+        assert done.returncode == 2, done
+        assert "Traceback" not in done.stderr
+        assert command[-1] in done.stderr
 
 
 def test_a_number_is_finite() -> None:
@@ -199,7 +199,9 @@ def test_a_number_is_finite() -> None:
         click.echo(f"{x}")
 
     assert CliRunner().invoke(command, ["--x", "0.5"]).output == "0.5\n"
-    assert "not a finite number" in CliRunner().invoke(command, ["--x", "nan"]).output
+    assert (
+        "not a number that can be used here" in CliRunner().invoke(command, ["--x", "nan"]).output
+    )
 
 
 def test_a_wait_for_the_end_of_time_is_a_wait() -> None:

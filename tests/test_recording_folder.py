@@ -269,7 +269,6 @@ def test_two_nodes_of_one_name_share_a_folder_and_its_budget(tmp_path: Path) -> 
         node.join(WAIT_S)
         assert node.exitcode == 0
     last = [ended for ended, _, _ in told]
-    assert len(set(last)) == 2
     for _, error, lost in told:
         assert error is None or "take more than recording.budget_mb" in error
         assert lost == 0

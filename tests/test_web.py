@@ -258,12 +258,17 @@ def sees(families: dict[str, Metric]) -> bool:
     )
 
 
-def test_prometheus_scrapes_what_health_says(robot: Robot) -> None:
+def scrape_once_it_sees(robot: Robot) -> dict[str, Metric]:
+    """The metrics say what the newest health said, which may date from before the first frame."""
     deadline = time.monotonic() + WAIT_S
-    # The metrics say what the newest health said, which may date from before the first frame.
     while not sees(families := scrape(robot)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    return families
+
+
+def test_prometheus_scrapes_what_health_says(robot: Robot) -> None:
+    families = scrape_once_it_sees(robot)
     samples = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in families.values()
@@ -289,8 +294,9 @@ def test_prometheus_scrapes_what_health_says(robot: Robot) -> None:
 def test_the_dashboard_draws_what_is_scraped(robot: Robot) -> None:
     """Every metric that it asks for is there under that name, with the labels that it asks by."""
     dashboard = json.loads((ROOT / "config" / "grafana-dashboard.json").read_text())
+    families = scrape_once_it_sees(robot)
     labels: dict[str, set[str]] = {}
-    for sample in (sample for family in scrape(robot).values() for sample in family.samples):
+    for sample in (sample for family in families.values() for sample in family.samples):
         labels.setdefault(sample.name, set()).update(sample.labels)
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     asked += [one["query"]["query"] for one in dashboard["templating"]["list"][1:]]

@@ -43,9 +43,9 @@ class Site:
     ) -> "Future[Mapping[str, Any]]":
         self.asked.append((command, arguments, client))
         answer: Future[Mapping[str, Any]] = Future()
-        if command == "raise":
+        if command == "resume":
             raise RecursionError("nobody thought of it")
-        if command == "wait":
+        if command == "pause":
             self.answers.append(answer)
         else:
             answer.set_result({})
@@ -119,7 +119,7 @@ def test_many_bad_requests_write_few_lines(site: Site, caplog: pytest.LogCapture
     for _ in range(20):
         for sent in BAD.values():
             site.status(sent)
-        assert site.status(post(b'{"command":"raise"}')) == 500
+        assert site.status(post(b'{"command":"resume"}')) == 500
     assert len(caplog.records) <= 10
     assert sum(len(record.getMessage()) for record in caplog.records) < 5000
     assert "nobody thought of it" in caplog.text
@@ -190,7 +190,7 @@ def test_many_idle_connections_keep_nobody_out(site: Site) -> None:
 
 
 def test_who_has_gone_wants_no_answer(site: Site) -> None:
-    with site.connect(post(b'{"command":"wait"}')):
+    with site.connect(post(b'{"command":"pause"}')):
         deadline = time.monotonic() + WAIT_S
         while not site.answers:
             assert time.monotonic() < deadline

@@ -154,7 +154,9 @@ def page_commands(budget: Budget) -> Outcome:
     """Whoever reaches the page's port sends commands that none of its buttons sends."""
     carried_out: list[tuple[str, Mapping[str, Any]]] = []
 
-    def command(name: str, arguments: Mapping[str, Any]) -> "Future[Mapping[str, Any]]":
+    def command(
+        name: str, arguments: Mapping[str, Any], client: str
+    ) -> "Future[Mapping[str, Any]]":
         carried_out.append((name, arguments))
         answer: Future[Mapping[str, Any]] = Future()
         answer.set_result({})
