@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -306,6 +307,32 @@ def fills_the_disk(folder: Path) -> None:
     with fresh_folder(folder):
         (folder / "half").write_text("half")
         raise OutputError("full")
+
+
+WRITES_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from node.output_files import write_whole
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+write_whole(Path(sys.argv[1]), b"new")
+"""
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_written_itself() -> None:
+    with tempfile.TemporaryDirectory() as there:  # pytest's own are this user's only
+        file = Path(there) / "report.html"
+        file.write_text("what was there before, longer")
+        file.chmod(0o666)
+        Path(there).chmod(0o555)
+        command = [sys.executable, "-c", WRITES_AS_NOBODY, str(file)]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "TMPDIR": "/tmp"}, capture_output=True, text=True
+        )
+        Path(there).chmod(0o755)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert file.read_text() == "new"
+        assert [entry.name for entry in Path(there).iterdir()] == ["report.html"]
 
 
 @pytest.mark.parametrize("there", [False, True])
