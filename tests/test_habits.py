@@ -24,13 +24,13 @@ from node.cli.standard_streams import (
     ESCAPED,
     ReaderGoneError,
     _Stdout,
-    one_line,
     print_line,
 )
 from node.client_recorded import RecordedLabels
 from node.errors import ConfigError, MessageError, OutputError, PerceptionNodeError
 from node.output_files import fresh_folder, whole_file, write_whole
 from node.paths import absolute, expanded
+from node.printable import printable
 from node.recording.entry import Entry, as_json, frames_channel, message_channel
 from node.recording.file import RecordingFile
 from node.recording.recording import Recording
@@ -248,7 +248,7 @@ def test_paths_stand_without_a_home_and_without_a_working_directory(
 
 
 def test_names_move_no_cursor_of_who_reads_an_error() -> None:
-    assert one_line("a\nb\x1b[2J\x9b1m\u00e9") == r"a\nb\x1b[2J\x9b1m" + "é"
+    assert printable("a\nb\x1b[2J\x9b1m\u00e9") == r"a\nb\x1b[2J\x9b1m" + "é"
     done = run_in_process("config", "check", "no\n\x1b[31msuch.toml")
     assert done.stderr.count("\n") == 1
     assert "\x1b" not in done.stderr
