@@ -394,9 +394,9 @@ def test_facts_of_the_wrong_type_are_left_out_and_said(tmp_path: Path) -> None:
     file = edited(tmp_path)
     recording = Recording([file])
     frames = list(recording.frames())
-    assert len(frames) == len(WRONG) * len(FACTS)
+    assert len(frames) == 2  # a stamp and a clock may be None; nothing else here fits
     assert all(type(frame.frame_id) is int for frame in frames)
-    assert any("and is left out" in problem for problem in recording.problems)
+    assert any("a frame is left out" in problem for problem in recording.problems)
     for arguments in (
         ["report", file, "--output", tmp_path / "report.html"],
         ["export", "jsonl", file, tmp_path / "out.jsonl"],
@@ -416,7 +416,7 @@ def test_facts_of_the_wrong_type_are_left_out_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [10**400, -(10**400), 2**64])
 def test_an_integer_that_no_message_can_hold_is_refused(value: int) -> None:
     for name in ("published_ns", "seq", "frame_id"):
-        with pytest.raises(MessageError, match=rf"labels\.{name} is an integer of more than 64"):
+        with pytest.raises(MessageError, match=rf"labels\.{name} is of \d+ bits, not int"):
             from_map("labels", to_map(LABELS) | {name: value})
 
 
