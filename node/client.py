@@ -17,12 +17,11 @@ from typing import Any, Self
 
 import zmq
 
-from node.client_catch_up import CatchUp
+from node.client_catch_up import FOLLOWS_S, FULL, CatchUp
 from node.client_control import Answer, Control, NoAnswerError, Picture
 from node.client_events import EventStream
 from node.client_inbox import (
     DEFAULT_TIMEOUT_S,
-    MOST_DRAINED,
     CannotSeeError,
     Gap,
     Inbox,
@@ -317,16 +316,28 @@ class Subscriber:
     def _drain(self, is_fresh: Callable[[], bool]) -> bool:
         """Reads what is there; whether it is fresh. Where it was much, and nothing fresh is among
         it or comes soon after it, connects anew."""
-        queued: list[list[bytes]] = []
-        with contextlib.suppress(zmq.Again):
-            while len(queued) < MOST_DRAINED:
-                queued.append(self._socket.recv_multipart(zmq.NOBLOCK))
-        for parts in self._catch_up.take(queued):
-            self._inbox.open(parts)
-        found = is_fresh()
+        self._catch_up.begin()
+        while True:
+            for parts in self._catch_up.take(self._queued()):
+                self._inbox.open(parts)
+            found = is_fresh()
+            if self._inbox.is_current:
+                self._catch_up.found_fresh()
+            if not self._catch_up.goes_on(found) or not self._follows():
+                break
         if not found:
             self._connect_anew_if_due()
         return found
+
+    def _queued(self) -> list[list[bytes]]:
+        queued: list[list[bytes]] = []
+        with contextlib.suppress(zmq.Again):
+            while len(queued) < FULL:
+                queued.append(self._socket.recv_multipart(zmq.NOBLOCK))
+        return queued
+
+    def _follows(self) -> bool:
+        return bool(self._socket.poll(poll_ms(FOLLOWS_S), zmq.POLLIN))
 
     def _connect_anew_if_due(self) -> None:
         if self._catch_up.is_due:

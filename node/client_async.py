@@ -13,11 +13,10 @@ from typing import Self
 import zmq
 import zmq.asyncio
 
-from node.client_catch_up import CatchUp
+from node.client_catch_up import FOLLOWS_S, FULL, CatchUp
 from node.client_events import EventInbox
 from node.client_inbox import (
     DEFAULT_TIMEOUT_S,
-    MOST_DRAINED,
     Gap,
     Inbox,
     NodeGoneError,
@@ -207,17 +206,28 @@ class AsyncSubscriber:
 
     async def _drain(self, is_fresh: Callable[[], bool]) -> None:
         """As `Subscriber` reads what is there."""
-        queued: list[list[bytes]] = []
-        with contextlib.suppress(zmq.Again):
-            while len(queued) < MOST_DRAINED:
-                queued.append(await self._socket.recv_multipart(zmq.NOBLOCK))
-        for parts in self._catch_up.take(queued):
-            self._inbox.open(parts)
-        if is_fresh():
-            self._catch_up.found_fresh()
-        elif self._catch_up.is_due:
+        self._catch_up.begin()
+        while True:
+            for parts in self._catch_up.take(await self._queued()):
+                self._inbox.open(parts)
+            found = is_fresh()
+            if found or self._inbox.is_current:
+                self._catch_up.found_fresh()
+            if not self._catch_up.goes_on(found) or not await self._follows():
+                break
+        if not found and self._catch_up.is_due:
             reconnect(self._socket, self._endpoint)
             self._catch_up.connected_anew()
+
+    async def _queued(self) -> list[list[bytes]]:
+        queued: list[list[bytes]] = []
+        with contextlib.suppress(zmq.Again):
+            while len(queued) < FULL:
+                queued.append(await self._socket.recv_multipart(zmq.NOBLOCK))
+        return queued
+
+    async def _follows(self) -> bool:
+        return bool(await self._socket.poll(poll_ms(FOLLOWS_S), zmq.POLLIN))  # type: ignore[call-arg]  # pyzmq's stub lacks it
 
 
 def _limit(timeout_s: float) -> float | None:

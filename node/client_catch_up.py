@@ -13,15 +13,19 @@ import math
 import time
 from collections.abc import Sequence
 
-from node.client_inbox import RECEIVE_HIGH_WATER_MARK
+from node.client_inbox import MOST_DRAINED, RECEIVE_HIGH_WATER_MARK
 
 PATIENCE_S = 0.1
 """How long what is behind a full queue may take to come, before a new connection is made."""
 _JOINED_S = 1.0
 """From a new connection to its first messages, at most."""
-_FULL = RECEIVE_HIGH_WATER_MARK // 2
+FULL = RECEIVE_HIGH_WATER_MARK // 2
 """Messages read in one go that show that the queue may have been full: libzmq learns of what was
-read at every half."""
+read at every half. No more are read in one go, as each may be large."""
+FOLLOWS_S = 0.01
+"""Within which libzmq fills its queue again from what the kernel has, once the queue was read."""
+_SETTLES_S = 0.05
+"""How long one call waits for what follows on a full queue, where nothing is fresh yet."""
 
 Parts = list[bytes]
 
@@ -33,15 +37,35 @@ class CatchUp:
     def __init__(self) -> None:
         self._behind_since_s: float | None = None
         self._connected_s = -math.inf
+        self._begun_s = -math.inf
+        self._read = 0
+        self._was_full = False
+
+    def begin(self) -> None:
+        """One call begins to read what is there."""
+        self._begun_s = time.monotonic()
+        self._read = 0
 
     def take(self, queued: Sequence[Parts]) -> Sequence[Parts]:
         """What is worth decoding of what was queued: all of it, but of many messages only the
         newest of each topic. Decoding hundreds would take longer than their successors to come."""
-        if len(queued) < _FULL:
+        self._read += len(queued)
+        self._was_full = len(queued) >= FULL
+        if not self._was_full:
             return queued
-        if self._behind_since_s is None:
-            self._behind_since_s = time.monotonic()
+        self._behind_since_s = time.monotonic()
         return newest(queued)
+
+    def goes_on(self, found: bool) -> bool:
+        """Whether the same call has to read on, as soon as more is there (FOLLOWS_S): behind a full
+        queue is what is newer, a moment away.
+
+        found: whether what was read is new enough.
+        """
+        settling = time.monotonic() < self._begun_s + _SETTLES_S
+        if self._was_full:
+            return settling or self._read < MOST_DRAINED
+        return settling and not found and self._behind_since_s is not None
 
     def found_fresh(self) -> None:
         """What was read is new enough for whoever reads."""

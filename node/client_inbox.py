@@ -35,7 +35,9 @@ ALIVE_S = 2.5
 RECEIVE_HIGH_WATER_MARK = 256
 """Messages that libzmq keeps for a reader who rests, beside what the kernel keeps."""
 MOST_DRAINED = 1_000
-"""Messages that one call reads at most: more than a full queue holds."""
+"""Messages that one call reads at least, where so many are there: more than a full queue holds."""
+_CURRENT_S = 0.1
+"""Age of a message up to which it was not held back on its way."""
 
 
 class NotSeenError(TimeoutError):
@@ -193,6 +195,11 @@ class Inbox:
         return monotonic_s() - self._session.heard_s
 
     @property
+    def is_current(self) -> bool:
+        """Whether the newest message was sent just now. Known of a node on this computer only."""
+        return self._session.here and self.silent_s <= _CURRENT_S
+
+    @property
     def fresh_health(self) -> HealthMessage | None:
         """The newest health, unless it is older than a node that lives would let it become."""
         return self.health if monotonic_s() - self._session.health_s <= ALIVE_S else None
@@ -311,8 +318,8 @@ def connect(
 def reconnect(socket: "zmq.Socket[Any]", endpoint: str) -> None:
     """Replaces the connection by a new one, with the same subscriptions and keys. What is queued in
     the old one is lost."""
-    socket.disconnect(endpoint)
-    socket.connect(endpoint)
+    socket.disconnect(address_of(endpoint))
+    socket.connect(address_of(endpoint))
 
 
 def silence(endpoint: str, timeout_s: float) -> str:

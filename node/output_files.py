@@ -1,10 +1,12 @@
 """Files that commands write: whole, or not there at all; what they held before stays until then."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,8 @@ def write_whole(file: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
     """A path beside `file`, of the same suffix, to write to; it takes the place of `file` at the
-    end, and is deleted where that is not reached. A device or a pipe is written to itself.
+    end, and is deleted where that is not reached. A device or a pipe is written to itself, and so
+    is at the end a file that is there, whose folder takes no other or that is mounted by itself.
 
     Raises OutputError where the folder or the file cannot be written.
     """
@@ -39,19 +42,18 @@ def whole_file(file: Path) -> Iterator[Path]:
         yield file
         return
     target = file.resolve() if file.is_symlink() else file
-    beside = target.with_name(f".{secrets.token_hex(8)}{target.suffix[:32]}")
-    try:
-        _create(beside, target)
-    except OSError as error:
-        raise unwritable(file, error) from error
-    try:
-        yield beside
+    with contextlib.ExitStack() as stack:
         try:
-            beside.replace(target)
+            beside = _beside(target, stack)
+            stack.callback(beside.unlink, missing_ok=True)
+            _create(beside, target)
         except OSError as error:
             raise unwritable(file, error) from error
-    finally:
-        beside.unlink(missing_ok=True)
+        yield beside
+        try:
+            _take_place(beside, target)
+        except OSError as error:
+            raise unwritable(file, error) from error
 
 
 @contextlib.contextmanager
@@ -80,6 +82,26 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return OutputError(f"{path} cannot be written: there is no folder {path.parent}")
     return OutputError(f"{path} cannot be written: {why}; make room, or name another place")
+
+
+def _beside(target: Path, stack: contextlib.ExitStack) -> Path:
+    """A name in the target's folder, or where that takes no file in one of its own."""
+    name = f".{secrets.token_hex(8)}{target.suffix[:32]}"
+    if target.exists() and not os.access(target.parent, os.W_OK | os.X_OK):
+        return Path(stack.enter_context(tempfile.TemporaryDirectory())) / name
+    return target.with_name(name)
+
+
+def _take_place(beside: Path, target: Path) -> None:
+    try:
+        beside.replace(target)
+    except OSError as error:
+        # Another file system, a folder that takes no other, or a file that is a mount of its own.
+        if error.errno not in (errno.EXDEV, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        if not target.exists():
+            raise
+        shutil.copyfile(beside, target)
 
 
 def _create(beside: Path, target: Path) -> None:

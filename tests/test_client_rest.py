@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import zmq
 from test_client import outgoing, wait_until
 
 from node.client import LabelsMessage, NodeGoneError, NotUsableError, Subscriber, TooOldError
 from node.client_async import AsyncSubscriber
 from node.client_catch_up import CatchUp, newest
-from node.client_inbox import RECEIVE_HIGH_WATER_MARK
+from node.client_inbox import RECEIVE_HIGH_WATER_MARK, connect, reconnect
 from node.wire.messages import Box, Detection
 from node.wire.publisher import Publisher
 
@@ -243,6 +244,64 @@ def test_what_is_lossless_and_read_in_order_loses_nothing(tcp: str) -> None:
         assert [subscriber.receive(WAIT_S)[0].seq for _ in range(PILED_UP)] == list(range(PILED_UP))
         sender.join(WAIT_S)
     publisher.close()
+
+
+@pytest.fixture
+def lossless(tcp: str) -> Iterator[Publisher]:
+    made = Publisher(tcp, lossless=True)
+    yield made
+    made.close()
+
+
+def send_many(publisher: Publisher, count: int) -> None:
+    """Small messages, more than a queue holds and fewer than the kernel does, all of them sent."""
+    for _ in range(count):
+        publisher.send(outgoing())
+    publisher.finish(threading.Event())
+
+
+def test_one_question_after_a_rest_is_answered_by_the_newest(lossless: Publisher, tcp: str) -> None:
+    with Subscriber(tcp) as subscriber:
+        wait_until(lambda: lossless.subscriptions > 0)
+        send_many(lossless, 900)
+        assert subscriber.wait(WAIT_S)
+        found = subscriber.latest(WAIT_S)  # at once, as a loop asks that turns once in seconds
+        assert found is not None
+        assert found.seq == 899
+
+
+def test_one_question_in_asyncio_is_answered_by_the_newest(lossless: Publisher, tcp: str) -> None:
+    async def ask() -> None:
+        async with AsyncSubscriber(tcp) as subscriber:
+            wait_until(lambda: lossless.subscriptions > 0)
+            send_many(lossless, 900)
+            found = await subscriber.latest(WAIT_S, timeout_s=WAIT_S)
+            assert found is not None
+            assert found.seq == 899
+
+    asyncio.run(ask())
+
+
+def test_whoever_only_asks_for_life_makes_no_new_connection(lossless: Publisher, tcp: str) -> None:
+    relay = Relay(tcp)
+    with contextlib.closing(relay), Subscriber(relay.endpoint) as subscriber:
+        wait_until(lambda: lossless.subscriptions > 0)
+        send_many(lossless, RECEIVE_HIGH_WATER_MARK)
+        wait_until(lambda: subscriber.alive)
+        while subscriber.wait(0.3):  # until nothing comes any more
+            assert subscriber.alive
+        assert relay.connections == 1
+
+
+def test_a_new_connection_goes_where_the_first_went() -> None:
+    context = zmq.Context()
+    ends = context.socket(zmq.SUB)
+    connect(ends, "tcp://localhost:1", None)
+    first = ends.getsockopt(zmq.LAST_ENDPOINT)
+    reconnect(ends, "tcp://localhost:1")
+    assert ends.getsockopt(zmq.LAST_ENDPOINT) == first == b"tcp://127.0.0.1:1"
+    ends.close()
+    context.term()
 
 
 def test_of_a_full_queue_the_newest_of_each_topic_is_read() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ from node.client_recorded import RecordedLabels
 from node.errors import ConfigError, MessageError, OutputError, PerceptionNodeError
 from node.output_files import fresh_folder, whole_file, write_whole
 from node.paths import absolute, expanded
+from node.printable import printable
 from node.recording.entry import Entry, as_json, frames_channel, message_channel
 from node.recording.file import RecordingFile
 from node.recording.recording import Recording
@@ -246,6 +248,7 @@ def test_paths_stand_without_a_home_and_without_a_working_directory(
 
 
 def test_names_move_no_cursor_of_who_reads_an_error() -> None:
+    assert printable("a\nb\x1b[2J\x9b1m\u00e9") == r"a\nb\x1b[2J\x9b1m" + "é"
     done = run_in_process("config", "check", "no\n\x1b[31msuch.toml")
     assert done.stderr.count("\n") == 1
     assert "\x1b" not in done.stderr
@@ -304,6 +307,32 @@ def fills_the_disk(folder: Path) -> None:
     with fresh_folder(folder):
         (folder / "half").write_text("half")
         raise OutputError("full")
+
+
+WRITES_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from node.output_files import write_whole
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+write_whole(Path(sys.argv[1]), b"new")
+"""
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_written_itself() -> None:
+    with tempfile.TemporaryDirectory() as there:  # pytest's own are this user's only
+        file = Path(there) / "report.html"
+        file.write_text("what was there before, longer")
+        file.chmod(0o666)
+        Path(there).chmod(0o555)
+        command = [sys.executable, "-c", WRITES_AS_NOBODY, str(file)]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "TMPDIR": "/tmp"}, capture_output=True, text=True
+        )
+        Path(there).chmod(0o755)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert file.read_text() == "new"
+        assert [entry.name for entry in Path(there).iterdir()] == ["report.html"]
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -365,9 +394,9 @@ def test_facts_of_the_wrong_type_are_left_out_and_said(tmp_path: Path) -> None:
     file = edited(tmp_path)
     recording = Recording([file])
     frames = list(recording.frames())
-    assert len(frames) == len(WRONG) * len(FACTS)
+    assert len(frames) == 2  # a stamp and a clock may be None; nothing else here fits
     assert all(type(frame.frame_id) is int for frame in frames)
-    assert any("and is left out" in problem for problem in recording.problems)
+    assert any("a frame is left out" in problem for problem in recording.problems)
     for arguments in (
         ["report", file, "--output", tmp_path / "report.html"],
         ["export", "jsonl", file, tmp_path / "out.jsonl"],
@@ -387,7 +416,7 @@ def test_facts_of_the_wrong_type_are_left_out_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [10**400, -(10**400), 2**64])
 def test_an_integer_that_no_message_can_hold_is_refused(value: int) -> None:
     for name in ("published_ns", "seq", "frame_id"):
-        with pytest.raises(MessageError, match=rf"labels\.{name} is an integer of more than 64"):
+        with pytest.raises(MessageError, match=rf"labels\.{name} is of \d+ bits, not int"):
             from_map("labels", to_map(LABELS) | {name: value})
 
 
