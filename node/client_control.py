@@ -169,8 +169,9 @@ class Control:
     def _silence(self, wait_s: float) -> NoAnswerError:
         return NoAnswerError(
             f"{self._endpoint}: no answer for {wait_s:g} s; does the node run, with "
-            "control.endpoint set to this, and is this client on its allow list, or without keys a "
-            "process of the node's user?"
+            "control.endpoint set to this? Without wire.keys it answers its own user and root only "
+            "(its log names others): run this as that user, or make keys (perception-node keys); "
+            "with keys it answers clients on its allow list for control"
         )
 
     def _checked(self, answer: Mapping[str, Any]) -> Answer:

@@ -218,11 +218,12 @@ class Inbox:
         if fresh is not None:
             return fresh
         if not self.alive:
-            gone = (
-                "the node said that it stops"
-                if self.silent_s <= ALIVE_S
-                else f"nothing from the node for {min(self.silent_s, 1e6):.1f} s"
-            )
+            if self.silent_s <= ALIVE_S:
+                gone = "the node said that it stops"
+            elif math.isinf(self.silent_s):
+                gone = "nothing from the node yet; is it running, on this endpoint?"
+            else:
+                gone = f"nothing from the node for {self.silent_s:.1f} s"
             raise NodeGoneError(f"{self._endpoint}: {gone}", None)
         newest = known[-1] if known else None
         if newest is None:

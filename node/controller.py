@@ -91,6 +91,10 @@ class Controller:
         """Begins a request. Raises ControlError for one that is unknown or too early."""
         known = self._commands.get(request.command)
         if known is None:
+            if request.command == "step":
+                raise ControlError(
+                    "command 'step': this node is no replay that was started with --step"
+                )
             raise ControlError(
                 f"command {request.command!r:.40}: unknown; commands: {', '.join(self._commands)}"
             )

@@ -351,7 +351,7 @@ def _typed(line: int, message: Map) -> LabelsMessage:
         if not _is_whole(mask):
             raise ConfigError(
                 f"line {line} of the expected messages: the mask of '{mask.name}' does not fill "
-                f"its {mask.width}x{mask.height} cells or box; make the file anew with --jsonl"
+                f"its {mask.width}x{mask.height} cells or box; make the file again with --jsonl"
             )
     return typed
 

@@ -371,7 +371,7 @@ class Labeller:
             self._hand_over(self._composer.blind(camera, Status.STALLED))
             raise InferenceError(
                 f"the model failed on {self._failures} frames in a row ({told}); ending, so that a "
-                "supervisor starts the node anew"
+                "supervisor restarts the node"
             ) from error
 
     def _cut(self, frame: Frame) -> Image:

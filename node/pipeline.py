@@ -125,7 +125,7 @@ def run_live(
             raise InferenceError(
                 f"the model hangs for {busy_s:.1f} s on one frame (the limit is "
                 f"model.inference_timeout_s = {config.model.inference_timeout_s:g}); ending, so "
-                "that a supervisor starts the node anew"
+                "that a supervisor restarts the node"
             )
         if running:
             supervisor.ready()

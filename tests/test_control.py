@@ -445,7 +445,7 @@ def test_without_keys_only_the_nodes_own_user_is_answered(
             file = Path(without_keys.removeprefix("ipc://"))
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert ask_as(None, without_keys).startswith("answered")
-        assert "process of the node's user" in ask_as(NOBODY, without_keys)
+        assert "its own user and root only" in ask_as(NOBODY, without_keys)
         assert ask_as(None, without_keys).startswith("answered"), "it goes on"
         if without_keys.startswith("tcp"):
             assert "uid 65534 is not the node's user" in caplog.text

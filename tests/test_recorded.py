@@ -171,7 +171,7 @@ def test_a_recording_that_is_cut_off_is_not_played_in_silence(tmp_path: Path) ->
     whole = write(tmp_path / "whole.mcap", (labels(x / 10, x) for x in range(60)))
     cut = tmp_path / "cut.mcap"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
-    with pytest.warns(UserWarning, match=rf"^recording {cut} is not .* cut off; mend.*\Z") as told:
+    with pytest.warns(UserWarning, match=rf"^recording {cut} .* cut off; repair.*\Z") as told:
         played = RecordedLabels(cut)
     assert len(told) == 1
     with warnings.catch_warnings(), played:  # it is said once

@@ -314,7 +314,7 @@ def test_a_killed_node_loses_its_last_second_at_most(
     node.wait(10)
     (cut,) = files_in(tmp_path / "cut")
     recording = Recording([cut])  # readable as it is
-    assert "mend it with: perception-node recover" in recording.problems[0]
+    assert "repair it with: perception-node recover" in recording.problems[0]
     done = in_process("recover", tmp_path / "cut")
     assert done.returncode == 0, done.stderr
     mended = cut.with_name(f"{cut.stem}_recovered.mcap")
@@ -325,7 +325,7 @@ def test_a_killed_node_loses_its_last_second_at_most(
     assert due <= kept
     again = in_process("recover", mended)
     assert "whole, left as it is" in again.stdout
-    for told in (f"mended already, in {mended}", f"saved in {mended}"):  # as at every start
+    for told in (f"repaired already, in {mended}", f"saved in {mended}"):  # as at every start
         done = in_process("recover", tmp_path / "cut")
         assert done.returncode == 0, done.stderr
         assert told in done.stdout

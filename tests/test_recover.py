@@ -251,7 +251,7 @@ def test_two_mendings_of_one_file_do_not_take_it_from_each_other(
         other.write(b"half of it")
         done = in_process("recover", broken, *options)
         assert done.returncode == 3
-        assert f"{broken} is being mended by another command, left alone" in done.stderr
+        assert f"{broken} is being repaired by another command, left alone" in done.stderr
     assert broken.with_name(name).read_bytes() == b"half of it"
     assert broken.read_bytes() == content
 

@@ -90,7 +90,7 @@ def why_not(subscriber: Subscriber, kind: type[NotUsableError]) -> str:
 
 def test_each_case_has_its_own_error(node: Node) -> None:
     with Subscriber(node.endpoint) as subscriber:
-        assert "nothing from the node" in why_not(subscriber, NodeGoneError)
+        assert "nothing from the node yet" in why_not(subscriber, NodeGoneError)
         assert not subscriber.alive
         node.health()
         assert "has sent no labels yet" in why_not(subscriber, TooOldError)

@@ -29,7 +29,7 @@ COMMANDS = {
     "models": "List the models and whether their weights are here; fetch them.",
     "tune": "Find the fastest way to run a model on this computer.",
     "bench": "Measure this computer: against the plain loop, or stage by stage.",
-    "doctor": "Say what this computer has, what is wrong, and the mend.",
+    "doctor": "Say what this computer has, what is wrong, and the fix.",
     "keys": "Make keys, so that only known clients receive labels or control the node.",
     "config": "Check a configuration file, or write one for the camera that is found.",
     "completion": "Print what makes the shell complete commands and options.",

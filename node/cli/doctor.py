@@ -43,7 +43,7 @@ def command(
     flashes: int,
 ) -> None:
     """Say what this computer has (cameras, GPU, runtimes, OpenCV's back ends, threads), what is
-    wrong, and the mend. Exit 1 if anything is wrong.
+    wrong, and the fix. Exit 1 if anything is wrong.
 
     Example: perception-node doctor --config config/default.toml
     """

@@ -33,8 +33,9 @@ def command(folder: Path, clients: tuple[str, ...], allowed: tuple[str, ...]) ->
             raise ConfigError(f"client {name!r}: letters, digits, _ and -, and not server")
     try:
         if make_server(folder):
-            say(f"{folder}: keys of the node; keep it there, and write in its configuration")
-            say(f'  [wire]\n  keys = "{absolute(folder)}"')
+            say(f"{folder}: the node's keys; leave them there, and write in its configuration")
+            say("  [wire]")
+            say(f'  keys = "{absolute(folder)}"')
         for name in clients:
             place = make_client(folder, name, allowed)
             say(f"{place}: may have {' and '.join(allowed)}; move it to the client, then")

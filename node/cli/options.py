@@ -23,6 +23,8 @@ class Number(click.FloatRange):
     """A number of a range. Unlike click's, it is never nan, which is within every range, and
     infinite only where a wait may be for ever."""
 
+    name = "number"
+
     def __init__(
         self,
         min: float | None = None,

@@ -18,7 +18,7 @@ from node.errors import ConfigError, SourceError
     help="Write here instead of beside the file, with `_recovered` in its name.",
 )  # fmt: skip
 @click.option(
-    "--in-place", is_flag=True, help="Put the mended file in the place of the broken one."
+    "--in-place", is_flag=True, help="Put the repaired file in the place of the broken one."
 )
 @LIMITS
 def command(
@@ -59,13 +59,13 @@ def command(
                 to = file.with_name(f".{file.name}.mending")
             if is_being_written(to):
                 failed += file in paths
-                click.echo(f"{file} is being mended by another command, left alone", err=True)
+                click.echo(f"{file} is being repaired by another command, left alone", err=True)
                 continue
             if in_place:
                 to.unlink(missing_ok=True)
             elif output is None and to.exists():
                 if is_whole(to):
-                    say(f"{file}: mended already, in {to}")
+                    say(f"{file}: repaired already, in {to}")
                     continue
                 to.unlink()  # of a mending that was cut off itself
             recovered = recover(file, to)
@@ -80,6 +80,6 @@ def command(
             f"{file if in_place else to}"
         )
         for problem in recovered.problems:
-            say(f"  {problem}", err=True)
+            say(f"  {problem.partition('; repair it with: ')[0]}", err=True)
     if failed:
-        raise SourceError(f"{failed} of {len(files)} files could not be mended")
+        raise SourceError(f"{failed} of {len(files)} files could not be repaired")

@@ -68,7 +68,7 @@ def command(
             except NoMessageError:
                 view.quiet(subscriber)
                 if timeout_s is not None and time.monotonic() - heard >= timeout_s:
-                    raise _Silent(_why(subscriber, endpoint, timeout_s)) from None
+                    raise _Silent(_why(subscriber, endpoint, camera, timeout_s)) from None
                 continue
             heard = time.monotonic()
             received += 1
@@ -79,11 +79,16 @@ class _Silent(PerceptionNodeError):
     """Nothing came."""
 
 
-def _why(subscriber: Subscriber, endpoint: str, timeout_s: float) -> str:
+def _why(subscriber: Subscriber, endpoint: str, camera: str | None, timeout_s: float) -> str:
     if subscriber.rejected:
         return (
             f"{endpoint}: nothing readable for {timeout_s:g} s; {subscriber.rejected} messages "
             f"left out, the newest because: {subscriber.last_rejection}"
+        )
+    if camera is not None:
+        return (
+            f"{endpoint}: no message of camera {camera!r} for {timeout_s:g} s; has the node a "
+            "camera of this name, and is the node running, on this endpoint?"
         )
     return f"{endpoint}: no message for {timeout_s:g} s; is the node running, on this endpoint?"
 

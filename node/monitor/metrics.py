@@ -103,7 +103,7 @@ def _of_cameras(cameras: tuple[CameraHealth, ...]) -> Iterator[Metric]:
         ("dropped_frames", "Frames dropped in favour of newer ones.", "dropped"),
         ("corrupt_frames", "Pictures that could not be decoded.", "corrupt"),
         ("repeated_frames", "Pictures that were the same as the one before.", "repeated"),
-        ("reconnects", "Times that a source was opened anew.", "reconnects"),
+        ("reconnects", "Times that a source was reopened.", "reconnects"),
         ("deadline_misses", "Messages later than the camera's deadline.", "deadline_misses"),
     ):
         counter = CounterMetricFamily(f"perception_camera_{name}", told, labels=["camera"])

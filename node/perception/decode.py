@@ -46,7 +46,7 @@ def yolox(
     if raw.shape != (len(cells), 5 + classes):
         raise FrameError(
             f"model output: {list(raw.shape)}, where the yolox decoder wants "
-            f"{[len(cells), 5 + classes]} of {classes} classes; mend labels or input.size"
+            f"{[len(cells), 5 + classes]} of {classes} classes; correct labels or input.size"
         )
     # A class score is at most 1, so objectness alone rules most cells out.
     likely = np.flatnonzero(raw[:, 4] >= lowest)

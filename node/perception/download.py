@@ -118,7 +118,7 @@ def _download(url: str, target: Path, wanted: str) -> None:
             size = response.headers.get("Content-Length")
             total = int(size) if size and size.isdigit() else None
             if total is not None and total > MOST_BYTES:
-                raise OSError(f"it is said to have {total} bytes; at most {MOST_BYTES} are taken")
+                raise OSError(f"the server claims {total} bytes; at most {MOST_BYTES} are taken")
             task = progress.add_task(target.name, total=total)
             received = _copy(response, stream, lambda n: progress.advance(task, n))
         if total is not None and received != total:

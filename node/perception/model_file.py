@@ -92,7 +92,7 @@ def _outputs_of_graph(file: Path, card: ModelCard) -> list[_Output]:
     if graph.input().element_type != ov.Type.f32 or not shape.compatible(wanted):
         raise ModelError(
             f"{file}: takes {shape} {graph.input().element_type.to_string()}; the card says "
-            f"[n, 3, {_size(card)}] float32: mend input.size, or export it so"
+            f"[n, 3, {_size(card)}] float32: correct input.size, or export it so"
         )
     return [
         _Output(
@@ -134,7 +134,7 @@ def _check_yolox(
         given = ", ".join(str(list(output.shape)) for output in outputs)
         raise ModelError(
             f"{file}: gives {given}; a yolox decoder with {classes} labels and input.size = "
-            f"[{_size(card)}] wants [n, {wanted[0]}, {wanted[1]}]: mend labels, input.size or "
+            f"[{_size(card)}] wants [n, {wanted[0]}, {wanted[1]}]: correct labels, input.size or "
             "decoder"
         )
     return (0,)

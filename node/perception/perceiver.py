@@ -205,7 +205,8 @@ class Perceiver:
         try:
             return self._time(most) < _WORTH_BATCHING * most * one_s
         except ModelError as error:
-            log.info("model %s: takes one frame at a time (%s)", self._model.name, error)
+            log.info("model %s: made for one frame at a time; cameras take turns", self._model.name)
+            log.debug("a batch was refused: %s", error)
             return False
 
     def _time(self, size: int) -> float:

@@ -87,13 +87,13 @@ def _problem_with(file: Path) -> str | None:
     if file.is_dir():
         return "is a directory; name the weights file in it"
     if not file.exists():
-        return "does not exist; mend model.weights, or leave it out for the model's own weights"
+        return "does not exist; correct model.weights, or leave it out for the model's own weights"
     if not file.is_file():
         return "is not a regular file; name a weights file that torch.save wrote"
     if file.stat().st_size == 0:
         return "is empty (0 bytes); copy or download it again"
     if not os.access(file, os.R_OK):
-        return "may not be read by this user; mend its permissions"
+        return "may not be read by this user; change its permissions"
     if _is_packed(file):
         return (
             "is packed (a few bytes could fill the memory), as torch.save never does; save it again"

@@ -206,7 +206,7 @@ def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
     told = f"{path} has no good index"
     if offset < size:
         told += f"; {size - offset} bytes at its end cannot be read: it was cut off"
-    file.told.append(f"{told}; mend it with: perception-node recover {path}")
+    file.told.append(f"{told}; repair it with: perception-node recover {path}")
     return file
 
 

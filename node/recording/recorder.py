@@ -224,7 +224,7 @@ class Recorder:
         ended = not self._thread.is_alive()
         if not ended and self._file is not None:
             log.error(
-                "%s could not be ended in %.1f s; mend it with: perception-node recover %s",
+                "%s could not be ended in %.1f s; repair it with: perception-node recover %s",
                 self._last_path, timeout_s, self._last_path,
             )  # fmt: skip
         return ended
@@ -482,7 +482,7 @@ class Recorder:
             )
         else:
             file.abandon()
-            left = "whole" if file.is_ended else "mended by perception-node recover"
+            left = "whole" if file.is_ended else "repaired by perception-node recover"
             told = (
                 f"recording stopped: {error.filename or file.path}: {reason}; make room and start "
                 f"it again (perception-node ctl record start); what was written is {left}"

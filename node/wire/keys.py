@@ -33,6 +33,8 @@ class Keys:
         Raises ConfigError, also where other users could change these files or read the secret.
         """
         place = expanded(folder)
+        if not place.is_dir():
+            raise ConfigError(f"{place}: there is no such folder; name the client's folder of keys")
         own = [x for x in sorted(place.glob("*.key_secret")) if x.name != "server.key_secret"]
         if len(own) != 1:
             raise ConfigError(
