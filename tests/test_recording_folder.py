@@ -224,8 +224,11 @@ def test_nobody_deletes_what_another_writes(tmp_path: Path) -> None:
     assert "take more than recording.budget_mb = 0" in folder.problem
     assert not delete_unless_written(mine.path)
     mine.close()
-    folder.make_room()
-    assert folder.problem is None
+    deadline = time.monotonic() + WAIT_S
+    while folder.problem is not None:  # looks through the folder are spaced out
+        assert time.monotonic() < deadline
+        folder.make_room()
+        time.sleep(0.01)
     assert not mine.path.exists()
 
 
@@ -275,7 +278,7 @@ def test_two_nodes_of_one_name_share_a_folder_and_its_budget(tmp_path: Path) -> 
     (newest,) = files_in(tmp_path)[-1:]
     assert newest in last  # the other one may have been the oldest in its turn
     assert 99 in [x.frame_id for x in Recording([newest]).frames()]
-    assert most < 8 * KIB**2  # of 20: the budget, two files, and what comes between two looks
+    assert most < 16 * KIB**2  # of 20: the budget, two files, and what comes between two looks
     for left in tmp_path.glob("*.mcap"):
         assert is_whole(left)
 
