@@ -80,6 +80,21 @@ def test_a_camera_that_becomes_slower_costs_a_few_pictures() -> None:
     assert sum(old([*[1 / 30] * 50, *[1 / 4] * 50])[5:]) <= 3
 
 
+def test_what_was_held_back_of_a_camera_that_became_faster_is_old() -> None:
+    times = [*[2 / 15] * 100, *[1 / 30] * 60, 1.2, *[BURST_S] * 36, *[1 / 30] * 50]
+    found = arrived(times)
+    assert not any(arrival.old for arrival in found[20:160])
+    for number, arrival in enumerate(found[160:196]):
+        assert arrival.old or arrival.late_ns >= (1.2 - (number + 4) / 30) * 1e9
+    assert not any(arrival.old for arrival in found[200:])
+
+
+@pytest.mark.parametrize("fps", [15, 30, 120])
+def test_a_rate_that_is_not_known_yet_blinds_nobody(fps: float) -> None:
+    found = arrived([*[0.05] * 8, *[1 / fps] * 400], fps=1000)
+    assert not any(arrival.old for arrival in found[8:])
+
+
 @pytest.mark.parametrize(
     "rhythm", [(0.066, 0.0), (0.1, 0.0, 0.0), (0.01, 0.05), (0.033, 0.033, 0.12, 0.0, 0.0, 0.0)]
 )

@@ -229,6 +229,24 @@ def test_a_silence_in_which_numbers_may_have_begun_anew_is_a_loss(truth: list[Im
     assert delivered == list(range(24))
 
 
+@pytest.mark.parametrize("detect_damage", [True, False])
+def test_pictures_that_come_out_of_order_are_all_shown_and_none_is_too_young(
+    truth: list[Image], detect_damage: bool
+) -> None:
+    """With B-frames a picture comes before those that are shown ahead of it."""
+    packets = coded(truth, "h264", tune="film", bf="3", b_strategy="0")
+    server = ByteServer(*((1 / 60, packet) for packet in packets))
+    source = opened(server, detect_damage=detect_damage)
+    pictures, refused = read_to_the_end(source)
+    source.close()
+    server.close()
+    stamps = [x.stamp.mono_ns for x in pictures if x.stamp is not None and x.stamp.mono_ns]
+    assert (places(pictures, truth), refused) == (list(range(len(pictures))), 0)
+    assert len(pictures) > PICTURES - 8  # those that wait at the end are not shown
+    assert len(stamps) == len(pictures)
+    assert stamps == sorted(stamps)
+
+
 def test_what_was_sent_before_is_passed_over_at_opening_and_after_a_silence(
     truth: list[Image],
 ) -> None:

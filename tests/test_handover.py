@@ -43,13 +43,27 @@ def came_ms(taken: Packet) -> float:
 
 
 def test_of_pictures_that_stand_alone_the_newest_is_taken_and_the_rest_counted() -> None:
-    waiting, _ = made(NewestPicture)
+    waiting, clock = made(NewestPicture)
     for ms in (0, 33, 66):
         waiting.put(packet(ms))
     waiting.put(packet(100, arrival=OLD))
+    clock.ms = 100
     taken = waiting.take()
     assert (came_ms(taken), taken.dropped) == (66, 3)
     assert waiting.waiting == 0
+
+
+def test_pictures_that_come_in_groups_are_all_taken() -> None:
+    waiting, clock = made(NewestPicture)
+    taken = []
+    for group in range(12):
+        for number in range(5):
+            waiting.put(packet(165 * group + number))
+        for number in range(5):
+            clock.ms = 165 * group + 8 * (number + 1)
+            taken.append(waiting.take())
+            waiting.shown()
+    assert [x.dropped for x in taken] == [0] * 60
 
 
 def test_who_falls_behind_goes_on_with_the_newest_key_frame() -> None:

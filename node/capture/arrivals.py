@@ -99,6 +99,12 @@ class Arrivals:
     def _bound_ns(self) -> float:
         return MOST_LATE_NS + self._period_ns
 
+    @property
+    def _is_behind(self) -> bool:
+        """Whether what comes is known to be a backlog. Before the period is known, the pictures of
+        a fast stream that says it is slow only look like one."""
+        return self._met and self._learnt >= _KNOWN and self._late_ns > self._bound_ns
+
     def _is_regular(self, interval_ns: float) -> bool:
         return _WHOLE * self._period_ns <= interval_ns <= _REGULAR * self._period_ns
 
@@ -117,8 +123,10 @@ class Arrivals:
             before_ns = max(0.0, self._late_ns - _UNSURE * interval_ns)
             self._late_ns = max(0.0, before_ns + interval_ns - period_ns)
             return
-        known = self._learnt >= _KNOWN
-        relief_ns = (1 - _UNSURE) * period_ns if known else 1e9 / _MOST_FPS
+        if self._learnt >= _KNOWN:
+            relief_ns = (1 - _UNSURE) * period_ns
+        else:  # it may be a fast stream that says it is slow, and comes as it should
+            relief_ns = min(max(interval_ns, 1e9 / _MOST_FPS), 1e9 / _UNKNOWN_FPS)
         self._late_ns = max(0.0, self._late_ns + interval_ns - relief_ns)
 
     def _grouped(self, interval_ns: int, *, begins: bool) -> "_Group | None":
@@ -127,9 +135,11 @@ class Arrivals:
         length. Also those of a stream that is much faster than it says."""
         if not begins:
             self._group = self._group.longer(interval_ns)
-            if not self._group.is_long or (self._met and self._late_ns > self._bound_ns):
+            if not self._group.is_long or self._is_behind:
                 return None
             group, self._group = self._group, _Group()
+            if _LONGER * group.period_ns < self._period_ns:  # a camera at daybreak
+                self._learnt = 0
             return group
         group, self._group = self._group, _Group(interval_ns, 1)
         self._groups += 1
@@ -144,7 +154,7 @@ class Arrivals:
                 return  # a silence, unless the next is as long
             self._learnt = 0
         self._longer_ns = 0.0
-        if self._met and self._late_ns > self._bound_ns and period_ns < self._period_ns:
+        if self._is_behind and period_ns < self._period_ns:
             return  # the speed of the link, not of the camera
         self._learnt += 1
         weight = 1 / min(self._learnt, _SLOWEST_WEIGHT)

@@ -61,6 +61,7 @@ class CodedStream:
         self._ready: deque[Decoded] = deque()
         self._dropped: int | None = None
         self._shown_ns = 0
+        self._taken_ns = 0
 
     @property
     def shortfall(self) -> str | None:
@@ -72,7 +73,7 @@ class CodedStream:
             decoded = self._next()
             came_ns = decoded.stamp.mono_ns
             assert came_ns is not None
-            if self._superseded(came_ns):
+            if self._superseded():
                 self._drop(1)
                 self._packets.shortfall.passed(1, "slow")
             elif self._limit.wants(came_ns):
@@ -96,6 +97,7 @@ class CodedStream:
         wanted or not."""
         while not self._ready:
             packet = self._packets.take()
+            self._taken_ns = packet.came_ns
             self._drop(packet.dropped)
             if not packet.data:
                 raise SourceError(f"{self._who} stopped delivering frames")
@@ -112,13 +114,14 @@ class CodedStream:
                 self._ready.extend(decoded)
         return self._ready.popleft()
 
-    def _superseded(self, came_ns: int) -> bool:
-        """Whether this picture is late for being decoded, newer ones wait, and one was shown just
-        now."""
+    def _superseded(self) -> bool:
+        """Whether decoding is late, newer pictures wait, and one was shown just now. What a decoder
+        holds back to put pictures in order does not count."""
         if self._every or not self._packets.waiting:
             return False
         now_ns = time.monotonic_ns()
-        return now_ns - came_ns > MOST_LATE_NS and now_ns - self._shown_ns < _SHOWN_AT_LEAST_NS
+        is_late = now_ns - self._taken_ns > MOST_LATE_NS
+        return is_late and now_ns - self._shown_ns < _SHOWN_AT_LEAST_NS
 
     def _drop(self, pictures: int) -> None:
         """Counts them, but for those before the first that was shown: they were filmed before the

@@ -27,6 +27,8 @@ _PADDING = bytes(1024)
 off, and whether it notices must not hang on what the memory held there."""
 MOST_WAITING = 16
 """Pictures that a decoder may hold back to put them in order: what both standards allow at most."""
+_MOST_AHEAD = 8
+"""Pictures that one may come ahead of in practice; one that never comes out is forgotten then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class ConcealingDecoder:
         packet.pts = packet.dts = self._stamps.add(coded.stamp)
         if coded.is_key and coded.periods == math.inf:
             self._context.flush_buffers()
+            self._stamps.clear()
         try:
             frames = self._context.decode(packet)
         except self._errors as error:
@@ -103,7 +106,9 @@ class ConcealingDecoder:
 
 
 class Stamps:
-    """When the pictures came that a decoder still holds back, by their numbers."""
+    """When the pictures came that a decoder still holds back, by their numbers. A picture that came
+    before the ones that are shown ahead of it was filmed after them, so theirs are no later than
+    its own: stamps never go back, and are never too young."""
 
     def __init__(self) -> None:
         self._stamps: deque[tuple[int, Stamp]] = deque(maxlen=2 * MOST_WAITING)
@@ -115,9 +120,18 @@ class Stamps:
         self._stamps.append((self._count, stamp))
         return self._count
 
+    def clear(self) -> None:
+        """What the decoder held back is lost."""
+        self._stamps.clear()
+
     def of(self, number: int | None) -> Stamp | None:
-        """None for one that is not known."""
-        return next((stamp for known, stamp in self._stamps if known == number), None)
+        """Of a picture that comes out; None for one that is not known."""
+        own = next((stamp for known, stamp in self._stamps if known == number), None)
+        if own is None or number is None:
+            return None
+        ahead = [x for x in self._stamps if number - _MOST_AHEAD <= x[0] <= number]
+        self._stamps.remove((number, own))
+        return own if own.mono_ns is None else ahead[0][1]
 
 
 class VideoDecoder:
@@ -146,28 +160,26 @@ class VideoDecoder:
         self._context = _new_context(codec, bytes(self._parameters))
         self._reformatter = VideoReformatter()
         self._hashed = False
-        self._stamps: deque[tuple[int, Stamp]] = deque(maxlen=2 * MOST_WAITING)
-        self._count = 0
-        self._whole_from: int | None = None
+        self._stamps = Stamps()
+        self._whole = False
 
     def decode(self, coded: Coded) -> list[Decoded]:
         """The pictures that are ready now, at most times one. Raises PictureError for damage, and
         for pictures that build on it."""
-        self._count += 1
         lost = self._lost_pictures(coded.data) or coded.periods >= self._most_seen_lost()
         self._parameters.keep(coded.data)
-        if coded.is_key and (lost or self._whole_from is None):
+        if coded.is_key and (lost or not self._whole):
             self._context = _new_context(self._codec, bytes(self._parameters))
-            self._whole_from = self._count
+            self._stamps.clear()
+            self._whole = True
         elif lost:
             raise self._damage("pictures before this one were lost")
         if self._lacks_hash(coded.data):
             raise self._damage("a picture is damaged: its checksum is missing")
-        if self._whole_from is None:
+        if not self._whole:
             raise PictureError("waits for a picture that builds on no other")
-        self._stamps.append((self._count, coded.stamp))
         try:
-            frames = self._decoded(coded.data)
+            frames = self._decoded(coded.data, self._stamps.add(coded.stamp))
         except self._errors as error:
             raise self._damage(f"a picture is damaged: {error}") from error
         if any(frame.is_corrupt for frame in frames):
@@ -196,22 +208,19 @@ class VideoDecoder:
         self._hashed = self._hashed or hashed
         return lacks
 
-    def _decoded(self, data: bytes) -> "list[VideoFrame]":
+    def _decoded(self, data: bytes, number: int) -> "list[VideoFrame]":
         check_bytes(len(data))
         packet = self._packet(data + _PADDING)
-        packet.pts = packet.dts = self._count
+        packet.pts = packet.dts = number
         return self._context.decode(packet)
 
     def _stamped(self, frame: "VideoFrame") -> Decoded | None:
         """None for what was still held back from before the damage."""
-        stamp = next((stamp for number, stamp in self._stamps if number == frame.pts), None)
-        assert self._whole_from is not None
-        if stamp is None or frame.pts is None or frame.pts < self._whole_from:
-            return None
-        return Decoded(frame, stamp)
+        stamp = self._stamps.of(frame.pts)
+        return None if stamp is None else Decoded(frame, stamp)
 
     def _damage(self, why: str) -> PictureError:
-        self._whole_from = None
+        self._whole = False
         return PictureError(why)
 
 

@@ -17,6 +17,9 @@ MOST_WAITING_NS = 500_000_000
 """How long a picture may wait to be decoded. More is given up up to a key frame."""
 MOST_PICTURES, MOST_BYTES = 256, 16 * 2**20
 """That may wait; one picture may, however large it is."""
+NEWER_WINS_NS = 50_000_000
+"""How long a picture that stands alone may wait until a newer one takes its place. Less is no sign
+of a slow decoder: Wi-Fi and some servers pass pictures on in groups."""
 USELESS_NS, USELESS = 1_000_000_000, 8
 """Time and pictures after which it is said that they come and none can be shown."""
 _GLANCE_S = 0.2
@@ -154,14 +157,20 @@ class HandOver:
 
 
 class NewestPicture(HandOver):
-    """The newest picture wins, where each stands alone: motion JPEG."""
+    """The newest picture wins over those that waited for long, where each stands alone: motion
+    JPEG."""
 
     def _admitted(self, packet: Packet) -> Packet | None:
         if packet.arrival.old:
             self._count(packet)
             return None
-        self._drop(len(self._waiting))
+        if self._full:
+            self._drop(len(self._waiting))
         return packet
+
+    def _skim(self) -> None:
+        if self._waiting and self._clock_ns() - self._waiting[0].came_ns > NEWER_WINS_NS:
+            self._drop(len(self._waiting) - 1)
 
 
 class NewestKey(HandOver):
