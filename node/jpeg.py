@@ -26,6 +26,8 @@ take about half a second."""
 _STRAY = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x(\w+)")
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 """Not what stands for itself within a scan: a stuffed zero, a restart."""
+_DAMAGE = (ValueError, KeyError)
+"""What simplejpeg raises; KeyError for a form of colours that it does not know."""
 _END = "d9"
 _SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
 _FRAMES = {0xC0: False, 0xC1: False, 0xC2: True, 0xC9: False, 0xCA: True}
@@ -42,13 +44,16 @@ def decode_jpeg(data: bytes) -> Image:
     _check_size(data)
     try:
         return _decoded(data, strict=True)
-    except ValueError as error:
+    except _DAMAGE as error:
         stray = _STRAY.match(str(error))
         if stray is None or int(stray[1]) > MOST_STRAY_BYTES:
-            raise PictureError(f"a picture is damaged: {error}") from error
+            raise _damaged(error) from error
     if stray[2] != _END:  # the strict decoder stopped there, and saw nothing of the rest
         _check_what_follows(data)
-    return _decoded(data, strict=False)
+    try:
+        return _decoded(data, strict=False)
+    except _DAMAGE as error:  # stray bytes within the header, which all decoding begins with
+        raise _damaged(error) from error
 
 
 def holds_another(data: bytes) -> bool:
@@ -72,13 +77,19 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
     return encoded
 
 
+def _damaged(error: Exception) -> PictureError:
+    if isinstance(error, KeyError):
+        return PictureError("a picture is damaged: its colours are in no form that is known")
+    return PictureError(f"a picture is damaged: {error}")
+
+
 def _check_size(data: bytes) -> None:
     """Raises PictureError by the header, before anything is decoded."""
     check_bytes(len(data))
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError as error:
-        raise PictureError(f"a picture is damaged: {error}") from error
+    except _DAMAGE as error:
+        raise _damaged(error) from error
     check_pixels(width, height)
     check_scans(data, width, height)
 

@@ -261,6 +261,17 @@ def test_damage_behind_stray_bytes_is_found() -> None:
                 decode_jpeg(damaged)
 
 
+def test_damage_in_the_header_of_a_jpeg_is_said() -> None:
+    jpeg = encode_jpeg(np.zeros((24, 32, 3), np.uint8), 90)
+    tables, frame = jpeg.index(b"\xff\xdb"), jpeg.index(b"\xff\xc0")
+    for bad in (
+        jpeg[:tables] + bytes(14) + jpeg[tables:],
+        jpeg[:frame] + b"\0" + jpeg[frame + 1 :],
+    ):
+        with pytest.raises(PictureError, match="damaged"):
+            decode_jpeg(bad)
+
+
 class FakeDevice:
     """What `cv2.VideoCapture` is for a camera that is not here: grabs quickly, decodes slowly."""
 

@@ -141,6 +141,80 @@ def test_a_graph_that_names_code_is_refused(
     assert not trace.exists()
 
 
+SIZE = "Symbol('s1', integer=True)"
+MOST_SUMS = ", ".join(f"Add({SIZE}, Integer({n}))" for n in range(30))
+
+
+def nested(function: str, inner: str, last: str, depth: int) -> str:
+    for _ in range(depth):
+        inner = f"{function}({inner}, {last})"
+    return inner
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        nested("Pow", "Integer(9000000000000000000)", "Integer(8)", 9),
+        nested("Pow", f"Add({SIZE}, Integer(1))", "Integer(8)", 5),
+        f"FloorDiv(Mul({MOST_SUMS}), Add({SIZE}, Integer(5)))"[:1400],
+        nested("FloorDiv", SIZE, "Integer(2)", 75),
+        "Max(" + ", ".join(f"Mul(s{n}, s{n + 1})" for n in range(40)) + ")",
+    ],
+)
+def test_a_size_that_would_take_for_ever_is_refused(size: str) -> None:
+    with pytest.raises(Refused, match="no arithmetic of sizes"):
+        expression(size)
+
+
+def test_sizes_of_deep_networks_are_taken() -> None:
+    halved = nested("FloorDiv", f"Add({SIZE}, Integer(-1))", "Integer(2)", 5)
+    side = f"Max(Integer(1), Add({halved}, Integer(1)))"
+    assert expression(f"Mul(Integer(1024), s77, {side}, {side})")
+
+
+class Wrapped(nn.Module):
+    """What users write around and within their networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential()
+        self.first.add_module("block1-0", nn.Conv2d(3, 4, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        with torch.no_grad():
+            scaled = x.clip(0, 1).divide(2)
+        with torch.autocast("cpu", enabled=False):
+            features = self.first(scaled)
+        return torch.hstack([features, features]).logsumexp((2, 3))
+
+
+def test_a_network_with_wrappers_and_other_names_of_operators_runs(tmp_path: Path) -> None:
+    file, network = tmp_path / "wrapped.pt2", Wrapped().eval()
+    pictures = torch.rand(1, 3, 8, 8)
+    torch.export.save(torch.export.export(network, (pictures,)), file)
+    assert torch.allclose(ExportedProgram(file)(pictures), network(pictures))  # type: ignore[arg-type]
+
+
+def test_a_graph_within_a_graph_is_looked_at(tmp_path: Path) -> None:
+    good, trace = tmp_path / "good.pt2", tmp_path / "it-ran"
+    torch.export.save(torch.export.export(Wrapped().eval(), (torch.rand(1, 3, 8, 8),)), good)
+
+    def change(program: Json) -> None:
+        for one in program["graph_module"]["graph"]["nodes"]:
+            for given in one["inputs"]:
+                if "as_graph" in given["arg"]:
+                    inner = given["arg"]["as_graph"]["graph"]["nodes"][0]
+                    inner["target"] = "torch.os.mkdir"
+                    inner["inputs"] = [{"name": "", "arg": {"as_string": str(trace)}, "kind": 1}]
+                    return
+        raise AssertionError("no graph in the graph")
+
+    with pytest.raises(ModelError, match=r"torch\.os\.mkdir.*could run code"):
+        ExportedProgram(rewritten(good, tmp_path / "bad.pt2", in_json(change)))
+    assert not trace.exists()
+
+
 def test_guards_and_notes_of_a_graph_are_left_out(good: Path, tmp_path: Path) -> None:
     trace = tmp_path / "it-ran"
 

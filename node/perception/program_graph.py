@@ -12,8 +12,11 @@ Take = Callable[[object], Any]
 """Gives a value of the JSON back as it may be passed on, or raises Refused."""
 
 _NAME = re.compile(r"(?!__)[A-Za-z_]\w{0,255}", re.ASCII)
-_PATH = re.compile(r"(?!__)\w{1,128}(\.(?!__)\w{1,128}){0,31}", re.ASCII)
+_PATH = re.compile(r"(?!__)\w[\w-]{0,127}(\.(?!__)\w[\w-]{0,127}){0,31}", re.ASCII)
+"""Modules that were added by name may have a minus in it: `block1-0`."""
 _WORD = re.compile(r"[A-Za-z0-9_ ,.>-]{0,64}")
+_LARGEST = 1 << 64
+"""Beyond all that torch's numbers hold."""
 
 
 def graph(value: object) -> dict[str, Any]:
@@ -99,6 +102,11 @@ def _name(value: object) -> str:
     return name
 
 
+def _name_or_none(value: object) -> str:
+    """Arguments of what runs a graph have no names."""
+    return "" if value == "" else _name(value)
+
+
 def _path(value: object) -> str:
     return "" if value == "" else str(_text(_PATH)(value))
 
@@ -114,7 +122,13 @@ def _number(value: object) -> float | int | str:
     raise Refused(f"has {value!r:.40} where a number is")
 
 
-_INT, _BOOL = _is(int), _is(bool)
+def _whole(value: object) -> int:
+    if type(value) is int and abs(value) <= _LARGEST:
+        return value
+    raise Refused(f"has {value!r:.40} where int is")
+
+
+_INT, _BOOL = _whole, _is(bool)
 _DEVICE = _record({"type": _text(re.compile("cpu|cuda")), "index": _or_none(_INT)})
 _HINT = _or_none(_one_of({"as_int": _INT, "as_bool": _BOOL, "as_float": _number}))
 _EXPRESSION = _record({"expr_str": expression, "hint": _HINT})
@@ -137,8 +151,17 @@ _MAYBE_TENSOR = _one_of({"as_tensor": _TENSOR, "as_none": _BOOL})
 _INT_ARGUMENT = _one_of({"as_name": _name, "as_int": _INT})
 _BOOL_ARGUMENT = _one_of({"as_name": _name, "as_bool": _BOOL})
 _FLOAT_ARGUMENT = _one_of({"as_name": _name, "as_float": _number})
+
+
+def _inner_graph(value: object) -> dict[str, Any]:
+    """Of an operator that runs one, in the same form as the whole."""
+    taken: dict[str, Any] = _record({"name": _name, "graph": _GRAPH})(value)
+    return taken
+
+
 _ARGUMENT = _one_of(
     {
+        "as_graph": _inner_graph,
         "as_none": _is(bool, also=((), None)),
         "as_tensor": _TENSOR,
         "as_tensors": _list(_TENSOR),
@@ -167,7 +190,7 @@ _ARGUMENT = _one_of(
 _NODE = _record(
     {
         "target": operator,
-        "inputs": _list(_record({"name": _name, "arg": _ARGUMENT, "kind": _or_none(_INT)})),
+        "inputs": _list(_record({"name": _name_or_none, "arg": _ARGUMENT, "kind": _or_none(_INT)})),
         "outputs": _list(_ARGUMENT),
         "metadata": _left_out,
         "is_hop_single_tensor_return": _or_none(_BOOL),

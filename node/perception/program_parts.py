@@ -3,8 +3,10 @@ Each is held against a list of what an image model needs; torch would resolve or
 
 import ast
 import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -16,44 +18,59 @@ def _words(text: str) -> frozenset[str]:
 # Layers as torch.nn writes them, and what torch.export's decompositions make of them.
 _LAYERS = _words(
     """
-    adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d addmm
-    affine_grid_generator avg_pool1d avg_pool2d batch_norm bmm channel_shuffle convolution conv1d
-    conv2d conv3d conv_transpose2d dropout embedding feature_dropout grid_sampler grid_sampler_2d
-    group_norm instance_norm layer_norm linear matmul max_pool1d max_pool2d max_pool2d_with_indices
-    mm _native_batch_norm_legit_no_training native_dropout native_group_norm native_layer_norm
-    pixel_shuffle pixel_unshuffle rms_norm scaled_dot_product_attention upsample_bicubic2d
-    upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d
-    _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d
+    adaptive_avg_pool1d _adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d
+    adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d addmm affine_grid_generator
+    alpha_dropout avg_pool1d avg_pool2d avg_pool3d batch_norm bilinear bmm channel_shuffle col2im
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution dropout
+    embedding fake_quantize_per_tensor_affine feature_alpha_dropout feature_dropout grid_sampler
+    grid_sampler_2d group_norm gru im2col instance_norm layer_norm linear lstm matmul max_pool1d
+    max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices mm
+    _native_batch_norm_legit _native_batch_norm_legit_no_training native_dropout native_group_norm
+    native_layer_norm pixel_shuffle pixel_unshuffle rms_norm scaled_dot_product_attention
+    upsample_bicubic2d _upsample_bicubic2d_aa upsample_bilinear2d _upsample_bilinear2d_aa
+    upsample_linear1d upsample_nearest1d upsample_nearest2d _upsample_nearest_exact2d
+    upsample_trilinear3d _weight_norm
     """
 )
 _ACTIVATIONS = _words(
     """
-    celu elu gelu glu hardsigmoid hardswish hardtanh leaky_relu log_sigmoid log_softmax
-    _log_softmax logit mish prelu _prelu_kernel relu relu6 rrelu selu sigmoid silu softmax _softmax
-    softplus softshrink tanh threshold
+    celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu log_sigmoid log_softmax
+    _log_softmax logit mish prelu _prelu_kernel relu relu6 rrelu _safe_softmax selu sigmoid silu
+    _softmax softmax softplus softshrink special_log_softmax special_softmax tanh threshold
     """
 )
 _ARITHMETIC = _words(
     """
-    abs add addcdiv addcmul all amax amin any argmax argmin argsort atan atan2 baddbmm bitwise_and
-    bitwise_not bitwise_or ceil clamp clamp_max clamp_min cos cumsum div einsum eq erf exp expm1
-    floor floor_divide fmod ge gt isfinite isinf isnan le linalg_norm linalg_vector_norm log log1p
-    log2 logical_and logical_not logical_or lt max maximum mean min minimum mul multiply ne neg
-    norm pow prod reciprocal remainder round rsqrt rsub sign sin sort sqrt square std sub subtract
-    sum tan topk true_divide trunc var var_mean __and__ __or__
+    abs absolute acos acosh add addbmm addcdiv addcmul addmv all amax amin aminmax __and__ any
+    arccos arcsin arctan argmax argmin argsort asin asinh atan atan2 atanh baddbmm bitwise_and
+    bitwise_not bitwise_or bitwise_xor bucketize cdist ceil clamp clamp_max clamp_min clip cos cosh
+    cosine_similarity count_nonzero cross cumprod cumsum diff div divide dot einsum eq erf erfc
+    erfinv exp exp2 expm1 fix float_power floor floor_divide fmax fmin fmod frac ge greater
+    greater_equal gt hypot inner isfinite isinf isnan le lerp less less_equal linalg_cross
+    linalg_matrix_norm linalg_norm linalg_vector_norm log log10 log1p log2 logaddexp logcumsumexp
+    logical_and logical_not logical_or logical_xor logsumexp lt max maximum mean median min minimum
+    mul multiply mv nan_to_num nanmean nansum ne neg negative norm not_equal __or__ outer
+    pairwise_distance positive pow prod reciprocal remainder round rsqrt rsub sgn sign sin sinc sinh
+    sort special_erf special_exp2 special_expit special_log1p special_logit special_xlogy sqrt
+    square std std_mean sub subtract sum tan tensordot topk true_divide trunc var var_mean xlogy
     """
 )
 # Shapes, and the making of tensors; none of memory as it is found (empty).
 _SHAPES = _words(
     """
-    alias arange _assert_scalar _assert_tensor_metadata cat chunk clone concat constant_pad_nd
-    contiguous copy detach diagonal expand expand_as fill flatten flip full full_like gather index
-    index_put index_select lift_fresh_copy linspace masked_fill meshgrid movedim narrow new_full
-    new_ones new_zeros ones ones_like pad permute reflection_pad2d repeat repeat_interleave
-    replication_pad2d reshape roll scalar_tensor scatter select select_scatter slice slice_scatter
-    split split_with_sizes squeeze stack swapaxes swapdims sym_constrain_range_for_size sym_numel
-    sym_size t tile to _to_copy transpose tril triu type_as unbind unflatten unfold _unsafe_view
-    unsqueeze view view_as where zero zeros zeros_like
+    alias arange as_strided _assert_async _assert_scalar _assert_tensor_metadata atleast_1d
+    atleast_2d atleast_3d broadcast_tensors broadcast_to cat chunk clone column_stack concat
+    concatenate constant_pad_nd contiguous copy detach diag_embed diagonal dstack expand expand_as
+    eye fill flatten flip fliplr flipud full full_like gather hstack index index_add index_copy
+    index_fill index_put index_select item lift_fresh lift_fresh_copy linspace mT masked_fill
+    masked_select meshgrid moveaxis movedim narrow new_full new_ones new_zeros nonzero numpy_T
+    one_hot ones ones_like pad permute ravel reflection_pad2d repeat repeat_interleave
+    replication_pad2d reshape reshape_as roll rot90 row_stack scalar_tensor scatter scatter_add
+    scatter_reduce searchsorted select select_scatter slice slice_scatter split split_with_sizes
+    squeeze stack swapaxes swapdims sym_constrain_range sym_constrain_range_for_size sym_numel
+    sym_size t take_along_dim tensor_split tile to _to_copy transpose tril triu type_as unbind
+    unflatten unfold unsafe_chunk unsafe_split _unsafe_view unsqueeze view view_as vstack where zero
+    zeros zeros_like
     """
 )
 OPERATORS = _LAYERS | _ACTIVATIONS | _ARITHMETIC | _SHAPES
@@ -68,6 +85,12 @@ _SIZES = _words(
     """
 )
 """Arithmetic of sizes."""
+_WRAPPERS = _words(
+    """
+    torch.ops.higher_order.wrap_with_set_grad_enabled torch.ops.higher_order.wrap_with_autocast
+    """
+)
+"""What torch.no_grad and torch.autocast within a network become: a graph in the graph."""
 _FUNCTIONS = _words(
     """
     Integer Rational Float Add Mul Pow Max Min Mod PythonMod FloorDiv CeilDiv CleanDiv
@@ -77,9 +100,11 @@ _FUNCTIONS = _words(
     """
 )
 _ASSUMPTIONS = _words("integer positive nonnegative negative nonzero zero real finite")
-_MOST_LETTERS = 4000
+_MOST_LETTERS = 1500
 _LARGEST = 2**63
 _LARGEST_POWER = 8
+_MOST_TERMS, _MOST_BITS, _MOST_CHOSEN = 512, 128, 12
+_CHOOSING = ("Max", "Min", "And", "Or")
 SYMBOL = re.compile(r"(s|u|f|zf|zuf)\d{1,6}")
 """A free size, as torch numbers them."""
 _ATEN = re.compile(r"torch\.ops\.aten\.(\w{1,64})\.([A-Za-z]\w{0,63})", re.ASCII)
@@ -100,7 +125,7 @@ def operator(value: object) -> str:
             packet = getattr(torch.ops.aten, found[1], None)
             if packet is not None and found[2] in packet.overloads():
                 return value
-        elif value in _SIZES:
+        elif value in _SIZES or value in _WRAPPERS:
             return value
     raise Refused(f"calls {value!r:.80}, which is none of the operators of image models")
 
@@ -110,48 +135,81 @@ def expression(value: object) -> str:
     try:
         if not isinstance(value, str) or len(value) > _MOST_LETTERS:
             raise ValueError
-        _check_expression(ast.parse(value.strip(), mode="eval").body)
+        _extent(ast.parse(value.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise Refused(f"holds {value!r:.80} for a size, which is no arithmetic of sizes") from None
     return value
 
 
-def _check_expression(node: ast.AST) -> None:
-    """Raises ValueError for anything but arithmetic of sizes and whole numbers."""
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """What an expression can grow to where it is worked out, which nothing interrupts. terms: of
+    it multiplied out; bits: of its numbers, a free size with those of a large one; chosen: between
+    how many the maxima and minima in it choose, each compared with each."""
+
+    terms: int
+    bits: int
+    chosen: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError beyond what the sizes of any picture need."""
+        if self.terms > _MOST_TERMS or self.bits > _MOST_BITS or self.chosen > _MOST_CHOSEN:
+            raise ValueError
+
+
+_FREE = _Extent(terms=1, bits=8)
+
+
+def _extent(node: ast.AST) -> _Extent:
+    """Raises ValueError for anything but arithmetic of sizes and whole numbers, and for what would
+    take long."""
     match node:
         case ast.Constant(value=bool()):
-            return
+            return _FREE
         case ast.Constant(value=int() | float() as number) if abs(number) <= _LARGEST:
-            return
+            return _Extent(1, int(abs(number)).bit_length())
         case ast.Name(id=name) if SYMBOL.fullmatch(name) or name in ("true", "false", "oo"):
-            return
+            return _FREE
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return _check_expression(operand)
-        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.FloorDiv() | ast.Mod()):
-            return _check_all([node.left, node.right])
+            return _extent(operand)
+        case ast.BinOp(op=ast.Mult()):
+            return _product([_extent(node.left), _extent(node.right)])
+        case ast.BinOp(op=ast.Add() | ast.Sub() | ast.FloorDiv() | ast.Mod()):
+            return _sum([_extent(node.left), _extent(node.right)])
         case ast.Compare():
-            return _check_all([node.left, *node.comparators])
+            return _sum([_extent(x) for x in (node.left, *node.comparators)])
         case (
-            ast.BinOp(op=ast.Pow(), right=power)
-            | ast.Call(func=ast.Name(id="Pow"), args=[_, power], keywords=[])
+            ast.BinOp(left=base, op=ast.Pow(), right=power)
+            | ast.Call(func=ast.Name(id="Pow"), args=[base, power], keywords=[])
         ):
-            _check_power(power)
-            return _check_all([node.left] if isinstance(node, ast.BinOp) else [node.args[0]])
+            return _product([_extent(base)] * _power(power))
         case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str() as name)]):
             if SYMBOL.fullmatch(name) and all(_is_assumption(x) for x in node.keywords):
-                return
+                return _FREE
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
-            return _check_all(arguments)
+            inner = [_extent(x) for x in arguments]
+            return _product(inner) if name == "Mul" else _sum(inner, name in _CHOOSING)
     raise ValueError
 
 
-def _check_all(nodes: list[ast.expr]) -> None:
-    for node in nodes:
-        _check_expression(node)
+def _sum(parts: list[_Extent], chosen: bool = False) -> _Extent:
+    count = len(parts)
+    return _Extent(
+        sum(x.terms for x in parts),
+        max((x.bits for x in parts), default=0) + count.bit_length(),
+        sum(x.chosen for x in parts) + count * chosen,
+    )
 
 
-def _check_power(node: ast.expr) -> None:
-    """Powers of powers would never be done."""
+def _product(parts: list[_Extent]) -> _Extent:
+    return _Extent(
+        math.prod(x.terms for x in parts),
+        sum(x.bits for x in parts),
+        sum(x.chosen for x in parts),
+    )
+
+
+def _power(node: ast.expr) -> int:
     match node:
         case ast.Call(func=ast.Name(id="Integer"), args=[ast.Constant(value=int() as power)]):
             pass
@@ -161,6 +219,7 @@ def _check_power(node: ast.expr) -> None:
             raise ValueError
     if not 0 <= power <= _LARGEST_POWER:
         raise ValueError
+    return power
 
 
 def _is_assumption(keyword: ast.keyword) -> bool:
