@@ -31,6 +31,7 @@ class Site:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Mapping[str, Any], str]] = []
+        self.jpeg = b""
         self.answers: list[Future[Mapping[str, Any]]] = []
         live = LiveState(["front"])
         self.server = WebServer(
@@ -48,7 +49,7 @@ class Site:
         if command == "wait":
             self.answers.append(answer)
         else:
-            answer.set_result({})
+            answer.set_result({"jpeg": self.jpeg} if command == "snapshot" else {})
         return answer
 
     def connect(self, sent: bytes = b"") -> socket.socket:
@@ -158,6 +159,27 @@ def test_a_connection_without_a_whole_request_is_closed(
         with site.connect(sent) as slow, contextlib.suppress(ConnectionResetError):
             while slow.recv(65536):
                 pass
+    finally:
+        site.server.close()
+
+
+def test_who_reads_a_large_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "IDLE_S", 0.3)
+    monkeypatch.setattr(gate, "SWEEP_S", 0.05)
+    site = Site()
+    site.jpeg = bytes(12_000_000)  # more than the kernel takes at once
+    asked = post(b'{"command":"snapshot","arguments":{"camera":"front"}}', b"Connection: close")
+    try:
+        with socket.socket() as phone:
+            phone.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            phone.connect(("127.0.0.1", site.server.port))
+            phone.sendall(asked)
+            began, read = time.monotonic(), 0
+            while piece := phone.recv(200_000):
+                read += len(piece)
+                due = began + read / 6e6  # two seconds for all
+                time.sleep(max(0.0, due - time.monotonic()))
+        assert read > len(site.jpeg)
     finally:
         site.server.close()
 
