@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from node.errors import EndpointError
 from node.monitor import gate
 from node.monitor.live import LiveState
 from node.monitor.metrics import Metrics
@@ -44,9 +45,9 @@ class Site:
     ) -> "Future[Mapping[str, Any]]":
         self.asked.append((command, arguments, client))
         answer: Future[Mapping[str, Any]] = Future()
-        if command == "raise":
+        if command == "pause":
             raise RecursionError("nobody thought of it")
-        if command == "wait":
+        if command == "resume":
             self.answers.append(answer)
         else:
             answer.set_result({"jpeg": self.jpeg} if command == "snapshot" else {})
@@ -120,7 +121,7 @@ def test_many_bad_requests_write_few_lines(site: Site, caplog: pytest.LogCapture
     for _ in range(20):
         for sent in BAD.values():
             site.status(sent)
-        assert site.status(post(b'{"command":"raise"}')) == 500
+        assert site.status(post(b'{"command":"pause"}')) == 500
     assert len(caplog.records) <= 10
     assert sum(len(record.getMessage()) for record in caplog.records) < 5000
     assert "nobody thought of it" in caplog.text
@@ -212,7 +213,7 @@ def test_many_idle_connections_keep_nobody_out(site: Site) -> None:
 
 
 def test_who_has_gone_wants_no_answer(site: Site) -> None:
-    with site.connect(post(b'{"command":"wait"}')):
+    with site.connect(post(b'{"command":"resume"}')):
         deadline = time.monotonic() + WAIT_S
         while not site.answers:
             assert time.monotonic() < deadline
@@ -227,3 +228,13 @@ def test_each_connection_of_the_page_is_a_client_of_its_own(site: Site) -> None:
     for _ in range(2):
         assert site.status(post(json.dumps({"command": "status"}).encode())) == 200
     assert len({client for _, _, client in site.asked}) == 2
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_an_address_that_is_no_name_is_told(host: str) -> None:
+    live = LiveState(["front"])
+    with pytest.raises(EndpointError, match=r"monitor\.web .* cannot be had"):
+        WebServer(
+            f"{host}:8080", live, Metrics(live), Preview(lambda camera: Future(), 5, 320),
+            token=TOKEN, command=None,
+        )  # fmt: skip

@@ -169,7 +169,7 @@ class ControlServer:
             if self._owner_only and endpoint.startswith("tcp://"):
                 endpoint = stack.enter_context(owner_gate(endpoint))
             context: zmq.Context[Any] = zmq.Context()
-            stack.callback(context.term)
+            stack.callback(context.destroy, linger=0)  # of sockets that a failure left open
             router = context.socket(zmq.ROUTER)
             stack.callback(router.close)
             router.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_BYTES)
