@@ -37,7 +37,8 @@ SHARES = {
 }
 """Each of these holds a thread: a snapshot of a camera that is paused or lost for `SNAPSHOT_S`."""
 OTHERS = Share(of_one=32)
-"""Of each other command: one for each camera that a node may have. What stops a robot is never refused for what somebody else asked."""
+"""Of each other command: one for each camera that a node may have. What stops a robot is never
+refused for what somebody else asked."""
 BETWEEN_FRAMES_S = 10.0
 """How long a change waits for the frame that is being looked at."""
 SNAPSHOT_S = 5.0
