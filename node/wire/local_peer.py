@@ -3,7 +3,6 @@ no credentials; the kernel's table of sockets has them."""
 
 import ipaddress
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,36 +36,27 @@ def local_peer_uid(connection: Connection) -> int | None:
         ours, theirs = _packed(connection.getsockname()), _packed(connection.getpeername())
     except (OSError, ValueError):
         return None
-    for local, remote, state, uid, inode in _rows():
-        if local == theirs and remote == ours and state == _ESTABLISHED and inode != _NO_INODE:
-            return uid
+    for table in _TABLES:
+        try:
+            text = table.read_text()
+        except OSError:  # a kernel without IPv6
+            continue
+        row = text.find(f" {_in_table(table, theirs)} {_in_table(table, ours)} {_ESTABLISHED} ")
+        if row >= 0:  # found as text: a table of thousands, taken apart, would hold up the others
+            columns = text[row : text.find("\n", row)].split()
+            if columns[8] != _NO_INODE:
+                return int(columns[6])
     return None
 
 
-def _rows() -> Iterator[tuple[_Address, _Address, str, int, str]]:
-    for table in _TABLES:
-        try:
-            lines = table.read_text().splitlines()[1:]
-        except OSError:  # a kernel without IPv6
-            continue
-        for line in lines:
-            columns = line.split()
-            yield (
-                _from_table(columns[1]),
-                _from_table(columns[2]),
-                columns[3],
-                int(columns[7]),
-                columns[9],
-            )
-
-
-def _from_table(column: str) -> _Address:
+def _in_table(table: Path, address: _Address) -> str:
     """Written as hexadecimal words of 32 bits, each in the byte order of this computer."""
-    words, _, port = column.partition(":")
-    raw = bytes.fromhex(words)
+    raw, port = address
+    if table.name == "tcp6" and len(raw) == 4:
+        raw = bytes(10) + b"\xff\xff" + raw
     if sys.byteorder == "little":
         raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-    return _unmapped(raw), int(port, 16)
+    return f"{raw.hex().upper()}:{port:04X}"
 
 
 def _packed(name: tuple[str, int]) -> _Address:
