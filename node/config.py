@@ -452,6 +452,8 @@ def check_endpoint(endpoint: str) -> None:
             raise ValueError(
                 f"endpoint {redacted(endpoint)!r} is not HOST:PORT with a port up to 65535; {how}"
             )
+    elif "\0" in rest:
+        raise ValueError(f"endpoint {redacted(endpoint)!r}: a path holds no zero byte; {how}")
     elif len(rest.encode()) > 107:  # sun_path of unix(7) holds 108 bytes with the final zero
         raise ValueError(f"endpoint {redacted(endpoint)!r}: a socket's path has at most 107 bytes")
 

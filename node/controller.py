@@ -36,8 +36,9 @@ SHARES = {
     "model": Share(of_one=1, of_all=1),
 }
 """Each of these holds a thread: a snapshot of a camera that is paused or lost for `SNAPSHOT_S`."""
-OTHERS = Share(of_one=8)
-"""Of each other command. What stops a robot is never refused for what somebody else asked."""
+OTHERS = Share(of_one=32)
+"""Of each other command: one for each camera that a node may have. What stops a robot is never
+refused for what somebody else asked."""
 BETWEEN_FRAMES_S = 10.0
 """How long a change waits for the frame that is being looked at."""
 SNAPSHOT_S = 5.0

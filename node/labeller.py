@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 MOST_FAILURES = 10
 """Frames in a row that the model may fail on before the node ends: then only a new one helps."""
-MOST_CALLS = 4096
+MOST_CALLS = 16384
 """More than all clients together may have in work: no call is refused."""
 CALLS_S = 0.005
 """How long calls may keep the next frame waiting; the rest of them comes after it."""

@@ -118,6 +118,18 @@ def test_a_stream_that_never_has_to_be_waited_for_is_never_of_now(interval_s: fl
     assert all(arrivals.next(0, int(place * interval_s * 1e9)).old for place in range(1, 20_000))
 
 
+@pytest.mark.parametrize("pause_s", [0.003, 0.0045, 0.006, 0.01])
+def test_pauses_of_a_server_that_sends_without_end_prove_nothing(pause_s: float) -> None:
+    """It is pre-empted now and then, for about a period of the fastest camera."""
+    chance = random.Random(pause_s)
+    times = [
+        pause_s * chance.uniform(0.9, 1.1) if chance.random() < 0.2 else 0.0003 for _ in range(5000)
+    ]
+    found = old(times)
+    shown = [number for number, is_old in enumerate(found) if not is_old]
+    assert all(number < 75 for number in shown)
+
+
 def test_a_reader_who_does_not_wait_any_more_is_behind_sooner_or_later() -> None:
     """What he misses by each picture may be less than a clock tells."""
     arrivals = Arrivals(30, discard=True, opened_ns=0)

@@ -1,6 +1,7 @@
 """The control socket: a real node in a process of its own, real sockets, real models."""
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -514,6 +516,62 @@ def test_a_large_answer_waits_for_one_who_does_not_read(tcp: str) -> None:
             assert len(control._socket.recv()) > 8_000_000
     finally:
         server.close()
+
+
+def test_a_client_that_never_reads_its_answers_takes_a_bounded_memory(tcp: str) -> None:
+    """And others have theirs, large ones too."""
+    size = 12_000_000
+    given: list[weakref.ref[Future[Result]]] = []
+
+    def large(request: Request) -> "Future[Result]":
+        answer: Future[Result] = Future()
+        answer.set_result(Result(1, result={"x": bytes(size)}))
+        given.append(weakref.ref(answer))
+        return answer
+
+    server = ControlServer(tcp, large)
+    try:
+        with Control(tcp, timeout_s=WAIT_S) as greedy, Control(tcp, timeout_s=WAIT_S) as other:
+            greedy._socket.setsockopt(zmq.RCVHWM, 1)
+            gc.disable()  # what is kept in a circle stays
+            for number in range(20):
+                greedy._socket.send(msgpack.packb({"id": number, "command": "status"}))
+            deadline = time.monotonic() + WAIT_S
+            while len(given) < 20:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert len(other.ask("status").result["x"]) == size
+            assert sum(one() is not None for one in given) <= 1
+            answers = []
+            while greedy._socket.poll(1000):
+                answers.append(msgpack.unpackb(greedy._socket.recv()))
+            assert len(answers) == 20
+            assert 1 <= sum(one["ok"] for one in answers) <= 4
+            assert all("not read yet" in one["error"] for one in answers if not one["ok"])
+            assert len(greedy.ask("status").result["x"]) == size, "it reads again"
+    finally:
+        gc.enable()
+        server.close()
+
+
+def test_a_folder_that_is_made_while_a_control_socket_is_bound_can_be_used(tmp_path: Path) -> None:
+    """A recording's, for one: the mask is the process's."""
+    modes: list[int] = []
+    stop = threading.Event()
+
+    def make() -> None:
+        while not stop.is_set():
+            folder = tmp_path / f"made-{len(modes)}"
+            folder.mkdir()
+            modes.append(stat.S_IMODE(folder.stat().st_mode))
+
+    with ThreadPoolExecutor(1) as workers:
+        making = workers.submit(make)
+        for number in range(40):
+            ControlServer(f"ipc://{tmp_path}/control-{number}", answer_ok).close()
+        stop.set()
+        making.result(WAIT_S)
+    assert all(mode & 0o700 == 0o700 for mode in modes)
 
 
 def test_a_request_names_models_of_the_catalogue_and_of_the_folder_only(tmp_path: Path) -> None:

@@ -1,18 +1,22 @@
 """What a node needs of its computer, and its end: each step comes, whatever the others do."""
 
 import contextlib
+import errno
 import os
 import resource
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import zmq
 
 from node.client import NoMessageError, Subscriber
 from node.config_file import load_config
 from node.descriptors import raise_descriptor_limit
 from node.ending import Ending
+from node.errors import EndpointError
 from node.monitor.usage import ProcessMeter
 from node.perception.perceiver import build_perceiver
 from node.pipeline import run_live
@@ -187,3 +191,36 @@ def test_a_subscriber_of_the_last_word_hears_it(tmp_path: Path) -> None:
                 subscriber.receive(1.0)
         assert subscriber.newest_health is not None
         assert subscriber.newest_health.state == "stopping"
+
+
+def a_publisher(endpoint: str) -> None:
+    Publisher(endpoint)
+
+
+def a_control_server(endpoint: str) -> None:
+    ControlServer(endpoint, lambda request: Future())
+
+
+@pytest.mark.parametrize("serve", [a_publisher, a_control_server])
+@pytest.mark.parametrize("step", ["monitor", "connect", "bind"])
+def test_a_socket_that_lacks_a_descriptor_at_the_start_is_an_error_and_no_wait(
+    serve: Callable[[str], None], step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*arguments: object) -> None:
+        raise zmq.ZMQError(errno.EMFILE)
+
+    monkeypatch.setattr(zmq.Socket, step, exhausted)
+    raised: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            serve(f"ipc://{tmp_path}/socket")
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(WAIT_S / 3)
+    assert len(raised) == 1
+    assert isinstance(raised[0], EndpointError)
+    assert "open files" in str(raised[0])

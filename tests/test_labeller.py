@@ -312,6 +312,14 @@ def test_one_bad_value_among_good_ones_changes_nothing(bad: dict[str, object]) -
         assert rig.limits["b"].max_fps == 5.0
 
 
+def test_a_client_may_ask_for_each_of_its_cameras_at_once() -> None:
+    rig = Rig()
+    with rig.running():
+        asked = [rig.ask("pause", camera="a", client="pilot") for _ in range(32)]
+        for answer in asked:
+            answer.result(WAIT_S)
+
+
 def test_one_client_with_many_snapshots_has_only_its_own_refused() -> None:
     rig = Rig()
     with rig.running():

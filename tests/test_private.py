@@ -111,6 +111,15 @@ def run_node(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("use", [labels, control, checked, run_node])
+def test_a_path_that_ends_early_for_libzmq_names_no_other_file(use: object, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    with pytest.raises(EndpointError, match="zero byte"):
+        use(f"ipc://{precious}\0.sock")  # type: ignore[operator]
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("use", [labels, control, checked, run_node])
 @pytest.mark.parametrize("kind", ["file", "empty", "link to a file", "dead link", "folder", "fifo"])
 def test_what_is_no_socket_is_left_alone(use: object, kind: str, tmp_path: Path) -> None:
     path, behind = tmp_path / "thing", tmp_path / "behind"

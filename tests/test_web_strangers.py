@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from node.errors import EndpointError
 from node.monitor import gate
 from node.monitor.live import LiveState
 from node.monitor.metrics import Metrics
@@ -31,6 +32,7 @@ class Site:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Mapping[str, Any], str]] = []
+        self.jpeg = b""
         self.answers: list[Future[Mapping[str, Any]]] = []
         live = LiveState(["front"])
         self.server = WebServer(
@@ -43,12 +45,12 @@ class Site:
     ) -> "Future[Mapping[str, Any]]":
         self.asked.append((command, arguments, client))
         answer: Future[Mapping[str, Any]] = Future()
-        if command == "resume":
-            raise RecursionError("nobody thought of it")
         if command == "pause":
+            raise RecursionError("nobody thought of it")
+        if command == "resume":
             self.answers.append(answer)
         else:
-            answer.set_result({})
+            answer.set_result({"jpeg": self.jpeg} if command == "snapshot" else {})
         return answer
 
     def connect(self, sent: bytes = b"") -> socket.socket:
@@ -119,7 +121,7 @@ def test_many_bad_requests_write_few_lines(site: Site, caplog: pytest.LogCapture
     for _ in range(20):
         for sent in BAD.values():
             site.status(sent)
-        assert site.status(post(b'{"command":"resume"}')) == 500
+        assert site.status(post(b'{"command":"pause"}')) == 500
     assert len(caplog.records) <= 10
     assert sum(len(record.getMessage()) for record in caplog.records) < 5000
     assert "nobody thought of it" in caplog.text
@@ -162,6 +164,27 @@ def test_a_connection_without_a_whole_request_is_closed(
         site.server.close()
 
 
+def test_who_reads_a_large_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "IDLE_S", 0.3)
+    monkeypatch.setattr(gate, "SWEEP_S", 0.05)
+    site = Site()
+    site.jpeg = bytes(12_000_000)  # more than the kernel takes at once
+    asked = post(b'{"command":"snapshot","arguments":{"camera":"front"}}', b"Connection: close")
+    try:
+        with socket.socket() as phone:
+            phone.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            phone.connect(("127.0.0.1", site.server.port))
+            phone.sendall(asked)
+            began, read = time.monotonic(), 0
+            while piece := phone.recv(200_000):
+                read += len(piece)
+                due = began + read / 6e6  # two seconds for all
+                time.sleep(max(0.0, due - time.monotonic()))
+        assert read > len(site.jpeg)
+    finally:
+        site.server.close()
+
+
 def test_a_view_that_never_reads_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "IDLE_S", 0.3)
     monkeypatch.setattr(gate, "SWEEP_S", 0.05)
@@ -190,7 +213,7 @@ def test_many_idle_connections_keep_nobody_out(site: Site) -> None:
 
 
 def test_who_has_gone_wants_no_answer(site: Site) -> None:
-    with site.connect(post(b'{"command":"pause"}')):
+    with site.connect(post(b'{"command":"resume"}')):
         deadline = time.monotonic() + WAIT_S
         while not site.answers:
             assert time.monotonic() < deadline
@@ -205,3 +228,13 @@ def test_each_connection_of_the_page_is_a_client_of_its_own(site: Site) -> None:
     for _ in range(2):
         assert site.status(post(json.dumps({"command": "status"}).encode())) == 200
     assert len({client for _, _, client in site.asked}) == 2
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_an_address_that_is_no_name_is_told(host: str) -> None:
+    live = LiveState(["front"])
+    with pytest.raises(EndpointError, match=r"monitor\.web .* cannot be had"):
+        WebServer(
+            f"{host}:8080", live, Metrics(live), Preview(lambda camera: Future(), 5, 320),
+            token=TOKEN, command=None,
+        )  # fmt: skip

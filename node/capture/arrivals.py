@@ -1,6 +1,7 @@
 """Arrivals: when the pictures of a stream come tells by how much each of them can be older than its
 stamp."""
 
+from collections import deque
 from dataclasses import dataclass
 
 _UNKNOWN_FPS, _MOST_FPS = 30.0, 240.0
@@ -27,6 +28,8 @@ _KNOWN = 16
 _SLOWEST_WEIGHT = 8
 _LONGER = 2
 """Times the usual period above which one is a silence, unless the next is as long."""
+_RUSHES = ((75, 250_000_000), (300, 1_000_000_000))
+"""So many pictures in so many ns are more than a camera of `_MOST_FPS` takes, jitter counted in."""
 _NEVER_WAITED, _NEVER_WAITED_NS = 30, 1_000_000_000
 """Pictures, and time, after which the rate of a stream that was never waited for is learnt all the
 same: it may be one of 120 fps that says 25."""
@@ -55,7 +58,9 @@ class Arrivals:
     the one before can be older than that one by the interval less a period, and by no more; this
     sum is its lateness. It falls as a backlog is read, a period with each picture. It ends where a
     reader had to wait about a whole period: then nothing was in the buffers. Until that happened
-    for the first time, everything is old. Owned by one thread.
+    for the first time, everything is old, and again after pictures that came faster than any camera
+    takes them: they are of a recorded file or a backlog, and pauses between them prove nothing.
+    Owned by one thread.
 
     fps: what the source says of its rate; many say what is not so, and the real one is learnt.
     discard: whether any picture is to be called old. opened_ns: when the opening of the source
@@ -77,6 +82,7 @@ class Arrivals:
         self._longer_ns = 0.0
         self._opening = True
         self._was_regular = False
+        self._recent_ns: deque[int] = deque(maxlen=max(pictures for pictures, _ in _RUSHES))
 
     def next(self, waited_ns: int, came_ns: int) -> Arrival:
         """Of the picture that came at this moment (CLOCK_MONOTONIC) to a reader who waited so
@@ -84,6 +90,8 @@ class Arrivals:
         interval_ns, self._came_ns = came_ns - self._came_ns, came_ns
         waited = waited_ns >= _WAITED * self._period_ns and not self._opening
         self._opening = False
+        if self._rushes(came_ns):
+            self._met = self._was_regular = False
         begins = waited and interval_ns >= _WHOLE * self._period_ns
         group = self._grouped(interval_ns, begins=begins)
         if group is not None:
@@ -94,6 +102,16 @@ class Arrivals:
         periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
         old = self._discard and (not self._met or self._late_ns > self._bound_ns)
         return Arrival(round(self._late_ns), old, periods)
+
+    def _rushes(self, came_ns: int) -> bool:
+        """Whether pictures come faster than any camera takes them."""
+        recent_ns = self._recent_ns
+        rushes = any(
+            len(recent_ns) >= pictures and came_ns - recent_ns[-pictures] < within_ns
+            for pictures, within_ns in _RUSHES
+        )
+        recent_ns.append(came_ns)
+        return rushes
 
     @property
     def _bound_ns(self) -> float:

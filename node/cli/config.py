@@ -29,7 +29,7 @@ def check(file: Path) -> None:
     config = load_config(file)
     cameras = ", ".join(f"{camera.name} ({redacted(camera.source)})" for camera in config.camera)
     say(
-        f"{file} is valid: cameras {cameras}; model {config.model.name}; "
+        f"{file} is valid: cameras {cameras}; model {redacted(config.model.name)}; "
         f"publishes on {config.wire.endpoint}"
     )
 

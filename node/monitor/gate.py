@@ -1,6 +1,10 @@
 """Gate: the connections of the page. How many there are, and how long one may do nothing."""
 
 import asyncio
+import contextlib
+import fcntl
+import struct
+import termios
 from collections.abc import Callable
 from typing import cast
 
@@ -44,6 +48,7 @@ class Gate:
             await asyncio.sleep(SWEEP_S)
             now = asyncio.get_running_loop().time()
             for transport, guarded in tuple(self._open.items()):
+                guarded.look_for_progress()
                 if transport.is_closing():  # what is left to send has as long as an idle one
                     guarded.until = min(guarded.until, now + IDLE_S)
                 if guarded.until <= now:
@@ -74,6 +79,13 @@ class _Guarded(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.working = False
         self.until = float("inf")
+        self._unsent = 0
+
+    def look_for_progress(self) -> None:
+        """Who still reads an answer is not idle, however slowly it reads."""
+        before, self._unsent = self._unsent, _unsent_bytes(self._transport)
+        if self._unsent < before and not self.working:
+            self.rest()
 
     def rest(self) -> None:
         """Counts as idle from now on."""
@@ -104,3 +116,15 @@ class _Guarded(asyncio.Protocol):
         if not self.working:  # it reads its answer
             self.rest()
         self._inner.resume_writing()
+
+
+def _unsent_bytes(transport: asyncio.Transport | None) -> int:
+    """What the other end has not taken yet, of what waits here and in the kernel."""
+    if transport is None:
+        return 0
+    unsent = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError):  # closed meanwhile
+        queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+        unsent += struct.unpack("i", queued)[0]
+    return unsent

@@ -27,7 +27,7 @@ from node.monitor.live import LiveState
 from node.monitor.metrics import CONTENT_TYPE, Metrics
 from node.monitor.preview import Preview
 from node.wire.endpoint import address_of
-from node.wire.local_peer import local_peer_uid
+from node.wire.local_peer import LocalPeers
 from node.wire.private import check_secret
 
 log = logging.getLogger(__name__)
@@ -123,8 +123,11 @@ class WebServer:
         )
         try:
             self._loop.run_until_complete(self._serve(started))
-        except Exception:  # the page is gone; the node is not
-            log.exception("the page ended")
+        except Exception as error:  # the page is gone; the node is not
+            if self._gate is not None:
+                log.exception("the page ended")
+            else:
+                started.put(EndpointError(self._unreachable(error)))
         finally:
             self._loop.close()
 
@@ -158,12 +161,7 @@ class WebServer:
                 gate, self._host, self._port, reuse_address=True, backlog=MOST_CONNECTIONS
             )
         except OSError as error:
-            started.put(
-                EndpointError(
-                    f"monitor.web {self._host}:{self._port} cannot be had: {error.strerror}; "
-                    "stop what serves there, or choose another port"
-                )
-            )
+            started.put(EndpointError(self._unreachable(error.strerror)))
             return
         self._gate = gate
         self.port = server.sockets[0].getsockname()[1]
@@ -175,6 +173,12 @@ class WebServer:
         finally:
             sweeping.cancel()
             server.close()
+
+    def _unreachable(self, why: object) -> str:
+        return (
+            f"monitor.web {self._host}:{self._port} cannot be had: {why}; "
+            "stop what serves there, or choose another address"
+        )
 
     # Who may ask.
 
@@ -345,7 +349,7 @@ class WebServer:
 def _is_of_this_user(request: web.Request) -> bool:
     if request.transport is None:
         return False
-    return local_peer_uid(request.transport.get_extra_info("socket")) in (0, os.geteuid())
+    return LocalPeers().uid(request.transport.get_extra_info("socket")) in (0, os.geteuid())
 
 
 def _give_way() -> None:

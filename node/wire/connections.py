@@ -10,6 +10,7 @@ so that a descriptor whose number was used again is not mistaken for the one tha
 import contextlib
 import itertools
 import logging
+import select
 import socket
 import struct
 import time
@@ -195,6 +196,15 @@ class Connections:
         with contextlib.suppress(OSError), _borrowed(connection.descriptor) as borrowed:
             if _cookie(borrowed) == connection.cookie:
                 borrowed.shutdown(socket.SHUT_RDWR)
+
+    def takes_more(self, connection: Connection) -> bool:
+        """Whether the kernel would take more for a connection now; also of one that has ended."""
+        with contextlib.suppress(OSError), _borrowed(connection.descriptor) as borrowed:
+            if _cookie(borrowed) == connection.cookie:
+                poll = select.poll()
+                poll.register(borrowed, select.POLLOUT)
+                return bool(poll.poll(0))
+        return True
 
     def _is_of_the_one_before(self, descriptor: int) -> bool:
         condemned_at = self._condemned_at.get(descriptor)

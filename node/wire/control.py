@@ -27,6 +27,8 @@ from node.wire.messages import SCHEMA
 from node.wire.owner_gate import owner_gate
 from node.wire.publisher import bind, not_served
 from node.wire.security import secured
+from node.wire.socket_file import path_of
+from node.wire.unread import Unread
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +124,10 @@ class ControlServer:
         self._handle = handle
         self._keys = keys
         self._owner_only = keys is None and not insecure
-        self._answers: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[_Done] = queue.SimpleQueue()
         self._log = LimitedLog(log)
         self._clients: dict[Connection, Client] = {}
-        self._asked: defaultdict[Client, set[_Asked]] = defaultdict(set)
+        self._asked: defaultdict[Client, dict[_Asked, Future[Result]]] = defaultdict(dict)
         self._bound = False
         self._closing = threading.Event()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -168,7 +170,7 @@ class ControlServer:
             if self._owner_only and endpoint.startswith("tcp://"):
                 endpoint = stack.enter_context(owner_gate(endpoint))
             context: zmq.Context[Any] = zmq.Context()
-            stack.callback(context.term)
+            stack.callback(context.destroy, linger=0)  # of sockets that a failure left open
             router = context.socket(zmq.ROUTER)
             stack.callback(router.close)
             router.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_BYTES)
@@ -181,10 +183,15 @@ class ControlServer:
             )
             stack.callback(connections.close)
             with secured(context, router, self._keys, "control"):
-                with _for_this_user(router) if self._owner_only else contextlib.nullcontext():
+                with (
+                    _for_this_user(router, endpoint)
+                    if self._owner_only
+                    else contextlib.nullcontext()
+                ):
                     stack.callback(bind(router, endpoint))
                 self._bound = True
                 bound.put(None)
+                self._unread = Unread(connections.takes_more)
                 self._serve(router, connections)
 
     def _serve(self, router: "zmq.Socket[Any]", connections: Connections) -> None:
@@ -215,21 +222,23 @@ class ControlServer:
                 connection.active = True
                 if connection not in self._clients:
                     self._clients[connection] = Client(f"{self._endpoint}#{connection.number}")
-                self._take(router, [part.bytes for part in parts], self._clients[connection])
+                self._take(router, [part.bytes for part in parts], connection)
         return True
 
     def _forget(self, connection: Connection) -> None:
         """What a client that has gone asked for is given up where it has not begun."""
+        self._unread.forget(connection)
         client = self._clients.pop(connection, None)
         if client is not None:
             client.leave()
-            for asked in self._asked.pop(client, ()):
-                asked.future.cancel()
+            for future in self._asked.pop(client, {}).values():
+                future.cancel()
 
-    def _take(self, router: "zmq.Socket[Any]", parts: list[bytes], client: Client) -> None:
+    def _take(self, router: "zmq.Socket[Any]", parts: list[bytes], connection: Connection) -> None:
         """A request of a DEALER, [client, body], or of a REQ, [client, nothing, body]."""
         *envelope, body = parts
         number = 0
+        client = self._clients[connection]
         try:
             if len(envelope) > 2 or envelope[1:] not in ([], [b""]):
                 envelope = envelope[:1]
@@ -246,46 +255,59 @@ class ControlServer:
             self._log.warning("request", f"control: a request failed: {error!r}")
             _send(router, envelope, _refusal(number, repr(error)))
             return
-        asked = _Asked(client, tuple(envelope), number, future)
-        self._asked[client].add(asked)
-        future.add_done_callback(lambda _: self._done(asked))
+        asked = _Asked(client, connection, tuple(envelope), number)
+        self._asked[client][asked] = future
+        future.add_done_callback(lambda done: self._done(asked, done))
 
-    def _done(self, asked: "_Asked") -> None:
-        self._answers.put(asked)
+    def _done(self, asked: "_Asked", future: "Future[Result]") -> None:
+        self._answers.put((asked, future))
         self._wake()
 
     def _send_answers(self, router: "zmq.Socket[Any]") -> None:
         while True:
             try:
-                asked = self._answers.get_nowait()
+                asked, future = self._answers.get_nowait()
             except queue.Empty:
                 return
             if asked.client.gone.done():
                 continue
-            self._asked[asked.client].discard(asked)
-            _send(router, list(asked.envelope), _answer(asked.number, asked.future))
+            self._asked[asked.client].pop(asked, None)
+            body = msgpack.packb(_answer(asked.number, future))
+            if not self._unread.admit(asked.connection, len(body)):
+                why = "large answers of yours or others are not read yet; read yours, ask again"
+                body = msgpack.packb(_refusal(asked.number, why))
+            _send_body(router, list(asked.envelope), body)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
+    """A request that waits for its answer. It does not hold the Future, which holds it: a circle
+    would keep the picture of each answer until the next collection."""
+
     client: Client
+    connection: Connection
     envelope: tuple[bytes, ...]
     number: int
-    future: "Future[Result]"
+
+
+_Done = tuple[_Asked, "Future[Result]"]
 
 
 @contextlib.contextmanager
-def _for_this_user(router: "zmq.Socket[Any]") -> Iterator[None]:
+def _for_this_user(router: "zmq.Socket[Any]", endpoint: str) -> Iterator[None]:
     """An ipc endpoint that is bound here lets in processes of this user and of root only: by the
     mode 0600 of its file, and, as the abstract namespace has no files, by their credentials. The
-    mask is the whole process's, so a file that another thread makes just now is private too."""
+    mask is the whole process's, so what another thread makes just now is private too; it leaves the
+    owner's rights, without which a folder that is made just now could not be used."""
     for uid in {0, os.geteuid()}:
         router.setsockopt(zmq.IPC_FILTER_UID, uid)
-    before = os.umask(0o177)
+    before = os.umask(0o077)
     try:
         yield
     finally:
         os.umask(before)
+    if (path := path_of(endpoint)) is not None:
+        path.chmod(0o600)
 
 
 def _answer(number: int, done: "Future[Result]") -> dict[str, Any]:
@@ -306,5 +328,9 @@ def _refusal(number: int, why: str) -> dict[str, Any]:
 
 
 def _send(router: "zmq.Socket[Any]", envelope: list[bytes], answer: dict[str, Any]) -> None:
+    _send_body(router, envelope, msgpack.packb(answer))
+
+
+def _send_body(router: "zmq.Socket[Any]", envelope: list[bytes], body: bytes) -> None:
     with contextlib.suppress(zmq.Again):  # it does not read its answers: then it gets none
-        router.send_multipart([*envelope, msgpack.packb(answer)], zmq.NOBLOCK)
+        router.send_multipart([*envelope, body], zmq.NOBLOCK)

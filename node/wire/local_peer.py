@@ -1,9 +1,9 @@
-"""local_peer_uid: which user of this computer is at the other end of a TCP connection. TCP carries
-no credentials; the kernel's table of sockets has them."""
+"""LocalPeers: which user of this computer is at the other end of a TCP connection. TCP carries no
+credentials; the kernel's table of sockets has them."""
 
+import contextlib
 import ipaddress
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,48 +25,46 @@ class Connection(Protocol):
         ...
 
 
-def local_peer_uid(connection: Connection) -> int | None:
-    """The user whose process holds the other end of an open TCP connection, a user id; None where
-    no process in this network namespace does: it has closed it, or is in a container or on
-    another computer.
+class LocalPeers:
+    """The kernel's tables of TCP sockets at one moment. Reading them takes about 10 ms, however few
+    rows they have, so one reading serves many connections.
 
-    The connection must be open and stay so meanwhile: then no other can have the same two ends. A
-    socket that its process has closed is listed as root's, so only established ones count.
+    What is asked for must have been open when they were read and stay so: then no other connection
+    can have the same two ends. A socket that its process has closed is listed as root's, so only
+    established ones count.
     """
-    try:
-        ours, theirs = _packed(connection.getsockname()), _packed(connection.getpeername())
-    except (OSError, ValueError):
-        return None
-    for local, remote, state, uid, inode in _rows():
-        if local == theirs and remote == ours and state == _ESTABLISHED and inode != _NO_INODE:
-            return uid
-    return None
 
+    def __init__(self) -> None:
+        self._tables: dict[Path, str] = {}
+        for table in _TABLES:
+            with contextlib.suppress(OSError):  # a kernel without IPv6
+                self._tables[table] = table.read_text()
 
-def _rows() -> Iterator[tuple[_Address, _Address, str, int, str]]:
-    for table in _TABLES:
+    def uid(self, connection: Connection) -> int | None:
+        """The user whose process holds the other end of a connection, a user id; None where no
+        process in this network namespace does: it has closed it, or is in a container or on
+        another computer."""
         try:
-            lines = table.read_text().splitlines()[1:]
-        except OSError:  # a kernel without IPv6
-            continue
-        for line in lines:
-            columns = line.split()
-            yield (
-                _from_table(columns[1]),
-                _from_table(columns[2]),
-                columns[3],
-                int(columns[7]),
-                columns[9],
-            )
+            ours, theirs = _packed(connection.getsockname()), _packed(connection.getpeername())
+        except (OSError, ValueError):
+            return None
+        for table, text in self._tables.items():
+            row = text.find(f" {_in_table(table, theirs)} {_in_table(table, ours)} {_ESTABLISHED} ")
+            if row >= 0:  # found as text: taking apart thousands of rows would hold up the others
+                columns = text[row : text.find("\n", row)].split()
+                if columns[8] != _NO_INODE:
+                    return int(columns[6])
+        return None
 
 
-def _from_table(column: str) -> _Address:
+def _in_table(table: Path, address: _Address) -> str:
     """Written as hexadecimal words of 32 bits, each in the byte order of this computer."""
-    words, _, port = column.partition(":")
-    raw = bytes.fromhex(words)
+    raw, port = address
+    if table.name == "tcp6" and len(raw) == 4:
+        raw = bytes(10) + b"\xff\xff" + raw
     if sys.byteorder == "little":
         raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-    return _unmapped(raw), int(port, 16)
+    return f"{raw.hex().upper()}:{port:04X}"
 
 
 def _packed(name: tuple[str, int]) -> _Address:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from node.errors import EndpointError
 from node.wire import connections
 from node.wire.endpoint import address_of
-from node.wire.local_peer import local_peer_uid
+from node.wire.local_peer import LocalPeers
 from node.wire.socket_file import in_use
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,10 @@ _CHUNK_BYTES = 64 * 1024
 """Kept for an end that does not read; then the other is not read from either."""
 _BACKLOG = 1024
 """Connections that may wait to be looked at: strangers who connect fast do not push others out."""
+_BATCH = 64
+"""Connections that one reading of the kernel's table serves."""
 _BETWEEN_REFUSALS_S = 0.0005
-"""Each look at the kernel's table costs as much as it is long, so strangers get one this often."""
+"""Rest after a batch with strangers in it, so that they do not take a whole core."""
 _BETWEEN_LOG_LINES_S = 10.0
 
 
@@ -96,15 +98,27 @@ class OwnerGate:
             self._wake_writer.close()
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # it has gone again, or no descriptor is left: then the next may find one
+        accepted = self._accepted()
+        peers = LocalPeers()  # read while all of them are open
+        refused_before = self._refused
+        for connection in accepted:
+            self._admit(connection, peers.uid(connection))
+        if self._refused > refused_before or not accepted:
             self._closing.wait(_BETWEEN_REFUSALS_S)
-            return
+
+    def _accepted(self) -> list[socket.socket]:
+        accepted: list[socket.socket] = []
+        # Until none waits any more, or no descriptor is left: then the next turn may find one.
+        with contextlib.suppress(OSError):
+            while len(accepted) < _BATCH:
+                accepted.append(self._listener.accept()[0])
+        return accepted
+
+    def _admit(self, connection: socket.socket, uid: int | None) -> None:
+        """Joins a connection to the socket proper, or refuses it. uid: of its other end."""
         if self._connections >= MOST_CONNECTIONS:
             self._refuse(connection, f"{MOST_CONNECTIONS} connections are open already")
             return
-        uid = local_peer_uid(connection)
         if uid not in (0, os.geteuid()):
             who = "a process that has gone or is in a container" if uid is None else f"uid {uid}"
             self._refuse(connection, f"{who} is not the node's user, uid {os.geteuid()}")
@@ -133,7 +147,6 @@ class OwnerGate:
                 "(perception-node keys FOLDER, wire.keys)",
                 self._endpoint, why, self._refused,
             )  # fmt: skip
-        self._closing.wait(_BETWEEN_REFUSALS_S)
 
     def _join(self, outer: socket.socket, inner: socket.socket) -> None:
         ends = _End(outer), _End(inner)

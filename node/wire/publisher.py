@@ -163,7 +163,7 @@ class Publisher:
     def _publish(self, bound: "queue.Queue[PerceptionNodeError | None]") -> None:
         with contextlib.ExitStack() as stack:
             context: zmq.Context[Any] = zmq.Context()
-            stack.callback(context.term)
+            stack.callback(context.destroy, linger=0)  # of sockets that a failure left open
             xpub = context.socket(zmq.XPUB)
             stack.callback(self._let_go, xpub)
             xpub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)

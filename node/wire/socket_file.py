@@ -60,6 +60,8 @@ def check_free(endpoint: str) -> None:
     """
     if not endpoint.startswith(_SCHEME):
         return
+    if "\0" in endpoint:  # libzmq would end the path there, and remove another file
+        raise EndpointError(f"endpoint {endpoint!r}: holds a zero byte; choose another path")
     path = path_of(endpoint)
     if path is not None and not _is_socket_or_nothing(path):
         raise EndpointError(
