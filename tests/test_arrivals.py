@@ -180,7 +180,7 @@ def test_no_picture_is_older_than_is_said(
         free_s = came_s
         hidden_s = came_s - moment_s - period_s / 4
         if not arrival.old and number > 20:
-            assert hidden_s <= arrival.late_ns / 1e9 + 1.1 * period_s
+            assert hidden_s <= arrival.late_ns / 1e9 + 0.15 + period_s
             assert hidden_s <= 0.1 + 2.1 * period_s
 
 

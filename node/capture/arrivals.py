@@ -104,7 +104,10 @@ class Arrivals:
         return Arrival(round(self._late_ns), old, periods)
 
     def _rushes(self, came_ns: int) -> bool:
-        """Whether pictures come faster than any camera takes them."""
+        """Whether pictures come faster than any camera takes them; what is known to be a backlog
+        does not count."""
+        if self._met and self._late_ns > self._bound_ns:
+            return False
         recent_ns = self._recent_ns
         rushes = any(
             len(recent_ns) >= pictures and came_ns - recent_ns[-pictures] < within_ns

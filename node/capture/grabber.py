@@ -94,6 +94,7 @@ class Grabber:
         awake: AwakeClock | None = None,
     ) -> None:
         self.camera = config.name
+        self._who = f"camera '{config.name}'"
         self._config = config
         self._open_source = open_source
         self._mailbox = mailbox
@@ -262,12 +263,12 @@ class Grabber:
                     picture = source.read()
             except BacklogError as error:
                 self._note(turn, last_error=str(error))
-                self._reopen_if_useless("delivers nothing that is of now")
+                self._reopen_if_useless(str(error))
                 continue
             except PictureError as error:
                 self._came(turn, source, began_ns)
                 self._note(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
-                self._reopen_if_useless("delivers nothing that can be decoded")
+                self._reopen_if_useless(f"{self._who} delivers nothing that can be decoded")
                 continue
             if picture is None:
                 self._note(turn, summary=source.summary())
@@ -279,7 +280,7 @@ class Grabber:
                 self._note(turn, repeated=self._state.repeated + 1)
                 if (self.silent_s or 0.0) > self.stall_after_s:
                     self._note(turn, last_error=f"camera '{self.camera}' repeats the same {same}")
-                    self._reopen_if_useless(f"repeats the same {same}")
+                    self._reopen_if_useless(f"{self._who} repeats the same {same}")
                     continue
             else:
                 self._note(turn, newest_mono_ns=time.monotonic_ns())
@@ -303,12 +304,12 @@ class Grabber:
                 "buffers meanwhile is thrown away"
             )
 
-    def _reopen_if_useless(self, why: str) -> None:
+    def _reopen_if_useless(self, complaint: str) -> None:
         """At most so often, also where opening it anew did not help."""
         open_s = (time.monotonic_ns() - self._opened_ns) / 1e9
         patience_s = max(REOPEN_AFTER_S, self.stall_after_s)
         if min(self.silent_s or 0.0, open_s) > patience_s:
-            raise SourceError(f"camera '{self.camera}' {why} for {patience_s:g} s")
+            raise SourceError(f"{complaint} for {patience_s:g} s")
 
     def _complain(self, turn: _Turn, problem: str) -> None:
         if problem != self._state.last_error or self._state.open:
