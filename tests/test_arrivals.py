@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import skimage
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from streams import ByteServer, part
 
@@ -153,6 +153,7 @@ def test_periods_are_counted_at_the_rate_that_was_learnt() -> None:
 
 
 @settings(max_examples=200, deadline=None)
+@example(fps=30, told=None, silences=[(1.0, 2.0), (0.5, 2.0), (0.5, 1.0)], jitter=0.0, seed=0)
 @given(
     fps=st.sampled_from([5, 15, 30, 60]),
     told=st.sampled_from([None, 25.0, 30.0]),
@@ -180,7 +181,7 @@ def test_no_picture_is_older_than_is_said(
         free_s = came_s
         hidden_s = came_s - moment_s - period_s / 4
         if not arrival.old and number > 20:
-            assert hidden_s <= arrival.late_ns / 1e9 + 0.15 + period_s
+            assert hidden_s <= arrival.late_ns / 1e9 + 1.1 * period_s
             assert hidden_s <= 0.1 + 2.1 * period_s
 
 

@@ -96,7 +96,7 @@ class Arrivals:
         group = self._grouped(interval_ns, begins=begins)
         if group is not None:
             self._adopt(group.period_ns)
-        together = group is not None and group.pictures > 1 and self._is_regular(group.period_ns)
+        together = group is not None and self._are_whole(group)
         regular = begins and (together or self._is_regular(interval_ns))
         self._note_late(interval_ns, begins=begins, regular=regular)
         periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
@@ -128,6 +128,12 @@ class Arrivals:
 
     def _is_regular(self, interval_ns: float) -> bool:
         return _WHOLE * self._period_ns <= interval_ns <= _REGULAR * self._period_ns
+
+    def _are_whole(self, group: "_Group") -> bool:
+        """Whether pictures that came together are all that were taken in their time. Of a longer
+        time more could be missing than the bound allows, for what a period may be off."""
+        short = (_REGULAR - 1) / _REGULAR * group.ns <= self._bound_ns
+        return group.pictures > 1 and short and self._is_regular(group.period_ns)
 
     def _note_late(self, interval_ns: int, *, begins: bool, regular: bool) -> None:
         # One alone may be of a backlog that stood still for about a period. A slow stream would
