@@ -352,7 +352,7 @@ class StaleGuard:
     where there were none from the start; on_fresh the first message that is usable again. Both run
     on the guard's thread, so keep them short: the next one waits. Whatever they raise is logged,
     SystemExit and KeyboardInterrupt too, which end nothing from here, and the guard goes on. Should
-    the guard itself end, callback is told so; `watching` says whether it lives.
+    the guard itself end, callback gets that as its error; `watching` is whether the guard runs.
 
     Raises RuntimeError where no thread can be started. It ends with the process.
     """

@@ -249,7 +249,7 @@ class Inbox:
         return True
 
     def catching_up(self) -> TooOldError:
-        """What a reader is told who rested, where nothing was heard since."""
+        """The error text for a reader that rested and has heard nothing since."""
         return TooOldError(
             f"{self._endpoint}: this subscriber read nothing for a while, and what is new is still "
             "on its way to it",

@@ -315,7 +315,7 @@ class Controller:
                 change()
                 settings, first_seqs = self._labeller.settings, self._labeller.first_seqs()
                 say()
-            except Exception as error:  # whatever it is, who asked is told
+            except Exception as error:  # whatever it is, the client gets it as the answer
                 waiting.answer.set_exception(error)
                 return
             first_seqs.add_done_callback(

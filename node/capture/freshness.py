@@ -85,8 +85,8 @@ def _shows_noise(picture: Picture) -> bool:
 
 
 class _Noise:
-    """Of a camera whose every row was seen to change in a scene at rest, rows that do not are no
-    picture of now. Nothing is held against a camera that was never seen so: a cartoon has none."""
+    """Learns whether a camera's pictures have noise in every row. Rows of such a camera that stay
+    the same are not new. A camera without noise, such as a cartoon, is not judged."""
 
     def __init__(self) -> None:
         self._pictures = 0

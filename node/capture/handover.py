@@ -21,9 +21,9 @@ NEWER_WINS_NS = 50_000_000
 """How long a picture that stands alone may wait until a newer one takes its place. Less is no sign
 of a slow decoder: Wi-Fi and some servers pass pictures on in groups."""
 USELESS_NS, USELESS = 1_000_000_000, 8
-"""Time and pictures after which it is said that they come and none can be shown."""
+"""Time and pictures after which `take` raises BacklogError: they come and none can be shown."""
 _GLANCE_S = 0.2
-"""How often who waits looks whether that is so."""
+"""How often a waiting thread checks for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class HandOver:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody takes any more: who waits to put goes on."""
+        """Ends the taking: a thread that waits in `put` goes on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -94,7 +94,7 @@ class PacketReader:
         return Packet(data, stamp, is_key, arrival)
 
     def _bytes(self) -> bytes:
-        """Of the picture that was grabbed; none where it has none, for the decoder to refuse."""
+        """Bytes of the grabbed picture; empty where there are none, so the decoder refuses it."""
         try:
             taken, data = self._capture.retrieve()
         except cv2.error:

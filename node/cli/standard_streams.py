@@ -4,7 +4,7 @@
   and what is printed.
 - Where stdout's reader has gone (`| head -1`), or it cannot be written (a full disk), a command
   still does all that it was asked for; one that prints for as long as it runs (`print_line`) ends.
-  The first is nothing wrong; the second is told in one line, and no exit code 0.
+  The first is no error; the second prints one line and never exits 0.
 - What cannot be written to stderr is lost: there is nowhere left to say so.
 - What an encoding cannot write comes as JSON's escapes, `\\u00e9`.
 """
@@ -43,7 +43,7 @@ class _Stdout(io.FileIO):
     said = False
 
     def say_failure(self) -> str | None:
-        """Why results are missing, unless that was said already."""
+        """Why results are missing; None where that was printed already."""
         failure = None if self.said else self.failure
         self.said = self.said or failure is not None
         return failure
