@@ -140,7 +140,7 @@ def test_a_stream_of_five_periods_a_stall_time_is_ok_from_its_first_interval_on(
     stop: threading.Event,
 ) -> None:
     """Over HTTP, with a claim of 25 a second, in a fifth of the time."""
-    server = streamed(16, 0.2)
+    server = streamed(32, 0.2)
     config = CameraConfig(name="a", source=server.url, stall_timeout_s=0.1)
     grabber = Grabber(
         config, lambda: open_source(config), LatestMailbox(["a"]), stop, retry_first=False
