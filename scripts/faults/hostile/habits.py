@@ -137,11 +137,11 @@ def _rest(budget: Budget) -> Outcome:
         neighbours.close()
     silence_s = neighbours.longest_s
     wrong = []
-    if blind_s > AGAIN_S:
+    if blind_s > AGAIN_S * budget.patience:
         wrong.append(f"it was blind for {blind_s:.2f} s more")
     if gone:
         wrong.append("it was told that the node is gone, while that sent")
-    if silence_s > SILENCE_S:
+    if silence_s > SILENCE_S * budget.patience:
         wrong.append(f"another subscriber heard nothing for {silence_s:.2f} s")
     figures = {"blind_s": blind_s, "silence_s": silence_s}
     told_rests = " and ".join(f"{rest_s:g} s" for rest_s in rests)

@@ -134,8 +134,10 @@ class Listener:
 class Report:
     """What an attack found."""
 
-    def __init__(self, target: Target, seconds: float) -> None:
+    def __init__(self, target: Target, budget: Budget) -> None:
+        seconds = budget.seconds
         self.target = target
+        self._patience = budget.patience
         self.wrong: list[str] = []
         self.figures: dict[str, float] = {}
         with target.control() as control:
@@ -156,7 +158,7 @@ class Report:
         self._worse("delay_s", delay_s)
         self._worse("grown_mib", grown_mib)
         busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
-        bound_s = BUSY_S if busy else SILENCE_S
+        bound_s = BUSY_S if busy else SILENCE_S * self._patience
         if silence_s > max(bound_s, 2 * self._alone_s[0]):
             self.wrong.append(f"{name}: another subscriber heard nothing for {silence_s:.2f} s")
         if delay_s > max(bound_s, 2 * self._alone_s[1]):
@@ -175,7 +177,7 @@ class Report:
                 self._worse("pause_s", time.monotonic() - began)
             except PerceptionNodeError as error:
                 self.wrong.append(f"{name}: a pause was refused: {error}")
-        if self.figures.get("pause_s", 0.0) > PAUSE_S:
+        if self.figures.get("pause_s", 0.0) > PAUSE_S * self._patience:
             self.wrong.append(f"{name}: a pause took {self.figures['pause_s']:.2f} s")
 
     def _worse(self, name: str, value: float) -> None:
@@ -275,7 +277,7 @@ def _attack(budget: Budget, keys: Path | None) -> Outcome:
     target = Target(budget.folder, keys)
     try:
         target.listener.wait()
-        report = Report(target, budget.seconds)
+        report = Report(target, budget)
         seconds = budget.seconds
         report.phase("connections", lambda: _connections(report, seconds))
         report.phase("floods", lambda: _floods(report, seconds))
