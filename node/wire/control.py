@@ -43,6 +43,8 @@ ALLOWANCE = Allowance(messages_s=1e6, burst=1e6, bytes_s=8 * 1024 * 1024)
 `_TAKEN_A_TURN` in `_REST_S`, and who asks more often waits."""
 _TAKEN_A_TURN = 8
 _REST_S = 0.01
+_LINGER_MS = 500
+"""How long the last answers have to leave; a stop takes 2 s at most."""
 _POLL_MS = 1000
 
 
@@ -174,7 +176,7 @@ class ControlServer:
             router = context.socket(zmq.ROUTER)
             stack.callback(router.close)
             router.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_BYTES)
-            router.setsockopt(zmq.LINGER, 100)
+            router.setsockopt(zmq.LINGER, _LINGER_MS)
             router.setsockopt(zmq.RCVHWM, MOST_OPEN)
             router.setsockopt(zmq.SNDHWM, MOST_OPEN)
             keep_alive(router)
@@ -208,6 +210,7 @@ class ControlServer:
             self._send_answers(router)
             if more:
                 self._closing.wait(_REST_S)
+        self._send_answers(router)  # what was done just before the end, as a replay's last step
 
     def _take_some(self, router: "zmq.Socket[Any]", connections: Connections) -> bool:
         """Takes a bounded number of requests; whether more may wait."""
