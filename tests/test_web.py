@@ -412,7 +412,7 @@ def test_without_its_token_the_page_gives_nothing(guarded: str, browser: Browser
     [
         (['monitor.web="0.0.0.0:8080"'], 2, "give monitor.token_file, or write monitor.insecure"),
         (['monitor.web="8080"'], 2, "is not HOST:PORT; write 127.0.0.1:8080"),
-        (['monitor.web="127.0.0.1:{taken}"'], 2, "cannot be had"),
+        (['monitor.web="127.0.0.1:{taken}"'], 2, "cannot be bound"),
         (['monitor.web="127.0.0.1:0"', "monitor.token_file=/no/such"], 2, "openssl rand -hex 32"),
     ],
 )

@@ -233,7 +233,7 @@ def test_each_connection_of_the_page_is_a_client_of_its_own(site: Site) -> None:
 @pytest.mark.parametrize("host", ["a..b", "x" * 70])
 def test_an_address_that_is_no_name_is_told(host: str) -> None:
     live = LiveState(["front"])
-    with pytest.raises(EndpointError, match=r"monitor\.web .* cannot be had"):
+    with pytest.raises(EndpointError, match=r"monitor\.web .* cannot be bound"):
         WebServer(
             f"{host}:8080", live, Metrics(live), Preview(lambda camera: Future(), 5, 320),
             token=TOKEN, command=None,

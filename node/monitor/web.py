@@ -176,7 +176,7 @@ class WebServer:
 
     def _unreachable(self, why: object) -> str:
         return (
-            f"monitor.web {self._host}:{self._port} cannot be had: {why}; "
+            f"monitor.web {self._host}:{self._port} cannot be bound: {why}; "
             "stop what serves there, or choose another address"
         )
 
