@@ -22,9 +22,9 @@ _JOINED_S = 1.0
 FULL = RECEIVE_HIGH_WATER_MARK // 2
 """Messages read in one go that show that the queue may have been full: libzmq learns of what was
 read at every half. No more are read in one go, as each may be large."""
-FOLLOWS_S = 0.01
+FOLLOWS_S = 0.03
 """Within which libzmq fills its queue again from what the kernel has, once the queue was read."""
-_SETTLES_S = 0.05
+_SETTLES_S = 0.1
 """How long one call waits for what follows on a full queue, where nothing is fresh yet."""
 
 Parts = list[bytes]

@@ -22,6 +22,22 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 COMMAND = [sys.executable, "-m", "node"]
 
+_FIRST = ("test_hostile.py", "test_faults.py", "test_tune.py", "test_examples.py", "test_offline.py")
+"""Files with the longest tests: what runs last runs on one core."""
+_APART = ("test_hostile.py", "test_faults.py")
+"""Files whose tests share nothing, and are given to either core."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for `--dist loadgroup`, in the order in which they are begun."""
+    for item in items:
+        apart = item.path.name in _APART
+        item.add_marker(pytest.mark.xdist_group(item.name if apart else item.path.stem))
+    order = {name: place for place, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., subprocess.Popen[str]]
 

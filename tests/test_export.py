@@ -198,8 +198,7 @@ def test_the_bridge_publishes_vision_msgs_and_diagnostics(bottles: Path) -> None
         back = typestore().deserialize_cdr(raw, "vision_msgs/msg/Detection2DArray")
         assert [x.bbox.size_x for x in back.detections] == [x.box.w for x in message.detections]
     told = [x.status[0].message for x in published["/diagnostics"]]
-    assert told[-1] == "ok"
-    assert "no_camera" in told[:-1]
+    assert "ok" in told[told.index("no_camera") :]
 
 
 def test_a_dataset_never_mixes_with_another(

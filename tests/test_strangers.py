@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zmq
 from conftest import ROOT
 
 from node.client import Control, Keys, NoMessageError, Status, Subscriber
@@ -23,6 +24,7 @@ from node.wire import connections
 from node.wire.compose import Composer
 from node.wire.connections import MOST_CONNECTIONS, PROTECTED
 from node.wire.control import MOST_OPEN, ControlServer, Request, Result
+from node.wire.flood_guard import FloodGuard
 from node.wire.publisher import LONGEST_TOPIC, MOST_TOPICS, Publisher
 from node.wire.security import make_client, make_server
 
@@ -200,6 +202,29 @@ def test_a_flood_keeps_no_message_from_others_and_takes_no_memory(
 def test_who_asks_for_what_no_subscriber_needs_is_sent_away(speaker: Speaker, sent: bytes) -> None:
     with zmtp.connected(speaker.port, sent) as attacker:
         assert zmtp.is_closed(attacker, WAIT_S)
+
+
+def test_while_the_sockets_thread_is_held_floods_and_newcomers_are_closed() -> None:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        xpub = stack.enter_context(context.socket(zmq.XPUB))
+        allowed = connections.Allowance(messages_s=1e6, burst=1e6, bytes_s=1e6, burst_bytes=1e6)
+        known = connections.Connections(context, xpub, "labels", allowed, connections.idle_first)
+        stack.callback(known.close)
+        guard = FloodGuard(known)
+        stack.callback(guard.close)
+        xpub.bind(f"tcp://127.0.0.1:{port}")
+        quiet = stack.enter_context(zmtp.connected(port, zmtp.join(b"labels/")))
+        heavy = stack.enter_context(zmtp.connected(port))
+        wait_until(lambda: (known.look_after(), len(tuple(known)) == 2)[1])
+        heavy.sendall(zmtp.join(b"y" * 60) * 50)
+        guard.turn_begins()  # and does not end: libzmq reads what the flood brings
+        assert zmtp.is_closed(heavy, WAIT_S)
+        assert zmtp.is_closed(stack.enter_context(zmtp.silent(port)), WAIT_S)
+        assert not zmtp.is_closed(quiet, 0.2)
+        guard.turn_ends()
+        assert not zmtp.is_closed(stack.enter_context(zmtp.silent(port)), 0.2)
 
 
 def test_as_many_and_as_long_topics_as_there_may_be_are_served(speaker: Speaker) -> None:

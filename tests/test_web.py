@@ -137,7 +137,8 @@ def test_the_picture_moves_with_its_labels(page: Page) -> None:
     wait_for(page, "document.getElementById('p99').textContent.endsWith('ms')")
     wait_for(page, "document.querySelectorAll('#events li').length > 0")
     assert "espresso appeared" in page.inner_text("#events")
-    assert page.inner_text("#state") == "running"
+    # A computer with other work passes pictures over at first, and says `degraded` for a while.
+    wait_for(page, "document.getElementById('state').textContent === 'running'")
 
 
 def test_everybody_can_use_it(page: Page) -> None:

@@ -13,6 +13,7 @@ import logging
 import select
 import socket
 import struct
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -40,6 +41,9 @@ _TURN_S = 0.005
 _SWEEP_S = 1.0
 _LEFT_OVER_S = 0.2
 """How long what a closed connection sent can still be in the socket's queue."""
+_MUCH_BYTES = 2048
+"""Sent within the last second by one of those that hold the socket's thread: 30 subscriptions."""
+_CHUNK_BYTES = 64 * 1024
 _SO_COOKIE = 57
 _BYTES_RECEIVED = struct.Struct("@128xQ")
 """tcpi_bytes_received in struct tcp_info of Linux 4.1 and later."""
@@ -50,11 +54,12 @@ _endpoints = itertools.count()
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """What one peer may send. messages_s: messages a second in the long run; burst: messages at
-    once; bytes_s: bytes a second, of any kind, over TCP."""
+    once; bytes_s: bytes a second, of any kind, over TCP; burst_bytes: bytes at once."""
 
     messages_s: float
     burst: float
     bytes_s: float
+    burst_bytes: float
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +76,8 @@ class Connection:
     came_at: float
     heard_at: float
     credit: float
+    credit_bytes: float
+    counted_at: float
     active: bool = False
     bytes_before: int = 0
     topics: set[bytes] = field(default_factory=set)
@@ -98,7 +105,8 @@ def longest_silent(connections: Collection[Connection]) -> Connection:
 
 
 class Connections:
-    """Used by the thread that owns the socket. `events` is to be polled beside it.
+    """Used by the thread that owns the socket; `close_floods` is for another one, while that thread
+    is held in a call of libzmq. `events` is to be polled beside the socket.
 
     name: of the socket, for the log. gone: called with each connection that has ended.
     """
@@ -113,6 +121,7 @@ class Connections:
         *,
         gone: Callable[[Connection], None] = lambda connection: None,
     ) -> None:
+        self._lock = threading.RLock()
         self._name = name
         self._allowance = allowance
         self._victim = victim
@@ -136,27 +145,45 @@ class Connections:
 
     def close(self) -> None:
         """Before the socket itself is closed."""
-        self._watched.disable_monitor()
-        self.events.close(linger=0)
+        with self._lock:
+            self._watched.disable_monitor()
+            self.events.close(linger=0)
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter(tuple(self._open.values()))
+        with self._lock:
+            return iter(tuple(self._open.values()))
+
+    @property
+    def unread(self) -> bool:
+        """Whether connections came or went that `look_after` has not noted yet."""
+        with self._lock:
+            return bool(int(self.events.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     @property
     def topics(self) -> int:
         """Subscriptions of all connections together."""
-        return sum(len(one.topics) for one in self._open.values() if one.topics)
+        return sum(len(one.topics) for one in self if one.topics)
 
     def look_after(self) -> None:
         """Notes who came and went, and closes what is too much. Bounded work."""
-        until = time.monotonic() + _TURN_S
-        while self._read_event():
-            while len(self._open) > MOST_CONNECTIONS:
-                self.end(self._victim(self._open.values()), f"over {MOST_CONNECTIONS} connections")
-            if time.monotonic() > until:
-                break
-        if time.monotonic() - self._swept_at >= _SWEEP_S:
-            self._sweep()
+        with self._lock:
+            self._read_events()
+            if time.monotonic() - self._swept_at >= _SWEEP_S:
+                self._sweep()
+
+    def close_floods(self, since: float) -> None:
+        """For another thread than the socket's, while that one is held in a call since `since`:
+        closes who sent much, and who came meanwhile, before it can send anything."""
+        with self._lock:
+            if self.events.closed:
+                return
+            self._read_events()
+            for connection in self:
+                sent = self._received_of(connection)
+                if sent is not None and sent - connection.bytes_before > _MUCH_BYTES:
+                    self.end(connection, "it floods the socket")
+                elif connection.came_at >= since:
+                    self.end(connection, "it came while others flood the socket")
 
     def heard(self, message: "zmq.Frame") -> Connection | None:
         """The connection that a message came by. None where the message is to be ignored: it is of
@@ -164,6 +191,10 @@ class Connections:
         descriptor = _descriptor(message)
         if descriptor is None:
             return None
+        with self._lock:
+            return self._heard_by(descriptor)
+
+    def _heard_by(self, descriptor: int) -> Connection | None:
         while descriptor not in self._open and self._read_event():
             pass
         connection = self._open.get(descriptor)
@@ -186,16 +217,19 @@ class Connections:
 
     def end(self, connection: Connection, why: str) -> None:
         """Closes a connection."""
-        if self._open.pop(connection.descriptor, None) is None:
-            return
-        self._ending[connection.descriptor] = connection
-        self._condemned_at[connection.descriptor] = time.monotonic()
+        with self._lock:
+            if self._open.pop(connection.descriptor, None) is None:
+                return
+            self._ending[connection.descriptor] = connection
+            self._condemned_at[connection.descriptor] = time.monotonic()
         self._log.warning(
             why, f"{self._name}: closed a connection of {connection.address or 'this host'}: {why}"
         )
         with contextlib.suppress(OSError), _borrowed(connection.descriptor) as borrowed:
             if _cookie(borrowed) == connection.cookie:
                 borrowed.shutdown(socket.SHUT_RDWR)
+                while borrowed.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT):
+                    pass  # libzmq would read all of it before it comes to the end
 
     def takes_more(self, connection: Connection) -> bool:
         """Whether the kernel would take more for a connection now; also of one that has ended."""
@@ -214,6 +248,14 @@ class Connections:
             return True
         del self._condemned_at[descriptor]
         return False
+
+    def _read_events(self) -> None:
+        until = time.monotonic() + _TURN_S
+        while self._read_event():
+            while len(self._open) > MOST_CONNECTIONS:
+                self.end(self._victim(self._open.values()), f"over {MOST_CONNECTIONS} connections")
+            if time.monotonic() > until:
+                break
 
     def _read_event(self) -> bool:
         try:
@@ -234,26 +276,34 @@ class Connections:
             peer = borrowed.getpeername()
             self._open[descriptor] = Connection(
                 descriptor, next(self._numbers), str(peer[0]) if peer else "", _cookie(borrowed),
-                now, now, self._allowance.burst,
+                now, now, self._allowance.burst, self._allowance.burst_bytes, now,
             )  # fmt: skip
 
     def _sweep(self) -> None:
-        now = time.monotonic()
-        elapsed_s, self._swept_at = now - self._swept_at, now
+        self._swept_at = time.monotonic()
         for connection in self:
-            received = None
-            same = False
-            with contextlib.suppress(OSError), _borrowed(connection.descriptor) as borrowed:
-                same = _cookie(borrowed) == connection.cookie
-                received = _received(borrowed)
-            if not same:  # its end is about to be told
-                self._open.pop(connection.descriptor)
-                self._gone(connection)
-            elif received is not None:
-                rate = (received - connection.bytes_before) / elapsed_s
-                connection.bytes_before = received
-                if rate > self._allowance.bytes_s:
-                    self.end(connection, f"more than {self._allowance.bytes_s:g} bytes a second")
+            received = self._received_of(connection)
+            if received is not None:
+                self._count(connection, received)
+
+    def _received_of(self, connection: Connection) -> int | None:
+        """Bytes that ever came by a connection; None where that is not known, or it has ended."""
+        with contextlib.suppress(OSError), _borrowed(connection.descriptor) as borrowed:
+            if _cookie(borrowed) == connection.cookie:
+                return _received(borrowed)
+        self._open.pop(connection.descriptor, None)  # its end is about to be told
+        self._gone(connection)
+        return None
+
+    def _count(self, connection: Connection, received: int) -> None:
+        """Ends a connection that sent too many bytes. received: all that it ever sent."""
+        now, allowance = time.monotonic(), self._allowance
+        credit = connection.credit_bytes + (now - connection.counted_at) * allowance.bytes_s
+        credit -= received - connection.bytes_before
+        connection.credit_bytes = min(allowance.burst_bytes, credit)
+        connection.counted_at, connection.bytes_before = now, received
+        if credit < 0:
+            self.end(connection, f"more than {allowance.bytes_s:g} bytes a second")
 
 
 @contextlib.contextmanager

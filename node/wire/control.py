@@ -38,7 +38,8 @@ _HARD_LIMIT_BYTES = 1024 * 1024
 """What is longer than this libzmq does not even take in: the connection is closed."""
 MOST_OPEN = 32
 """Requests of one client that may wait for their answers at once."""
-ALLOWANCE = Allowance(messages_s=1e6, burst=1e6, bytes_s=8 * 1024 * 1024)
+_BYTES_S = 8 * 1024 * 1024
+ALLOWANCE = Allowance(messages_s=1e6, burst=1e6, bytes_s=_BYTES_S, burst_bytes=_BYTES_S)
 """Of one client. Requests are not counted: they are read one of each client in turn, no faster than
 `_TAKEN_A_TURN` in `_REST_S`, and who asks more often waits."""
 _TAKEN_A_TURN = 8

@@ -2,6 +2,7 @@
 
 import contextlib
 import queue
+import select
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from node.errors import EndpointError, PerceptionNodeError
 from node.wire.codec import encode
 from node.wire.connections import Allowance, Connection, Connections, idle_first
 from node.wire.endpoint import address_of, keep_alive, prepare
+from node.wire.flood_guard import FloodGuard
 from node.wire.messages import Message, retained
 from node.wire.outgoing import Observer, Outgoing, Probe, Sequencer
 from node.wire.security import secured
@@ -31,7 +33,7 @@ LONGEST_TOPIC = 72
 """Bytes of the longest topic; nobody subscribes to a longer one."""
 MOST_TOPICS = 256
 """Topics of one subscriber."""
-ALLOWANCE = Allowance(messages_s=100, burst=512, bytes_s=64 * 1024)
+ALLOWANCE = Allowance(messages_s=100, burst=512, bytes_s=64 * 1024, burst_bytes=24 * 1024)
 """Of one subscriber, which sends subscriptions alone: all that it has when it connects."""
 _LONGEST_FRAME, _LONGEST_FRAME_WITH_KEYS = 160, 512
 """Bytes that a subscriber may send at once, its handshake too; libzmq closes the connection of who
@@ -177,29 +179,36 @@ class Publisher:
             xpub.setsockopt(zmq.RCVHWM, _UNREAD if self._keys is None else _UNREAD + 1)
             connections = Connections(context, xpub, "labels", ALLOWANCE, idle_first)
             stack.callback(connections.close)
+            guard = FloodGuard(connections)
+            stack.callback(guard.close)
             with secured(context, xpub, self._keys, "labels"):
                 stack.callback(bind(xpub, self._endpoint))
                 self._bound = True
                 bound.put(None)
-                self._serve(xpub, connections)
+                self._serve(xpub, connections, guard)
 
     def _let_go(self, xpub: "zmq.Socket[Any]") -> None:
         xpub.close(linger=_FOR_EVER if self._finishing.is_set() else LINGER_MS)
 
-    def _serve(self, xpub: "zmq.Socket[Any]", connections: Connections) -> None:
+    def _serve(
+        self, xpub: "zmq.Socket[Any]", connections: Connections, guard: FloodGuard
+    ) -> None:
         sequencer = Sequencer()
-        listening, resting = zmq.Poller(), zmq.Poller()
-        listening.register(xpub, zmq.POLLIN)
-        listening.register(connections.events, zmq.POLLIN)
-        listening.register(self._wake_reader, zmq.POLLIN)
-        resting.register(self._wake_reader, zmq.POLLIN)
+        sockets = xpub, connections.events
+        listening, resting = select.poll(), select.poll()
+        for descriptor in (*(one.getsockopt(zmq.FD) for one in sockets), self._wake_reader):
+            listening.register(descriptor, select.POLLIN)
+        resting.register(self._wake_reader, select.POLLIN)
         rest_until = 0.0
         while not (self._closing.is_set() and self._outbox.empty()) and not self._give_up.is_set():
             rest_s = rest_until - time.monotonic()
+            waits = not (xpub.getsockopt(zmq.EVENTS) & zmq.POLLIN or connections.unread)
+            guard.turn_ends()  # zmq.Poller would call libzmq while nobody watches how long it takes
             if rest_s > 0:
                 resting.poll(max(1, round(rest_s * 1000)))
-            else:
+            elif waits:
                 listening.poll(20 if self._retain_wanted else 1000)
+            guard.turn_begins()
             with contextlib.suppress(BlockingIOError):
                 self._wake_reader.recv(4096)
             if time.monotonic() >= rest_until and self._hear(xpub, connections):

@@ -5,7 +5,6 @@ its own:
 """
 
 import contextlib
-import os
 import socket
 import sys
 import time
@@ -96,6 +95,5 @@ def flood(port: int, seconds: float, kind: str) -> int:
 
 
 if __name__ == "__main__":
-    os.nice(15)  # a stranger has a computer of its own, and takes none of the node's
     for each in FLOODS:
         flood(int(sys.argv[1]), float(sys.argv[2]) / len(FLOODS), each)
