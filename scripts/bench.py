@@ -29,21 +29,21 @@ import torch
 import torchvision
 from rich.console import Console
 
-from node.bench import Row, preprocessing, rows
-from node.capture.photos import find_photos, read_image
+from node.capture.sources.image_files import find_photos, read_image
 from node.cli.bench import rows_table
-from node.config import ModelConfig
+from node.config.schema import ModelConfig
+from node.diagnostics.benchmark import Row, preprocessing, rows
 from node.errors import ModelError
-from node.frame import Image
-from node.opencv import cv2
-from node.perception.catalogue import load_model
-from node.perception.model import Model
+from node.image.frame import Image
+from node.image.opencv import cv2
+from node.perception.models.model import Model
+from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver, set_torch_threads
-from node.perception.preprocess import Preprocessor
-from node.perception.quantise import quantised
-from node.perception.runtimes import build_choice
-from node.perception.tune import FLOAT_LAYERS
-from node.perception.tuned import Choice
+from node.perception.preprocess.geometry import Preprocessor
+from node.perception.runtimes.select import build_choice
+from node.perception.runtimes.tuning_result import Choice
+from node.perception.tuning.quantise import quantised
+from node.perception.tuning.tune import FLOAT_LAYERS
 
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
 PLAIN = (
@@ -125,7 +125,7 @@ def bench_model(
 
 
 def _reference_labels(model: Model, photos: list[Image]) -> list[int]:
-    from node.bench import plain_loop
+    from node.diagnostics.benchmark import plain_loop
 
     loop = plain_loop(model)
     return [int(loop(photo)) for photo in photos]  # type: ignore[call-overload]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from node.client import Status, Subscriber
+from perception_client.subscriber import Status, Subscriber
 
 CAMERAS = (1, 2, 4)
 STEADY_FPS = 10

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from bench_node import node_on
 
-from node.client import Subscriber
-from node.monitor.profile import Spread
+from node.diagnostics.latency_profile import Spread
+from perception_client.subscriber import Subscriber
 
 _BUSY = [sys.executable, "-c", "while True: pass"]
 _SETTLE_S = 0.5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from node.client import Status, Subscriber
+from perception_client.subscriber import Status, Subscriber
 
 
 @contextlib.contextmanager

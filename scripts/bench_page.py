@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 from bench_node import node_on
 
-from node.client import LabelsMessage, Subscriber
-from node.monitor.live import LiveState
-from node.monitor.metrics import Metrics
+from node.web.live_state import LiveState
+from node.web.metrics import Metrics
+from perception_client.subscriber import LabelsMessage, Subscriber
 
 _SETTLE_S = 1.0
 

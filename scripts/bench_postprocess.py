@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from node.bench import Row, compared
-from node.config import DetectConfig
-from node.frame import Image
-from node.perception.decode import cells_of
-from node.perception.detect import Detect
-from node.perception.preprocess import PreprocessSpec
+from node.config.schema import DetectConfig
+from node.diagnostics.benchmark import Row, compared
+from node.image.frame import Image
+from node.perception.preprocess.geometry import PreprocessSpec
+from node.perception.tasks.decode import cells_of
+from node.perception.tasks.detect import Detect
 
 INPUT_PX = (416, 416)
 CLASSES = 80

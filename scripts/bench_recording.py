@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 from bench_node import node_on
 
-from node.client import Control, Subscriber
+from perception_client.subscriber import Control, Subscriber
 
 FPS = 30
 _SETTLE_S = 1.0

@@ -13,14 +13,14 @@ import numpy as np
 import psutil
 import zmq
 
-from node.client import Subscriber
-from node.frame import Frame, Stamp
-from node.monitor.profile import Spread
-from node.wire.codec import encode
-from node.wire.compose import Composer
-from node.wire.messages import Label, Message, ModelInfo, Timing
-from node.wire.outgoing import Outgoing, Sequencer
-from node.wire.publisher import Publisher
+from node.diagnostics.latency_profile import Spread
+from node.image.frame import Frame, Stamp
+from node.pipeline.message_builder import Composer
+from node.transport.publisher import Publisher
+from node.transport.sequencing import Outgoing, Sequencer
+from perception_client.messages.codec import encode
+from perception_client.messages.kinds import Label, Message, ModelInfo, Timing
+from perception_client.subscriber import Subscriber
 
 _CAMERA = "front"
 _MODEL = ModelInfo("efficientnet_lite0", "classify", "openvino", "bf16", "cpu", "0" * 64)

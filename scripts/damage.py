@@ -13,12 +13,12 @@ import av
 import numpy as np
 import skimage
 
-from node.capture.annex_b import Codec
-from node.capture.coded_video import Coded, VideoDecoder
+from node.capture.h26x.annex_b import Codec
+from node.capture.h26x.decoder import Coded, VideoDecoder
 from node.errors import PictureError
-from node.frame import Image, Stamp
-from node.jpeg import decode_jpeg, encode_jpeg
-from node.opencv import cv2
+from node.image.frame import Image, Stamp
+from node.image.jpeg import decode_jpeg, encode_jpeg
+from node.image.opencv import cv2
 
 PICTURES, KEY_EVERY = 45, 15
 _TOLERANCE = 8

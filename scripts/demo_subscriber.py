@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from node.client import Status, Subscriber
+from perception_client.subscriber import Status, Subscriber
 
 FIRST_LABEL_WITHIN_S = 60.0
 LOOK_EVERY_S = 0.5

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.client import LabelsMessage, NoMessageError, Subscriber
+from perception_client.subscriber import LabelsMessage, NoMessageError, Subscriber
 
 RECORDED_QUALITY = 85
 """Of what the node records; the bytes of motion JPEG are kept as they came."""

@@ -20,9 +20,9 @@ import numpy as np
 import skimage
 from damage import KEY_EVERY, STREAMS, coded, strictly
 
-from node.frame import Image
-from node.jpeg import encode_jpeg
-from node.opencv import cv2
+from node.image.frame import Image
+from node.image.jpeg import encode_jpeg
+from node.image.opencv import cv2
 
 FPS = 30
 _QUALITY = 85

@@ -10,8 +10,8 @@ from pathlib import Path
 from fault_rig import RECORDED_QUALITY, STALL_S, run_node
 from fault_stream import sent_whole, unstamped
 
-from node.client import LabelsMessage
-from node.recording.recording import RecordedFrame, Recording
+from node.recording.reader import RecordedFrame, Recording
+from perception_client.subscriber import LabelsMessage
 
 _SAME_SCORE = 0.1
 """A picture of H.264 is looked at before it is encoded for the recording, the truth after it."""

@@ -26,7 +26,7 @@ from fault_truth import Truth
 from rich.console import Console
 from rich.table import Table
 
-from node.client import NotUsableError
+from perception_client.subscriber import NotUsableError
 
 _FAILING = ("stream", "coded")
 

@@ -14,7 +14,7 @@ import zmq
 from fault_kinds import Counts, Outcome, disturbance, fault
 from fault_rig import ROOT, Rig, free_port, run_node
 
-from node.client import Control, Keys, NoAnswerError, NotUsableError, Subscriber
+from perception_client.subscriber import Control, Keys, NoAnswerError, NotUsableError, Subscriber
 
 _STOPPED_S = 2.0
 _IDLE_S = 1.0

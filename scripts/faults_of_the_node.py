@@ -12,7 +12,7 @@ from pathlib import Path
 from fault_kinds import Counts, Outcome, fault
 from fault_rig import ROOT, Monitor, Rig, free_port, run_node, wait_until
 
-from node.client import Control, NotUsableError, Subscriber
+from perception_client.subscriber import Control, NotUsableError, Subscriber
 
 
 @fault("SIGSTOP of the node")

@@ -19,18 +19,18 @@ import psutil
 from fault_rig import ROOT
 
 from node.capture.mailbox import EveryMailbox
-from node.capture.pacing import MediaClock
-from node.client import Status, Subscriber
-from node.config import NodeConfig
+from node.capture.rate import MediaClock
+from node.config.schema import NodeConfig
 from node.errors import SourceError
-from node.footage import RecordedFootage, Span
-from node.frame import Frame, Stamp
-from node.jpeg import encode_jpeg
-from node.player import Player
+from node.image.frame import Frame, Stamp
+from node.image.jpeg import encode_jpeg
 from node.recording.encode import frame_entries
-from node.recording.file import RecordingFile
-from node.recording.recording import Recording, find_recording
+from node.recording.mcap_writer import RecordingFile
+from node.recording.reader import Recording, find_recording
 from node.recording.recover import is_whole, recover
+from node.replay.feeder import Player
+from node.replay.sources import RecordedFootage, Span
+from perception_client.subscriber import Status, Subscriber
 
 FPS = 30
 KEPT_BEFORE_S = 1.0
@@ -162,10 +162,10 @@ def _write_long(file: Path, frames: int) -> None:
 def replay_memory(file: Path) -> list[float]:
     """Memory in MiB at ten points of a whole replay with the model, as fast as it goes."""
     from node.cli.options import load_perceiver
-    from node.replay import run_replay
-    from node.wire.compose import Composer
-    from node.wire.messages import Message
-    from node.wire.outgoing import LocalSink
+    from node.pipeline.message_builder import Composer
+    from node.replay.run import run_replay
+    from node.transport.sequencing import LocalSink
+    from perception_client.messages.kinds import Message
 
     recording = Recording([file])
     total = sum(1 for _ in recording.frames())

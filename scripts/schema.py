@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from node.wire.messages import KINDS
-from node.wire.schema import JSON_SCHEMA, json_schema
+from perception_client.messages.json_schema import JSON_SCHEMA, json_schema
+from perception_client.messages.kinds import KINDS
 
 FILE = Path(__file__).parents[1] / "config" / "messages.schema.json"
 

@@ -16,18 +16,18 @@ import psutil
 from fault_rig import ROOT
 from soak_faults import live
 
-from node.capture.demo import DemoSource
 from node.capture.grabber import number
 from node.capture.mailbox import LatestMailbox
-from node.capture.source import Picture
-from node.config import CameraConfig, NodeConfig
-from node.frame import Stamp
-from node.labeller import Labeller
+from node.capture.sources.base import Picture
+from node.capture.sources.demo import DemoSource
+from node.config.schema import CameraConfig, NodeConfig
+from node.image.frame import Stamp
 from node.perception.perceiver import build_perceiver
-from node.wire.codec import encode
-from node.wire.compose import Composer
-from node.wire.messages import LabelsMessage, Message
-from node.wire.outgoing import LocalSink
+from node.pipeline.inference_loop import Labeller
+from node.pipeline.message_builder import Composer
+from node.transport.sequencing import LocalSink
+from perception_client.messages.codec import encode
+from perception_client.messages.kinds import LabelsMessage, Message
 
 _CAMERA = "soak"
 _POINTS = 10

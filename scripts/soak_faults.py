@@ -13,7 +13,7 @@ import psutil
 import zmq
 from fault_rig import Rig, rig, wait_until
 
-from node.client import Control, Subscriber
+from perception_client.subscriber import Control, Subscriber
 
 _LONGEST_BACK_S = 15.0
 _FAULT_S = (0.7, 2.0)

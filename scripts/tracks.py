@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from node.capture.grabber import number
-from node.capture.video import VideoSource
+from node.capture.sources.video_file import VideoSource
 from node.cli.options import configured, load_perceiver
-from node.frame import Image
-from node.opencv import cv2
-from node.perception.scene import Scene
-from node.wire.messages import Detection
+from node.image.frame import Image
+from node.image.opencv import cv2
+from node.perception.temporal.scene import Scene
+from perception_client.messages.kinds import Detection
 
 COLORS = ((66, 135, 245), (80, 200, 120), (245, 130, 49), (230, 60, 110), (60, 200, 220))
 

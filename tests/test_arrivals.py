@@ -11,14 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from streams import ByteServer, part
 
-from node.capture.arrivals import Arrival, Arrivals
-from node.capture.open import open_source
-from node.capture.photos import read_image
-from node.capture.source import Source
-from node.config import CameraConfig
+from node.capture.backlog import Arrival, Arrivals
+from node.capture.sources.base import Source
+from node.capture.sources.image_files import read_image
+from node.capture.sources.open import open_source
+from node.config.schema import CameraConfig
 from node.errors import SourceError
-from node.jpeg import encode_jpeg
-from node.opencv import cv2
+from node.image.jpeg import encode_jpeg
+from node.image.opencv import cv2
 
 PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
 BURST_S = 0.001

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT, Run
 
-from node.monitor.profile import Profiler, Spread
-from node.wire.messages import LabelsMessage, Status, Timing
+from node.diagnostics.latency_profile import Profiler, Spread
+from perception_client.messages.kinds import LabelsMessage, Status, Timing
 
 MS = 1_000_000
 SOAKED_S = 30.0

@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 from PIL import Image as PilImage
 from streams import MjpegServer
 
-from node.capture.camera import LiveSource
-from node.capture.demo import HEIGHT, WIDTH, DemoSource
 from node.capture.mailbox import EveryMailbox, LatestMailbox
-from node.capture.open import check_source, open_source
-from node.capture.pacing import LikeACamera
-from node.capture.photos import read_image
-from node.capture.source import Picture, Source
-from node.config import CameraConfig
+from node.capture.rate import LikeACamera
+from node.capture.sources.base import Picture, Source
+from node.capture.sources.demo import HEIGHT, WIDTH, DemoSource
+from node.capture.sources.device import LiveSource
+from node.capture.sources.image_files import read_image
+from node.capture.sources.open import check_source, open_source
+from node.config.redact import redacted
+from node.config.schema import CameraConfig
 from node.errors import PictureError, SourceError
-from node.frame import Frame, Image, Stamp
-from node.jpeg import decode_jpeg, encode_jpeg, holds_another
-from node.monitor.status import StatusAnnouncer, camera_status
-from node.redact import redacted
-from node.wire.messages import Status
+from node.image.frame import Frame, Image, Stamp
+from node.image.jpeg import decode_jpeg, encode_jpeg, holds_another
+from node.pipeline.camera_status import StatusAnnouncer, camera_status
+from perception_client.messages.kinds import Status
 
 PICTURES = Path(skimage.__file__).parent / "data"
 WAIT_S = 10.0

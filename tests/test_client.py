@@ -15,13 +15,13 @@ import pytest
 import zmq
 from conftest import ROOT
 
-from node.client import Gap, NoMessageError, Subscriber
-from node.client_async import AsyncSubscriber
 from node.errors import EndpointError
-from node.wire.codec import encode
-from node.wire.messages import LabelsMessage, Message, Status, boot_id, topic
-from node.wire.outgoing import Envelope, Outgoing
-from node.wire.publisher import SEND_HIGH_WATER_MARK, Publisher
+from node.transport.publisher import SEND_HIGH_WATER_MARK, Publisher
+from node.transport.sequencing import Envelope, Outgoing
+from perception_client.aio import AsyncSubscriber
+from perception_client.messages.codec import encode
+from perception_client.messages.kinds import LabelsMessage, Message, Status, boot_id, topic
+from perception_client.subscriber import Gap, NoMessageError, Subscriber
 
 WAIT_S = 10.0
 

@@ -13,12 +13,18 @@ import pytest
 import zmq
 from test_client import outgoing, wait_until
 
-from node.client import LabelsMessage, NodeGoneError, NotUsableError, Subscriber, TooOldError
-from node.client_async import AsyncSubscriber
-from node.client_catch_up import CatchUp, newest
-from node.client_inbox import RECEIVE_HIGH_WATER_MARK, connect, reconnect
-from node.wire.messages import Box, Detection
-from node.wire.publisher import Publisher
+from node.transport.publisher import Publisher
+from perception_client.aio import AsyncSubscriber
+from perception_client.catch_up import CatchUp, newest
+from perception_client.inbox import RECEIVE_HIGH_WATER_MARK, connect, reconnect
+from perception_client.messages.kinds import Box, Detection
+from perception_client.subscriber import (
+    LabelsMessage,
+    NodeGoneError,
+    NotUsableError,
+    Subscriber,
+    TooOldError,
+)
 
 WAIT_S = 10.0
 AGAIN_S = 2.0

@@ -10,11 +10,17 @@ from pathlib import Path
 import pytest
 from test_client import outgoing
 
-from node.client import Control, NoAnswerError, NodeGoneError, StaleGuard, Subscriber
-from node.client_async import AsyncSubscriber
-from node.client_recorded import RecordedLabels
-from node.client_waits import poll_ms, seconds
-from node.wire.publisher import Publisher
+from node.testing.recorded import RecordedLabels
+from node.transport.publisher import Publisher
+from perception_client.aio import AsyncSubscriber
+from perception_client.subscriber import (
+    Control,
+    NoAnswerError,
+    NodeGoneError,
+    StaleGuard,
+    Subscriber,
+)
+from perception_client.waits import poll_ms, seconds
 
 WAIT_S = 10.0
 NONSENSE = (-1, -1e-9, -math.inf, math.nan)
@@ -32,8 +38,8 @@ def publisher(ipc: str) -> Iterator[Publisher]:
 @pytest.fixture
 def jsonl(tmp_path: Path, ipc: str) -> Path:
     """A replay of two messages."""
-    from node.wire.codec import to_json
-    from node.wire.outgoing import Envelope
+    from node.transport.sequencing import Envelope
+    from perception_client.messages.codec import to_json
 
     lines = [to_json(outgoing().seal(Envelope(seq, seq * 10**9, None))) for seq in range(2)]
     file = tmp_path / "two.jsonl"

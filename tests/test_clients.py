@@ -14,7 +14,7 @@ import pytest
 import zmq
 from conftest import COMMAND, ROOT, stop
 
-from node.client import Control, Status, Subscriber
+from perception_client.subscriber import Control, Status, Subscriber
 
 CLIENTS = ROOT / "scripts" / "clients"
 SCHEMA = ROOT / "config" / "messages.schema.json"

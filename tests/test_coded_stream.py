@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from streams import ByteServer
 
-from node.capture import coded_stream
-from node.capture.annex_b import ParameterSets, units
-from node.capture.coded_stream import CodedStream
-from node.capture.coded_video import Coded, Decoded, VideoDecoder
-from node.capture.h264 import FrameNumbers
-from node.capture.open import open_source
-from node.capture.source import Picture, Source
-from node.config import CameraConfig
+from node.capture.h26x import stream as coded_stream
+from node.capture.h26x.annex_b import ParameterSets, units
+from node.capture.h26x.decoder import Coded, Decoded, VideoDecoder
+from node.capture.h26x.h264 import FrameNumbers
+from node.capture.h26x.stream import CodedStream
+from node.capture.sources.base import Picture, Source
+from node.capture.sources.open import open_source
+from node.config.schema import CameraConfig
 from node.errors import PictureError, SourceError
-from node.frame import Image, Stamp
+from node.image.frame import Image, Stamp
 
 av = pytest.importorskip("av", reason="damage is found with it")
 

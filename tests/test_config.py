@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from node.config import is_loopback
-from node.config_file import load_config
+from node.config.load import load_config
+from node.config.schema import is_loopback
 from node.errors import ConfigError
 
 WRONG = {

@@ -23,16 +23,22 @@ import torchvision
 import zmq
 from conftest import COMMAND, NOBODY, ROOT, Run, run_as
 
-from node.capture.photos import read_image
-from node.client import Control, ControlError, LabelsMessage, NoAnswerError, Subscriber
-from node.config_file import load_config
-from node.permitted_models import PermittedModels
-from node.wire.control import (
+from node.capture.sources.image_files import read_image
+from node.config.load import load_config
+from node.pipeline.permitted_models import PermittedModels
+from node.transport.control_server import (
     MAX_REQUEST_BYTES,
     ControlServer,
     Request,
     Result,
     decode_request,
+)
+from perception_client.subscriber import (
+    Control,
+    ControlError,
+    LabelsMessage,
+    NoAnswerError,
+    Subscriber,
 )
 
 WAIT_S = 30.0

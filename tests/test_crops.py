@@ -9,13 +9,13 @@ import pytest
 import skimage
 from conftest import SHARED, Run
 
-from node.capture.photos import read_image
-from node.config import CropsConfig, ModelConfig
+from node.capture.sources.image_files import read_image
+from node.config.schema import CropsConfig, ModelConfig
 from node.errors import ModelError
-from node.frame import Image
-from node.perception.crops import Crops
+from node.image.frame import Image
 from node.perception.perceiver import build_perceiver
-from node.wire.messages import Box, Detection, Label, ModelInfo
+from node.perception.tasks.second_stage import Crops
+from perception_client.messages.kinds import Box, Detection, Label, ModelInfo
 
 PICTURES = Path(skimage.__file__).parent / "data"
 YOLOX = SHARED / "models" / "yolox_nano.onnx"

@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT, Run
 
 from node.cli import COMMANDS, commands
-from node.doctor_cameras import bandwidth
-from node.template import FoundCamera, template_for
+from node.diagnostics.config_template import FoundCamera, template_for
+from node.diagnostics.doctor_cameras import bandwidth
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -79,7 +79,7 @@ def test_a_camera_that_is_found_is_in_the_file(in_process: Run, tmp_path: Path) 
     camera = FoundCamera("/dev/v4l/by-id/usb-cam-video-index0", 1280, 720, 30.0, "MJPG")
     file = tmp_path / "robot.toml"
     file.write_text(template_for(camera))
-    from node.config_file import load_config
+    from node.config.load import load_config
 
     (configured,) = load_config(file).camera
     assert configured.source == camera.source

@@ -10,15 +10,15 @@ import torch
 import torchvision
 from onnx import TensorProto, helper
 
-from node.capture.photos import read_image
-from node.config import DetectConfig, ModelConfig
+from node.capture.sources.image_files import read_image
+from node.config.schema import DetectConfig, ModelConfig
 from node.errors import FrameError, ModelError
-from node.perception.catalogue import load_model
-from node.perception.decode import yolox
-from node.perception.detect import MOST_CANDIDATES, Detect
+from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver
-from node.perception.preprocess import PreprocessSpec
-from node.wire.messages import Box, Detection
+from node.perception.preprocess.geometry import PreprocessSpec
+from node.perception.tasks.decode import yolox
+from node.perception.tasks.detect import MOST_CANDIDATES, Detect
+from perception_client.messages.kinds import Box, Detection
 from tests.conftest import SHARED, Run
 from tests.test_models import PICTURES
 

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 import zmq
 
-from node.client import NoMessageError, Subscriber
-from node.config_file import load_config
-from node.descriptors import raise_descriptor_limit
-from node.ending import Ending
+from node.config.load import load_config
 from node.errors import EndpointError
-from node.monitor.usage import ProcessMeter
 from node.perception.perceiver import build_perceiver
-from node.pipeline import run_live
+from node.pipeline.live import run_live
+from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from node.pipeline.resource_usage import ProcessMeter
+from node.process.descriptors import raise_descriptor_limit
+from node.process.ending import Ending
 from node.recording.recorder import Recorder
-from node.wire.codec import decode, encode
-from node.wire.compose import Composer, PerceptionHealth, Usage
-from node.wire.control import ControlServer
-from node.wire.messages import HealthMessage
-from node.wire.outgoing import Envelope
-from node.wire.publisher import Publisher
+from node.transport.control_server import ControlServer
+from node.transport.publisher import Publisher
+from node.transport.sequencing import Envelope
+from perception_client.messages.codec import decode, encode
+from perception_client.messages.kinds import HealthMessage
+from perception_client.subscriber import NoMessageError, Subscriber
 
 WAIT_S = 30.0
 

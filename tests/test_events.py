@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from node.client import EventMessage, NoMessageError, NotSeenError, Subscriber
-from node.client_async import AsyncSubscriber
-from node.client_events import EventInbox
-from node.frame import Frame, Stamp
-from node.wire.codec import encode
-from node.wire.compose import Composer
-from node.wire.messages import EventKind, Happening, Message, retained
-from node.wire.outgoing import Envelope
-from node.wire.publisher import Publisher
+from node.image.frame import Frame, Stamp
+from node.pipeline.message_builder import Composer
+from node.transport.publisher import Publisher
+from node.transport.sequencing import Envelope
+from perception_client.aio import AsyncSubscriber
+from perception_client.events import EventInbox
+from perception_client.messages.codec import encode
+from perception_client.messages.kinds import EventKind, Happening, Message, retained
+from perception_client.subscriber import EventMessage, NoMessageError, NotSeenError, Subscriber
 from tests.conftest import ROOT, Start
 from tests.test_scene import IMAGE
 

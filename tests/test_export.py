@@ -16,12 +16,12 @@ from conftest import ROOT, Run, run_in_process
 from rosbags.highlevel import AnyReader
 from torchvision.datasets import ImageFolder
 
-from node.client import Label, LabelsMessage, Status
 from node.recording.encode import frame_entries, message_entries
-from node.recording.export import Choice, write_image_folder
-from node.recording.file import RecordingFile
-from node.recording.recording import Recording
-from node.recording.ros2 import make, typestore
+from node.recording.export.media import Choice, write_image_folder
+from node.recording.export.ros2 import make, typestore
+from node.recording.mcap_writer import RecordingFile
+from node.recording.reader import Recording
+from perception_client.subscriber import Label, LabelsMessage, Status
 
 
 @pytest.fixture(scope="module")

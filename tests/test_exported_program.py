@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from node.errors import ModelError
-from node.perception.exported_program import ExportedProgram
-from node.perception.program_parts import Refused, expression, operator
+from node.perception.models.exported_program import ExportedProgram
+from node.perception.models.program_parts import Refused, expression, operator
 
 
 class Small(nn.Module):

@@ -15,13 +15,13 @@ from conftest import ROOT, Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.config import NodeConfig
-from node.config_file import load_config
+from node.config.load import load_config
+from node.config.schema import NodeConfig
 from node.errors import ConfigError, MessageError, ModelError
-from node.perception.card import read_card
-from node.wire.codec import decode
-from node.wire.control import decode_request
-from node.wire.messages import Message
+from node.perception.models.model_card import read_card
+from node.transport.control_server import decode_request
+from perception_client.messages.codec import decode
+from perception_client.messages.kinds import Message
 
 
 def script(name: str, *arguments: str) -> object:

@@ -11,11 +11,19 @@ from conftest import Run, Start, stop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.client import Subscriber
 from node.errors import ConfigError
-from node.golden import Comparison, Verdict, read_golden
-from node.wire.codec import to_map
-from node.wire.messages import Area, Box, Detection, Label, LabelsMessage, Mask, Status
+from node.replay.golden import Comparison, Verdict, read_golden
+from perception_client.messages.codec import to_map
+from perception_client.messages.kinds import (
+    Area,
+    Box,
+    Detection,
+    Label,
+    LabelsMessage,
+    Mask,
+    Status,
+)
+from perception_client.subscriber import Subscriber
 
 TOLERANCE = 0.005
 

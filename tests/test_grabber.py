@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from node.capture import grabber as grabber_module
-from node.capture.freshness import Freshness
+from node.capture.frozen import Freshness
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
-from node.capture.pacing import RateLimit
-from node.capture.source import Picture, Source, SourceFacts
-from node.config import CameraConfig
+from node.capture.rate import RateLimit
+from node.capture.sources.base import Picture, Source, SourceFacts
+from node.config.schema import CameraConfig
 from node.errors import BacklogError, PictureError, SourceError
-from node.frame import Frame, Image, Stamp
+from node.image.frame import Frame, Image, Stamp
 
 WAIT_S = 10.0
 CAMERA = CameraConfig(name="a", stall_timeout_s=0.1)

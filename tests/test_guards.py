@@ -14,7 +14,13 @@ import pytest
 import zmq
 from conftest import ROOT
 
-from node.client import (
+from node.errors import ConfigError, EndpointError
+from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from node.transport.control_server import ControlServer, Request, Result
+from node.transport.curve import make_client, make_server
+from node.transport.publisher import Publisher
+from perception_client.inbox import ALIVE_S
+from perception_client.subscriber import (
     CannotSeeError,
     Keys,
     NodeGoneError,
@@ -24,19 +30,13 @@ from node.client import (
     Status,
     Subscriber,
 )
-from node.client_inbox import ALIVE_S
-from node.errors import ConfigError, EndpointError
-from node.wire.compose import Composer, PerceptionHealth, Usage
-from node.wire.control import ControlServer, Request, Result
-from node.wire.publisher import Publisher
-from node.wire.security import make_client, make_server
 
 WAIT_S = 10.0
 SPEAKS = """
 import sys, time
-from node.wire.compose import Composer, PerceptionHealth, Usage
-from node.wire.messages import Status
-from node.wire.publisher import Publisher
+from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from perception_client.messages.kinds import Status
+from node.transport.publisher import Publisher
 
 composer, publisher, began = Composer("node"), Publisher(sys.argv[1]), time.monotonic()
 while True:

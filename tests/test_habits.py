@@ -26,16 +26,16 @@ from node.cli.standard_streams import (
     _Stdout,
     print_line,
 )
-from node.client_recorded import RecordedLabels
-from node.errors import ConfigError, MessageError, OutputError, PerceptionNodeError
-from node.output_files import fresh_folder, whole_file, write_whole
-from node.paths import absolute, expanded
-from node.printable import printable
-from node.recording.entry import Entry, as_json, frames_channel, message_channel
-from node.recording.file import RecordingFile
-from node.recording.recording import Recording
-from node.wire.codec import from_map, to_map
-from node.wire.messages import ImageSize
+from node.errors import ConfigError, MessageError, OutputError, PerceptionError
+from node.process.output_files import fresh_folder, whole_file, write_whole
+from node.recording.mcap_writer import RecordingFile
+from node.recording.reader import Recording
+from node.recording.records import Entry, as_json, frames_channel, message_channel
+from node.testing.recorded import RecordedLabels
+from perception_client.messages.codec import from_map, to_map
+from perception_client.messages.kinds import ImageSize
+from perception_client.paths import absolute, expanded
+from perception_client.text import printable
 
 WAIT_S = 60.0
 
@@ -150,7 +150,7 @@ def test_a_gate_is_not_passed_by_a_reader_that_goes(tmp_path: Path) -> None:
     def replay(**options: object) -> None:
         raise ReaderGoneError("nobody reads stdout any more")
 
-    with pytest.raises(PerceptionNodeError, match="stopped before the comparison") as caught:
+    with pytest.raises(PerceptionError, match="stopped before the comparison") as caught:
         replay(expect=tmp_path / "golden.jsonl")
     assert caught.value.exit_code == 1
     with pytest.raises(ReaderGoneError):
@@ -312,7 +312,7 @@ def fills_the_disk(folder: Path) -> None:
 WRITES_AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from node.output_files import write_whole
+from node.process.output_files import write_whole
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 write_whole(Path(sys.argv[1]), b"new")

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from node.capture import handover
-from node.capture.arrivals import Arrival
+from node.capture.backlog import Arrival
 from node.capture.handover import HandOver, NewestKey, NewestPicture, Packet
 from node.capture.shortfall import Shortfall
 from node.errors import BacklogError, SourceError
-from node.frame import Stamp
+from node.image.frame import Stamp
 
 MS = 1_000_000
 FRESH = Arrival(late_ns=0, old=False, periods=1.0)

@@ -15,7 +15,20 @@ import torch
 import torchvision
 from conftest import ROOT, Start
 
-from node.client import (
+from node.config.load import load_config
+from node.config.schema import NodeConfig
+from node.errors import FrameError, InferenceError, ModelError
+from node.image.frame import Frame, Image
+from node.perception.models.registry import load_model
+from node.perception.perceiver import Perceived, Perceiver, build_perceiver
+from node.perception.preprocess.gpu import GpuPreprocessor, Uploaded
+from node.perception.runtimes.base import RuntimeInfo
+from node.perception.runtimes.torch_runtime import TorchRuntime
+from node.perception.tasks.base import Outputs, Seen
+from node.perception.temporal.scene import Observed, Scene
+from node.pipeline.inference_loop import MOST_FAILURES
+from node.pipeline.live import run_live
+from perception_client.subscriber import (
     Control,
     ControlError,
     HealthMessage,
@@ -23,19 +36,6 @@ from node.client import (
     NodeGoneError,
     Subscriber,
 )
-from node.config import NodeConfig
-from node.config_file import load_config
-from node.errors import FrameError, InferenceError, ModelError
-from node.frame import Frame, Image
-from node.labeller import MOST_FAILURES
-from node.perception.catalogue import load_model
-from node.perception.gpu_preprocess import GpuPreprocessor, Uploaded
-from node.perception.perceiver import Perceived, Perceiver, build_perceiver
-from node.perception.runtime import RuntimeInfo
-from node.perception.scene import Observed, Scene
-from node.perception.task import Outputs, Seen
-from node.perception.torch_runtime import TorchRuntime
-from node.pipeline import run_live
 
 WAIT_S = 20.0
 

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-from node.awake import AwakeClock
 from node.capture.mailbox import LatestMailbox, Taken
-from node.capture.pacing import RateLimit
-from node.client import Status
-from node.config import CameraConfig, NodeConfig
-from node.config_file import load_config
-from node.controller import SNAPSHOT_S, Controller
-from node.errors import ControlError, PerceptionNodeError
-from node.frame import Frame, Stamp
-from node.labeller import Labeller
-from node.monitor.status import StatusAnnouncer
+from node.capture.rate import RateLimit
+from node.config.load import load_config
+from node.config.schema import CameraConfig, NodeConfig
+from node.errors import ControlError, PerceptionError
+from node.image.frame import Frame, Stamp
 from node.perception.perceiver import build_perceiver
-from node.wire.compose import Composer
-from node.wire.control import Client, Request
-from node.wire.messages import LabelsMessage, Message
-from node.wire.outgoing import LocalSink
+from node.pipeline.camera_status import StatusAnnouncer
+from node.pipeline.control_commands import SNAPSHOT_S, Controller
+from node.pipeline.inference_loop import Labeller
+from node.pipeline.message_builder import Composer
+from node.process.awake import AwakeClock
+from node.transport.control_server import Client, Request
+from node.transport.sequencing import LocalSink
+from perception_client.messages.kinds import LabelsMessage, Message
+from perception_client.subscriber import Status
 
 WAIT_S = 60.0
 
@@ -310,7 +310,7 @@ def test_one_bad_value_among_good_ones_changes_nothing(bad: dict[str, object]) -
     with rig.running():
         before, settings = rig.labeller.config, rig.labeller.settings
         for wanted in ({**good, **bad}, {**bad, **good}):
-            with pytest.raises(PerceptionNodeError):
+            with pytest.raises(PerceptionError):
                 rig.ask("set", settings=wanted).result(WAIT_S)
         assert rig.labeller.config == before
         assert rig.labeller.settings == settings
@@ -364,7 +364,7 @@ def test_the_requests_of_a_client_that_has_gone_are_given_up() -> None:
 def test_a_change_that_waits_too_long_is_refused_and_does_not_come_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.controller.BETWEEN_FRAMES_S", 0.05)
+    monkeypatch.setattr("node.pipeline.control_commands.BETWEEN_FRAMES_S", 0.05)
     rig = Rig()
     with rig.running():
         in_work, go_on = threading.Event(), threading.Event()

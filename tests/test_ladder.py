@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from node.config import DegradeConfig, NodeConfig, StepConfig
-from node.config_file import load_config
+from node.config.load import load_config
+from node.config.schema import DegradeConfig, NodeConfig, StepConfig
 from node.errors import ConfigError
-from node.ladder import Ladder
+from node.pipeline.degradation import Ladder
 
 TWO = DegradeConfig(
     steps=(StepConfig(every=2), StepConfig(model="resnet18", every=2)), down_after_s=1.0,

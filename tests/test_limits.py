@@ -16,18 +16,18 @@ from mcap.writer import CompressionType, Writer
 from PIL import Image as PilImage
 from streams import ByteServer, part
 
-from node import limits
-from node.capture.coded_video import Coded, VideoDecoder
-from node.capture.open import open_source
-from node.capture.photos import read_image
-from node.capture.video import VideoSource
-from node.config import CameraConfig
-from node.config_file import load_config
+from node.capture.h26x.decoder import Coded, VideoDecoder
+from node.capture.sources.image_files import read_image
+from node.capture.sources.open import open_source
+from node.capture.sources.video_file import VideoSource
+from node.config.load import load_config
+from node.config.schema import CameraConfig
 from node.errors import ConfigError, PictureError, SourceError
-from node.frame import Stamp
-from node.jpeg import decode_jpeg, encode_jpeg
-from node.limits import Limits, set_limits
-from node.recording.chunks import open_chunked
+from node.image import limits
+from node.image.frame import Stamp
+from node.image.jpeg import decode_jpeg, encode_jpeg
+from node.image.limits import Limits, set_limits
+from node.recording.mcap_reader import open_chunked
 from node.recording.unpack import unpacked
 
 sys.path.append(str(ROOT / "scripts" / "faults" / "hostile"))

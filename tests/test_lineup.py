@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from node.config import NodeConfig
-from node.config_file import load_config
+from node.config.load import load_config
+from node.config.schema import NodeConfig
 from node.errors import ControlError, ModelError
-from node.lineup import PROBATION_FRAMES, Lineup
+from node.pipeline.active_model import PROBATION_FRAMES, Lineup
 
 
 class Model:

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import MessageError
-from node.frame import Frame, Stamp
-from node.wire import clock, messages
-from node.wire.codec import decode, encode, to_json, to_map
-from node.wire.compose import Composer
-from node.wire.messages import (
+from node.image.frame import Frame, Stamp
+from node.pipeline.message_builder import Composer
+from node.transport.sequencing import LocalSink
+from perception_client.messages import clock
+from perception_client.messages import kinds as messages
+from perception_client.messages.codec import decode, encode, to_json, to_map
+from perception_client.messages.kinds import (
     ImageSize,
     Label,
     LabelsMessage,
@@ -27,7 +29,6 @@ from node.wire.messages import (
     Timing,
     topic,
 )
-from node.wire.outgoing import LocalSink
 
 
 def looked(**changes: object) -> LabelsMessage:
@@ -183,8 +184,8 @@ def test_age_counts_the_time_in_which_the_computer_was_suspended(
 
 AGE = """
 import sys, time
-from node.wire.messages import LabelsMessage, Status, boot_id
-from node.wire.clock import boottime_ns
+from perception_client.messages.kinds import LabelsMessage, Status, boot_id
+from perception_client.messages.clock import boottime_ns
 unix_ns, mono_ns, boot_ns = map(int, sys.argv[1:4])
 message = LabelsMessage(
     node="n", camera="c", session="s", seq=0, status=Status.OK, published_ns=unix_ns,

@@ -13,19 +13,19 @@ import torch
 from conftest import Run
 from PIL import Image as PilImage
 
-from node.capture.photos import read_image
-from node.config import ModelConfig
+from node.capture.sources.image_files import read_image
+from node.config.schema import ModelConfig
 from node.errors import ModelError
-from node.perception.catalogue import load_model
-from node.perception.gpu_preprocess import GpuPreprocessor
+from node.perception.models.registry import load_model
 from node.perception.perceiver import build_perceiver
-from node.perception.preprocess import (
+from node.perception.preprocess.geometry import (
     Normalise,
     Preprocessor,
     PreprocessSpec,
 )
-from node.perception.reference import reference_transform
-from node.perception.runtimes import build_runtime
+from node.perception.preprocess.gpu import GpuPreprocessor
+from node.perception.preprocess.reference import reference_transform
+from node.perception.runtimes.select import build_runtime
 
 PICTURES = Path(skimage.__file__).parent / "data"
 CARD = """

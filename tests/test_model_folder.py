@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image as PilImage
 
 from node.errors import ModelError
-from node.perception.catalogue import load_model
-from node.perception.onnx_file import external_files
-from node.perception.weights import read_weights
+from node.perception.models.onnx_file import external_files
+from node.perception.models.registry import load_model
+from node.perception.models.weights import read_weights
 
 CARD = """
 name = "mine"

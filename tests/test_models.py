@@ -16,17 +16,17 @@ import torchvision
 from conftest import Run
 from PIL import Image as PilImage
 
-from node.capture.photos import read_image
-from node.config import ModelConfig
+from node.capture.sources.image_files import read_image
+from node.config.schema import ModelConfig
 from node.errors import ModelError
-from node.perception.catalogue import entries, load_model
-from node.perception.classify import class_scores, top_labels
-from node.perception.download import OFFLINE_MODELS, fetched
+from node.perception.models.download import OFFLINE_MODELS, fetched
+from node.perception.models.published import RELEASED
+from node.perception.models.registry import entries, load_model
 from node.perception.perceiver import build_perceiver
-from node.perception.preprocess import Preprocessor
-from node.perception.reference import reference_transform
-from node.perception.released import RELEASED
-from node.perception.runtimes import build_runtime
+from node.perception.preprocess.geometry import Preprocessor
+from node.perception.preprocess.reference import reference_transform
+from node.perception.runtimes.select import build_runtime
+from node.perception.tasks.classify import class_scores, top_labels
 
 PICTURES = Path(skimage.__file__).parent / "data"
 TORCH = ModelConfig(runtime="torch", device="cpu")

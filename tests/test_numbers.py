@@ -17,23 +17,23 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from node.capture.cadence import Cadence
-from node.capture.camera import timeout_ms
-from node.capture.freshness import period_s
+from node.capture.frozen import period_s
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
-from node.capture.pacing import MediaClock, RateLimit
-from node.capture.source import SourceFacts
+from node.capture.rate import MediaClock, RateLimit
+from node.capture.sources.base import SourceFacts
+from node.capture.sources.device import timeout_ms
 from node.cli.options import Number
-from node.config import NodeConfig
-from node.config_file import load_config
+from node.config.load import load_config
+from node.config.polygon import check_polygon
+from node.config.schema import NodeConfig
 from node.errors import ConfigError, MessageError, ModelError
-from node.perception.card import read_card
-from node.perception.smoothing import Smoother
-from node.polygon import check_polygon
-from node.wire.calibration import Calibration
-from node.wire.codec import from_map
-from node.wire.compose import Composer
-from node.wire.messages import Label
+from node.perception.models.model_card import read_card
+from node.perception.temporal.smoothing import Smoother
+from node.pipeline.message_builder import Composer
+from perception_client.messages.calibration import Calibration
+from perception_client.messages.codec import from_map
+from perception_client.messages.kinds import Label
 
 CALIBRATED = (
     "camera.0.calibration={width = 1280, height = 720, fx = 900.0, fy = 900.0, cx = 640.0, "

@@ -12,8 +12,8 @@ import pytest
 from conftest import COMMAND, ROOT, Run
 from PIL import Image
 
-from node.client import Subscriber
-from node.golden import OF_THIS_RUN
+from node.replay.golden import OF_THIS_RUN
+from perception_client.subscriber import Subscriber
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_replay_loses_nothing_to_a_subscriber(start_node: object, clip: Path, ip
 def test_replay_of_the_labelled_video_equals_labelling_its_frames(
     in_process: Run, shared_data: Path, tmp_path: Path
 ) -> None:
-    from node.config import ModelConfig
+    from node.config.schema import ModelConfig
     from node.perception.perceiver import build_perceiver
 
     video = shared_data / "video" / "labelled.mp4"

@@ -14,21 +14,21 @@ import pytest
 from conftest import Start
 from streams import ByteServer, MjpegServer, part
 
-from node.awake import AwakeClock
 from node.capture import grabber as grabber_module
 from node.capture.cadence import Cadence
-from node.capture.camera import timeout_ms
-from node.capture.freshness import period_s
+from node.capture.frozen import period_s
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
-from node.capture.open import open_source
-from node.capture.source import Picture, SourceFacts
-from node.client import Subscriber
-from node.config import CameraConfig
-from node.frame import Image, Stamp
-from node.jpeg import encode_jpeg
-from node.monitor.status import camera_status
-from node.wire.messages import Status
+from node.capture.sources.base import Picture, SourceFacts
+from node.capture.sources.device import timeout_ms
+from node.capture.sources.open import open_source
+from node.config.schema import CameraConfig
+from node.image.frame import Image, Stamp
+from node.image.jpeg import encode_jpeg
+from node.pipeline.camera_status import camera_status
+from node.process.awake import AwakeClock
+from perception_client.messages.kinds import Status
+from perception_client.subscriber import Subscriber
 
 WAIT_S = 60.0
 RANDOM = np.random.default_rng(0)

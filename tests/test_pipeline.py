@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from node.client import LabelsMessage, Status, Subscriber
-from node.config import NodeConfig
-from node.config_file import load_config
-from node.frame import Image
+from node.config.load import load_config
+from node.config.schema import NodeConfig
+from node.image.frame import Image
 from node.perception.perceiver import Perceived, Perceiver, build_perceiver
-from node.pipeline import Outcome, run_live
+from node.pipeline.live import Outcome, run_live
+from perception_client.subscriber import LabelsMessage, Status, Subscriber
 
 SOURCE_FPS = 60
 MODEL_PERIOD_S = 0.1

@@ -9,8 +9,8 @@ import skimage
 import torch
 from PIL import Image
 
-from node.perception.preprocess import Normalise, Preprocessor, PreprocessSpec
-from node.perception.reference import reference_transform
+from node.perception.preprocess.geometry import Normalise, Preprocessor, PreprocessSpec
+from node.perception.preprocess.reference import reference_transform
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 MAX_MEAN_DIFFERENCE = 0.1

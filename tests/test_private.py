@@ -17,17 +17,17 @@ import pytest
 import torch
 from conftest import NOBODY, run_in_process
 
-from node.client import Keys
-from node.config import NodeConfig
-from node.config_file import load_config
-from node.doctor import endpoint_finding
+from node.config.load import load_config
+from node.config.schema import NodeConfig
+from node.diagnostics.doctor import endpoint_finding
 from node.errors import ConfigError, EndpointError, ModelError
-from node.monitor.web import read_token
-from node.perception import download
-from node.wire.control import ControlServer, Result
-from node.wire.endpoint import address_of
-from node.wire.publisher import Publisher
-from node.wire.security import make_client, make_server, server_pair
+from node.perception.models import download
+from node.transport.control_server import ControlServer, Result
+from node.transport.curve import make_client, make_server, server_pair
+from node.transport.publisher import Publisher
+from node.web.server import read_token
+from perception_client.endpoint import address_of
+from perception_client.subscriber import Keys
 
 
 @pytest.fixture

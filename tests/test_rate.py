@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from node.capture.camera import LiveSource
 from node.capture.grabber import number
 from node.capture.mailbox import LatestMailbox
-from node.capture.pacing import LikeACamera, RateLimit
-from node.capture.source import Picture
-from node.capture.video import VideoSource
-from node.config import CameraConfig
-from node.frame import Frame, Stamp
-from node.opencv import cv2
+from node.capture.rate import LikeACamera, RateLimit
+from node.capture.sources.base import Picture
+from node.capture.sources.device import LiveSource
+from node.capture.sources.video_file import VideoSource
+from node.config.schema import CameraConfig
+from node.image.frame import Frame, Stamp
+from node.image.opencv import cv2
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,16 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from node.client import CannotSeeError, NodeGoneError, NoMessageError, NotUsableError, Status
-from node.client_recorded import RecordedLabels
-from node.frame import Frame, Image, Stamp
-from node.recording import report
+from node.image.frame import Frame, Image, Stamp
 from node.recording.encode import frame_entries, message_entries
-from node.recording.export import Choice, write_coco, write_video
-from node.recording.file import RecordingFile
-from node.recording.recording import Recording
-from node.testing import Play
-from node.wire.clock import virtual_ns
-from node.wire.messages import (
+from node.recording.export.media import Choice, write_coco, write_video
+from node.recording.mcap_writer import RecordingFile
+from node.recording.reader import Recording
+from node.recording.report import report
+from node.testing.plugin import Play
+from node.testing.recorded import RecordedLabels
+from perception_client.messages.clock import virtual_ns
+from perception_client.messages.kinds import (
     Box,
     Detection,
     EventMessage,
@@ -36,6 +35,13 @@ from node.wire.messages import (
     ImageSize,
     LabelsMessage,
     Message,
+)
+from perception_client.subscriber import (
+    CannotSeeError,
+    NodeGoneError,
+    NoMessageError,
+    NotUsableError,
+    Status,
 )
 
 START_NS = 1_700_000_000_000_000_000

@@ -25,22 +25,22 @@ from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
 from mcap.reader import make_reader
 from streams import MjpegServer
 
-from node.capture.photos import read_image
-from node.client import Control, Status, Subscriber
-from node.config import NodeConfig
-from node.config_file import changed
+from node.capture.sources.image_files import read_image
+from node.config.load import changed
+from node.config.schema import NodeConfig
 from node.errors import OutputError, SourceError
-from node.frame import Frame, Image, Stamp
-from node.pipeline import run_live
+from node.image.frame import Frame, Image, Stamp
+from node.pipeline.live import run_live
 from node.recording import recorder as recorder_module
-from node.recording.chunks import open_chunked
-from node.recording.entry import Entry, image_channel
-from node.recording.file import RecordingFile
 from node.recording.folder import RecordingFolder
+from node.recording.mcap_reader import open_chunked
+from node.recording.mcap_writer import RecordingFile
+from node.recording.reader import Recording
 from node.recording.recorder import Recorder
-from node.recording.recording import Recording
+from node.recording.records import Entry, image_channel
 from node.recording.recover import is_whole, recover
-from node.wire.messages import EventMessage, LabelsMessage, RecordingHealth
+from perception_client.messages.kinds import EventMessage, LabelsMessage, RecordingHealth
+from perception_client.subscriber import Control, Status, Subscriber
 
 WAIT_S = 20.0
 
@@ -139,8 +139,8 @@ def test_what_was_recorded_is_what_was_sent(recording: Path) -> None:
 def test_the_streams_own_bytes_are_kept(recorders: Callable[..., Recorder], tmp_path: Path) -> None:
     server = MjpegServer(photo())
     try:
-        from node.capture.open import open_source
-        from node.config import CameraConfig
+        from node.capture.sources.open import open_source
+        from node.config.schema import CameraConfig
 
         source = open_source(CameraConfig(source=server.url))
         pictures = [source.read() for _ in range(3)]
@@ -649,8 +649,8 @@ def test_a_disk_that_hangs_keeps_nothing_from_the_file(
     def fdatasync(descriptor: int) -> None:
         assert hangs.wait(WAIT_S)
 
-    monkeypatch.setattr("node.recording.file.os.fdatasync", fdatasync)
-    monkeypatch.setattr("node.recording.file.MOST_SYNC_S", WAIT_S)
+    monkeypatch.setattr("node.recording.mcap_writer.os.fdatasync", fdatasync)
+    monkeypatch.setattr("node.recording.mcap_writer.MOST_SYNC_S", WAIT_S)
     recorder = recorders()
     path = recorder.begin().result(WAIT_S)
 
@@ -676,7 +676,7 @@ def test_what_the_disk_says_late_is_told(
     def fdatasync(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("node.recording.file.os.fdatasync", fdatasync)
+    monkeypatch.setattr("node.recording.mcap_writer.os.fdatasync", fdatasync)
     recorder = recorders()
     recorder.begin().result(WAIT_S)
     recorder.frame(frame(0))

@@ -19,23 +19,29 @@ from conftest import Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from node.client_recorded import RecordedLabels
-from node.config import NodeConfig
-from node.errors import MessageError, PerceptionNodeError
-from node.footage import RecordedFootage, Span, looped
-from node.frame import Frame, Stamp
-from node.jpeg import encode_jpeg
-from node.recording import report
+from node.config.schema import NodeConfig
+from node.errors import MessageError, PerceptionError
+from node.image.frame import Frame, Stamp
+from node.image.jpeg import encode_jpeg
 from node.recording.encode import config_entry, frame_entries, message_entries
-from node.recording.entry import Channel, Entry
-from node.recording.export import Choice, write_coco, write_image_folder, write_jsonl, write_video
+from node.recording.export.media import (
+    Choice,
+    write_coco,
+    write_image_folder,
+    write_jsonl,
+    write_video,
+)
+from node.recording.export.ros2 import write_bag
 from node.recording.facts import read_configuration, read_frame_facts, read_message
-from node.recording.file import RecordingFile
-from node.recording.recording import Recording
+from node.recording.mcap_writer import RecordingFile
+from node.recording.reader import Recording
+from node.recording.records import Channel, Entry
 from node.recording.recover import recover
-from node.recording.ros2 import write_bag
-from node.wire.codec import from_map
-from node.wire.messages import (
+from node.recording.report import report
+from node.replay.sources import RecordedFootage, Span, looped
+from node.testing.recorded import RecordedLabels
+from perception_client.messages.codec import from_map
+from perception_client.messages.kinds import (
     Box,
     Calibration,
     Detection,
@@ -181,7 +187,7 @@ def test_absurd_facts_end_no_reader_but_with_an_error_of_ours(
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder) / "absurd.mcap", only(name, changed))
         for read in read_in_every_way(path, Path(folder)):
-            with contextlib.suppress(PerceptionNodeError):
+            with contextlib.suppress(PerceptionError):
                 read()
 
 
@@ -304,5 +310,5 @@ def test_a_topic_of_another_recorder_is_a_name_that_a_camera_can_have(
 def test_a_stamp_that_ros_has_no_number_for_is_said(tmp_path: Path) -> None:
     changed = only("perception.frame", lambda entry: with_fact(entry, ("stamp_ns",), 2**31 * 10**9))
     path = write(tmp_path / "late.mcap", changed)
-    with pytest.raises(PerceptionNodeError, match="beyond January 2038"):
+    with pytest.raises(PerceptionError, match="beyond January 2038"):
         write_bag(Recording([path]), tmp_path / "bag")

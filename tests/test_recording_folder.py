@@ -15,19 +15,19 @@ from typing import NoReturn
 
 import pytest
 
-from node.config import NodeConfig
-from node.config_file import changed
+from node.config.load import changed
+from node.config.schema import NodeConfig
 from node.errors import OutputError
-from node.frame import Frame, Stamp
-from node.recording import file as file_module
+from node.image.frame import Frame, Stamp
+from node.recording import mcap_writer as file_module
 from node.recording import recorder as recorder_module
-from node.recording.file import RecordingFile, delete_unless_written, is_being_written
+from node.recording.dump_trigger import MOST_WAIT_S, DumpLimit
 from node.recording.folder import RecordingFolder, in_order
+from node.recording.mcap_writer import RecordingFile, delete_unless_written, is_being_written
+from node.recording.reader import Recording
 from node.recording.recorder import Recorder
-from node.recording.recording import Recording
 from node.recording.recover import is_whole
-from node.recording.triggers import MOST_WAIT_S, DumpLimit
-from node.wire.messages import EventMessage, LabelsMessage, Status
+from perception_client.messages.kinds import EventMessage, LabelsMessage, Status
 
 WAIT_S = 20.0
 KIB = 1024

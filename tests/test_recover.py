@@ -16,16 +16,16 @@ from mcap.records import Channel, Schema
 from mcap.stream_reader import StreamReader
 from mcap.writer import Writer
 
-from node.client import Subscriber
 from node.errors import SourceError
-from node.frame import Frame, Stamp
-from node.jpeg import encode_jpeg
-from node.recording.chunks import ChunkedFile, open_chunked
+from node.image.frame import Frame, Stamp
+from node.image.jpeg import encode_jpeg
 from node.recording.encode import frame_entries
-from node.recording.entry import Entry
-from node.recording.file import RecordingFile, delete_unless_written, hold, is_being_written
-from node.recording.recording import Recording
+from node.recording.mcap_reader import ChunkedFile, open_chunked
+from node.recording.mcap_writer import RecordingFile, delete_unless_written, hold, is_being_written
+from node.recording.reader import Recording
+from node.recording.records import Entry
 from node.recording.recover import is_whole, recover
+from perception_client.subscriber import Subscriber
 
 WAIT_S = 20.0
 FRAMES = 24
@@ -110,7 +110,7 @@ def test_a_damaged_chunk_costs_itself_and_no_camera(written: Path, damaged: int)
 def test_of_copies_that_differ_the_commonest_is_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.recording.file.REPEAT_S", 0.0)
+    monkeypatch.setattr("node.recording.mcap_writer.REPEAT_S", 0.0)
     broken = cut(write(tmp_path / "written.mcap"), 0)
     data = bytearray(broken.read_bytes())
     first_chunk = data.index(b"/front/image")
@@ -167,7 +167,7 @@ def test_whatever_stops_recover_leaves_no_file(
 def test_the_formats_own_readers_take_repeated_channels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.recording.file.REPEAT_S", 0.0)
+    monkeypatch.setattr("node.recording.mcap_writer.REPEAT_S", 0.0)
     path = write(tmp_path / "written.mcap")
     expected = [x.data for x in itertools.chain(*entries())]
     with path.open("rb") as stream:
@@ -203,7 +203,7 @@ def test_repeated_channels_cost_little(written: Path, old: Path) -> None:
 def test_an_index_is_read_without_its_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.recording.file.REPEAT_S", 0.0)
+    monkeypatch.setattr("node.recording.mcap_writer.REPEAT_S", 0.0)
     path = write(tmp_path / "written.mcap")
 
     def all_messages(*_: object) -> NoReturn:
@@ -301,7 +301,7 @@ def test_a_file_system_without_locks_records(
     def flock(*_: object) -> NoReturn:
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr("node.recording.file.fcntl.flock", flock)
+    monkeypatch.setattr("node.recording.mcap_writer.fcntl.flock", flock)
     path = write(tmp_path / "written.mcap")
     assert not is_being_written(path)
     assert is_whole(path)

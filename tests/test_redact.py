@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from node.capture.open import open_source
+from node.capture.sources.open import open_source
 from node.cli.options import set_up_logging
 from node.cli.watch import _Lines, _safe
-from node.client import Gap
-from node.config import CameraConfig
-from node.config_file import load_config
+from node.config.load import load_config
+from node.config.redact import HIDDEN, addresses_in, hidden, redacted, value_shown
+from node.config.schema import CameraConfig
 from node.errors import ConfigError, SourceError
 from node.recording.encode import config_entry
-from node.redact import HIDDEN, addresses_in, hidden, redacted, value_shown
-from node.wire.codec import to_json
-from node.wire.messages import Label, LabelsMessage, Status
+from perception_client.messages.codec import to_json
+from perception_client.messages.kinds import Label, LabelsMessage, Status
+from perception_client.subscriber import Gap
 
 MARK = "Zq7Geheim"
 """In every secret: what may not be seen of it."""

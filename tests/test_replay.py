@@ -18,8 +18,18 @@ import pytest
 from conftest import ROOT, Run, Start
 
 from node.capture.mailbox import EveryMailbox
-from node.capture.pacing import MediaClock
-from node.client import (
+from node.capture.rate import MediaClock
+from node.errors import SourceError
+from node.recording.encode import frame_entries, message_entries
+from node.recording.mcap_reader import ChunkAt, ChunkedFile
+from node.recording.mcap_writer import RecordingFile
+from node.recording.reader import Recording
+from node.replay.feeder import Player
+from node.replay.golden import OF_THIS_RUN, Comparison
+from node.replay.sources import RecordedFootage, Shown, Span, looped
+from node.testing.plugin import Play
+from node.testing.recorded import RecordedLabels
+from perception_client.subscriber import (
     CannotSeeError,
     Control,
     LabelsMessage,
@@ -28,16 +38,6 @@ from node.client import (
     Status,
     Subscriber,
 )
-from node.client_recorded import RecordedLabels
-from node.errors import SourceError
-from node.footage import RecordedFootage, Shown, Span, looped
-from node.golden import OF_THIS_RUN, Comparison
-from node.player import Player
-from node.recording.chunks import ChunkAt, ChunkedFile
-from node.recording.encode import frame_entries, message_entries
-from node.recording.file import RecordingFile
-from node.recording.recording import Recording
-from node.testing import Play
 
 Map = dict[str, Any]
 

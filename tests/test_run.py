@@ -16,9 +16,9 @@ import zmq
 from conftest import COMMAND, ROOT, Run, Start, stop
 from streams import MjpegServer
 
-from node.client import LabelsMessage, Status, Subscriber
-from node.wire.codec import decode
-from node.wire.messages import HealthMessage, InfoMessage
+from perception_client.messages.codec import decode
+from perception_client.messages.kinds import HealthMessage, InfoMessage
+from perception_client.subscriber import LabelsMessage, Status, Subscriber
 
 START_TIMEOUT_S = 60.0
 
@@ -217,8 +217,8 @@ def test_a_video_is_played_at_its_own_rate(start_node: Start, ipc: str, tmp_path
 
 
 def test_every_view_of_the_demo_is_labelled_rightly() -> None:
-    from node.capture.demo import FPS, PICTURES, SECONDS_A_PICTURE, DemoSource
-    from node.config import ModelConfig
+    from node.capture.sources.demo import FPS, PICTURES, SECONDS_A_PICTURE, DemoSource
+    from node.config.schema import ModelConfig
     from node.perception.perceiver import build_perceiver
 
     perceiver = build_perceiver(ModelConfig())

@@ -11,15 +11,15 @@ import skimage
 import torch
 from conftest import ROOT
 
-from node.capture.photos import read_image
-from node.config import ModelConfig
+from node.capture.sources.image_files import read_image
+from node.config.schema import ModelConfig
 from node.errors import ModelError
-from node.perception.catalogue import load_model
-from node.perception.export import exported
-from node.perception.openvino_runtime import has_native_bf16
+from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver
-from node.perception.preprocess import Preprocessor
-from node.perception.runtimes import build_runtime
+from node.perception.preprocess.geometry import Preprocessor
+from node.perception.runtimes.export import exported
+from node.perception.runtimes.openvino_runtime import has_native_bf16
+from node.perception.runtimes.select import build_runtime
 
 PICTURES = Path(skimage.__file__).parent / "data"
 NAMES = ("coffee.png", "camera.png", "chelsea.png", "motorcycle_left.png", "astronaut.png")
@@ -70,9 +70,9 @@ def test_no_thread_of_openvino_is_bound_to_a_core() -> None:
     other engines bind threads here."""
     script = """if True:
         import os, threading, torch
-        from node.config import ModelConfig
-        from node.perception.catalogue import load_model
-        from node.perception.runtimes import build_runtime
+        from node.config.schema import ModelConfig
+        from node.perception.models.registry import load_model
+        from node.perception.runtimes.select import build_runtime
 
         runtime = build_runtime(load_model("efficientnet_lite0"), ModelConfig(runtime="openvino"))
         pixels, done = torch.zeros((1, 224, 224, 3), dtype=torch.uint8), threading.Event()

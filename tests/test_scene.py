@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from node.config import CameraConfig, NodeConfig, RegionConfig
-from node.frame import Frame, Stamp
-from node.perception.region import RegionOfInterest, contains
-from node.perception.scene import Observed, Scene
-from node.perception.task import Seen
-from node.wire.calibration import Calibration
-from node.wire.messages import Box, Detection, Happening, Label
+from node.config.schema import CameraConfig, NodeConfig, RegionConfig
+from node.image.frame import Frame, Stamp
+from node.perception.tasks.base import Seen
+from node.perception.tasks.region import RegionOfInterest, contains
+from node.perception.temporal.scene import Observed, Scene
+from perception_client.messages.calibration import Calibration
+from perception_client.messages.kinds import Box, Detection, Happening, Label
 
 DOCK = RegionConfig(name="dock", polygon=((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)))
 IMAGE = np.zeros((100, 200, 3), np.uint8)

@@ -11,10 +11,10 @@ import pytest
 import zmq
 from conftest import COMMAND, ROOT, Run, run_in_process
 
-from node.client import Control, Keys, NoAnswerError, NodeGoneError, Subscriber
 from node.errors import ConfigError
-from node.wire.keys import read_pair
-from node.wire.security import make_server, secured
+from node.transport.curve import make_server, secured
+from perception_client.keys import read_pair
+from perception_client.subscriber import Control, Keys, NoAnswerError, NodeGoneError, Subscriber
 
 WAIT_S = 30.0
 REFUSED_S = 0.4

@@ -10,15 +10,15 @@ import torchvision
 from conftest import Run
 from PIL import Image as PilImage
 
-from node.capture.photos import read_image
-from node.config import ModelConfig, SegmentConfig
+from node.capture.sources.image_files import read_image
+from node.config.schema import ModelConfig, SegmentConfig
 from node.errors import FrameError, ModelError
 from node.perception.perceiver import build_perceiver
-from node.perception.preprocess import PreprocessSpec
-from node.perception.region import RegionOfInterest
-from node.perception.segment import Segment
-from node.wire.codec import decode, encode
-from node.wire.messages import Box, LabelsMessage, Mask, Status
+from node.perception.preprocess.geometry import PreprocessSpec
+from node.perception.tasks.region import RegionOfInterest
+from node.perception.tasks.segment import Segment
+from perception_client.messages.codec import decode, encode
+from perception_client.messages.kinds import Box, LabelsMessage, Mask, Status
 
 PICTURES = Path(skimage.__file__).parent / "data"
 NAME = "lraspp_mobilenet_v3_large"

@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from node.client import (
+from node.image.frame import Frame, Stamp
+from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from node.transport.publisher import Publisher
+from perception_client.aio import AsyncSubscriber
+from perception_client.messages import kinds as messages
+from perception_client.messages.codec import from_map, to_map
+from perception_client.messages.kinds import Label, ModelInfo, NodeState, Timing
+from perception_client.subscriber import (
     CannotSeeError,
     LabelsMessage,
     NodeGoneError,
@@ -28,13 +35,6 @@ from node.client import (
     Subscriber,
     TooOldError,
 )
-from node.client_async import AsyncSubscriber
-from node.frame import Frame, Stamp
-from node.wire import messages
-from node.wire.codec import from_map, to_map
-from node.wire.compose import Composer, PerceptionHealth, Usage
-from node.wire.messages import Label, ModelInfo, NodeState, Timing
-from node.wire.publisher import Publisher
 
 WAIT_S = 10.0
 IMAGE = np.zeros((4, 4, 3), np.uint8)
@@ -260,7 +260,7 @@ def test_a_guard_that_dies_says_so_even_where_logging_fails(
         raise SystemExit
 
     monkeypatch.setattr(Subscriber, "require", fails)
-    monkeypatch.setattr(logging.getLogger("node.client"), "exception", fails)
+    monkeypatch.setattr(logging.getLogger("perception_client.subscriber"), "exception", fails)
     with StaleGuard(node.endpoint, WAIT_S, stop) as guard:
         assert "the stale guard ended: " in str(told.get(timeout=WAIT_S))
         guard._thread.join(WAIT_S)

@@ -18,15 +18,15 @@ import pytest
 import zmq
 from conftest import ROOT
 
-from node.client import Control, Keys, NoMessageError, Status, Subscriber
-from node.log_limit import LimitedLog, LogLimit, limit_library_logs
-from node.wire import connections
-from node.wire.compose import Composer
-from node.wire.connections import MOST_CONNECTIONS, PROTECTED
-from node.wire.control import MOST_OPEN, ControlServer, Request, Result
-from node.wire.flood_guard import FloodGuard
-from node.wire.publisher import LONGEST_TOPIC, MOST_TOPICS, Publisher
-from node.wire.security import make_client, make_server
+from node.pipeline.message_builder import Composer
+from node.process.log_limit import LimitedLog, LogLimit, limit_library_logs
+from node.transport import connections
+from node.transport.connections import MOST_CONNECTIONS, PROTECTED
+from node.transport.control_server import MOST_OPEN, ControlServer, Request, Result
+from node.transport.curve import make_client, make_server
+from node.transport.flood_guard import FloodGuard
+from node.transport.publisher import LONGEST_TOPIC, MOST_TOPICS, Publisher
+from perception_client.subscriber import Control, Keys, NoMessageError, Status, Subscriber
 
 sys.path.insert(0, str(ROOT / "scripts" / "faults" / "hostile"))
 import zmtp
@@ -343,7 +343,7 @@ def test_a_request_that_fails_in_a_new_way_costs_its_sender_only(
 SERVES = """
 import sys
 from concurrent.futures import Future
-from node.wire.control import ControlServer, Result
+from node.transport.control_server import ControlServer, Result
 
 def handle(request):
     answer = Future()

@@ -12,22 +12,29 @@ from conftest import Run
 from numpy.typing import NDArray
 from openvino._offline_transformations import apply_moc_transformations
 
-from node.capture.photos import read_image
-from node.config import ModelConfig
+from node.capture.sources.image_files import read_image
+from node.config.schema import ModelConfig
 from node.errors import ModelError
-from node.perception import tuned as tuned_module
-from node.perception.catalogue import load_model
-from node.perception.export import exported
-from node.perception.fallback import CpuFallback
-from node.perception.gpu_preprocess import GpuPreprocessor
-from node.perception.model import Model
+from node.perception.models.model import Model
+from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver
-from node.perception.preprocess import Preprocessor
-from node.perception.quantise import quantised
-from node.perception.runtime import RuntimeInfo
-from node.perception.runtimes import build_runtime
-from node.perception.torch_runtime import TorchRuntime
-from node.perception.tuned import Choice, Measured, Tuned, keep, kept_result, result_file
+from node.perception.preprocess.geometry import Preprocessor
+from node.perception.preprocess.gpu import GpuPreprocessor
+from node.perception.runtimes import tuning_result as tuned_module
+from node.perception.runtimes.base import RuntimeInfo
+from node.perception.runtimes.export import exported
+from node.perception.runtimes.fallback import CpuFallback
+from node.perception.runtimes.select import build_runtime
+from node.perception.runtimes.torch_runtime import TorchRuntime
+from node.perception.runtimes.tuning_result import (
+    Choice,
+    Measured,
+    Tuned,
+    keep,
+    kept_result,
+    result_file,
+)
+from node.perception.tuning.quantise import quantised
 
 PICTURES = Path(skimage.__file__).parent / "data"
 

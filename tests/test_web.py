@@ -20,8 +20,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from streams import MjpegServer
 
-from node.capture.photos import read_image
-from node.client import Control, Status, Subscriber
+from node.capture.sources.image_files import read_image
+from perception_client.subscriber import Control, Status, Subscriber
 
 WAIT_S = 20.0
 LOADED_S = 90.0

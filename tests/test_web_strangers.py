@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from node.errors import EndpointError
-from node.monitor import gate
-from node.monitor.live import LiveState
-from node.monitor.metrics import Metrics
-from node.monitor.preview import Preview
-from node.monitor.web import WebServer
+from node.web import access as gate
+from node.web.live_state import LiveState
+from node.web.metrics import Metrics
+from node.web.preview import Preview
+from node.web.server import WebServer
 
 WAIT_S = 20.0
 TOKEN = "a-token-of-some-length"

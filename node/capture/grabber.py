@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from node.awake import AwakeClock
 from node.capture.cadence import Cadence
-from node.capture.freshness import Freshness, period_s
+from node.capture.frozen import Freshness, period_s
 from node.capture.mailbox import Inlet
-from node.capture.pacing import RateLimit
-from node.capture.source import FallsShort, Picture, Source, SourceFacts
-from node.config import CameraConfig
+from node.capture.rate import RateLimit
+from node.capture.sources.base import FallsShort, Picture, Source, SourceFacts
+from node.config.redact import hidden
+from node.config.schema import CameraConfig
 from node.errors import BacklogError, PictureError, SourceError
-from node.frame import Frame
-from node.redact import hidden
+from node.image.frame import Frame
+from node.process.awake import AwakeClock
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from node.capture.arrivals import MOST_LATE_NS, Arrival
+from node.capture.backlog import MOST_LATE_NS, Arrival
 from node.capture.shortfall import Shortfall
 from node.errors import BacklogError
-from node.frame import Stamp
+from node.image.frame import Stamp
 
 MOST_WAITING_NS = 500_000_000
 """How long a picture may wait to be decoded. More is given up up to a key frame."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from node.frame import Frame
+from node.image.frame import Frame
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from node.capture.arrivals import Arrivals
+from node.capture.backlog import Arrivals
 from node.capture.handover import HandOver, Packet
 from node.capture.shortfall import Shortfall
 from node.capture.sleep_meter import SleepMeter
 from node.errors import SourceError
-from node.frame import Stamp
-from node.opencv import cv2
+from node.image.frame import Stamp
+from node.image.opencv import cv2
 
 CLOSE_S = 0.5
 """How long closing waits for the thread; one that hangs in OpenCV lets go of the stream when it

@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Literal
 
-from node.capture.arrivals import MOST_LATE_NS
+from node.capture.backlog import MOST_LATE_NS
 
 log = logging.getLogger(__name__)
 

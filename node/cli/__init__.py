@@ -12,9 +12,9 @@ from node import __version__
 from node.cli.say import say
 from node.cli.standard_streams import ReaderGoneError
 from node.cli.stopping import stop_on_signals
-from node.errors import PerceptionNodeError
-from node.printable import printable_lines
-from node.redact import addresses_in, hidden
+from node.config.redact import addresses_in, hidden
+from node.errors import PerceptionError
+from perception_client.text import printable_lines
 
 COMMANDS = {
     "run": "Label a camera live: the newest frame wins.",
@@ -78,7 +78,7 @@ def command_line(arguments: Sequence[str]) -> int:
             commands.main(arguments, prog_name="perception-node", standalone_mode=False)
         except ReaderGoneError as gone:
             return gone.exit_code
-        except PerceptionNodeError as error:
+        except PerceptionError as error:
             _say(str(error), arguments)
             return error.exit_code
         except click.exceptions.Exit as exit_:

@@ -25,16 +25,16 @@ from node.cli.options import (
     together,
 )
 from node.cli.run import SOURCE
-from node.client import NoMessageError, Subscriber
-from node.errors import PerceptionNodeError, SourceError
-from node.monitor.profile import Profile, Profiler, Spread
-from node.printable import printable
-from node.redact import redacted
+from node.config.redact import redacted
+from node.diagnostics.latency_profile import Profile, Profiler, Spread
+from node.errors import PerceptionError, SourceError
+from perception_client.subscriber import NoMessageError, Subscriber
+from perception_client.text import printable
 
 if TYPE_CHECKING:
-    from node.bench import Row
-    from node.config import NodeConfig
-    from node.frame import Image
+    from node.config.schema import NodeConfig
+    from node.diagnostics.benchmark import Row
+    from node.image.frame import Image
 
 _FRAMES = 30
 _TABLE_WIDTH = 150
@@ -85,9 +85,9 @@ def command(
 def _compared(config: "NodeConfig", rounds: int) -> list["Row"]:
     frames = _frames(config)
 
-    from node.bench import preprocessing, rows
-    from node.perception.catalogue import load_model
-    from node.perception.runtimes import build_runtime
+    from node.diagnostics.benchmark import preprocessing, rows
+    from node.perception.models.registry import load_model
+    from node.perception.runtimes.select import build_runtime
 
     perceiver = load_perceiver(config)
     loaded = load_model(config.model.name, config.model.weights)
@@ -104,7 +104,7 @@ def _compared(config: "NodeConfig", rounds: int) -> list["Row"]:
 
 def _frames(config: "NodeConfig") -> list["Image"]:
     """The first frames of the first camera."""
-    from node.capture.open import open_source
+    from node.capture.sources.open import open_source
 
     source = open_source(config.camera[0])
     frames: list[Image] = []
@@ -150,7 +150,7 @@ def _profiled(arguments: list[str], camera: str, seconds: float) -> Profile:
             told.seek(0)
             last = (told.read().strip().splitlines() or ["it said nothing"])[-1]
     if result is None:
-        error = PerceptionNodeError(f"bench: no labels came; {last.removeprefix('error: ')}")
+        error = PerceptionError(f"bench: no labels came; {last.removeprefix('error: ')}")
         error.exit_code = node.returncode if node.returncode in (2, 3) else 1
         raise error
     return result

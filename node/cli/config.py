@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from node.cli.say import say
-from node.config_file import load_config
+from node.config.load import load_config
+from node.config.redact import redacted
 from node.errors import ConfigError
-from node.output_files import write_whole
-from node.redact import redacted
+from node.process.output_files import write_whole
 
 
 @click.group("config")
@@ -43,7 +43,7 @@ def init(file: Path) -> None:
 
     Example: perception-node config init robot.toml
     """
-    from node.template import found_camera, template_for
+    from node.diagnostics.config_template import found_camera, template_for
 
     if file.exists() or file.is_symlink():
         raise ConfigError(f"{file} is there already; name another, or delete it")

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import click
 
 from node.cli.options import Number
-from node.client_control import DEFAULT_CONTROL_ENDPOINT, Answer, Control, NoAnswerError
-from node.config_file import toml_value
+from node.config.load import toml_value
 from node.errors import ConfigError, ControlError
-from node.output_files import write_whole
-from node.printable import printable_json
+from node.process.output_files import write_whole
+from perception_client.control import DEFAULT_CONTROL_ENDPOINT, Answer, Control
+from perception_client.errors import NoAnswerError
+from perception_client.text import printable_json
 
 _Result = TypeVar("_Result")
 
@@ -123,7 +124,7 @@ def snapshot_command(
     picture = _asked(connect, lambda node: node.snapshot(camera, quality))
     write_whole(file, picture.jpeg)
 
-    from node.wire.codec import to_map
+    from perception_client.messages.codec import to_map
 
     _print(to_map(picture.message))
 
@@ -147,7 +148,7 @@ def step_command(connect: Callable[[], Control], frames: int) -> None:
 
     Example: perception-node ctl step 10
     """
-    from node.wire.codec import to_json
+    from perception_client.messages.codec import to_json
 
     for message in _asked(connect, lambda node: node.step(frames)):
         click.echo(to_json(message))

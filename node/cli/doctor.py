@@ -11,13 +11,13 @@ from rich.markup import escape
 
 from node.cli.media import share_bar
 from node.cli.options import CONFIG, SETTINGS, configured, load_perceiver, together
-from node.config import NodeConfig
-from node.config_file import changed
+from node.config.load import changed
+from node.config.schema import NodeConfig
 from node.errors import ConfigError, SourceError
-from node.printable import printable
+from perception_client.text import printable
 
 if TYPE_CHECKING:
-    from node.glass import GlassToLabel
+    from node.diagnostics.latency_probe import GlassToLabel
 
 _MARKS = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "wrong": "[red]wrong[/]"}
 
@@ -53,7 +53,7 @@ def command(
         return
     if camera:
         raise ConfigError("--camera is for --latency")
-    from node.doctor import examine
+    from node.diagnostics.doctor import examine
 
     console = Console(soft_wrap=True, highlight=False)
     wrong = 0
@@ -71,7 +71,7 @@ def command(
 
 
 def _glass_to_label(config: NodeConfig, camera: bool, flashes: int) -> "GlassToLabel":
-    from node.glass import SoftwareScreen, Window, measure, software_camera
+    from node.diagnostics.latency_probe import SoftwareScreen, Window, measure, software_camera
 
     screen: SoftwareScreen | Window
     if camera:

@@ -11,12 +11,12 @@ from node.cli.jsonl import json_lines
 from node.cli.media import share_bar
 from node.cli.options import LIMITS, Number, limited, together
 from node.cli.say import say
+from node.config.redact import redacted
 from node.errors import SourceError
-from node.redact import redacted
 
 if TYPE_CHECKING:
-    from node.recording.export import Choice
-    from node.recording.recording import Recording
+    from node.recording.export.media import Choice
+    from node.recording.reader import Recording
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ def video_command(source: str, to: Path, camera: str | None) -> None:
 
     Example: perception-node export video drive.mcap drive.mp4 --camera front
     """
-    from node.recording.export import write_video
+    from node.recording.export.media import write_video
 
     recording = _opened(source)
     with share_bar(Console(stderr=True), "video") as progress:
@@ -73,7 +73,7 @@ def jsonl_command(source: str, target: str, kinds: tuple[str, ...]) -> None:
 
     Example: perception-node export jsonl drive.mcap drive.jsonl --kind labels --kind events
     """
-    from node.recording.export import write_jsonl
+    from node.recording.export.media import write_jsonl
 
     recording = _opened(source)
     with json_lines(target) as write:
@@ -90,7 +90,7 @@ def coco_command(
 
     Example: perception-node export coco drive.mcap dataset --label person --min-score 0.6
     """
-    from node.recording.export import write_coco
+    from node.recording.export.media import write_coco
 
     recording = _opened(source)
     with share_bar(Console(stderr=True), "coco") as progress:
@@ -108,7 +108,7 @@ def imagefolder_command(
 
     Example: perception-node export imagefolder drive.mcap dataset --min-score 0.8 --every 10
     """
-    from node.recording.export import write_image_folder
+    from node.recording.export.media import write_image_folder
 
     recording = _opened(source)
     with share_bar(Console(stderr=True), "imagefolder") as progress:
@@ -124,7 +124,7 @@ def ros2_command(source: str, to: Path) -> None:
 
     Example: perception-node export ros2 drive.mcap drive_bag
     """
-    from node.recording.ros2 import write_bag
+    from node.recording.export.ros2 import write_bag
 
     recording = _opened(source)
     with share_bar(Console(stderr=True), "ros2") as progress:
@@ -133,7 +133,7 @@ def ros2_command(source: str, to: Path) -> None:
 
 
 def _opened(source: str) -> "Recording":
-    from node.recording.recording import Recording, find_recording
+    from node.recording.reader import Recording, find_recording
 
     files = find_recording(source)
     if files is None:
@@ -144,7 +144,7 @@ def _opened(source: str) -> "Recording":
 
 
 def _choice(labels: tuple[str, ...], min_score: float, every: int) -> "Choice":
-    from node.recording.export import Choice
+    from node.recording.export.media import Choice
 
     return Choice(frozenset(labels) or None, min_score, every)
 

@@ -7,8 +7,8 @@ import click
 
 from node.cli.say import say
 from node.errors import ConfigError
-from node.paths import absolute
-from node.wire.security import ACCESSES, make_client, make_server
+from node.transport.curve import ACCESSES, make_client, make_server
+from perception_client.paths import absolute
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 

@@ -20,9 +20,9 @@ from node.cli.options import (
 )
 from node.cli.say import say
 from node.errors import FrameError, SourceError
-from node.printable import printable
-from node.wire.codec import to_json
-from node.wire.messages import LabelsMessage, Message, Timing
+from perception_client.messages.codec import to_json
+from perception_client.messages.kinds import LabelsMessage, Message, Timing
+from perception_client.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def command(
     config = configured(config_file, settings, model=model, runtime=runtime)
     files = [file for path in paths for file in files_of(path)]
 
-    from node.wire.compose import Composer
-    from node.wire.outgoing import LocalSink
+    from node.pipeline.message_builder import Composer
+    from node.transport.sequencing import LocalSink
 
     current = files[0]
     left_out = labelled = 0

@@ -15,18 +15,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from node.config.redact import redacted
 from node.errors import SourceError
-from node.paths import expanded
-from node.redact import redacted
+from perception_client.paths import expanded
 
 if TYPE_CHECKING:
-    from node.capture.source import Source
-    from node.frame import Frame
+    from node.capture.sources.base import Source
+    from node.image.frame import Frame
 
 
 def files_of(path: str) -> Iterator[Path]:
     """The pictures and videos that a path names. Raises SourceError where there are none."""
-    from node.capture.photos import find_photos
+    from node.capture.sources.image_files import find_photos
 
     folder = expanded(path)
     if folder.is_dir():
@@ -43,8 +43,8 @@ def files_of(path: str) -> Iterator[Path]:
 
 
 def _is_media(path: Path) -> bool:
-    from node.capture.photos import is_photo
-    from node.capture.video import SUFFIXES
+    from node.capture.sources.image_files import is_photo
+    from node.capture.sources.video_file import SUFFIXES
 
     return path.is_file() and (is_photo(path) or path.suffix.lower() in SUFFIXES)
 
@@ -52,7 +52,7 @@ def _is_media(path: Path) -> bool:
 def frames_of(file: Path) -> Iterator["Frame"]:
     """The frames of a picture or a video. Raises SourceError where there are none."""
     from node.capture.grabber import number
-    from node.capture.open import open_file
+    from node.capture.sources.open import open_file
 
     source: Source = open_file(file)
     try:

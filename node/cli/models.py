@@ -27,14 +27,14 @@ def fetch_command(names: tuple[str, ...]) -> None:
 
     Example: perception-node models fetch yolox_nano
     """
-    from node.perception.catalogue import fetch
+    from node.perception.models.registry import fetch
 
     for name in names:
         click.echo(fetch(name))
 
 
 def _list(as_json: bool) -> None:
-    from node.perception.catalogue import entries
+    from node.perception.models.registry import entries
 
     if as_json:
         for entry in entries():

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from node.config import NodeConfig
-from node.config_file import load_config
-from node.limits import set_limits
-from node.printable import printable, printable_lines
-from node.redact import hidden
+from node.config.load import load_config
+from node.config.redact import hidden
+from node.config.schema import NodeConfig
+from node.image.limits import set_limits
+from perception_client.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
@@ -141,7 +141,7 @@ class _Formatter(logging.Formatter):
 def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
     """Imports torch, which takes seconds, and loads the model for so many cameras. All thread
     counts are set here, from one key. Raises ModelError."""
-    from node.opencv import cv2
+    from node.image.opencv import cv2
     from node.perception.perceiver import build_perceiver
 
     # OpenCV only decodes and converts here; more threads would fight the model's for the cores.
@@ -156,7 +156,7 @@ def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
 
 
 def set_up_logging(level: str = "info", sources: Sequence[str] = ()) -> None:
-    """One line a record on stderr. sources: what may not be in it as it is, see `node.redact`."""
+    """One line a record on stderr. sources: what may not be in it, see `node.config.redact`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(sources))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

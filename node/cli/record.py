@@ -18,7 +18,7 @@ from node.cli.options import (
 )
 from node.cli.run import SOURCE, label_live
 from node.cli.stopping import stoppable
-from node.config_file import changed
+from node.config.load import changed
 
 
 @click.command("record")

@@ -32,8 +32,8 @@ def command(
     Example: perception-node recover recordings/
     """
     limited(settings)
-    from node.recording.file import is_being_written
-    from node.recording.recording import find_recording
+    from node.recording.mcap_writer import is_being_written
+    from node.recording.reader import find_recording
     from node.recording.recover import is_whole, recover
 
     files: list[Path] = []

@@ -23,13 +23,13 @@ from node.cli.options import (
 from node.cli.standard_streams import ReaderGoneError
 from node.cli.stopping import stoppable
 from node.cli.verdict import print_verdict
-from node.client_control import DEFAULT_CONTROL_ENDPOINT
-from node.config import CameraConfig, NodeConfig
-from node.errors import ConfigError, PerceptionNodeError
-from node.golden import Comparison, read_golden
-from node.redact import redacted
-from node.wire.codec import to_json, to_map
-from node.wire.messages import LabelsMessage, Message
+from node.config.redact import redacted
+from node.config.schema import CameraConfig, NodeConfig
+from node.errors import ConfigError, PerceptionError
+from node.replay.golden import Comparison, read_golden
+from perception_client.control import DEFAULT_CONTROL_ENDPOINT
+from perception_client.messages.codec import to_json, to_map
+from perception_client.messages.kinds import LabelsMessage, Message
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
         except (SystemExit, ReaderGoneError) as ended:
             if expect is None or (isinstance(ended, SystemExit) and ended.code):
                 raise
-            raise PerceptionNodeError(f"stopped before the comparison with {expect}") from None
+            raise PerceptionError(f"stopped before the comparison with {expect}") from None
 
     return gated
 
@@ -125,7 +125,7 @@ def command(
 
     Example: perception-node replay drive.mcap --speed max --jsonl labels.jsonl
     """
-    from node.recording.recording import Recording, find_recording
+    from node.recording.reader import Recording, find_recording
 
     files = find_recording(source)
     config = configured(
@@ -147,10 +147,10 @@ def command(
     if wait_for_subscriber and not publishes:
         raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
 
-    from node.capture.open import check_source, is_live
-    from node.descriptors import raise_descriptor_limit
-    from node.ending import Ending
-    from node.footage import RecordedFootage, SourceFootage, Span
+    from node.capture.sources.open import check_source, is_live
+    from node.process.descriptors import raise_descriptor_limit
+    from node.process.ending import Ending
+    from node.replay.sources import RecordedFootage, SourceFootage, Span
 
     if is_live(source) or source == "demo":
         raise ConfigError(
@@ -179,12 +179,12 @@ def command(
         check_source(camera)
         footage = SourceFootage(camera, span)
 
-    from node.player import Stepper
-    from node.replay import run_replay
-    from node.wire.compose import Composer
-    from node.wire.control import ControlServer
-    from node.wire.outgoing import LocalSink
-    from node.wire.publisher import Publisher
+    from node.pipeline.message_builder import Composer
+    from node.replay.feeder import Stepper
+    from node.replay.run import run_replay
+    from node.transport.control_server import ControlServer
+    from node.transport.publisher import Publisher
+    from node.transport.sequencing import LocalSink
 
     raise_descriptor_limit()
     comparison = Comparison(golden, tolerance) if golden is not None else None

@@ -8,9 +8,9 @@ from rich.console import Console
 from node.cli.media import share_bar
 from node.cli.options import LIMITS, limited
 from node.cli.say import say
+from node.config.redact import redacted
 from node.errors import SourceError
-from node.paths import expanded
-from node.redact import redacted
+from perception_client.paths import expanded
 
 
 @click.command("report")
@@ -28,8 +28,8 @@ def command(source: str, output: Path | None, settings: tuple[str, ...]) -> None
     Example: perception-node report drive.mcap --output drive.html
     """
     limited(settings)
-    from node.recording.recording import Recording, find_recording
-    from node.recording.report import write_report
+    from node.recording.reader import Recording, find_recording
+    from node.recording.report.report import write_report
 
     files = find_recording(source)
     if files is None:

@@ -19,7 +19,7 @@ from node.cli.options import (
     together,
 )
 from node.cli.stopping import stoppable
-from node.config import NodeConfig
+from node.config.schema import NodeConfig
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
@@ -64,13 +64,13 @@ def label_live(
     max_frames: int | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Labels until `stop`. on_ready: called when the model is there. Raises PerceptionNodeError."""
-    from node.capture.open import check_source
+    """Labels until `stop`. on_ready: called when the model is there. Raises PerceptionError."""
+    from node.capture.sources.open import check_source
 
     for camera in config.camera:
         check_source(camera)
 
-    from node.pipeline import run_live
+    from node.pipeline.live import run_live
 
     def build(config: NodeConfig) -> "Perceiver":
         perceiver = load_perceiver(config, cameras=len(config.camera))

@@ -2,7 +2,7 @@
 
 import click
 
-from node.printable import printable
+from perception_client.text import printable
 
 
 def say(text: str, *, err: bool = False) -> None:

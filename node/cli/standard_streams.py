@@ -19,7 +19,7 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from node.errors import OutputError, PerceptionNodeError
+from node.errors import OutputError, PerceptionError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -28,7 +28,7 @@ ESCAPED = "perception_node.escaped"
 """Handler of characters that an encoding cannot write, for `open` and `str.encode`."""
 
 
-class ReaderGoneError(PerceptionNodeError):
+class ReaderGoneError(PerceptionError):
     """Whoever read our stdout has gone: the command ends, and nothing is wrong."""
 
     exit_code = 0

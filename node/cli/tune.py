@@ -15,14 +15,14 @@ from rich.table import Table
 from node.cli.media import files_of, frames_of, progress_bar
 from node.cli.options import CONFIG, MODEL, SETTINGS, Number, configured, together
 from node.errors import SourceError
-from node.printable import printable
+from perception_client.text import printable
 
 if TYPE_CHECKING:
     import torch
 
-    from node.frame import Image
-    from node.perception.model import Model
-    from node.perception.tuned import Measured, Tuned
+    from node.image.frame import Image
+    from node.perception.models.model import Model
+    from node.perception.runtimes.tuning_result import Measured, Tuned
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ def command(
     config = configured(config_file, settings, model=model)
     files = [file for path in paths for file in files_of(path)]
 
-    from node.perception.catalogue import load_model
-    from node.perception.tune import FLOORS, tune
-    from node.perception.tuned import keep
+    from node.perception.models.registry import load_model
+    from node.perception.runtimes.tuning_result import keep
+    from node.perception.tuning.tune import FLOORS, tune
 
     floors = FLOORS if floor is None else dict.fromkeys(FLOORS, floor)
     loaded = load_model(config.model.name, config.model.weights)
@@ -101,7 +101,7 @@ def _images(files: list[Path]) -> Iterator["Image"]:
 
 
 def _demo_images() -> Iterator["Image"]:
-    from node.capture.demo import FPS, PICTURES, SECONDS_A_PICTURE, DemoSource
+    from node.capture.sources.demo import FPS, PICTURES, SECONDS_A_PICTURE, DemoSource
 
     source = DemoSource()
     for place in range(round(len(PICTURES) * SECONDS_A_PICTURE * FPS)):
@@ -112,7 +112,7 @@ def _demo_images() -> Iterator["Image"]:
 
 def _pixels(model: "Model", images: Iterator["Image"]) -> list["torch.Tensor"]:
     """At most MOST_FRAMES of the images, evenly over all of them, as the model gets them."""
-    from node.perception.preprocess import Preprocessor
+    from node.perception.preprocess.geometry import Preprocessor
 
     preprocess = Preprocessor(model.preprocess)
     kept: list[torch.Tensor] = []

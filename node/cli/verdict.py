@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from node.golden import Verdict
-from node.printable import printable, printable_json
+from node.replay.golden import Verdict
+from perception_client.text import printable, printable_json
 
 MOST_SHOWN = 20
 

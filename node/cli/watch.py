@@ -15,12 +15,10 @@ from rich.table import Column, Table
 
 from node.cli.options import Number, set_up_logging
 from node.cli.standard_streams import print_line
-from node.client import Gap, NoMessageError, Subscriber
-from node.client_inbox import ALIVE_S
-from node.errors import PerceptionNodeError
-from node.printable import printable
-from node.wire.codec import to_json
-from node.wire.messages import (
+from node.errors import PerceptionError
+from perception_client.inbox import ALIVE_S
+from perception_client.messages.codec import to_json
+from perception_client.messages.kinds import (
     DEFAULT_ENDPOINT,
     Detection,
     HealthMessage,
@@ -28,6 +26,8 @@ from node.wire.messages import (
     LabelsMessage,
     Status,
 )
+from perception_client.subscriber import Gap, NoMessageError, Subscriber
+from perception_client.text import printable
 
 POLL_S = 0.1
 _RATE_OVER = 30
@@ -75,7 +75,7 @@ def command(
             view.show(message, gap, subscriber)
 
 
-class _Silent(PerceptionNodeError):
+class _Silent(PerceptionError):
     """Nothing came."""
 
 

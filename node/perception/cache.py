@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.errors import ModelError
-from node.paths import home
+from perception_client.paths import home
 
 _CHECKSUM = "sha256"
 

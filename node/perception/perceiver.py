@@ -9,23 +9,23 @@ from typing import Protocol
 
 import torch
 
-from node.config import CropsConfig, DetectConfig, ModelConfig, NodeConfig, SegmentConfig
+from node.config.schema import CropsConfig, DetectConfig, ModelConfig, NodeConfig, SegmentConfig
 from node.errors import FrameError, ModelError
-from node.frame import Image
-from node.perception.ahead import Ahead, Ready
-from node.perception.catalogue import load_model
-from node.perception.classify import Classify
-from node.perception.crops import Crops
-from node.perception.detect import Detect
-from node.perception.fallback import CpuFallback
-from node.perception.gpu_preprocess import GpuPreprocessor
-from node.perception.model import Model
-from node.perception.preprocess import Preprocessor
-from node.perception.runtime import Runtime
-from node.perception.runtimes import build_runtime
-from node.perception.segment import Segment
-from node.perception.task import Seen, Task
-from node.wire.messages import Detection, Label, ModelInfo
+from node.image.frame import Image
+from node.perception.models.model import Model
+from node.perception.models.registry import load_model
+from node.perception.preprocess.geometry import Preprocessor
+from node.perception.preprocess.gpu import GpuPreprocessor
+from node.perception.preprocess.prefetch import Ahead, Ready
+from node.perception.runtimes.base import Runtime
+from node.perception.runtimes.fallback import CpuFallback
+from node.perception.runtimes.select import build_runtime
+from node.perception.tasks.base import Seen, Task
+from node.perception.tasks.classify import Classify
+from node.perception.tasks.detect import Detect
+from node.perception.tasks.second_stage import Crops
+from node.perception.tasks.segment import Segment
+from perception_client.messages.kinds import Detection, Label, ModelInfo
 
 log = logging.getLogger(__name__)
 

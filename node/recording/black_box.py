@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from node.recording.entry import Entry
+from node.recording.records import Entry
 
 
 class BlackBox:

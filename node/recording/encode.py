@@ -7,10 +7,11 @@ from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
 from foxglove_schemas_protobuf.PointsAnnotation_pb2 import PointsAnnotation
 
-from node.config import NodeConfig
-from node.frame import Frame
-from node.jpeg import encode_jpeg
-from node.recording.entry import (
+from node.config.redact import redacted
+from node.config.schema import NodeConfig
+from node.image.frame import Frame
+from node.image.jpeg import encode_jpeg
+from node.recording.records import (
     Entry,
     annotations_channel,
     as_json,
@@ -19,9 +20,8 @@ from node.recording.entry import (
     image_channel,
     message_channel,
 )
-from node.redact import redacted
-from node.wire.codec import to_map
-from node.wire.messages import (
+from perception_client.messages.codec import to_map
+from perception_client.messages.kinds import (
     Detection,
     EventMessage,
     HealthMessage,

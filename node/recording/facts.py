@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from node.errors import MessageError
-from node.frame import Clock
-from node.wire.codec import from_map, from_plain
-from node.wire.messages import LabelsMessage, Message, MessageKind, Status
+from node.image.frame import Clock
+from perception_client.messages.codec import from_map, from_plain
+from perception_client.messages.kinds import LabelsMessage, Message, MessageKind, Status
 
 MOST_COUNT = 1 << 53
 """Beyond all frames that a camera takes in its life; exact in JSON's numbers of any reader."""

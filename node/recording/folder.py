@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.recording.file import delete_unless_written
+from node.recording.mcap_writer import delete_unless_written
 
 log = logging.getLogger(__name__)
 

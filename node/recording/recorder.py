@@ -21,16 +21,16 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from node import __version__
-from node.config import NodeConfig
+from node.config.schema import NodeConfig
 from node.errors import OutputError
-from node.frame import Frame
+from node.image.frame import Frame
 from node.recording.black_box import BlackBox
+from node.recording.dump_trigger import Triggers
 from node.recording.encode import Clock, config_entry, frame_entries, message_entries
-from node.recording.entry import Entry
-from node.recording.file import RecordingFile
 from node.recording.folder import BLACK_BOX, MIB, RecordingFolder
-from node.recording.triggers import Triggers
-from node.wire.messages import (
+from node.recording.mcap_writer import RecordingFile
+from node.recording.records import Entry
+from perception_client.messages.kinds import (
     InfoMessage,
     LabelsMessage,
     Message,

@@ -10,8 +10,8 @@ from mcap.writer import CompressionType, Writer
 
 from node import __version__
 from node.errors import OutputError, SourceError
-from node.recording.chunks import ChunkedFile, add_problem, open_chunked, opened
-from node.recording.file import CHUNK_BYTES, hold
+from node.recording.mcap_reader import ChunkedFile, add_problem, open_chunked, opened
+from node.recording.mcap_writer import CHUNK_BYTES, hold
 
 
 @dataclass(frozen=True, slots=True)

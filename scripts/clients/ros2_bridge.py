@@ -16,8 +16,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from node.client import LabelsMessage, NoMessageError, Status, Subscriber
-from node.client_ros2 import DETECTIONS, of_labels, type_of
+from perception_client.messages.ros2 import DETECTIONS, of_labels, type_of
+from perception_client.subscriber import LabelsMessage, NoMessageError, Status, Subscriber
 
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 

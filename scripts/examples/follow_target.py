@@ -7,7 +7,7 @@ track.enabled = true.
 import sys
 import time
 
-from node.client import NotUsableError, Subscriber
+from perception_client.subscriber import NotUsableError, Subscriber
 
 TURN_RAD_S = 1.0  # for a thing at the picture's edge; positive is to the left, as in ROS
 MAX_AGE_S = 0.3  # what is older says nothing about now

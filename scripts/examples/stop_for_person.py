@@ -7,7 +7,7 @@ node has several cameras, name the one that looks ahead: Subscriber(endpoint, ca
 import sys
 import time
 
-from node.client import NotUsableError, Subscriber
+from perception_client.subscriber import NotUsableError, Subscriber
 
 NEAR = 0.6  # of the picture's height
 MAX_AGE_S = 0.3  # what is older says nothing about now

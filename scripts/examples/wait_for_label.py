@@ -5,7 +5,7 @@ python scripts/examples/wait_for_label.py [ENDPOINT] [LABEL] [SECONDS]
 
 import sys
 
-from node.client import NoMessageError, NotSeenError, Subscriber
+from perception_client.subscriber import NoMessageError, NotSeenError, Subscriber
 
 endpoint = sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:5570"
 name = sys.argv[2] if len(sys.argv) > 2 else "espresso"

@@ -19,13 +19,13 @@ from typing import Any
 from attack import ROOT, Attack, Budget, Outcome
 
 from node.cli import command_line
-from node.client import Control
-from node.doctor import endpoint_finding
-from node.monitor.live import LiveState
-from node.monitor.metrics import Metrics
-from node.monitor.preview import Preview
-from node.monitor.web import WebServer
-from node.wire.control import ControlServer, Request, Result
+from node.diagnostics.doctor import endpoint_finding
+from node.transport.control_server import ControlServer, Request, Result
+from node.web.live_state import LiveState
+from node.web.metrics import Metrics
+from node.web.preview import Preview
+from node.web.server import WebServer
+from perception_client.subscriber import Control
 
 STRANGER = 65534
 """A user id that is not the node's."""
@@ -57,7 +57,7 @@ COMMANDS: tuple[Callable[[str], tuple[str, ...]], ...] = (
 )
 _ASK = """
 import encodings.idna, os, sys
-from node.client import Control, NoAnswerError
+from perception_client.subscriber import Control, NoAnswerError
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid({user}); os.setuid({user})
 with Control({endpoint!r}, timeout_s={seconds}) as control:

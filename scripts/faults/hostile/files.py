@@ -236,7 +236,7 @@ CARD = 'name = "mine"\ntask = "classify"\nlabels = {labels}\n[input]\nsize = [32
 LOAD = """
 import sys
 from node.errors import ModelError
-from node.perception.catalogue import load_model
+from node.perception.models.registry import load_model
 for file in sys.argv[1:]:
     try:
         load_model(file).network

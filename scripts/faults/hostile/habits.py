@@ -19,19 +19,19 @@ from typing import Any
 import zmq
 from attack import ROOT, Attack, Budget, Outcome
 
-from node.client import (
+from node.errors import PerceptionError
+from node.testing.recorded import RecordedLabels
+from node.transport.publisher import Publisher
+from node.transport.sequencing import Envelope, Outgoing
+from perception_client.messages.codec import to_map
+from perception_client.messages.kinds import Box, Detection, Status, boot_id, topic
+from perception_client.subscriber import (
     LabelsMessage,
     NodeGoneError,
     NotUsableError,
     StaleGuard,
     Subscriber,
 )
-from node.client_recorded import RecordedLabels
-from node.errors import PerceptionNodeError
-from node.wire.codec import to_map
-from node.wire.messages import Box, Detection, Status, boot_id, topic
-from node.wire.outgoing import Envelope, Outgoing
-from node.wire.publisher import Publisher
 
 COMMAND = [sys.executable, "-m", "node"]
 WAIT_S = 10.0
@@ -265,7 +265,7 @@ def _edited(budget: Budget) -> Outcome:
             try:
                 with RecordedLabels(file) as played:
                     played.latest(1.0, timeout_s=1.0)
-            except PerceptionNodeError:
+            except PerceptionError:
                 continue
             except Exception as error:
                 wrong.append(f"{name} = {str(value)[:20]}: {type(error).__name__}: {error}")

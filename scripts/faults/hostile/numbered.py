@@ -18,9 +18,9 @@ import openvino as ov
 import openvino.opset13 as ops
 import skimage
 
-from node.frame import Image
-from node.jpeg import encode_jpeg
-from node.opencv import cv2
+from node.image.frame import Image
+from node.image.jpeg import encode_jpeg
+from node.image.opencv import cv2
 
 Codec = Literal["mjpeg", "h264", "hevc"]
 CODECS: tuple[Codec, ...] = get_args(Codec)

@@ -19,12 +19,18 @@ from attack import ROOT, Attack, Budget, Outcome
 
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
-from node.capture.open import open_source
+from node.capture.sources.open import open_source
 from node.cli import command_line
-from node.client import Control, ControlError, LabelsMessage, NoMessageError, Subscriber
-from node.config import CameraConfig
-from node.frame import Image
-from node.jpeg import encode_jpeg
+from node.config.schema import CameraConfig
+from node.image.frame import Image
+from node.image.jpeg import encode_jpeg
+from perception_client.subscriber import (
+    Control,
+    ControlError,
+    LabelsMessage,
+    NoMessageError,
+    Subscriber,
+)
 
 PATIENCE_S = 60.0
 """How long a node may take to see, on a computer that is busy."""

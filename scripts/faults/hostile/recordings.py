@@ -23,22 +23,22 @@ from unittest import mock
 import numpy as np
 from attack import Attack, Budget, Outcome
 
-from node.client_recorded import RecordedLabels
-from node.config import NodeConfig
-from node.config_file import changed
-from node.errors import PerceptionNodeError
-from node.frame import Frame, Stamp
-from node.jpeg import encode_jpeg
+from node.config.load import changed
+from node.config.schema import NodeConfig
+from node.errors import PerceptionError
+from node.image.frame import Frame, Stamp
+from node.image.jpeg import encode_jpeg
 from node.recording import recorder as recorder_module
-from node.recording import report
 from node.recording.encode import frame_entries, message_entries
-from node.recording.entry import Entry, as_json
-from node.recording.file import RecordingFile
 from node.recording.folder import MIB, in_order
+from node.recording.mcap_writer import RecordingFile
+from node.recording.reader import Recording
 from node.recording.recorder import Recorder
-from node.recording.recording import Recording
+from node.recording.records import Entry, as_json
 from node.recording.recover import is_whole, recover
-from node.wire.messages import ImageSize, Label, LabelsMessage, Status
+from node.recording.report import report
+from node.testing.recorded import RecordedLabels
+from perception_client.messages.kinds import ImageSize, Label, LabelsMessage, Status
 
 WAIT_S = 20.0
 MOST_NOTICED_S = 1.0
@@ -188,7 +188,7 @@ def _size(path: Path) -> int:
 def _is_whole(path: Path) -> bool:
     try:
         return is_whole(path)
-    except PerceptionNodeError:
+    except PerceptionError:
         return False
 
 
@@ -334,7 +334,7 @@ def absurd_facts(budget: Budget) -> Outcome:
         for read in (_frames_of, _report_of, _labels_of):
             try:
                 read(path)
-            except PerceptionNodeError:
+            except PerceptionError:
                 errors += 1
             except Exception as error:  # what a command would show as a stack trace
                 wrong[f"{read.__name__}: {type(error).__name__}: {error}"[:200]] = None

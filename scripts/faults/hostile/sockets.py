@@ -17,8 +17,8 @@ import psutil
 import zmtp
 from attack import ROOT, Attack, Budget, Outcome
 
-from node.client import Control, Keys, LabelsMessage, NoMessageError, Subscriber
-from node.errors import PerceptionNodeError
+from node.errors import PerceptionError
+from perception_client.subscriber import Control, Keys, LabelsMessage, NoMessageError, Subscriber
 
 SILENCE_S = 0.2
 BUSY_S = 2.0
@@ -185,7 +185,7 @@ class Report:
             try:
                 control.resume(_CAMERA)
                 self._worse("pause_s", time.monotonic() - began)
-            except PerceptionNodeError as error:
+            except PerceptionError as error:
                 self.wrong.append(f"{name}: a pause was refused: {error}")
         if self.figures.get("pause_s", 0.0) > PAUSE_S * self._patience:
             self.wrong.append(f"{name}: a pause took {self.figures['pause_s']:.2f} s")

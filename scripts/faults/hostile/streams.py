@@ -18,7 +18,13 @@ from numbered import CODECS, FPS, PERIOD_S, Codec, clip, filmed_s, newest_of, pi
 from numbered import write_model as write_numbers
 from rtsp import MOST_JPEG_PX
 
-from node.client import HealthMessage, LabelsMessage, NoMessageError, Status, Subscriber
+from perception_client.subscriber import (
+    HealthMessage,
+    LabelsMessage,
+    NoMessageError,
+    Status,
+    Subscriber,
+)
 
 BOUND_S = 0.1 + PERIOD_S
 """Hidden age that is allowed: what the message claims, uncertainty counted in, and the truth."""

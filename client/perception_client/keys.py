@@ -1,0 +1,82 @@
+"""Keys: what a client needs to talk to a node that asks for them (CURVE). Needs pyzmq only."""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.auth import load_certificate
+from zmq.utils import z85
+
+from perception_client.errors import ConfigError
+from perception_client.paths import expanded
+from perception_client.private_files import check_private, check_secret
+
+SERVER_FILE = "server.key"
+_KEY_CHARACTERS = 40
+"""Of a key in Z85, ZeroMQ RFC 32: 32 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The node's public key, and a client's own pair; each 40 characters of Z85."""
+
+    server: bytes
+    public: bytes
+    secret: bytes
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "Keys":
+        """From a folder with the node's `server.key` and one client's `NAME.key_secret`.
+
+        Raises ConfigError, also where other users could change these files or read the secret.
+        """
+        place = expanded(folder)
+        if not place.is_dir():
+            raise ConfigError(f"{place}: there is no such folder; name the client's folder of keys")
+        own = [x for x in sorted(place.glob("*.key_secret")) if x.name != "server.key_secret"]
+        if len(own) != 1:
+            raise ConfigError(
+                f"{place}: {len(own)} files NAME.key_secret; a client's folder holds its own one "
+                "and the node's server.key, as `perception-node keys` made them"
+            )
+        check_private(place / SERVER_FILE)
+        check_secret(own[0])
+        server, _ = read_pair(place / SERVER_FILE)
+        public, secret = read_pair(own[0])
+        if secret is None:
+            raise ConfigError(f"{own[0]}: holds no secret key; copy it again")
+        return cls(server, public, secret)
+
+    def put_on(self, socket: "zmq.Socket[Any]") -> None:
+        """Before it connects."""
+        socket.curve_serverkey = self.server
+        socket.curve_publickey = self.public
+        socket.curve_secretkey = self.secret
+
+
+def read_pair(file: Path) -> tuple[bytes, bytes | None]:
+    """The public key in a certificate file, and the secret one where it holds it. Raises
+    ConfigError."""
+    try:
+        public, secret = load_certificate(file)
+    except OSError:
+        raise ConfigError(
+            f"{file}: there is no such file, or it may not be read; `perception-node keys` makes it"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: is no key file ({error}); copy it again") from None
+    if not _is_key(public) or not (secret is None or _is_key(secret)):
+        raise ConfigError(
+            f"{file}: is damaged, a key in it is not {_KEY_CHARACTERS} characters of Z85; copy it "
+            "again, or move it away and make new ones with perception-node keys"
+        )
+    return public, secret
+
+
+def _is_key(text: bytes) -> bool:
+    try:
+        return len(text) == _KEY_CHARACTERS and bool(z85.decode(text))
+    except (KeyError, struct.error):  # another character; five that are more than 32 bits
+        return False

@@ -1,0 +1,216 @@
+"""The one way in which a configuration is read: a TOML file, then `--set key=value`. Every error is
+one line that names file, key, value and what is allowed."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from node.config.redact import key_shown, redacted, value_shown
+from node.config.schema import CameraConfig, NodeConfig, as_tuples
+from node.errors import ConfigError
+
+
+def load_config(
+    file: Path | None = None,
+    settings: Iterable[str] = (),
+    options: Mapping[str, str] = MappingProxyType({}),
+) -> NodeConfig:
+    """The configuration in a TOML file (None: the defaults), changed by `key=value` settings, then
+    by the texts of a command's own options, by their keys.
+
+    A key is dotted, `model.top_k`; a camera is named by its name or place, `camera.front.fps`,
+    `camera.0.fps`. A value is TOML; what is not TOML is taken as text. Raises ConfigError.
+    """
+    content = _read_toml(file) if file else {}
+    where = str(file) if file else "settings"
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise ConfigError(
+                f"--set {redacted(setting)}: write it as key=value, for example model.top_k=3"
+            )
+        _apply(content, key, toml_value(text.strip()))
+        where = f"{file} and the command line" if file else "command line"
+    for key, value in options.items():
+        _apply(content, key, value)
+        where = f"{file} and the command line" if file else "command line"
+    try:
+        return NodeConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error, content)}") from error
+
+
+def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
+    """A configuration with other values for some dotted keys. Raises ConfigError."""
+    content = config.model_dump()
+    content["camera"] = list(content["camera"])
+    for key, value in settings.items():
+        _apply(content, key, as_tuples(value))
+    try:
+        return NodeConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error, content)) from error
+
+
+def toml_value(text: str) -> Any:
+    """A value as TOML writes it; what is not TOML is taken as text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):  # also numbers and lists that are too long to be read
+        return text
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{file}: there is no such file; start from config/default.toml"
+        ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{file} is a folder; give the TOML file in it") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}); is it TOML?") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{file} is not valid TOML: its lists are nested too deeply") from None
+
+
+def _apply(content: dict[str, Any], key: str, value: object) -> None:
+    path = [part.strip() for part in key.split(".")]
+    if not all(path):
+        raise ConfigError(
+            f"--set {key_shown(key)}: write the key with dots, for example model.top_k=3"
+        )
+    target: Any = content
+    for place, part in enumerate(path[:-1]):
+        target = _step(target, part, first=place == 0, key=key)
+    if not isinstance(target, dict):
+        raise ConfigError(
+            f"--set {key_shown(key)}: name the camera, for example camera.0.{key_shown(path[-1])}"
+        )
+    target[path[-1]] = value
+
+
+def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
+    if isinstance(target, list):
+        names = [camera.get("name", CameraConfig().name) for camera in target]
+        if part in names:
+            return target[names.index(part)]
+        if part.isdecimal() and int(part) < len(target):
+            return target[int(part)]
+        shown = [redacted(str(name)) for name in names]
+        raise ConfigError(
+            f"--set {key_shown(key)}: no camera {key_shown(part)!r}; cameras: {', '.join(shown)}"
+        )
+    if not isinstance(target, dict):
+        raise ConfigError(
+            f"--set {key_shown(key)}: {key_shown(part)!r} is inside a value, not a section"
+        )
+    return target.setdefault(part, [{}] if first and part == "camera" else {})
+
+
+def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
+    problem = error.errors()[0]
+    key = _dotted(problem["loc"], content)
+    value = problem["input"]
+    match problem["type"]:
+        case "extra_forbidden":
+            told = "" if isinstance(value, str) else f" (its value is {value_shown(value)})"
+            return f"{key}: unknown key{told}; {_nearest(problem['loc'])}"
+        case "value_error":
+            reason = str(problem["ctx"]["error"])
+            return f"{key}: {reason}" if key else reason
+        case "tuple_type":
+            return f"{key} = {value_shown(value)}: write each camera as a [[camera]] section"
+        case "model_type" | "model_attributes_type":
+            return f"{key} = {value_shown(value)}: must be a section, [{key}]"
+        case "string_pattern_mismatch":
+            return f"{key} = {value_shown(value)}: must match {problem['ctx']['pattern']}"
+    allowed = problem["msg"].removeprefix("Input ")
+    said = f"{key} = {value_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
+    limits = _range_of(problem["loc"]) if problem["type"] in _OF_NUMBERS else None
+    return f"{said}; allowed: {limits}" if limits else said
+
+
+_OF_NUMBERS = frozenset(
+    {
+        "finite_number",
+        "float_type",
+        "greater_than",
+        "greater_than_equal",
+        "int_type",
+        "less_than",
+        "less_than_equal",
+    }
+)
+
+
+def _range_of(location: tuple[int | str, ...]) -> str | None:
+    """What a number at a place may be, `0.01 to 1000`; None where that is no key of its own."""
+    if not location or not isinstance(location[-1], str):
+        return None
+    field = _section_at(location[:-1]).model_fields.get(location[-1])
+    limits = _limits(field) if field is not None else {}
+    if "ge" not in limits or "le" not in limits:
+        return None
+    return f"{limits['ge']:.6g} to {limits['le']:.6g}"
+
+
+def _limits(field: FieldInfo) -> dict[str, float]:
+    """Of a field, or of what it is beside None."""
+    found: dict[str, float] = {}
+    inner = [x for one in get_args(field.annotation) for x in getattr(one, "__metadata__", ())]
+    for given in (*field.metadata, *inner):
+        for bound in getattr(given, "metadata", (given,)):
+            for name in ("ge", "le"):
+                if (limit := getattr(bound, name, None)) is not None:
+                    found[name] = limit
+    return found
+
+
+def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
+    parts = [key_shown(str(part)) for part in location]
+    if len(location) > 1 and location[0] == "camera" and isinstance(location[1], int):
+        name = _camera_name(content, location[1])
+        parts[:2] = [f"camera.{name}" if name else f"camera.{location[1]}"]
+    return ".".join(parts)
+
+
+def _camera_name(content: Mapping[str, Any], place: int) -> str | None:
+    camera = content["camera"][place]
+    name = camera.get("name") if isinstance(camera, Mapping) else None
+    return redacted(name) if isinstance(name, str) else None
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    section = _section_at(location[:-1])
+    keys = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
+    allowed = f"keys here: {', '.join(keys)}"
+    return f"did you mean {near[0]}? {allowed}" if near else allowed
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section that a place lies in."""
+    section: type[BaseModel] = NodeConfig
+    for part in location:
+        if isinstance(part, str):
+            section = _section_in(section.model_fields[part].annotation) or section
+    return section
+
+
+def _section_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_section_in(argument) for argument in get_args(annotation))
+    return next((section for section in found if section is not None), None)

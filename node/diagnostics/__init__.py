@@ -1,0 +1,1 @@
+"""Diagnostics: doctor, benchmark, latency, and the configuration that fits this computer."""

@@ -1,0 +1,211 @@
+"""Doctor: looks at this computer and says what is there, what is wrong, and the mend."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import zmq
+
+from node.config.schema import NodeConfig
+from node.diagnostics.doctor_cameras import cameras
+from node.diagnostics.finding import Finding
+from node.errors import EndpointError, PerceptionError
+from node.transport.publisher import bind
+from node.transport.socket_file import check_free, path_of
+
+
+def examine(config: NodeConfig) -> Iterator[Finding]:
+    """Every finding, as it is made."""
+    yield from _computer()
+    yield from _opencv()
+    yield from cameras(config)
+    yield from _torch()
+    yield from _other_runtimes()
+    yield from _model(config)
+    yield endpoint_finding("endpoint", config.wire.endpoint)
+    if config.control.endpoint is not None:
+        yield endpoint_finding("control endpoint", config.control.endpoint)
+    if config.monitor.web is not None:
+        yield endpoint_finding("page", f"tcp://{config.monitor.web}")
+    yield _recordings(config)
+
+
+def _computer() -> Iterator[Finding]:
+    yield Finding("system", "ok", f"{platform.system()} {platform.machine()}")
+    yield Finding("python", "ok", platform.python_version())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("cpu", "ok", f"{cores} cores for this process")
+    clock = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    if clock.exists():
+        yield Finding("clock source", "ok", clock.read_text().strip())
+
+
+def _opencv() -> Iterator[Finding]:
+    both = [
+        name
+        for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
+        if _installed(name)
+    ]
+    if len(both) > 1:
+        yield Finding(
+            "opencv packages", "wrong", f"{' and '.join(both)} overwrite each other's files",
+            f"pip uninstall {' '.join(both)}, then install one of them",
+        )  # fmt: skip
+    try:
+        from node.image.opencv import cv2
+    except PerceptionError as error:
+        found, _, mend = str(error).partition("; ")
+        yield Finding("opencv", "wrong", found, mend)
+        return
+    registry = cv2.videoio_registry
+    backends = sorted(
+        {registry.getBackendName(b) for b in registry.getBackends() if registry.hasBackend(b)}
+    )
+    yield Finding("opencv", "ok", f"{cv2.__version__}, {cv2.getNumThreads()} threads")
+    yield Finding("opencv back ends", "ok", ", ".join(backends))
+    if "GSTREAMER" not in backends:
+        yield Finding(
+            "gstreamer", "note", "this OpenCV has none: sources gst:... do not work",
+            "only if you need them: an OpenCV built with -D WITH_GSTREAMER=ON",
+        )  # fmt: skip
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+        import torchvision
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Finding(
+            "torch", "wrong", f"torch and torchvision do not load together: {error}",
+            "install the pair that the lock file names: uv sync --frozen",
+        )  # fmt: skip
+        return
+    yield Finding(
+        "runtime torch", "ok",
+        f"{torch.__version__}, torchvision {torchvision.__version__}, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+    )  # fmt: skip
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            yield Finding("gpu", "ok", f"cuda:{index} {torch.cuda.get_device_name(index)}")
+    elif Path("/dev/nvidia0").exists():
+        yield Finding(
+            "gpu", "wrong", f"an NVIDIA device, but torch {torch.__version__} cannot use it",
+            "update the driver, and see that nvidia-smi lists the GPU",
+        )  # fmt: skip
+    else:
+        yield Finding("gpu", "note", "none that torch can use: the model runs on the CPU")
+
+
+def _other_runtimes() -> Iterator[Finding]:
+    try:
+        import onnxruntime
+
+        providers = ", ".join(onnxruntime.get_available_providers())
+        yield Finding("runtime onnxruntime", "ok", f"{onnxruntime.__version__}, {providers}")
+    except ImportError as error:
+        yield _unloadable("onnxruntime", error)
+    try:
+        import openvino
+
+        devices = ", ".join(openvino.Core().available_devices)
+        version = openvino.__version__.partition("-")[0]
+        yield Finding("runtime openvino", "ok", f"{version}, devices {devices}")
+    except ImportError as error:
+        yield _unloadable("openvino", error)
+
+
+def _unloadable(runtime: str, error: ImportError) -> Finding:
+    return Finding(
+        f"runtime {runtime}",
+        "note",
+        f"does not load: {error}",
+        "only if you need it: install what the lock file names, uv sync --frozen",
+    )
+
+
+def _model(config: NodeConfig) -> Iterator[Finding]:
+    from node.perception.models.registry import entries, load_model
+
+    name, weights = config.model.name, config.model.weights
+    away = {entry.name for entry in entries() if not entry.weights_here}
+    if weights is None and name in away:
+        yield Finding(
+            "model", "note", f"{name}: its weights are not here",
+            "they are downloaded at the first start; efficientnet_lite0 needs no download",
+        )  # fmt: skip
+        return
+    try:
+        model = load_model(name, weights)
+    except PerceptionError as error:
+        found, _, mend = str(error).partition("; ")
+        yield Finding("model", "wrong", found, mend or None)
+        return
+    yield Finding("model", "ok", f"{model.name}, weights here, sha256 {model.digest[:12]}")
+
+
+def _recordings(config: NodeConfig) -> Finding:
+    folder = config.recording.folder
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    free_gb = shutil.disk_usage(there).free / 1e9
+    kept_mb = config.recording.keep_free_mb
+    if not os.access(there, os.W_OK):
+        return Finding(
+            "recordings", "wrong" if config.recording.enabled else "note",
+            f"{there} may not be written to by this user",
+            f"name another recording.folder, or: sudo chown $USER {there}",
+        )  # fmt: skip
+    if free_gb * 1e3 < kept_mb:
+        return Finding(
+            "recordings", "wrong" if config.recording.enabled else "note",
+            f"{folder}: {free_gb:.1f} GB free, and recording.keep_free_mb leaves {kept_mb} MiB",
+            "make room, set recording.budget_mb, or lower keep_free_mb",
+        )  # fmt: skip
+    return Finding("recordings", "ok", f"{folder}: {free_gb:.0f} GB free")
+
+
+def endpoint_finding(what: str, endpoint: str) -> Finding:
+    """Whether an endpoint could be bound now; nothing is changed and nothing left behind."""
+    try:
+        if endpoint.startswith("ipc://"):
+            _check_socket_file(endpoint)
+        else:
+            _try_binding(endpoint)
+    except EndpointError as error:
+        found, _, mend = str(error).partition("; ")
+        return Finding(what, "wrong", found, mend)
+    return Finding(what, "ok", f"{endpoint} is free")
+
+
+def _check_socket_file(endpoint: str) -> None:
+    """Looks, and makes nothing: a socket that is bound leaves a file."""
+    check_free(endpoint)
+    path = path_of(endpoint)
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise EndpointError(
+            f"endpoint {endpoint} cannot be bound: {path.parent} is no folder that this user may "
+            f"write to; sudo install -d -o $USER {path.parent}, or choose another path"
+        )
+
+
+def _try_binding(endpoint: str) -> None:
+    context = zmq.Context()
+    socket = context.socket(zmq.XPUB)
+    try:
+        bind(socket, endpoint)
+    finally:
+        socket.close(linger=0)
+        context.term()
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

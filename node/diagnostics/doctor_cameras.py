@@ -1,0 +1,83 @@
+"""What the doctor finds of cameras: whether they can be opened, what they give, and whether the bus
+can carry it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from node.config.schema import CameraConfig, NodeConfig
+from node.diagnostics.finding import Finding
+from node.errors import SourceError
+
+USB2_BYTES_PER_S = 35e6
+"""What USB 2 carries in isochronous transfers, about: 24.6 MB/s for one device by its
+specification, shared by all on a hub; more by bulk transfer."""
+_UNPACKED = {"YUYV": 2.0, "UYVY": 2.0, "NV12": 1.5, "YU12": 1.5, "BGR3": 3.0, "RGB3": 3.0}
+"""Bytes a pixel of V4L2's uncompressed formats."""
+
+
+def cameras(config: NodeConfig) -> Iterator[Finding]:
+    """The devices that are there, then those that are configured."""
+    devices = sorted(Path("/dev").glob("video*"))
+    if not devices:
+        yield Finding(
+            "cameras", "note", "no /dev/video* here",
+            "plug one in, or label a stream, a video, or --source demo",
+        )  # fmt: skip
+    for device in devices:
+        if os.access(device, os.R_OK | os.W_OK):
+            yield Finding("camera", "ok", f"{device}{_card(device)}")
+        else:
+            yield Finding(
+                "camera", "wrong", f"{device} may not be opened by this user",
+                "sudo usermod -aG video $USER, then log in again",
+            )  # fmt: skip
+    for camera in config.camera:
+        if camera.source.isdecimal() or camera.source.startswith("/dev/"):
+            yield _negotiated(camera)
+
+
+def _negotiated(camera: CameraConfig) -> Finding:
+    from node.capture.sources.device import open_device
+
+    what = f"camera {camera.name}"
+    try:
+        source = open_device(camera)
+    except SourceError as error:
+        found, _, mend = str(error).partition("; ")
+        return Finding(what, "wrong", found, mend or "see which cameras there are, above")
+    facts = source.facts
+    source.close()
+    gives = f"{facts.width}x{facts.height}, {facts.fps or 0:g} fps, {facts.pixel_format}"
+    if facts.differences:
+        return Finding(
+            what, "note", f"gives {gives}; {'; '.join(facts.differences)}",
+            'ask for what v4l2-ctl --list-formats-ext lists; fourcc = "MJPG" is often the faster',
+        )  # fmt: skip
+    return bandwidth(what, gives, facts.pixel_format, facts.width, facts.height, facts.fps)
+
+
+def bandwidth(
+    what: str,
+    gives: str,
+    pixel_format: str | None,
+    width: int | None,
+    height: int | None,
+    fps: float | None,
+) -> Finding:
+    """Whether a USB 2 bus carries what a camera gives."""
+    per_pixel = _UNPACKED.get(pixel_format or "")
+    if per_pixel is None or width is None or height is None or fps is None:
+        return Finding(what, "ok", f"gives {gives}")
+    rate = per_pixel * width * height * fps
+    if rate <= USB2_BYTES_PER_S:
+        return Finding(what, "ok", f"gives {gives}, {rate / 1e6:.0f} MB/s")
+    return Finding(
+        what, "note", f"gives {gives}: {rate / 1e6:.0f} MB/s, where USB 2 carries about 35",
+        'fourcc = "MJPG", a smaller picture, or a USB 3 port',
+    )  # fmt: skip
+
+
+def _card(device: Path) -> str:
+    name = Path("/sys/class/video4linux") / device.name / "name"
+    return f" ({name.read_text().strip()})" if name.exists() else ""

@@ -1,1 +1,0 @@
-"""Monitor: what the node knows of its own health."""

@@ -1,0 +1,1 @@
+"""Models: where networks and weights come from, and what is known of each."""

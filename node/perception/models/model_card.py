@@ -1,0 +1,152 @@
+"""ModelCard: what the node needs to know about a model file, from the TOML file beside it."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from node.errors import ModelError
+from node.perception.models.beside import MIB, beside, text_of
+from node.perception.preprocess.geometry import PreprocessSpec
+
+_MINIMAL = (
+    'name = "mine", task = "classify", labels = "labels.txt", [input] size = [224, 224], '
+    "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]"
+)
+_DECODERS: dict[str, tuple[str | None, ...]] = {
+    "classify": ("softmax", None),
+    "detect": ("yolox", "boxes"),
+    "segment": ("pixels", None),
+}
+_RUNS = (
+    'task "classify" (decoder "softmax"), task "detect" (decoder "yolox" or "boxes") and task '
+    '"segment" (decoder "pixels")'
+)
+_NAME_LABELS = "name a text file with a label a line, or list the names"
+_MOST_CARD_BYTES = _MOST_LABELS_BYTES = 2 * MIB
+"""All names go into one message (node.wire.messages.MAX_MESSAGE_BYTES)."""
+_MOST_LABELS, _LONGEST_LABEL = 100_000, 200
+_UNSEEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, which a terminal obeys, and what turns the direction of text."""
+_Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class InputCard(_Section):
+    """How the network wants its picture; the network gets (pixel * scale - mean) / std.
+
+    antialias: None for what the decoder's own preprocessing does (yolox: no, all others: yes).
+    """
+
+    size: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]
+    color: Literal["rgb", "bgr"] = "rgb"
+    resize: Literal["crop", "stretch", "letterbox"] = "crop"
+    resize_short: int | None = Field(None, ge=1, le=16384)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool | None = None
+    pad_value: int = Field(0, ge=0, le=255)
+    pad_anchor: Literal["center", "top-left"] = "center"
+    scale: _Factor = 1 / 255
+    mean: tuple[_Mean, _Mean, _Mean] = (0.0, 0.0, 0.0)
+    std: tuple[_Factor, _Factor, _Factor] = (1.0, 1.0, 1.0)
+
+
+class ModelCard(_Section):
+    """The whole card. labels: a file beside it with a name a line, or the names."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    task: Literal["classify", "detect", "segment"]
+    labels: str | tuple[str, ...]
+    decoder: str | None = None
+    source: str | None = Field(None, max_length=1000)
+    input: InputCard
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """The same as data for the preprocessing."""
+        given = self.input
+        return PreprocessSpec(
+            resize_short_px=given.resize_short or min(given.size),
+            crop_px=given.size,
+            interpolation=given.interpolation,
+            mean=given.mean,
+            std=given.std,
+            fit=given.resize,
+            color=given.color,
+            scale=given.scale,
+            pad_value=given.pad_value,
+            pad_anchor=given.pad_anchor,
+            antialias=self.decoder != "yolox" if given.antialias is None else given.antialias,
+        )
+
+
+def read_card(model_file: Path) -> ModelCard:
+    """The card beside a model file. Raises ModelError where it is missing or wrong."""
+    file = model_file.with_suffix(".toml")
+    if not file.exists():
+        raise ModelError(f"{model_file}: its model card {file} is missing; write one: {_MINIMAL}")
+    beside(model_file, file.name)
+    try:
+        content: dict[str, Any] = tomllib.loads(text_of(file, _MOST_CARD_BYTES))
+        card = ModelCard.model_validate(content)
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise ModelError(f"{file}: {_first_problem(error)}") from error
+    except RecursionError:
+        raise ModelError(f"{file} is not valid TOML: its lists are nested too deeply") from None
+    except ValueError as error:  # not TOML, not UTF-8
+        raise ModelError(f"{file} is not valid TOML: {error}") from error
+    if card.decoder not in _DECODERS[card.task]:
+        raise ModelError(
+            f'{file}: task "{card.task}" with decoder "{card.decoder or ""}": this version runs '
+            f"{_RUNS}"
+        )
+    return card
+
+
+def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
+    """The names of the classes, in order. Raises ModelError."""
+    where = f"{model_file.with_suffix('.toml')}: labels"
+    names = card.labels if not isinstance(card.labels, str) else _read_labels(card, model_file)
+    if len(names) > _MOST_LABELS:
+        raise ModelError(f"{where}: {len(names)} names; at most {_MOST_LABELS}")
+    for name in names:
+        if len(name) > _LONGEST_LABEL or _UNSEEN.search(name):
+            raise ModelError(
+                f"{where}: {name!r:.60} is no name: at most {_LONGEST_LABEL} characters, none of "
+                "them a control character"
+            )
+    return names
+
+
+def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:
+    told = f"{model_file.with_suffix('.toml')}: labels = {card.labels!r:.80}"
+    try:
+        file = beside(model_file, str(card.labels))
+        return tuple(text_of(file, _MOST_LABELS_BYTES).splitlines())
+    except ModelError as error:
+        reason = str(error).removeprefix(f"{model_file}: ")
+        raise ModelError(f"{told}: {reason}; {_NAME_LABELS}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{told}: {model_file.parent / str(card.labels)} cannot be read; {_NAME_LABELS}"
+        ) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{key} is missing; a card has at least: {_MINIMAL}"
+    if problem["type"] == "extra_forbidden":
+        known = InputCard if key.startswith("input.") else ModelCard
+        return f"{key}: unknown key; keys here: {', '.join(known.model_fields)}"
+    allowed = problem["msg"].removeprefix("Input ")
+    return f"{key} = {problem['input']!r}: {allowed[0].lower()}{allowed[1:]}"

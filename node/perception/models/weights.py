@@ -1,0 +1,153 @@
+"""Weights files: reading them, and putting them into a network."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from node.errors import ModelError
+from node.perception.models.download import reason_of, sha256_of
+
+_NESTED_UNDER = ("state_dict", "model")
+
+StateDict = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a weights file holds. digest: sha256 of the file, hexadecimal."""
+
+    file: Path
+    state: StateDict
+    digest: str
+
+
+def read_weights(file: Path) -> Weights:
+    """A state dict as torch.save writes it, bare or under the key `state_dict` or `model`.
+
+    Nothing in the file is run (weights_only). Raises ModelError for anything else.
+    """
+    problem = _problem_with(file)
+    if problem:
+        raise ModelError(f"weights {file}: {problem}")
+    try:
+        content: object = torch.load(file, map_location="cpu", weights_only=True)
+        digest = sha256_of(file)
+    except Exception as error:  # torch.load has no exception of its own for a damaged file
+        raise ModelError(f"weights {file}: {_why_unreadable(file, error)}") from error
+    return Weights(file, _state_in(content, file), digest)
+
+
+def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
+    """Loads weights into a network whose tensors have the same names and shapes.
+
+    Counters of BatchNorm (`num_batches_tracked`) may be missing. Raises ModelError that says how
+    many tensors are missing, unknown or of another shape, and the first of them.
+    """
+    own = network.state_dict()
+    state = weights.state
+    missing = [name for name in own if name not in state and not is_counter(name)]
+    extra = [name for name in state if name not in own and not is_counter(name)]
+    misshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or extra or misshaped:
+        first = [*missing[:1], *extra[:1]]
+        for name in misshaped[:1]:
+            first.append(f"{name} is {_shape(state[name])}, not {_shape(own[name])}")
+        raise ModelError(
+            f"weights {weights.file}: do not fit model {model_name!r}: {len(missing)} tensors "
+            f"missing, {len(extra)} unknown, {len(misshaped)} of another shape "
+            f"({'; '.join(first)}); name the model that they were saved from"
+        )
+    try:
+        network.load_state_dict(state, strict=False)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"weights {weights.file}: do not fit model {model_name!r} ({reason_of(error)}); "
+            "save them with torch.save(model.state_dict(), PATH)"
+        ) from error
+
+
+def is_counter(tensor_name: str) -> bool:
+    """Whether this is BatchNorm's count of training batches, which inference does not use."""
+    return tensor_name.endswith("num_batches_tracked")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(str(n) for n in tensor.shape) or "a single number"
+
+
+def _problem_with(file: Path) -> str | None:
+    """What can be said against a file before reading it."""
+    if file.is_dir():
+        return "is a directory; name the weights file in it"
+    if not file.exists():
+        return "does not exist; correct model.weights, or leave it out for the model's own weights"
+    if not file.is_file():
+        return "is not a regular file; name a weights file that torch.save wrote"
+    if file.stat().st_size == 0:
+        return "is empty (0 bytes); copy or download it again"
+    if not os.access(file, os.R_OK):
+        return "may not be read by this user; change its permissions"
+    if _is_packed(file):
+        return (
+            "is packed (a few bytes could fill the memory), as torch.save never does; save it again"
+        )
+    return None
+
+
+def _is_packed(file: Path) -> bool:
+    """Whether the archive has members that unpack to more than its own length."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(x.compress_type != zipfile.ZIP_STORED for x in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False  # torch says what it is
+
+
+def _why_unreadable(file: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read ({reason_of(error)})"
+    if _is_torchscript(file):
+        return (
+            "is a TorchScript archive, not a state dict; "
+            "save one with torch.save(model.state_dict(), PATH)"
+        )
+    if zipfile.is_zipfile(file) and isinstance(error, pickle.UnpicklingError):
+        return (
+            "holds a pickled object, not only tensors, and is not loaded since that runs code "
+            "in it; save a state dict with torch.save(model.state_dict(), PATH)"
+        )
+    return "is not a torch weights file, or is damaged; copy or download it again"
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+
+
+def _state_in(content: object, file: Path) -> StateDict:
+    for key in _NESTED_UNDER:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        kind = "nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise ModelError(f"weights {file}: holds {kind}, not a state dict; {_SAVE}")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ModelError(
+                f"weights {file}: its entry {name!r} is a {type(tensor).__name__}, "
+                f"not a tensor; {_SAVE}"
+            )
+    # As it is, not a plain dict: torch keeps version numbers in an attribute of it.
+    return cast(StateDict, content)
+
+
+_SAVE = "save one with torch.save(model.state_dict(), PATH)"

@@ -1,0 +1,1 @@
+"""Preprocess: resize, crop, pad and normalisation, on the CPU and the GPU."""

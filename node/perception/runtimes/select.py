@@ -1,0 +1,169 @@
+"""Which runtime runs a model: as configured, as tuned for this computer, or the sound choice."""
+
+import logging
+from dataclasses import replace
+
+import torch
+
+from node.config.schema import ModelConfig
+from node.errors import ModelError
+from node.perception.models.model import Model
+from node.perception.runtimes.base import Runtime
+from node.perception.runtimes.export import exported
+from node.perception.runtimes.fallback import CpuFallback
+from node.perception.runtimes.torch_runtime import TorchRuntime
+from node.perception.runtimes.tuning_result import Choice, kept_result
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = {
+    "torch": ("fp32", "bf16"),
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16", "int8"),
+}
+"""What each runtime computes in on a CPU."""
+GPU_PRECISIONS = ("fp16", "bf16", "fp32")
+"""What torch computes in on a GPU, the default first."""
+
+
+def build_runtime(model: Model, config: ModelConfig) -> Runtime:
+    """The runtime of a configuration. Raises ModelError where it cannot run here.
+
+    `auto` takes what `perception-node tune` kept for this computer; without that torch on a GPU,
+    and on a CPU OpenVINO, in bfloat16 where the CPU has it: the fastest of those that keep full
+    accuracy (see scripts/bench.py). What cannot run a model leaves it to the next.
+    """
+    choices = _choices(model, config)
+    for choice in choices[:-1]:
+        try:
+            return _on(model, choice, config)
+        except ModelError as error:
+            log.warning("%s; trying the next runtime", error)
+    return _on(model, choices[-1], config)
+
+
+def build_choice(model: Model, choice: Choice) -> Runtime:
+    """The runtime that a choice names. Raises ModelError."""
+    if choice.precision == "bf16" and choice.device == "cpu":
+        _check_bf16()
+    if choice.runtime == "torch":
+        return TorchRuntime(model, choice.device, choice.precision)
+    if choice.runtime == "onnxruntime":
+        from node.perception.runtimes.onnxruntime_runtime import OnnxRuntime
+
+        return OnnxRuntime(exported(model), choice.threads)
+    from node.perception.runtimes.openvino_runtime import OpenVinoRuntime
+
+    file = choice.graph or exported(model)
+    return OpenVinoRuntime(file, choice.precision, choice.threads)  # type: ignore[arg-type]
+
+
+def _check_bf16() -> None:
+    from node.perception.runtimes.openvino_runtime import has_native_bf16
+
+    if not has_native_bf16():  # in software it takes twenty times as long as float32
+        raise ModelError(
+            'model.precision = "bf16": this CPU has no bfloat16 arithmetic; write "fp32"'
+        )
+
+
+def _on(model: Model, choice: Choice, config: ModelConfig) -> Runtime:
+    if choice.device == "cpu":
+        return build_choice(model, choice)
+    standby = config.model_copy(update={"device": "cpu", "runtime": "auto", "precision": "auto"})
+    return CpuFallback(
+        lambda: build_choice(model, choice), lambda: build_runtime(model, standby), choice.device
+    )
+
+
+def _choices(model: Model, config: ModelConfig) -> list[Choice]:
+    """What to try, in turn; the last one's error is the user's."""
+    tuned = _tuned(model, config)
+    if tuned is not None:
+        return [tuned]
+    device = _device(config)
+    if device != "cpu":
+        return [_on_gpu(model, config, device)]
+    if model.preprocess.fit == "none" and config.runtime == "auto":
+        # It resizes by itself, by rules that only torch runs.
+        precision = "fp32" if config.precision == "auto" else str(config.precision)
+        wanted = [("torch", precision)]
+    elif config.runtime == "auto":
+        wanted = _by_default(config.precision)
+    else:
+        wanted = [(config.runtime, "fp32" if config.precision == "auto" else config.precision)]
+    for runtime, precision in wanted:
+        _check_precision(runtime, precision)
+    return [Choice(runtime, precision, "cpu", config.threads) for runtime, precision in wanted]
+
+
+def _tuned(model: Model, config: ModelConfig) -> Choice | None:
+    """The kept result, where the configuration leaves the choice open or asks for int8."""
+    if config.precision == "int8":
+        choice: Choice | None = _tuned_int8(model, config)
+    elif config.runtime == config.precision == config.device == "auto":
+        result = kept_result(model)
+        choice = result.winner if result else None
+    else:
+        return None
+    if choice is not None and config.threads is not None:
+        return replace(choice, threads=config.threads)
+    return choice
+
+
+def _tuned_int8(model: Model, config: ModelConfig) -> Choice:
+    if config.runtime not in ("auto", "openvino") or config.device not in ("auto", "cpu"):
+        raise ModelError(
+            'model.precision = "int8": runs in openvino on the CPU; '
+            'write model.runtime = "openvino" and model.device = "cpu"'
+        )
+    result = kept_result(model)
+    choice = result.fastest("int8") if result else None
+    if choice is None:
+        why = "lost too many labels when it was tuned" if result else "is not calibrated here"
+        raise ModelError(
+            f'model {model.name!r}: model.precision = "int8": {why}; run '
+            f"perception-node tune --model {model.name} --frames FOLDER with 50 or more frames of "
+            "what the robot sees"
+        )
+    return choice
+
+
+def _by_default(precision: str) -> list[tuple[str, str]]:
+    from node.perception.runtimes.openvino_runtime import has_native_bf16
+
+    exact = [("openvino", "fp32"), ("onnxruntime", "fp32"), ("torch", "fp32")]
+    if precision == "fp32":
+        return exact
+    if precision == "bf16":
+        return [("openvino", "bf16")]
+    if precision != "auto":
+        return [("torch", precision)]
+    return [("openvino", "bf16"), *exact[1:]] if has_native_bf16() else exact
+
+
+def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
+    if config.runtime not in ("auto", "torch"):
+        raise ModelError(
+            f"runtime {config.runtime!r} runs on the CPU here, and model.device is {device!r}; "
+            'write model.device = "cpu" or model.runtime = "torch"'
+        )
+    # torchvision's detectors compute boxes in the precision of their weights: not in halves.
+    default = "fp32" if model.preprocess.fit == "none" else GPU_PRECISIONS[0]
+    precision = default if config.precision == "auto" else config.precision
+    return Choice("torch", precision, device, config.threads)
+
+
+def _check_precision(runtime: str, precision: str) -> None:
+    if precision not in PRECISIONS[runtime]:
+        raise ModelError(
+            f"model.precision = {precision!r}: {runtime} on a CPU runs in "
+            f'{" or ".join(PRECISIONS[runtime])} here; write "fp32", or another model.runtime'
+        )
+
+
+def _device(config: ModelConfig) -> str:
+    if config.device != "auto":
+        return config.device
+    on_cpu = config.runtime in ("onnxruntime", "openvino")
+    return "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"

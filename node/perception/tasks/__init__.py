@@ -1,0 +1,1 @@
+"""Tasks: from a network's outputs to labels, detections and areas."""

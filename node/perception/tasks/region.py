@@ -1,0 +1,84 @@
+"""Regions: polygons of a camera's picture. What is looked at, and where things come and go."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+from node.config.schema import Polygon
+from node.image.frame import Image
+from node.perception.tasks.base import Seen
+from perception_client.messages.kinds import Box
+
+log = logging.getLogger(__name__)
+
+_FEW_PX = 8
+"""Shortest side of a region in which anything could be recognised."""
+
+
+def contains(polygon: Polygon, x: float, y: float) -> bool:
+    """Whether a point lies inside, by the even-odd rule; all in fractions of the picture."""
+    inside = False
+    for (x1, y1), (x2, y2) in zip(polygon, (*polygon[1:], polygon[0]), strict=True):
+        if (y1 > y) != (y2 > y) and x < x1 + (y - y1) / (y2 - y1) * (x2 - x1):
+            inside = not inside
+    return inside
+
+
+class RegionOfInterest:
+    """The part of a camera's picture that is looked at.
+
+    polygon: in fractions of the picture. crop: the network sees the polygon's bounding box only,
+    with more of its own pixels for it; otherwise the whole picture. What lies outside of the
+    polygon is black either way. camera: whose it is, for the log. Owned by one thread: the picture
+    of a call is overwritten by the next of the same size.
+    """
+
+    def __init__(self, polygon: Polygon, *, crop: bool, camera: str = "") -> None:
+        self._polygon = polygon
+        self._crop = crop
+        self._camera = camera
+        self._size = (0, 0)
+        self._mask: NDArray[np.uint8] = np.empty((0, 0, 1), np.uint8)
+        self._masked: Image = np.empty((0, 0, 3), np.uint8)
+        self._left = self._top = 0
+
+    def cut(self, image: Image) -> Image:
+        """What the network is to see."""
+        if image.shape[:2] != self._size:
+            self._plan(image.shape[0], image.shape[1])
+        height, width = self._mask.shape[:2]
+        part = image[self._top : self._top + height, self._left : self._left + width]
+        return np.multiply(part, self._mask, out=self._masked)
+
+    def placed(self, seen: Seen) -> Seen:
+        """What was seen in the last picture, in pixels of the frame."""
+        return replace(
+            seen,
+            detections=tuple(replace(x, box=self._moved(x.box)) for x in seen.detections),
+            masks=tuple(replace(x, box=self._moved(x.box)) for x in seen.masks),
+        )
+
+    def _moved(self, box: Box) -> Box:
+        return replace(box, cx=box.cx + self._left, cy=box.cy + self._top)
+
+    def _plan(self, height: int, width: int) -> None:
+        self._size = (height, width)
+        corners = [(x * width, y * height) for x, y in self._polygon]
+        drawn = PILImage.new("L", (width, height))
+        ImageDraw.Draw(drawn).polygon(corners, fill=1, outline=1)
+        left, top, right, bottom = 0, 0, width, height
+        if self._crop:
+            left, top, right, bottom = drawn.getbbox() or (0, 0, width, height)
+        if min(right - left, bottom - top) < _FEW_PX:
+            log.warning(
+                "camera '%s': roi is %d x %d pixels of a picture of %d x %d, too few to see "
+                "anything in; make it larger",
+                self._camera, right - left, bottom - top, width, height,
+            )  # fmt: skip
+        self._left, self._top = left, top
+        self._mask = np.asarray(drawn)[top:bottom, left:right, np.newaxis].copy()
+        self._masked = np.empty((*self._mask.shape[:2], 3), np.uint8)

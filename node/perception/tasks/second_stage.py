@@ -1,0 +1,109 @@
+"""Crops: a second look at each detection, by a classifier."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from node.config.schema import CropsConfig
+from node.errors import ModelError
+from node.image.frame import Image
+from perception_client.messages.kinds import Detection, Label, ModelInfo
+
+MAX_BATCH = 8
+"""Most crops in one inference."""
+
+
+class _Labelled(Protocol):
+    @property
+    def labels(self) -> tuple[Label, ...]: ...
+
+    @property
+    def degraded(self) -> tuple[str, ...]: ...
+
+
+class _Classifier(Protocol):
+    names: tuple[str, ...]
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def perceive_all(self, images: Sequence[Image]) -> Sequence[_Labelled]: ...
+
+
+class Crops:
+    """Labels the crops of a frame's detections in batches. Owned by one thread.
+
+    Batches have 1, 2, 4 or 8 crops, the last repeated to fill one, since engines compile for each
+    size. classes: of the detector; Raises ModelError for wanted classes that it has not.
+    """
+
+    def __init__(
+        self, classifier: _Classifier, config: CropsConfig, classes: tuple[str, ...]
+    ) -> None:
+        unknown = sorted(set(config.classes or ()) - set(classes))
+        if unknown:
+            raise ModelError(f"crops.classes: {unknown[0]!r} is no class of the detector")
+        self._classifier = classifier
+        self._config = config
+        self.names = classifier.names
+        self.degraded: tuple[str, ...] = ()
+
+    @property
+    def info(self) -> ModelInfo:
+        """The classifier and what runs it now."""
+        return self._classifier.info
+
+    def warm_up(self) -> None:
+        """Runs every size of batch. Raises ModelError."""
+        size = 1
+        while size <= _padded(min(MAX_BATCH, self._config.max_crops)):
+            self._classifier.perceive_all([np.zeros((64, 64, 3), np.uint8)] * size)
+            size *= 2
+
+    def label(self, image: Image, detections: tuple[Detection, ...]) -> tuple[Detection, ...]:
+        """The detections, the best of the wanted classes with `labels`.
+
+        image: [height, width, 3] uint8 BGR that they were found in. Raises ModelError.
+        """
+        wanted = self._config.classes
+        places = [
+            place for place, one in enumerate(detections) if wanted is None or one.name in wanted
+        ][: self._config.max_crops]
+        if not places:
+            return detections
+        crops = [self._crop(image, detections[place]) for place in places]
+        labelled = list(detections)
+        for place, labels in zip(places, self._labels(crops), strict=True):
+            labelled[place] = replace(detections[place], labels=labels)
+        return tuple(labelled)
+
+    def _labels(self, crops: list[Image]) -> Iterator[tuple[Label, ...]]:
+        for start in range(0, len(crops), MAX_BATCH):
+            batch = crops[start : start + MAX_BATCH]
+            filled = batch + batch[-1:] * (_padded(len(batch)) - len(batch))
+            seen = self._classifier.perceive_all(filled)[: len(batch)]
+            self.degraded = seen[0].degraded
+            yield from (one.labels for one in seen)
+
+    def _crop(self, image: Image, detection: Detection) -> Image:
+        """A square around the box, since classifiers look at the centre square of a picture; what
+        lies outside of the frame is left away."""
+        box = detection.box
+        half = max(box.w, box.h) * (1 + self._config.margin) / 2
+        height, width = image.shape[:2]
+        left, right = _span(box.cx, half, width)
+        top, bottom = _span(box.cy, half, height)
+        return image[top:bottom, left:right]
+
+
+def _span(centre: float, half: float, size: int) -> tuple[int, int]:
+    """At least one pixel."""
+    start = min(max(0, round(centre - half)), size - 1)
+    return start, max(start + 1, min(size, round(centre + half)))
+
+
+def _padded(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,2 @@
+"""Pipeline: a live node: its threads, the loop from frame to message, its health and its
+control."""

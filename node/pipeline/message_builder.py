@@ -1,0 +1,231 @@
+"""Composer: turns what the node did into the messages of one session of one node."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from node.image.frame import Frame
+from node.transport.sequencing import Envelope, Outgoing
+from perception_client.messages.calibration import Calibration
+from perception_client.messages.kinds import (
+    Area,
+    CameraHealth,
+    Detection,
+    EventMessage,
+    Happening,
+    HealthMessage,
+    ImageSize,
+    InfoMessage,
+    Label,
+    LabelsMessage,
+    Latency,
+    Mask,
+    Message,
+    ModelInfo,
+    NodeState,
+    RecordingHealth,
+    Status,
+    Timing,
+    boot_id,
+    topic,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the process uses. rss_bytes: None where it is not known; cpu: seconds of CPU time per
+    second."""
+
+    rss_bytes: int | None
+    cpu: float
+    uptime_s: float
+    subscribers: int
+
+
+@dataclass(frozen=True, slots=True)
+class PerceptionHealth:
+    """How the model does. lost_frames: that it failed on; last_error: its newest failure."""
+
+    lost_frames: int = 0
+    last_error: str | None = None
+    degraded: tuple[str, ...] = ()
+
+
+class Composer:
+    """Makes messages for the sink; safe to call from any thread.
+
+    settings: number of the settings in force, for who changes them to raise.
+    deadlines_s: by camera, for those that have one.
+    """
+
+    def __init__(self, node: str, deadlines_s: Mapping[str, float] | None = None) -> None:
+        self.node = node
+        self.settings = 0
+        self._deadlines_ns = {name: int(s * 1e9) for name, s in (deadlines_s or {}).items()}
+        self.session = secrets.token_hex(8)
+
+    def looked(
+        self,
+        frame: Frame,
+        *,
+        dropped: int,
+        timing: Timing,
+        model: ModelInfo,
+        labels: tuple[Label, ...],
+        detections: tuple[Detection, ...] = (),
+        areas: tuple[Area, ...] = (),
+        masks: tuple[Mask, ...] = (),
+        degraded: tuple[str, ...] = (),
+        on_sealed: Callable[[Message], None] | None = None,
+    ) -> Outgoing:
+        """What was seen in a frame."""
+        stamp = frame.stamp
+        live = stamp is not None and stamp.mono_ns is not None
+        height, width = frame.image.shape[:2]
+        settings = self.settings
+
+        def seal(envelope: Envelope) -> LabelsMessage:
+            return LabelsMessage(
+                node=self.node,
+                camera=frame.camera,
+                session=self.session,
+                seq=envelope.seq,
+                status=Status.OK,
+                frame_id=frame.frame_id,
+                stamp_ns=stamp.unix_ns if stamp else None,
+                clock=stamp.clock if stamp else None,
+                stamp_mono_ns=stamp.mono_ns if stamp else None,
+                stamp_boot_ns=stamp.boot_ns if stamp else None,
+                stamp_uncertainty_ns=stamp.uncertainty_ns if stamp else None,
+                boot_id=boot_id() if live else None,
+                published_ns=envelope.published_ns,
+                published_mono_ns=envelope.published_mono_ns if live else None,
+                published_boot_ns=envelope.published_boot_ns if live else None,
+                media_ns=frame.media_ns,
+                timing_ns=timing,
+                deadline_ns=self._deadlines_ns.get(frame.camera),
+                dropped=dropped,
+                model=model,
+                settings=settings,
+                image=ImageSize(width, height),
+                labels=labels,
+                detections=detections,
+                areas=areas,
+                masks=masks,
+                degraded=degraded,
+            )
+
+        return Outgoing(topic("labels", frame.camera), seal, on_sealed=on_sealed)
+
+    def event(self, frame: Frame, happening: Happening) -> Outgoing:
+        """That something came, changed or went."""
+        stamp = frame.stamp
+        live = stamp is not None and stamp.mono_ns is not None
+
+        def seal(envelope: Envelope) -> EventMessage:
+            return EventMessage(
+                node=self.node,
+                camera=frame.camera,
+                session=self.session,
+                seq=envelope.seq,
+                kind=happening.kind,
+                key=happening.key,
+                id=happening.id,
+                name=happening.name,
+                score=happening.score,
+                track=happening.track,
+                box=happening.box,
+                region=happening.region,
+                previous=happening.previous,
+                since_ns=happening.since_ns,
+                duration_ns=happening.duration_ns,
+                reset=happening.reset,
+                frame_id=frame.frame_id,
+                stamp_ns=stamp.unix_ns if stamp else None,
+                clock=stamp.clock if stamp else None,
+                stamp_mono_ns=stamp.mono_ns if stamp else None,
+                boot_id=boot_id() if live else None,
+                published_ns=envelope.published_ns,
+                media_ns=frame.media_ns,
+            )
+
+        return Outgoing(topic("events", frame.camera), seal, happening.key, happening.ends)
+
+    def blind(self, camera: str, status: Status) -> Outgoing:
+        """That a camera's labels are missing, and why."""
+        settings = self.settings
+
+        def seal(envelope: Envelope) -> LabelsMessage:
+            return LabelsMessage(
+                node=self.node,
+                camera=camera,
+                session=self.session,
+                seq=envelope.seq,
+                status=status,
+                deadline_ns=self._deadlines_ns.get(camera),
+                settings=settings,
+                boot_id=boot_id(),
+                published_ns=envelope.published_ns,
+                published_mono_ns=envelope.published_mono_ns,
+                published_boot_ns=envelope.published_boot_ns,
+            )
+
+        return Outgoing(topic("labels", camera), seal)
+
+    def health(
+        self,
+        state: NodeState,
+        cameras: tuple[CameraHealth, ...],
+        latency: Latency | None,
+        usage: Usage,
+        perception: PerceptionHealth,
+        recording: RecordingHealth | None = None,
+    ) -> Outgoing:
+        """How the node is."""
+
+        def seal(envelope: Envelope) -> HealthMessage:
+            return HealthMessage(
+                node=self.node,
+                session=self.session,
+                seq=envelope.seq,
+                published_ns=envelope.published_ns,
+                state=state,
+                cameras=cameras,
+                latency_ns=latency,
+                lost_frames=perception.lost_frames,
+                last_error=perception.last_error,
+                degraded=perception.degraded,
+                settings=self.settings,
+                recording=recording,
+                rss_bytes=usage.rss_bytes,
+                cpu=usage.cpu,
+                uptime_s=usage.uptime_s,
+                subscribers=usage.subscribers,
+            )
+
+        return Outgoing(topic("health", self.node), seal)
+
+    def info(
+        self,
+        model: ModelInfo,
+        names: tuple[str, ...],
+        calibrations: tuple[Calibration, ...] = (),
+        crop_model: ModelInfo | None = None,
+        crop_names: tuple[str, ...] = (),
+    ) -> Outgoing:
+        """What the label ids mean, and where the cameras look."""
+
+        def seal(envelope: Envelope) -> InfoMessage:
+            return InfoMessage(
+                node=self.node,
+                session=self.session,
+                seq=envelope.seq,
+                published_ns=envelope.published_ns,
+                model=model,
+                names=names,
+                calibrations=calibrations,
+                crop_model=crop_model,
+                crop_names=crop_names,
+            )
+
+        return Outgoing(topic("info", self.node), seal)

@@ -1,0 +1,51 @@
+"""PermittedModels: which models a request to a running node may name. A model is code that the node
+runs, and its files are read with the node's rights, so a request names no file that it likes."""
+
+from pathlib import Path
+
+from node.config.schema import NodeConfig
+from node.errors import ControlError
+
+
+class PermittedModels:
+    """Names of the catalogue, files inside `control.models`, and what the node's own configuration
+    names. config: as the node was started with."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._folder = config.control.models
+        named = [(config.model.name, config.model.weights)]
+        named += [(step.model, step.weights) for step in config.degrade.steps if step.model]
+        self._configured = {x for pair in named for x in pair if x is not None}
+
+    def model(self, name: str) -> str:
+        """The model to load for a name in a request: the name, or the path of a file. Raises
+        ControlError."""
+        from node.perception.models.model_file import SUFFIXES
+
+        if name in self._configured or Path(name).suffix.lower() not in SUFFIXES:
+            return name
+        return str(self._inside("model", name))
+
+    def weights(self, file: str) -> str:
+        """The weights to load for a file in a request. Raises ControlError."""
+        if Path(file) in self._configured:
+            return file
+        return str(self._inside("weights", file))
+
+    def _inside(self, what: str, file: str) -> Path:
+        """A file in the folder, by its path or its name there; links are followed first."""
+        if self._folder is None:
+            raise ControlError(
+                f"{what} {file!r:.80}: a request may name models of the catalogue; name the folder "
+                "of your own in control.models of the node's configuration"
+            )
+        try:
+            folder = self._folder.resolve()
+            found = (folder / file).resolve()
+        except (OSError, RuntimeError, ValueError):  # a circle of links, a zero byte
+            found = Path("/")
+        if not found.is_relative_to(folder):
+            raise ControlError(
+                f"{what} {file!r:.80}: is outside of control.models, {self._folder}; put it there"
+            )
+        return found

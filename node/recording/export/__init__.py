@@ -1,0 +1,1 @@
+"""Export: recordings as video, pictures, JSON lines, a dataset or a ROS 2 bag."""

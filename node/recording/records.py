@@ -1,0 +1,137 @@
+"""Entry: one record of a recording, and the channels there are.
+
+For each camera: its frames as Foxglove's CompressedImage, what the picture format cannot say of
+them, and what was seen as Foxglove's ImageAnnotations. Beside them every message of the wire, as
+JSON under its own topic, and the configuration in force.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
+from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from perception_client.messages.json_schema import JSON_SCHEMA, json_schema
+from perception_client.messages.kinds import MessageKind, topic
+
+Encoding = Literal["protobuf", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What records of one kind and origin have in common. name: of their schema."""
+
+    topic: str
+    encoding: Encoding
+    name: str
+
+    @property
+    def schema_encoding(self) -> str:
+        """How the schema is written, in the words of the MCAP registry."""
+        return "protobuf" if self.encoding == "protobuf" else "jsonschema"
+
+    @property
+    def schema(self) -> bytes:
+        """The schema itself."""
+        return _SCHEMAS[self.name]()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record. log_ns: when, on the recording's clock; publish_ns: when it was made or said,
+    Unix time. The recording's clock is Unix time at its start and monotonic from then on."""
+
+    channel: Channel
+    log_ns: int
+    publish_ns: int
+    sequence: int
+    data: bytes
+
+
+def image_channel(camera: str) -> Channel:
+    """The frames of a camera."""
+    return Channel(f"/{camera}/image", "protobuf", "foxglove.CompressedImage")
+
+
+def annotations_channel(camera: str) -> Channel:
+    """What was seen in them, to draw."""
+    return Channel(f"/{camera}/annotations", "protobuf", "foxglove.ImageAnnotations")
+
+
+def frames_channel(camera: str) -> Channel:
+    """Number, stamp and clock of each frame."""
+    return Channel(f"frames/{camera}/", "json", "perception.frame")
+
+
+def config_channel(node: str) -> Channel:
+    """The configuration in force."""
+    return Channel(f"config/{node}/", "json", "perception.config")
+
+
+def message_channel(kind: MessageKind, name: str) -> Channel:
+    """Messages of the wire, under their own topic."""
+    return Channel(topic(kind, name).decode(), "json", f"perception.{kind}")
+
+
+def as_json(content: Any) -> bytes:
+    """Compact JSON in UTF-8."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+_FRAME = {
+    "$schema": JSON_SCHEMA,
+    "title": "perception.frame",
+    "type": "object",
+    "properties": {
+        "frame_id": {"type": "integer"},
+        "stamp_ns": {"type": ["integer", "null"]},
+        "clock": {"enum": ["driver", "host", "media", None]},
+        "stamp_mono_ns": {"type": ["integer", "null"]},
+        "media_ns": {"type": ["integer", "null"]},
+        "capture_ns": {"type": "integer"},
+        "epoch": {"type": "integer"},
+        "lost_before": {"type": "integer"},
+    },
+    "required": ["frame_id"],
+}
+_CONFIG = {
+    "$schema": JSON_SCHEMA,
+    "title": "perception.config",
+    "type": "object",
+    "properties": {"settings": {"type": "integer"}, "config": {"type": "object"}},
+    "required": ["settings", "config"],
+}
+
+
+def _with_imports(descriptor: FileDescriptor) -> bytes:
+    """A FileDescriptorSet of a message's file and all that it imports, as MCAP asks for."""
+    files = FileDescriptorSet()
+    seen: set[str] = set()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name in seen:
+            return
+        seen.add(file.name)
+        for imported in file.dependencies:
+            add(imported)
+        file.CopyToProto(files.file.add())
+
+    add(descriptor)
+    packed: bytes = files.SerializeToString()
+    return packed
+
+
+_SCHEMAS: dict[str, Callable[[], bytes]] = {
+    "foxglove.CompressedImage": lambda: _with_imports(CompressedImage.DESCRIPTOR.file),
+    "foxglove.ImageAnnotations": lambda: _with_imports(ImageAnnotations.DESCRIPTOR.file),
+    "perception.frame": lambda: as_json(_FRAME),
+    "perception.config": lambda: as_json(_CONFIG),
+    "perception.labels": lambda: as_json(json_schema("labels")),
+    "perception.events": lambda: as_json(json_schema("events")),
+    "perception.health": lambda: as_json(json_schema("health")),
+    "perception.info": lambda: as_json(json_schema("info")),
+}

@@ -1,0 +1,340 @@
+"""Control: requests to a running node and their answers, and the thread that owns the socket.
+
+ROUTER socket, one msgpack map a message. A request that cannot be understood gets an error answer.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import zmq
+
+from node.errors import MessageError, PerceptionError
+from node.process.log_limit import LimitedLog
+from node.transport.connections import Allowance, Connection, Connections, longest_silent
+from node.transport.curve import secured
+from node.transport.owner_gate import owner_gate
+from node.transport.publisher import bind, not_served
+from node.transport.socket_file import path_of
+from node.transport.unread import Unread
+from perception_client.endpoint import keep_alive
+from perception_client.messages.kinds import SCHEMA
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 64 * 1024
+"""Longest request that is read, in bytes."""
+_HARD_LIMIT_BYTES = 1024 * 1024
+"""What is longer than this libzmq does not even take in: the connection is closed."""
+MOST_OPEN = 32
+"""Requests of one client that may wait for their answers at once."""
+_BYTES_S = 8 * 1024 * 1024
+ALLOWANCE = Allowance(messages_s=1e6, burst=1e6, bytes_s=_BYTES_S, burst_bytes=_BYTES_S)
+"""Of one client. Requests are not counted: they are read one of each client in turn, no faster than
+`_TAKEN_A_TURN` in `_REST_S`, and who asks more often waits."""
+_TAKEN_A_TURN = 8
+_REST_S = 0.01
+_LINGER_MS = 500
+"""How long the last answers have to leave; a stop takes 2 s at most."""
+_POLL_MS = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Client:
+    """Who asks. name: of the connection. gone: done when nobody waits for an answer any more."""
+
+    name: str
+    gone: "Future[None]" = field(default_factory=Future)
+
+    def leave(self) -> None:
+        """Nobody waits any more; again does nothing."""
+        with contextlib.suppress(InvalidStateError):
+            self.gone.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What somebody wants. id: chosen by the client, given back with the answer."""
+
+    id: int
+    command: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    client: Client = field(default_factory=lambda: Client("nobody"), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a request. settings: number of the settings in force then. first_seq: by camera
+    the first message that it applies to; empty where nothing was changed."""
+
+    settings: int
+    first_seq: Mapping[str, int] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+Handler = Callable[[Request], "Future[Result]"]
+"""Begins a request; quick. Raises PerceptionError, here or in the Future, for a refusal."""
+
+
+def decode_request(body: bytes) -> Request:
+    """Raises MessageError for anything that is no request."""
+    if len(body) > MAX_REQUEST_BYTES:
+        raise MessageError(f"a request of {len(body)} bytes; at most {MAX_REQUEST_BYTES}")
+    try:
+        content = msgpack.unpackb(body, strict_map_key=True, max_ext_len=0)
+    except Exception as error:  # msgpack raises ValueErrors and its own kinds; all mean this
+        raise MessageError("a request is one msgpack map; this is something else") from error
+    if not isinstance(content, dict):
+        raise MessageError(f"a request is a map, this is {type(content).__name__}")
+    number, command = content.get("id", 0), content.get("command")
+    arguments = content.get("arguments", {})
+    if type(number) is not int or not isinstance(command, str):
+        raise MessageError("a request has an id (int) and a command (str)")
+    if content.get("schema", SCHEMA) != SCHEMA:
+        raise MessageError(f"a request of schema {content['schema']!r:.20}; this node has {SCHEMA}")
+    if not isinstance(arguments, dict):
+        raise MessageError("the arguments of a request are a map")
+    return Request(number, command, arguments)
+
+
+class ControlServer:
+    """Answers on one endpoint. Binding happens in the constructor, which raises EndpointError and
+    ConfigError.
+
+    keys: folder of keys, see `node.transport.curve`; None for none: then only processes of this
+    process's user and of root are answered, unless it is `insecure`.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        handle: Handler,
+        keys: Path | None = None,
+        *,
+        insecure: bool = False,
+    ) -> None:
+        self._endpoint = endpoint
+        self._handle = handle
+        self._keys = keys
+        self._owner_only = keys is None and not insecure
+        self._answers: queue.SimpleQueue[_Done] = queue.SimpleQueue()
+        self._log = LimitedLog(log)
+        self._clients: dict[Connection, Client] = {}
+        self._asked: defaultdict[Client, dict[_Asked, Future[Result]]] = defaultdict(dict)
+        self._bound = False
+        self._closing = threading.Event()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        bound: queue.Queue[PerceptionError | None] = queue.Queue()
+        self._thread = threading.Thread(
+            target=self._run, args=(bound,), name="control", daemon=True
+        )
+        self._thread.start()
+        error = bound.get()
+        if error is not None:
+            self._thread.join()
+            raise error
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Lets go of the endpoint; what is not answered by then gets no answer."""
+        self._closing.set()
+        self._wake()
+        self._thread.join(timeout_s)
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):  # a full pipe wakes it just as well
+            self._wake_writer.send(b"\0")
+
+    def _run(self, bound: "queue.Queue[PerceptionError | None]") -> None:
+        try:
+            self._control(bound)
+        except Exception as error:
+            if self._bound:
+                log.exception("endpoint %s: control ended", self._endpoint)
+            else:
+                bound.put(not_served(self._endpoint, error))
+
+    def _control(self, bound: "queue.Queue[PerceptionError | None]") -> None:
+        with contextlib.ExitStack() as stack:
+            endpoint = self._endpoint
+            if self._owner_only and endpoint.startswith("tcp://"):
+                endpoint = stack.enter_context(owner_gate(endpoint))
+            context: zmq.Context[Any] = zmq.Context()
+            stack.callback(context.destroy, linger=0)  # of sockets that a failure left open
+            router = context.socket(zmq.ROUTER)
+            stack.callback(router.close)
+            router.setsockopt(zmq.MAXMSGSIZE, _HARD_LIMIT_BYTES)
+            router.setsockopt(zmq.LINGER, _LINGER_MS)
+            router.setsockopt(zmq.RCVHWM, MOST_OPEN)
+            router.setsockopt(zmq.SNDHWM, MOST_OPEN)
+            keep_alive(router)
+            connections = Connections(
+                context, router, "control", ALLOWANCE, longest_silent, gone=self._forget
+            )
+            stack.callback(connections.close)
+            with secured(context, router, self._keys, "control"):
+                with (
+                    _for_this_user(router, endpoint)
+                    if self._owner_only
+                    else contextlib.nullcontext()
+                ):
+                    stack.callback(bind(router, endpoint))
+                self._bound = True
+                bound.put(None)
+                self._unread = Unread(connections.takes_more)
+                self._serve(router, connections)
+
+    def _serve(self, router: "zmq.Socket[Any]", connections: Connections) -> None:
+        poller = zmq.Poller()
+        poller.register(router, zmq.POLLIN)
+        poller.register(connections.events, zmq.POLLIN)
+        poller.register(self._wake_reader, zmq.POLLIN)
+        while not self._closing.is_set():
+            poller.poll(_POLL_MS)
+            with contextlib.suppress(BlockingIOError):
+                self._wake_reader.recv(4096)
+            connections.look_after()
+            more = self._take_some(router, connections)
+            self._send_answers(router)
+            if more:
+                self._closing.wait(_REST_S)
+        self._send_answers(router)  # what was done just before the end, as a replay's last step
+
+    def _take_some(self, router: "zmq.Socket[Any]", connections: Connections) -> bool:
+        """Takes a bounded number of requests; whether more may wait."""
+        for _ in range(_TAKEN_A_TURN):
+            try:
+                parts = router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                connections.all_heard()
+                return False
+            connection = connections.heard(parts[-1])
+            if connection is not None:
+                connection.active = True
+                if connection not in self._clients:
+                    self._clients[connection] = Client(f"{self._endpoint}#{connection.number}")
+                self._take(router, [part.bytes for part in parts], connection)
+        return True
+
+    def _forget(self, connection: Connection) -> None:
+        """What a client that has gone asked for is given up where it has not begun."""
+        self._unread.forget(connection)
+        client = self._clients.pop(connection, None)
+        if client is not None:
+            client.leave()
+            for future in self._asked.pop(client, {}).values():
+                future.cancel()
+
+    def _take(self, router: "zmq.Socket[Any]", parts: list[bytes], connection: Connection) -> None:
+        """A request of a DEALER, [client, body], or of a REQ, [client, nothing, body]."""
+        *envelope, body = parts
+        number = 0
+        client = self._clients[connection]
+        try:
+            if len(envelope) > 2 or envelope[1:] not in ([], [b""]):
+                envelope = envelope[:1]
+                raise MessageError(f"a request has one part, this has {len(parts) - 1}")
+            request = decode_request(body)
+            number = request.id
+            if len(self._asked[client]) >= MOST_OPEN:
+                raise MessageError(f"{MOST_OPEN} requests of yours wait already; ask again")
+            future = self._handle(replace(request, client=client))
+        except PerceptionError as error:
+            _send(router, envelope, _refusal(number, str(error)))
+            return
+        except Exception as error:  # whatever a request sets off, the others are answered
+            self._log.warning("request", f"control: a request failed: {error!r}")
+            _send(router, envelope, _refusal(number, repr(error)))
+            return
+        asked = _Asked(client, connection, tuple(envelope), number)
+        self._asked[client][asked] = future
+        future.add_done_callback(lambda done: self._done(asked, done))
+
+    def _done(self, asked: "_Asked", future: "Future[Result]") -> None:
+        self._answers.put((asked, future))
+        self._wake()
+
+    def _send_answers(self, router: "zmq.Socket[Any]") -> None:
+        while True:
+            try:
+                asked, future = self._answers.get_nowait()
+            except queue.Empty:
+                return
+            if asked.client.gone.done():
+                continue
+            self._asked[asked.client].pop(asked, None)
+            body = msgpack.packb(_answer(asked.number, future))
+            if not self._unread.admit(asked.connection, len(body)):
+                why = "large answers of yours or others are not read yet; read yours, ask again"
+                body = msgpack.packb(_refusal(asked.number, why))
+            _send_body(router, list(asked.envelope), body)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """A request that waits for its answer. It does not hold the Future, which holds it: a circle
+    would keep the picture of each answer until the next collection."""
+
+    client: Client
+    connection: Connection
+    envelope: tuple[bytes, ...]
+    number: int
+
+
+_Done = tuple[_Asked, "Future[Result]"]
+
+
+@contextlib.contextmanager
+def _for_this_user(router: "zmq.Socket[Any]", endpoint: str) -> Iterator[None]:
+    """An ipc endpoint that is bound here lets in processes of this user and of root only: by the
+    mode 0600 of its file, and, as the abstract namespace has no files, by their credentials. The
+    mask is the whole process's, so what another thread makes just now is private too; it leaves the
+    owner's rights, without which a folder that is made just now could not be used."""
+    for uid in {0, os.geteuid()}:
+        router.setsockopt(zmq.IPC_FILTER_UID, uid)
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+    if (path := path_of(endpoint)) is not None:
+        path.chmod(0o600)
+
+
+def _answer(number: int, done: "Future[Result]") -> dict[str, Any]:
+    if done.cancelled():
+        return _refusal(number, "given up before it began; ask again")
+    error = done.exception()
+    if error is None:
+        return {"schema": SCHEMA, "id": number, "ok": True, "error": None, **asdict(done.result())}
+    told = str(error) if isinstance(error, PerceptionError | TimeoutError) else repr(error)
+    return _refusal(number, told)
+
+
+def _refusal(number: int, why: str) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA, "id": number, "ok": False, "error": why, "settings": None,
+        "first_seq": {}, "result": {},
+    }  # fmt: skip
+
+
+def _send(router: "zmq.Socket[Any]", envelope: list[bytes], answer: dict[str, Any]) -> None:
+    _send_body(router, envelope, msgpack.packb(answer))
+
+
+def _send_body(router: "zmq.Socket[Any]", envelope: list[bytes], body: bytes) -> None:
+    with contextlib.suppress(zmq.Again):  # it does not read its answers: then it gets none
+        router.send_multipart([*envelope, body], zmq.NOBLOCK)

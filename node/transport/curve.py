@@ -1,0 +1,114 @@
+"""Security: who may connect to a socket that other computers can reach.
+
+CURVE encrypts and proves who is who; ZAP (ZeroMQ RFC 27) lets in the keys of an allow list only.
+A folder of keys, as `perception-node keys` makes it, holds
+
+    server.key, server.key_secret     the node's own pair
+    labels/NAME.key                   clients that may receive labels
+    control/NAME.key                  clients that may control the node
+    clients/NAME/                     what to take to each client's computer
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import zmq
+from zmq.auth import create_certificates
+from zmq.auth.thread import ThreadAuthenticator
+
+from node.errors import ConfigError
+from perception_client.keys import SERVER_FILE, read_pair
+from perception_client.private_files import check_private, check_secret
+
+Access = Literal["labels", "control"]
+ACCESSES: tuple[Access, ...] = ("labels", "control")
+_SECRET = "server.key_secret"
+
+
+@contextlib.contextmanager
+def secured(
+    context: "zmq.Context[Any]", socket: "zmq.Socket[Any]", keys: Path | None, access: Access
+) -> Iterator[None]:
+    """Before a socket binds: lets in only who is on the allow list, and runs the list's keeper for
+    as long. keys: None for a socket without keys. Raises ConfigError."""
+    if keys is None:
+        yield
+        return
+    public, secret = server_pair(keys)
+    for listed in sorted((keys / access).glob("*.key")):
+        check_private(listed)
+        read_pair(listed)  # the keeper would only log what is wrong, and let nobody in
+    keeper = ThreadAuthenticator(context)
+    keeper.start()
+    try:
+        keeper.configure_curve(domain=access, location=str(keys / access))
+        socket.zap_domain = access.encode()
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without its keeper nobody is let in
+        socket.curve_server = True
+        socket.curve_publickey = public
+        socket.curve_secretkey = secret
+        yield
+    finally:
+        keeper.stop()
+
+
+def server_pair(keys: Path) -> tuple[bytes, bytes]:
+    """The node's own pair. Raises ConfigError for a folder that does not serve, or that other users
+    can write to, and for a secret that they can read."""
+    file = keys / _SECRET
+    public, secret = read_pair(file)
+    if secret is None:
+        raise ConfigError(f"{file}: holds no secret key; copy it again")
+    check_secret(file)
+    for access in ACCESSES:
+        if not (keys / access).is_dir():
+            raise ConfigError(f"{keys / access}: there is no such folder; run perception-node keys")
+        check_private(keys / access)
+    return public, secret
+
+
+def make_server(folder: Path) -> bool:
+    """Makes the node's pair and the folders, readable by this user only, where they are not there
+    yet; says whether it did."""
+    with _only_mine():
+        for place in (folder, *(folder / access for access in ACCESSES), folder / "clients"):
+            place.mkdir(parents=True, exist_ok=True)
+        if (folder / _SECRET).exists():
+            return False
+        create_certificates(folder, "server")
+    return True
+
+
+def make_client(folder: Path, name: str, allowed: Sequence[str]) -> Path:
+    """Makes a client's pair and puts it on the allow lists; the folder to take to its computer.
+
+    Raises ConfigError for a name that is taken.
+    """
+    place = folder / "clients" / name
+    if place.exists():
+        raise ConfigError(f"{place}: this client has its keys already; remove it to make new ones")
+    with _only_mine():
+        place.mkdir(parents=True)
+        public, _ = create_certificates(place, name)
+        for access in ACCESSES:
+            listed = folder / access / f"{name}.key"
+            listed.unlink(missing_ok=True)
+            if access in allowed:
+                shutil.copyfile(public, listed)
+        shutil.copyfile(folder / SERVER_FILE, place / SERVER_FILE)
+        Path(public).unlink()
+    return place
+
+
+@contextlib.contextmanager
+def _only_mine() -> Iterator[None]:
+    """Files that are made here get mode 0600 and folders 0700 from the start."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)

@@ -1,0 +1,240 @@
+"""OwnerGate: the TCP door of a socket without keys, open to processes of the node's own user (and
+root) alone.
+
+libzmq accepts connections by itself and tells of their user only by a descriptor that may be
+another connection's by the time it is looked up. So the connection is accepted here, its user is
+looked up while it is open, and only then is it joined to the socket proper, which listens in the
+abstract namespace and lets in this process's user alone.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import secrets
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from node.errors import EndpointError
+from node.transport import connections
+from node.transport.local_peer import LocalPeers
+from node.transport.socket_file import in_use
+from perception_client.endpoint import address_of
+
+log = logging.getLogger(__name__)
+
+MOST_CONNECTIONS = 2 * connections.MOST_CONNECTIONS
+"""Connections of the node's user at once; more are closed at once. The socket proper closes its
+oldest idle ones at half as many, so that a new one finds a place here."""
+_CHUNK_BYTES = 64 * 1024
+"""Kept for an end that does not read; then the other is not read from either."""
+_BACKLOG = 1024
+"""Connections that may wait to be looked at: strangers who connect fast do not push others out."""
+_BATCH = 64
+"""Connections that one reading of the kernel's table serves."""
+_BETWEEN_REFUSALS_S = 0.0005
+"""Rest after a batch with strangers in it, so that they do not take a whole core."""
+_BETWEEN_LOG_LINES_S = 10.0
+
+
+@contextlib.contextmanager
+def owner_gate(endpoint: str) -> Iterator[str]:
+    """Listens on a TCP endpoint for as long as the context lasts; the ipc endpoint that the socket
+    itself is to bind. Raises EndpointError."""
+    name = f"perception-node-{os.getpid()}-{secrets.token_hex(8)}"
+    gate = OwnerGate(endpoint, name)
+    try:
+        yield f"ipc://@{name}"
+    finally:
+        gate.close()
+
+
+class OwnerGate:
+    """Owns the listener and every connection through it, on a thread of its own.
+
+    endpoint: tcp://ADDRESS:PORT. inner: the name in the abstract namespace that connections are
+    joined to. Raises EndpointError.
+    """
+
+    def __init__(self, endpoint: str, inner: str) -> None:
+        self._endpoint = endpoint
+        self._inner = b"\0" + inner.encode()
+        self._listener = _listening(endpoint)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._connections = 0
+        self._refused = 0
+        self._logged_at = -_BETWEEN_LOG_LINES_S
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="control-gate", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Lets go of the endpoint and of every connection."""
+        self._closing.set()
+        with contextlib.suppress(OSError):
+            self._wake_writer.send(b"\0")
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                for key, ready in self._selector.select():
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    elif isinstance(key.data, _End):
+                        self._relay(key.data, ready)
+        finally:
+            for key in list(self._selector.get_map().values()):
+                if isinstance(key.fileobj, socket.socket):
+                    key.fileobj.close()
+            self._selector.close()
+            self._wake_writer.close()
+
+    def _accept(self) -> None:
+        accepted = self._accepted()
+        peers = LocalPeers()  # read while all of them are open
+        refused_before = self._refused
+        for connection in accepted:
+            self._admit(connection, peers.uid(connection))
+        if self._refused > refused_before or not accepted:
+            self._closing.wait(_BETWEEN_REFUSALS_S)
+
+    def _accepted(self) -> list[socket.socket]:
+        accepted: list[socket.socket] = []
+        # Until none waits any more, or no descriptor is left: then the next turn may find one.
+        with contextlib.suppress(OSError):
+            while len(accepted) < _BATCH:
+                accepted.append(self._listener.accept()[0])
+        return accepted
+
+    def _admit(self, connection: socket.socket, uid: int | None) -> None:
+        """Joins a connection to the socket proper, or refuses it. uid: of its other end."""
+        if self._connections >= MOST_CONNECTIONS:
+            self._refuse(connection, f"{MOST_CONNECTIONS} connections are open already")
+            return
+        if uid not in (0, os.geteuid()):
+            who = "a process that has gone or is in a container" if uid is None else f"uid {uid}"
+            self._refuse(connection, f"{who} is not the node's user, uid {os.geteuid()}")
+            return
+        with contextlib.ExitStack() as unless_joined:
+            unless_joined.callback(connection.close)
+            try:
+                inner = unless_joined.enter_context(socket.socket(socket.AF_UNIX))
+                inner.setblocking(False)
+                inner.connect(self._inner)
+                connection.setblocking(False)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:  # the socket proper is not there yet, no longer, or busy
+                return
+            unless_joined.pop_all()
+        self._join(connection, inner)
+
+    def _refuse(self, connection: socket.socket, why: str) -> None:
+        connection.close()
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._logged_at >= _BETWEEN_LOG_LINES_S:
+            self._logged_at = now
+            log.warning(
+                "endpoint %s: refused, %s (%d refused so far); others need keys "
+                "(perception-node keys FOLDER, wire.keys)",
+                self._endpoint, why, self._refused,
+            )  # fmt: skip
+
+    def _join(self, outer: socket.socket, inner: socket.socket) -> None:
+        ends = _End(outer), _End(inner)
+        ends[0].other, ends[1].other = ends[1], ends[0]
+        for end in ends:
+            self._selector.register(end.socket, selectors.EVENT_READ, end)
+        self._connections += 1
+
+    def _relay(self, end: "_End", ready: int) -> None:
+        if end.socket.fileno() < 0:  # closed earlier in this turn
+            return
+        if ready & selectors.EVENT_READ:
+            end.read()
+        if ready & selectors.EVENT_WRITE:
+            end.write()
+        end.other.write()
+        if end.over or end.other.over:
+            self._connections -= 1
+        for one in (end, end.other):
+            self._watch(one)
+            if end.over or end.other.over:
+                one.socket.close()
+
+    def _watch(self, end: "_End") -> None:
+        """Waits for the events that an end wants now, which may be none."""
+        wanted = 0 if end.over or end.other.over else end.wants
+        if end.socket not in self._selector.get_map():
+            if wanted:
+                self._selector.register(end.socket, wanted, end)
+        elif wanted:
+            self._selector.modify(end.socket, wanted, end)
+        else:
+            self._selector.unregister(end.socket)
+
+
+class _End:
+    """One of the two sockets that are joined."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.other: _End = self
+        self.over = False
+        self._pending = bytearray()
+
+    @property
+    def wants(self) -> int:
+        """The events to wait for."""
+        reads = len(self.other._pending) < _CHUNK_BYTES
+        return reads * selectors.EVENT_READ | bool(self._pending) * selectors.EVENT_WRITE
+
+    def read(self) -> None:
+        """Takes what is there, for the other end."""
+        try:
+            data = self.socket.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.over = not data
+        self.other._pending += data
+
+    def write(self) -> None:
+        """Writes as much of what came from the other end as can be now."""
+        try:
+            while self._pending:
+                del self._pending[: self.socket.send(self._pending)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.over = True
+
+
+def _listening(endpoint: str) -> socket.socket:
+    host, _, port = address_of(endpoint).removeprefix("tcp://").rpartition(":")
+    address = ipaddress.ip_address(host.strip("[]"))
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((str(address), int(port)))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise EndpointError(
+            in_use(endpoint)
+            if error.errno == errno.EADDRINUSE
+            else f"endpoint {endpoint} cannot be bound: {error.strerror}; "
+            "use an address of this computer"
+        ) from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,102 @@
+"""Imports run one way: each package uses those below it, and none beside it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+LAYERS = (
+    {"perception_client"},
+    {"node.errors"},
+    {"node.process"},
+    {"node.image"},
+    {"node.config"},
+    {"node.capture", "node.perception", "node.transport", "node.recording"},
+    {"node.web", "node.testing"},
+    {"node.pipeline"},
+    {"node.replay", "node.diagnostics"},
+    {"node.cli"},
+)
+"""From the lowest; those in one layer never import each other."""
+FACES = {"node", "node.client", "node.__main__"}
+"""node: its version. node.client: the names of the client for users; the node does not use them."""
+PACKAGES = ("node", "client/perception_client")
+MOST_AT_THE_ROOT = 5
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            parts = file.relative_to((ROOT / package).parent).with_suffix("").parts
+            yield ".".join(parts).removesuffix(".__init__"), ast.parse(file.read_text())
+
+
+def imported(module: ast.Module) -> Iterator[str]:
+    for found in ast.walk(module):
+        if isinstance(found, ast.ImportFrom) and found.module:
+            for alias in found.names:  # a module of a package, or a name of a module
+                whole = f"{found.module}.{alias.name}"
+                yield whole if _is_module(whole) else found.module
+        elif isinstance(found, ast.Import):
+            yield from (alias.name for alias in found.names)
+
+
+def _is_module(name: str) -> bool:
+    path = name.replace(".", "/")
+    return any((ROOT / base / f"{path}{end}").exists() for base in (".", "client")
+               for end in (".py", "/__init__.py"))  # fmt: skip
+
+
+def package_of(name: str) -> str:
+    return "perception_client" if name.startswith("perception_client") else ".".join(
+        name.split(".")[:2]
+    )  # fmt: skip
+
+
+def layer(package: str) -> int:
+    return next(place for place, packages in enumerate(LAYERS) if package in packages)
+
+
+def test_each_package_imports_only_what_is_below_it() -> None:
+    wrong = []
+    for name, module in modules():
+        own = package_of(name)
+        if own in FACES:
+            continue
+        for other in imported(module):
+            if not other.startswith(("node", "perception_client")) or other == "node":
+                continue
+            theirs = package_of(other)
+            if theirs != own and layer(theirs) >= layer(own):
+                wrong.append(f"{name} imports {other}")
+    assert not wrong
+
+
+def test_no_module_is_in_a_circle() -> None:
+    uses = {name: {x for x in imported(module) if x != name} for name, module in modules()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle: {' -> '.join((*path, name))}"
+        if name in done or name not in uses:
+            return
+        for other in uses[name]:
+            visit(other, (*path, name))
+        done.add(name)
+
+    for name in uses:
+        visit(name, ())
+
+
+def test_the_root_stays_small() -> None:
+    at_root = [x for x in (ROOT / "node").glob("*.py") if x.name != "__init__.py"]
+    assert len(at_root) <= MOST_AT_THE_ROOT
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_says_what_it_is_for(package: str) -> None:
+    for folder in {file.parent for file in (ROOT / package).rglob("*.py")}:
+        said = ast.get_docstring(ast.parse((Path(folder) / "__init__.py").read_text()))
+        assert said, folder
