@@ -29,7 +29,7 @@ import torch
 import torchvision
 from rich.console import Console
 
-from node.capture.sources.image_files import find_photos, read_image
+from node.capture.sources.image_files import find_image_files, read_image
 from node.cli.bench import rows_table
 from node.config.schema import ModelConfig
 from node.diagnostics.benchmark import Row, preprocessing, rows
@@ -233,7 +233,7 @@ def main() -> None:
 
 def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str, object]:
     """All rows, by the keys of `--json`."""
-    files = find_photos(photos_folder) if photos_folder else []
+    files = find_image_files(photos_folder) if photos_folder else []
     photos = [read_image(file) for file in files or []]
     default = load_model("efficientnet_lite0")
     found = [preprocessing(name, default, frames_of(size), rounds) for name, size in SIZES.items()]

@@ -15,7 +15,7 @@ import zmq
 
 from node.diagnostics.latency_profile import Spread
 from node.image.frame import Frame, Stamp
-from node.pipeline.message_builder import Composer
+from node.pipeline.message_builder import MessageBuilder
 from node.transport.publisher import Publisher
 from node.transport.sequencing import Outgoing, Sequencer
 from perception_client.messages.codec import encode
@@ -80,11 +80,11 @@ def stopped_subscriber(seconds: float) -> dict[str, object]:
         try:
             with Subscriber(endpoint, _CAMERA):
                 _wait_for(publisher, 1)
-                composer, process = Composer("bench"), psutil.Process()
+                message_builder, process = MessageBuilder("bench"), psutil.Process()
                 many = int(seconds * 1000)
                 took_us, memory = [], []
                 for place in range(many):
-                    message = _message(composer, place)
+                    message = _message(message_builder, place)
                     started = time.perf_counter()
                     publisher.send(message)
                     took_us.append((time.perf_counter() - started) * 1e6)
@@ -102,22 +102,22 @@ def stopped_subscriber(seconds: float) -> dict[str, object]:
 
 
 def _sealed() -> Message:
-    return Sequencer().seal(_message(Composer("bench"), 0))
+    return Sequencer().finalise(_message(MessageBuilder("bench"), 0))
 
 
-def _message(composer: Composer, place: int) -> Outgoing:
+def _message(message_builder: MessageBuilder, place: int) -> Outgoing:
     frame = Frame(_IMAGE, _CAMERA, place, Stamp.now(), None, 0)
-    return composer.looked(
+    return message_builder.labels(
         frame, dropped=0, timing=Timing(0, 0, 0, 0, 0), model=_MODEL, labels=_LABELS
     )
 
 
 def _publish(publisher: Publisher, rate_hz: float, seconds: float) -> int:
-    composer = Composer("bench")
+    message_builder = MessageBuilder("bench")
     started = time.monotonic()
     place = 0
     while time.monotonic() - started < seconds:
-        publisher.send(_message(composer, place))
+        publisher.send(_message(message_builder, place))
         place += 1
         time.sleep(max(0.0, started + place / rate_hz - time.monotonic()))
     return place

@@ -14,7 +14,7 @@ import numpy as np
 import skimage
 
 from node.capture.h26x.annex_b import Codec
-from node.capture.h26x.decoder import Coded, VideoDecoder
+from node.capture.h26x.decoder import EncodedPacket, VideoDecoder
 from node.errors import PictureError
 from node.image.frame import Image, Stamp
 from node.image.jpeg import decode_jpeg, encode_jpeg
@@ -109,7 +109,9 @@ def strictly(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Image]
     for place, packet in enumerate(packets):
         if packet is not None:
             try:
-                found = decoder.decode(Coded(packet.data, Stamp.at_media(place), packet.is_key))
+                found = decoder.decode(
+                    EncodedPacket(packet.data, Stamp.at_media(place), packet.is_key)
+                )
             except PictureError:
                 continue
             given.update({x.stamp.unix_ns: decoder.pixels(x.frame) for x in found})

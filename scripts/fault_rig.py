@@ -62,7 +62,7 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Sighting:
     """A message, and when it came on CLOCK_MONOTONIC."""
 
     at_s: float
@@ -76,18 +76,18 @@ class Monitor:
         self._endpoint = endpoint
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._seen: list[Seen] = []
+        self._seen: list[Sighting] = []
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._thread.start()
 
-    def since(self, at_s: float, camera: str) -> list[Seen]:
+    def since(self, at_s: float, camera: str) -> list[Sighting]:
         """Messages of a camera received after a moment."""
         with self._lock:
             return [x for x in self._seen if x.at_s > at_s and x.message.camera == camera]
 
-    def first(self, camera: str, after_s: float, condition: Callable[[Seen], bool]) -> Seen:
+    def first(self, camera: str, after_s: float, condition: Callable[[Sighting], bool]) -> Sighting:
         """Waits for the first message after a moment for which the condition holds."""
-        found: list[Seen] = []
+        found: list[Sighting] = []
 
         def look() -> bool:
             found[:] = [x for x in self.since(after_s, camera) if condition(x)][:1]
@@ -96,7 +96,7 @@ class Monitor:
         wait_until(look, f"a message of camera {camera}")
         return found[0]
 
-    def first_ok(self, camera: str, after_s: float) -> Seen:
+    def first_ok(self, camera: str, after_s: float) -> Sighting:
         """Waits for a frame that was captured after a moment, and labelled."""
         return self.first(
             camera,
@@ -123,7 +123,7 @@ class Monitor:
                     continue
                 if not message.retained:
                     with self._lock:
-                        self._seen.append(Seen(time.monotonic(), message))
+                        self._seen.append(Sighting(time.monotonic(), message))
 
 
 class Node:

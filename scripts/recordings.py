@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 from fault_rig import ROOT
 
-from node.capture.mailbox import EveryMailbox
+from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
 from node.config.schema import NodeConfig
 from node.errors import SourceError
@@ -28,8 +28,8 @@ from node.recording.encode import frame_entries
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording, find_recording
 from node.recording.recover import is_whole, recover
-from node.replay.feeder import Player
-from node.replay.sources import RecordedFootage, Span
+from node.replay.feeder import ReplayFeeder
+from node.replay.sources import RecordingReplay, Span
 from perception_client.subscriber import Status, Subscriber
 
 FPS = 30
@@ -129,14 +129,14 @@ def long_recording(minutes: float, folder: Path) -> Hour:
     for share in np.linspace(0, 0.99, 10):
         started = time.monotonic()
         span = Span(float(share) * length_s)
-        shown = next(RecordedFootage(Recording([file]), span, as_recorded=False).frames())
+        shown = next(RecordingReplay(Recording([file]), span, as_recorded=False).frames())
         seeks.append(time.monotonic() - started)
         assert (shown.frame.media_ns or 0) >= span.start_ns
     process, memory = psutil.Process(), []
     started = time.monotonic()
-    footage = RecordedFootage(recording, Span(), as_recorded=False)
+    replay_source = RecordingReplay(recording, Span(), as_recorded=False)
     count = 0
-    for count, _ in enumerate(footage.frames(), start=1):
+    for count, _ in enumerate(replay_source.frames(), start=1):
         if count % max(frames // 10, 1) == 0:
             memory.append(process.memory_info().rss / 2**20)
     took_s = time.monotonic() - started
@@ -162,7 +162,7 @@ def _write_long(file: Path, frames: int) -> None:
 def replay_memory(file: Path) -> list[float]:
     """Memory in MiB at ten points of a whole replay with the model, as fast as it goes."""
     from node.cli.options import load_perceiver
-    from node.pipeline.message_builder import Composer
+    from node.pipeline.message_builder import MessageBuilder
     from node.replay.run import run_replay
     from node.transport.sequencing import LocalSink
     from perception_client.messages.kinds import Message
@@ -178,10 +178,10 @@ def replay_memory(file: Path) -> list[float]:
             memory.append(process.memory_info().rss / 2**20)
 
     config = NodeConfig.model_validate({"camera": [{"name": "front"}]})
-    footage = RecordedFootage(recording, Span(), as_recorded=False)
+    replay_source = RecordingReplay(recording, Span(), as_recorded=False)
     run_replay(
-        config, load_perceiver, Composer("long"), LocalSink(observe), threading.Event(), footage,
-        speed=None,
+        config, load_perceiver, MessageBuilder("long"), LocalSink(observe), threading.Event(),
+        replay_source, speed=None,
     )  # fmt: skip
     return memory
 
@@ -202,10 +202,10 @@ def replay_timing(source: str) -> Timing:
     files = find_recording(source)
     if files is None:
         raise SourceError(f"{source} names no recording")
-    footage = RecordedFootage(Recording(files), Span(), as_recorded=False)
+    replay_source = RecordingReplay(Recording(files), Span(), as_recorded=False)
     stop = threading.Event()
-    mailbox = EveryMailbox(stop)
-    player = Player(footage.frames(), mailbox, stop, MediaClock(1.0, stop))
+    mailbox = LosslessMailbox(stop)
+    player = ReplayFeeder(replay_source.frames(), mailbox, stop, MediaClock(1.0, stop))
     player.start()
     late_ns: list[int] = []
     while not mailbox.finished:

@@ -23,8 +23,8 @@ from node.capture.sources.demo import DemoSource
 from node.config.schema import CameraConfig, NodeConfig
 from node.image.frame import Stamp
 from node.perception.perceiver import build_perceiver
-from node.pipeline.inference_loop import Labeller
-from node.pipeline.message_builder import Composer
+from node.pipeline.inference_loop import InferenceLoop
+from node.pipeline.message_builder import MessageBuilder
 from node.transport.sequencing import LocalSink
 from perception_client.messages.codec import encode
 from perception_client.messages.kinds import LabelsMessage, Message
@@ -74,29 +74,29 @@ def soak(frames: int, seconds: float) -> Soaked:
         if len(ages_ns) % 50 == 1:
             memory.append(process.memory_info().rss)
 
-    labeller = Labeller(
+    inference_loop = InferenceLoop(
         NodeConfig(camera=(CameraConfig(name=_CAMERA),)),
         lambda config: build_perceiver(config.model),
-        mailbox, Composer("soak"), LocalSink(note), stop,
+        mailbox, MessageBuilder("soak"), LocalSink(note), stop,
         max_frames=frames,
     )  # fmt: skip
-    labeller.start()
-    labeller.ready.wait(120)
+    inference_loop.start()
+    inference_loop.ready.wait(120)
     started = time.monotonic()
-    _feed(mailbox, labeller, started + seconds)
+    _feed(mailbox, inference_loop, started + seconds)
     stop.set()
-    labeller.join(10)
-    if labeller.failure is not None:
-        raise labeller.failure
+    inference_loop.join(10)
+    if inference_loop.failure is not None:
+        raise inference_loop.failure
     return _summary(ages_ns, memory, mailbox.dropped(_CAMERA), time.monotonic() - started)
 
 
-def _feed(mailbox: LatestMailbox, labeller: Labeller, until: float) -> None:
+def _feed(mailbox: LatestMailbox, inference_loop: InferenceLoop, until: float) -> None:
     """Frames faster than any model here, from a few kept pictures."""
     demo = DemoSource()
     images = [demo.read().image for _ in range(200)][::20]
     place = 0
-    while not labeller.ended.is_set() and time.monotonic() < until:
+    while not inference_loop.ended.is_set() and time.monotonic() < until:
         picture = Picture(images[place % len(images)], Stamp.now(), None, 0)
         mailbox.put(number(picture, _CAMERA, place))
         place += 1

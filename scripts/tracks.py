@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node.capture.grabber import number
-from node.capture.sources.video_file import VideoSource
+from node.capture.sources.video_file import VideoFileSource
 from node.cli.options import configured, load_perceiver
 from node.image.frame import Image
 from node.image.opencv import cv2
@@ -40,7 +40,7 @@ def main(
     scene = Scene(config.camera[0], config, perceiver.names)
     times: dict[int, list[float]] = defaultdict(list)
     names: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    source = VideoSource(video)
+    source = VideoFileSource(video)
     writer = None
     frame_id = 0
     while (picture := source.read()) is not None:

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from streams import ByteServer, part
 
-from node.capture.backlog import Arrival, Arrivals
+from node.capture.backlog import Arrival, BacklogMeter
 from node.capture.sources.base import Source
 from node.capture.sources.image_files import read_image
 from node.capture.sources.open import open_source
@@ -28,7 +28,7 @@ def arrived(
     intervals_s: Iterable[float], fps: float | None = 30, *, discard: bool = True
 ) -> list[Arrival]:
     """Of pictures that come so long one after the other, to a reader who is busy for 1 ms of it."""
-    arrivals, came_s, found = Arrivals(fps, discard=discard, opened_ns=0), 0.0, []
+    arrivals, came_s, found = BacklogMeter(fps, discard=discard, opened_ns=0), 0.0, []
     for interval_s in intervals_s:
         came_s += interval_s
         waited_ns = int(max(interval_s - 0.001, 0) * 1e9)
@@ -114,7 +114,7 @@ def test_a_silence_too_short_to_pass_anything_over_is_said() -> None:
 @pytest.mark.parametrize("interval_s", [0.0005, 0.004])
 def test_a_stream_that_never_has_to_be_waited_for_is_never_of_now(interval_s: float) -> None:
     """A recording behind an address, or a reader that is always behind."""
-    arrivals = Arrivals(30, discard=True, opened_ns=0)
+    arrivals = BacklogMeter(30, discard=True, opened_ns=0)
     assert all(arrivals.next(0, int(place * interval_s * 1e9)).old for place in range(1, 20_000))
 
 
@@ -132,7 +132,7 @@ def test_pauses_of_a_server_that_sends_without_end_prove_nothing(pause_s: float)
 
 def test_a_reader_who_does_not_wait_any_more_is_behind_sooner_or_later() -> None:
     """What he misses by each picture may be less than a clock tells."""
-    arrivals = Arrivals(30, discard=True, opened_ns=0)
+    arrivals = BacklogMeter(30, discard=True, opened_ns=0)
     came = [arrivals.next(int(3e7), int(place / 30 * 1e9)) for place in range(1, 50)]
     assert not came[-1].old
     behind = [arrivals.next(0, int(place / 30 * 1e9)) for place in range(50, 100)]
@@ -146,7 +146,7 @@ def test_where_nothing_is_to_be_discarded_the_bound_is_said_all_the_same() -> No
 
 
 def test_periods_are_counted_at_the_rate_that_was_learnt() -> None:
-    arrivals = Arrivals(25, discard=True, opened_ns=0)
+    arrivals = BacklogMeter(25, discard=True, opened_ns=0)
     for number in range(1, 100):
         arrivals.next(900_000_000, number * 10**9)
     assert arrivals.next(900_000_000, 110 * 10**9).periods == pytest.approx(11, rel=0.05)
@@ -173,7 +173,7 @@ def test_no_picture_is_older_than_is_said(
         at_s += pause_s
         held.append((at_s, at_s + length_s))
         at_s += length_s
-    arrivals, free_s = Arrivals(told, discard=True, opened_ns=int(9.9e9)), 0.0
+    arrivals, free_s = BacklogMeter(told, discard=True, opened_ns=int(9.9e9)), 0.0
     for number, moment_s in enumerate(sent_s):
         through_s = next((end for begin, end in held if begin <= moment_s < end), moment_s)
         came_s = max(through_s, free_s) + period_s / 4

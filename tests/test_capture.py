@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image as PilImage
 from streams import MjpegServer
 
-from node.capture.mailbox import EveryMailbox, LatestMailbox
-from node.capture.rate import LikeACamera
+from node.capture.mailbox import LatestMailbox, LosslessMailbox
+from node.capture.rate import RealtimeSource
 from node.capture.sources.base import Picture, Source
 from node.capture.sources.demo import HEIGHT, WIDTH, DemoSource
 from node.capture.sources.device import LiveSource
@@ -397,7 +397,7 @@ def test_a_camera_that_stops_is_said() -> None:
 
 
 def test_a_file_played_like_a_camera_takes_its_time_and_is_stamped_now(clip: Path) -> None:
-    source = LikeACamera(open_source(CameraConfig(source=str(clip))), threading.Event())
+    source = RealtimeSource(open_source(CameraConfig(source=str(clip))), threading.Event())
     stamps = []
     while (picture := source.read()) is not None:
         assert picture.stamp is not None
@@ -444,7 +444,7 @@ def test_cameras_are_served_in_turn() -> None:
 
 
 def test_every_frame_is_taken_once_where_none_may_be_lost() -> None:
-    mailbox = EveryMailbox(threading.Event())
+    mailbox = LosslessMailbox(threading.Event())
 
     def put_all() -> None:
         for number in range(50):
@@ -462,7 +462,7 @@ def test_every_frame_is_taken_once_where_none_may_be_lost() -> None:
 
 def test_a_stop_frees_who_waits_to_put() -> None:
     stop = threading.Event()
-    mailbox = EveryMailbox(stop)
+    mailbox = LosslessMailbox(stop)
     mailbox.put(frame("a", 0))
     waiting = threading.Thread(target=lambda: mailbox.put(frame("a", 1)))
     waiting.start()

@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from node.errors import EndpointError
 from node.transport.publisher import SEND_HIGH_WATER_MARK, Publisher
-from node.transport.sequencing import Envelope, Outgoing
+from node.transport.sequencing import Header, Outgoing
 from perception_client.aio import AsyncSubscriber
 from perception_client.messages.codec import encode
 from perception_client.messages.kinds import LabelsMessage, Message, Status, boot_id, topic
@@ -29,7 +29,7 @@ WAIT_S = 10.0
 def outgoing(camera: str = "front", **changes: object) -> Outgoing:
     """A labelled frame of now."""
 
-    def seal(envelope: Envelope) -> LabelsMessage:
+    def finalise(envelope: Header) -> LabelsMessage:
         message = LabelsMessage(
             node="robot",
             camera=camera,
@@ -46,7 +46,7 @@ def outgoing(camera: str = "front", **changes: object) -> Outgoing:
         )
         return dataclasses.replace(message, **changes)
 
-    return Outgoing(topic("labels", camera), seal)
+    return Outgoing(topic("labels", camera), finalise)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -171,8 +171,8 @@ def test_a_late_joiner_gets_the_newest_and_the_others_nothing_twice(
 
 def test_gaps_say_what_is_missing(raw: Callable[[list[bytes]], None], ipc: str) -> None:
     def sent(session: str, seq: int, frame_id: int, dropped: int) -> list[bytes]:
-        seal = outgoing(session=session, frame_id=frame_id, dropped=dropped).seal
-        return encode(seal(Envelope(seq, time.time_ns(), time.monotonic_ns())))
+        finalise = outgoing(session=session, frame_id=frame_id, dropped=dropped).finalise
+        return encode(finalise(Header(seq, time.time_ns(), time.monotonic_ns())))
 
     with Subscriber(ipc) as subscriber:
         raw.wait()  # type: ignore[attr-defined]
@@ -192,7 +192,7 @@ def test_gaps_say_what_is_missing(raw: Callable[[list[bytes]], None], ipc: str) 
 def test_what_cannot_be_read_is_left_out_and_counted(
     raw: Callable[[list[bytes]], None], ipc: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = encode(outgoing().seal(Envelope(0, time.time_ns(), time.monotonic_ns())))
+    good = encode(outgoing().finalise(Header(0, time.time_ns(), time.monotonic_ns())))
     with Subscriber(ipc) as subscriber:
         raw.wait()  # type: ignore[attr-defined]
         for _ in range(3):

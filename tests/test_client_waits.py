@@ -38,10 +38,10 @@ def publisher(ipc: str) -> Iterator[Publisher]:
 @pytest.fixture
 def jsonl(tmp_path: Path, ipc: str) -> Path:
     """A replay of two messages."""
-    from node.transport.sequencing import Envelope
+    from node.transport.sequencing import Header
     from perception_client.messages.codec import to_json
 
-    lines = [to_json(outgoing().seal(Envelope(seq, seq * 10**9, None))) for seq in range(2)]
+    lines = [to_json(outgoing().finalise(Header(seq, seq * 10**9, None))) for seq in range(2)]
     file = tmp_path / "two.jsonl"
     file.write_text("\n".join(lines))
     return file

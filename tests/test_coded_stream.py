@@ -18,9 +18,9 @@ from streams import ByteServer
 
 from node.capture.h26x import stream as coded_stream
 from node.capture.h26x.annex_b import ParameterSets, units
-from node.capture.h26x.decoder import Coded, Decoded, VideoDecoder
+from node.capture.h26x.decoder import Decoded, EncodedPacket, VideoDecoder
 from node.capture.h26x.h264 import FrameNumbers
-from node.capture.h26x.stream import CodedStream
+from node.capture.h26x.stream import H26xStream
 from node.capture.sources.base import Picture, Source
 from node.capture.sources.open import open_source
 from node.config.schema import CameraConfig
@@ -158,7 +158,7 @@ def test_nothing_that_never_was_is_delivered(
     pictures, refused = read_to_the_end(source)
     source.close()
     server.close()
-    assert isinstance(source, CodedStream)
+    assert isinstance(source, H26xStream)
     assert places(pictures, truth) == KEPT
     assert refused == PICTURES - len(KEPT) - (damage is lost)
 
@@ -178,7 +178,7 @@ def decoded(packets: list[bytes]) -> dict[int, Image]:
     """What the decoder lets by, by place."""
     decoder, given = VideoDecoder("h264", b""), {}
     for place, packet in enumerate(packets):
-        picture = Coded(packet, Stamp.at_media(place), is_key=place % KEY_EVERY == 0)
+        picture = EncodedPacket(packet, Stamp.at_media(place), is_key=place % KEY_EVERY == 0)
         with contextlib.suppress(PictureError):
             found = decoder.decode(picture)
             given.update({x.stamp.unix_ns: decoder.pixels(x.frame) for x in found})
@@ -223,7 +223,7 @@ def test_a_silence_in_which_numbers_may_have_begun_anew_is_a_loss(truth: list[Im
     for place, packet in enumerate(packets):
         if place not in gone:
             periods = 22.0 if place == gone.stop else 1.0
-            picture = Coded(packet, Stamp.at_media(place), place % KEY_EVERY == 0, periods)
+            picture = EncodedPacket(packet, Stamp.at_media(place), place % KEY_EVERY == 0, periods)
             with contextlib.suppress(PictureError):
                 delivered += [found.stamp.unix_ns for found in decoder.decode(picture)]
     assert delivered == list(range(24))
@@ -277,7 +277,7 @@ def test_a_decoder_that_is_too_slow_hides_no_age(
     packets = 6 * coded(truth, "h264")
     decode = VideoDecoder.decode
 
-    def slowly(self: VideoDecoder, picture: Coded) -> list[Decoded]:
+    def slowly(self: VideoDecoder, picture: EncodedPacket) -> list[Decoded]:
         time.sleep(2 / 60)  # the decoder's own time
         return decode(self, picture)
 
@@ -285,7 +285,7 @@ def test_a_decoder_that_is_too_slow_hides_no_age(
     begun = time.monotonic()
     server = ByteServer(*((1 / 60, packet) for packet in packets))
     source = opened(server, discard_backlog=True)
-    assert isinstance(source, CodedStream)
+    assert isinstance(source, H26xStream)
     ages, dropped, short = [], 0, set()
     while time.monotonic() < begun + 5.5:
         try:
@@ -354,7 +354,7 @@ def test_without_the_package_that_finds_damage_it_says_so_and_goes_on(
     source = opened(server)
     source.close()
     server.close()
-    assert not isinstance(source, CodedStream)
+    assert not isinstance(source, H26xStream)
     assert "damaged pictures of h264 are not found without the package av" in caplog.text
 
 

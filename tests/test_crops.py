@@ -14,7 +14,7 @@ from node.config.schema import CropsConfig, ModelConfig
 from node.errors import ModelError
 from node.image.frame import Image
 from node.perception.perceiver import build_perceiver
-from node.perception.tasks.second_stage import Crops
+from node.perception.tasks.second_stage import SecondStage
 from perception_client.messages.kinds import Box, Detection, Label, ModelInfo
 
 PICTURES = Path(skimage.__file__).parent / "data"
@@ -51,7 +51,7 @@ def test_settings_that_do_not_fit_are_one_line_at_the_start(in_process: Run) -> 
     assert result.returncode == 3
     assert 'task "detect"; a crop wants a classifier' in result.stderr
     with pytest.raises(ModelError, match="'unicorn' is no class of the detector"):
-        Crops(Recorder(), CropsConfig(classes=("unicorn",)), ("cat",))
+        SecondStage(Recorder(), CropsConfig(classes=("unicorn",)), ("cat",))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def thing(cx: float, cy: float, w: float, h: float, name: str = "cat") -> Detect
 
 
 def test_crops_are_squares_around_the_boxes_cut_at_the_edges() -> None:
-    crops = Crops(Recorder(), CropsConfig(margin=0.5), ("cat",))
+    crops = SecondStage(Recorder(), CropsConfig(margin=0.5), ("cat",))
     image = np.zeros((100, 200, 3), np.uint8)
     boxes = (thing(100, 50, 20, 40), thing(0, 50, 40, 20), thing(199.9, 99.9, 0.01, 0.01))
     found = crops.label(image, boxes)
@@ -89,7 +89,7 @@ def test_crops_are_squares_around_the_boxes_cut_at_the_edges() -> None:
 def test_only_the_best_of_the_wanted_classes_are_looked_at_in_batches_of_few_sizes() -> None:
     recorder = Recorder()
     config = CropsConfig(max_crops=11, classes=("cat",))
-    crops = Crops(recorder, config, ("cat", "dog"))
+    crops = SecondStage(recorder, config, ("cat", "dog"))
     image = np.zeros((100, 200, 3), np.uint8)
     boxes = [thing(50, 50, 10, 10), thing(50, 50, 10, 10, "dog")] * 12
     found = crops.label(image, tuple(boxes))

@@ -16,14 +16,14 @@ from node.config.load import load_config
 from node.errors import EndpointError
 from node.perception.perceiver import build_perceiver
 from node.pipeline.live import run_live
-from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from node.pipeline.message_builder import MessageBuilder, PerceptionHealth, Usage
 from node.pipeline.resource_usage import ProcessMeter
 from node.process.descriptors import raise_descriptor_limit
 from node.process.ending import Ending
 from node.recording.recorder import Recorder
 from node.transport.control_server import ControlServer
 from node.transport.publisher import Publisher
-from node.transport.sequencing import Envelope
+from node.transport.sequencing import Header
 from perception_client.messages.codec import decode, encode
 from perception_client.messages.kinds import HealthMessage
 from perception_client.subscriber import NoMessageError, Subscriber
@@ -132,8 +132,8 @@ def test_a_meter_that_fails_costs_its_number_only(tmp_path: Path) -> None:
     wrong.write_text("no number")
     assert ProcessMeter(wrong).rss_bytes() is None
     usage = Usage(None, 0.5, 1.0, 0)
-    outgoing = Composer("node").health("running", (), None, usage, PerceptionHealth())
-    message = outgoing.seal(Envelope(0, 1, 1))
+    outgoing = MessageBuilder("node").health("running", (), None, usage, PerceptionHealth())
+    message = outgoing.finalise(Header(0, 1, 1))
     read = decode(encode(message))
     assert isinstance(read, HealthMessage)
     assert read.rss_bytes is None
@@ -158,7 +158,7 @@ def test_a_last_word_does_not_wait_for_a_publisher_that_is_busy(tmp_path: Path) 
         assert go_on.wait(WAIT_S)
 
     publisher = Publisher(f"ipc://{tmp_path}/labels", observer=busy)
-    health = Composer("node").health(
+    health = MessageBuilder("node").health(
         "stopping", (), None, Usage(0, 0.0, 0.0, 0), PerceptionHealth()
     )
     try:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from node.image.frame import Frame, Stamp
-from node.pipeline.message_builder import Composer
+from node.pipeline.message_builder import MessageBuilder
 from node.transport.publisher import Publisher
-from node.transport.sequencing import Envelope
+from node.transport.sequencing import Header
 from perception_client.aio import AsyncSubscriber
 from perception_client.events import EventInbox
 from perception_client.messages.codec import encode
-from perception_client.messages.kinds import EventKind, Happening, Message, retained
+from perception_client.messages.kinds import EventKind, Message, SceneEvent, retained
 from perception_client.subscriber import EventMessage, NoMessageError, NotSeenError, Subscriber
 from tests.conftest import ROOT, Start
 from tests.test_scene import IMAGE
@@ -26,17 +26,17 @@ BOTTLES = Path("video/bottle-detection.mp4")
 FRAME = Frame(IMAGE, "front", 3, Stamp.now(), None, 0)
 
 
-def happening(kind: EventKind, track: int) -> Happening:
-    return Happening(kind, f"track {track}", 0, "cup", 0.9, 1, track=track)
+def happening(kind: EventKind, track: int) -> SceneEvent:
+    return SceneEvent(kind, f"track {track}", 0, "cup", 0.9, 1, track=track)
 
 
 def event(kind: EventKind, track: int, seq: int) -> EventMessage:
-    made = COMPOSER.event(FRAME, happening(kind, track)).seal(Envelope(seq, 0, 0))
+    made = COMPOSER.event(FRAME, happening(kind, track)).finalise(Header(seq, 0, 0))
     assert isinstance(made, EventMessage)
     return made
 
 
-COMPOSER = Composer("node")
+COMPOSER = MessageBuilder("node")
 
 
 def test_a_late_joiner_gets_what_is_open_and_then_what_comes(tmp_path: Path) -> None:

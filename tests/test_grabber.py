@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from node.capture import grabber as grabber_module
-from node.capture.frozen import Freshness
+from node.capture.frozen import FrozenDetector
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
 from node.capture.rate import RateLimit
@@ -192,7 +192,7 @@ def test_a_still_scene_can_be_declared(stop: threading.Event) -> None:
 
 
 def test_a_drivers_stamp_that_stands_still_is_no_new_frame() -> None:
-    freshness = Freshness()
+    freshness = FrozenDetector()
     now_ns = time.monotonic_ns()
     stamps = [Stamp.from_driver(now_ns + step) for step in (0, 1000, 1000, 2000)]
     seen = [freshness.repeats(Picture(noise(), stamp, None, 0)) for stamp in stamps]
@@ -214,13 +214,13 @@ def clocked(picture: Image, number: int) -> Image:
     return shown
 
 
-def repeats(freshness: Freshness, image: Image, jpeg: bytes | None = b"jpeg") -> str | None:
+def repeats(freshness: FrozenDetector, image: Image, jpeg: bytes | None = b"jpeg") -> str | None:
     return freshness.repeats(Picture(image, Stamp.now(), None, 0, jpeg=jpeg))
 
 
 @pytest.mark.parametrize("buffers", [2, 3])
 def test_the_pictures_of_a_few_buffers_in_turn_are_not_new(buffers: int) -> None:
-    freshness = Freshness()
+    freshness = FrozenDetector()
     turn = [grainy() for _ in range(buffers)]
     assert [repeats(freshness, image.copy()) for image in turn] == [None] * buffers
     for place in range(3 * buffers):
@@ -229,13 +229,13 @@ def test_the_pictures_of_a_few_buffers_in_turn_are_not_new(buffers: int) -> None
 
 
 def test_a_short_animation_in_a_loop_is_new() -> None:
-    freshness = Freshness()
+    freshness = FrozenDetector()
     turn = [grainy() for _ in range(4)]
     assert [repeats(freshness, turn[place % 4].copy()) for place in range(20)] == [None] * 20
 
 
 def test_a_clock_over_a_picture_that_stands_still_is_found_where_noise_was_seen() -> None:
-    freshness = Freshness()
+    freshness = FrozenDetector()
     for number in range(400):
         assert repeats(freshness, clocked(grainy(), number)) is None
     frozen = grainy()
@@ -247,15 +247,15 @@ def test_a_clock_over_a_picture_that_stands_still_is_found_where_noise_was_seen(
 
 def test_a_camera_that_was_never_seen_to_have_noise_may_stand_still_but_for_a_part() -> None:
     """A cartoon, a screen, a scene at rest in H.264."""
-    freshness = Freshness()
+    freshness = FrozenDetector()
     for number in range(800):
         assert repeats(freshness, clocked(SCENE, number * 7 % 251 + number)) is None
-    learnt_by_motion_alone = Freshness()
+    learnt_by_motion_alone = FrozenDetector()
     for number in range(800):
         assert repeats(learnt_by_motion_alone, np.roll(SCENE, number * 3, axis=1)) is None
     for number in range(20):
         assert repeats(learnt_by_motion_alone, clocked(SCENE, 2 * number + 1)) is None
-    coded = Freshness()
+    coded = FrozenDetector()
     for number in range(400):
         assert repeats(coded, clocked(grainy(), number), jpeg=None) is None
     frozen = grainy()
@@ -264,7 +264,7 @@ def test_a_camera_that_was_never_seen_to_have_noise_may_stand_still_but_for_a_pa
 
 
 def test_darkness_without_noise_is_not_held_against_a_camera() -> None:
-    freshness = Freshness()
+    freshness = FrozenDetector()
     for number in range(400):
         assert repeats(freshness, clocked(grainy(), number)) is None
     black = np.zeros_like(SCENE)

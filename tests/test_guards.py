@@ -15,7 +15,7 @@ import zmq
 from conftest import ROOT
 
 from node.errors import ConfigError, EndpointError
-from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from node.pipeline.message_builder import MessageBuilder, PerceptionHealth, Usage
 from node.transport.control_server import ControlServer, Request, Result
 from node.transport.curve import make_client, make_server
 from node.transport.publisher import Publisher
@@ -54,15 +54,17 @@ class Node:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.publisher = Publisher(endpoint)
-        self.composer = Composer("node")
+        self.message_builder = MessageBuilder("node")
         self.began = time.monotonic()
 
     def blind(self, status: Status, camera: str = "front") -> None:
-        self.publisher.send(self.composer.blind(camera, status))
+        self.publisher.send(self.message_builder.unavailable(camera, status))
 
     def health(self) -> None:
         usage = Usage(0, 0.0, time.monotonic() - self.began, 0)
-        self.publisher.send(self.composer.health("running", (), None, usage, PerceptionHealth()))
+        self.publisher.send(
+            self.message_builder.health("running", (), None, usage, PerceptionHealth())
+        )
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def test_health_alone_keeps_a_node_alive_whatever_the_wall_clock_does(
 ) -> None:
     real = time.time_ns
     with Subscriber(node.endpoint) as subscriber:
-        node.blind(Status.PAUSED)
+        node.unavailable(Status.PAUSED)
         for step_s in (0, -3600, 3600, 0, -7200, 7200, 0):
             monkeypatch.setattr(time, "time_ns", lambda step_s=step_s: real() + step_s * 10**9)
             node.health()
@@ -239,10 +241,10 @@ def test_the_newest_is_what_came_last_though_the_wall_clock_was_set_back(
     real = time.time_ns
     with Subscriber(node.endpoint) as subscriber:
         for camera in ("right", "left"):
-            node.blind(Status.STALLED, camera)
+            node.unavailable(Status.STALLED, camera)
             assert subscriber.receive(WAIT_S)[0].camera == camera
         monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
-        node.blind(Status.PAUSED, "right")
+        node.unavailable(Status.PAUSED, "right")
         assert subscriber.receive(WAIT_S)[0].status is Status.PAUSED
         with pytest.raises(NotLookingError, match="'right' is paused"):
             subscriber.require(1.0)

@@ -20,12 +20,12 @@ from node.config.schema import NodeConfig
 from node.errors import FrameError, InferenceError, ModelError
 from node.image.frame import Frame, Image
 from node.perception.models.registry import load_model
-from node.perception.perceiver import Perceived, Perceiver, build_perceiver
+from node.perception.perceiver import InferenceResult, Perceiver, build_perceiver
 from node.perception.preprocess.gpu import GpuPreprocessor, Uploaded
 from node.perception.runtimes.base import RuntimeInfo
 from node.perception.runtimes.torch_runtime import TorchRuntime
-from node.perception.tasks.base import Outputs, Seen
-from node.perception.temporal.scene import Observed, Scene
+from node.perception.tasks.base import Outputs, Prediction
+from node.perception.temporal.scene import Scene, TrackedPrediction
 from node.pipeline.inference_loop import MOST_FAILURES
 from node.pipeline.live import run_live
 from perception_client.subscriber import (
@@ -48,7 +48,7 @@ class Faulty(Perceiver):
 
     def perceive_all(
         self, images: Sequence[Image], ready: Sequence[object | None] = ()
-    ) -> list[Perceived]:
+    ) -> list[InferenceResult]:
         seen = super().perceive_all(images, ready)
         self.taken += 1
         self.fault(self.taken)
@@ -169,7 +169,7 @@ def test_what_hangs_behind_the_model_ends_the_node_too(
     release = threading.Event()
     real = Scene.observe
 
-    def hangs(scene: Scene, frame: Frame, seen: Seen) -> Observed:
+    def hangs(scene: Scene, frame: Frame, seen: Prediction) -> TrackedPrediction:
         if frame.frame_id >= 5:
             release.wait(WAIT_S)
         return real(scene, frame, seen)

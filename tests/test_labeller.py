@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from node.capture.mailbox import LatestMailbox, Taken
+from node.capture.mailbox import LatestMailbox, QueuedFrame
 from node.capture.rate import RateLimit
 from node.config.load import load_config
 from node.config.schema import CameraConfig, NodeConfig
@@ -21,9 +21,9 @@ from node.errors import ControlError, PerceptionError
 from node.image.frame import Frame, Stamp
 from node.perception.perceiver import build_perceiver
 from node.pipeline.camera_status import StatusAnnouncer
-from node.pipeline.control_commands import SNAPSHOT_S, Controller
-from node.pipeline.inference_loop import Labeller
-from node.pipeline.message_builder import Composer
+from node.pipeline.control_commands import SNAPSHOT_S, ControlCommands
+from node.pipeline.inference_loop import InferenceLoop
+from node.pipeline.message_builder import MessageBuilder
 from node.process.awake import AwakeClock
 from node.transport.control_server import Client, Request
 from node.transport.sequencing import LocalSink
@@ -49,7 +49,7 @@ class Together(LatestMailbox):
         super().__init__(cameras)
         self.batches: list[list[tuple[str, int]]] = []
 
-    def take_all(self, timeout_s: float, at_most: int) -> list[Taken]:
+    def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
         taken = super().take_all(timeout_s, 2)
         self.batches.append([(x.frame.camera, x.frame.frame_id) for x in taken])
         return taken
@@ -68,12 +68,12 @@ def test_frames_that_were_looked_at_together_say_the_same_of_who_looked() -> Non
         if isinstance(message, LabelsMessage) and message.frame_id is not None:
             said[message.camera, message.frame_id] = message.degraded
 
-    labeller = Labeller(
-        config, lambda wanted: build_perceiver(wanted.model), mailbox, Composer("n"),
+    inference_loop = InferenceLoop(
+        config, lambda wanted: build_perceiver(wanted.model), mailbox, MessageBuilder("n"),
         LocalSink(note), stop,
     )  # fmt: skip
-    labeller.start()
-    assert labeller.ready.wait(WAIT_S)
+    inference_loop.start()
+    assert inference_loop.ready.wait(WAIT_S)
     image, number, deadline = np.zeros((48, 64, 3), np.uint8), 0, time.monotonic() + WAIT_S
     while len(set(said.values())) < 5 and time.monotonic() < deadline:
         for camera in "ab":
@@ -81,7 +81,7 @@ def test_frames_that_were_looked_at_together_say_the_same_of_who_looked() -> Non
         number += 1
         time.sleep(0.01)
     stop.set()
-    assert labeller.join(WAIT_S) is not False
+    assert inference_loop.join(WAIT_S) is not False
     pairs = [[said[x] for x in batch if x in said] for batch in mailbox.batches]
     both = [pair for pair in pairs if len(pair) == 2]
     assert len({pair[0] for pair in both}) >= 3
@@ -129,30 +129,32 @@ class Rig:
         self.limits = limits
         self._clients = itertools.count()
         self.mailbox, self.stop = Together(["a", "b"]), threading.Event()
-        self.composer, self.sink = Composer("n"), LocalSink(self._note)
-        self.labeller = Labeller(
-            self.config, self.build, self.mailbox, self.composer, self.sink, self.stop,
+        self.message_builder, self.sink = MessageBuilder("n"), LocalSink(self._note)
+        self.inference_loop = InferenceLoop(
+            self.config, self.build, self.mailbox, self.message_builder, self.sink, self.stop,
             on_changed=lambda config, settings: on_changed(self) if on_changed else None,
             awake=awake,
         )  # fmt: skip
         unused = cast("Any", None)  # by what is asked here
         watch = cast("Any", SimpleNamespace(stall_after_s=lambda camera: 0.5))
-        self.controller = Controller(self.labeller, watch, limits, self.build, unused, AwakeClock())
+        self.controller = ControlCommands(
+            self.inference_loop, watch, limits, self.build, unused, AwakeClock()
+        )
 
     def build(self, config: NodeConfig) -> Any:
         return build_perceiver(config.model)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        self.labeller.start()
+        self.inference_loop.start()
         try:
-            assert self.labeller.ready.wait(WAIT_S), self.labeller.failure
+            assert self.inference_loop.ready.wait(WAIT_S), self.inference_loop.failure
             yield
         finally:
             self.stop.set()
             self.controller.close()
-            self.labeller.join(WAIT_S)
-        assert self.labeller.failure is None
+            self.inference_loop.join(WAIT_S)
+        assert self.inference_loop.failure is None
 
     def ask(self, command: str, *, client: str | None = None, **arguments: object) -> Any:
         """Asks as a client of its own, or as one that is named."""
@@ -167,7 +169,7 @@ class Rig:
             for frame in frames:
                 self.mailbox.put(frame)
 
-        self.labeller.call(put).result(WAIT_S)
+        self.inference_loop.call(put).result(WAIT_S)
         return frames
 
     def look(self, number: int, **images: Any) -> list[LabelsMessage]:
@@ -176,7 +178,7 @@ class Rig:
         deadline = time.monotonic() + WAIT_S
         while len(told := [x for x in self.said if x.frame_id == number]) < len(frames):
             assert time.monotonic() < deadline
-            assert not self.labeller.ended.is_set(), self.labeller.failure
+            assert not self.inference_loop.ended.is_set(), self.inference_loop.failure
             time.sleep(0.001)
         taken = next(x for x in self.mailbox.batches if any(y[1] == number for y in x))
         assert len(taken) == len(frames), "they were looked at one by one"
@@ -218,7 +220,9 @@ def test_a_model_that_is_rolled_back_says_nothing_of_the_frames_that_it_failed_w
         wanted = rig.config.model.model_copy(update={"name": two_classes})
         config = rig.config.model_copy(update={"model": wanted})
         other = rig.build(config)
-        settled = rig.labeller.call(lambda: rig.labeller.swap(other, config)).result(WAIT_S)
+        settled = rig.inference_loop.call(lambda: rig.inference_loop.swap(other, config)).result(
+            WAIT_S
+        )
         told = rig.look(1, a=DARK, b=LIGHT)
         with pytest.raises(ControlError, match="the one before is back"):
             settled.result(WAIT_S)
@@ -230,15 +234,15 @@ def test_a_pause_names_the_first_message_that_says_it_whoever_says_it() -> None:
     """The watch says it too as soon as it sees it."""
 
     def watch(rig: Rig) -> None:
-        if "a" in rig.labeller.paused:
-            rig.sink.send(rig.composer.blind("a", Status.PAUSED))
+        if "a" in rig.inference_loop.paused:
+            rig.sink.send(rig.message_builder.unavailable("a", Status.PAUSED))
 
     rig = Rig(on_changed=watch)
     with rig.running():
         first_seq = rig.ask("pause", camera="a").result(WAIT_S).first_seq["a"]
     paused = [x for x in rig.said if x.status == Status.PAUSED]
     assert paused[0].seq == first_seq
-    assert {x.settings for x in paused} == {rig.labeller.settings}
+    assert {x.settings for x in paused} == {rig.inference_loop.settings}
 
 
 def test_a_model_or_another_snapshot_waits_for_no_snapshots() -> None:
@@ -270,11 +274,11 @@ def test_time_in_which_the_process_stood_still_is_not_the_models() -> None:
 
     def freeze() -> float:
         now_ns[0] += 3600 * 10**9
-        return rig.labeller.busy_s
+        return rig.inference_loop.busy_s
 
     with rig.running():
-        assert rig.labeller.call(freeze).result(WAIT_S) <= 0.1
-        assert rig.labeller.call(lambda: rig.labeller.busy_s).result(WAIT_S) <= 0.2
+        assert rig.inference_loop.call(freeze).result(WAIT_S) <= 0.1
+        assert rig.inference_loop.call(lambda: rig.inference_loop.busy_s).result(WAIT_S) <= 0.2
         until = time.monotonic() + 0.4
         for number in itertools.count():  # every one is late, and captured before a standstill ends
             assert not any(x.degraded for x in rig.look(number, a=DARK))
@@ -308,12 +312,12 @@ def test_one_bad_value_among_good_ones_changes_nothing(bad: dict[str, object]) -
     rig = Rig(limits={"a": RateLimit(None), "b": RateLimit(None)})
     good = {"model.top_k": 2, "camera.b.max_fps": 5.0}
     with rig.running():
-        before, settings = rig.labeller.config, rig.labeller.settings
+        before, settings = rig.inference_loop.config, rig.inference_loop.settings
         for wanted in ({**good, **bad}, {**bad, **good}):
             with pytest.raises(PerceptionError):
                 rig.ask("set", settings=wanted).result(WAIT_S)
-        assert rig.labeller.config == before
-        assert rig.labeller.settings == settings
+        assert rig.inference_loop.config == before
+        assert rig.inference_loop.settings == settings
         assert {name: limit.max_fps for name, limit in rig.limits.items()} == {"a": None, "b": None}
         rig.ask("set", settings=good).result(WAIT_S)
         assert rig.limits["b"].max_fps == 5.0
@@ -373,7 +377,7 @@ def test_a_change_that_waits_too_long_is_refused_and_does_not_come_later(
             in_work.set()
             assert go_on.wait(WAIT_S)
 
-        rig.labeller.call(work)
+        rig.inference_loop.call(work)
         assert in_work.wait(WAIT_S)
         asked = rig.ask("pause", camera="a")
         deadline = time.monotonic() + WAIT_S
@@ -383,8 +387,8 @@ def test_a_change_that_waits_too_long_is_refused_and_does_not_come_later(
         with pytest.raises(ControlError, match="nothing was changed"):
             asked.result()
         go_on.set()
-        rig.labeller.call(lambda: None).result(WAIT_S)
-        assert not rig.labeller.paused
+        rig.inference_loop.call(lambda: None).result(WAIT_S)
+        assert not rig.inference_loop.paused
 
 
 def test_a_publisher_that_is_busy_is_no_model_that_hangs() -> None:
@@ -399,9 +403,9 @@ def test_a_publisher_that_is_busy_is_no_model_that_hangs() -> None:
 
     with rig.running():
         rig.sink.send = busy  # type: ignore[method-assign]
-        rig.labeller.call(lambda: rig.mailbox.put(Frame(DARK, "a", 0, Stamp.now(), None, 0)))
+        rig.inference_loop.call(lambda: rig.mailbox.put(Frame(DARK, "a", 0, Stamp.now(), None, 0)))
         assert sending.wait(WAIT_S)
-        assert rig.labeller.busy_s == 0
+        assert rig.inference_loop.busy_s == 0
         go_on.set()
         deadline = time.monotonic() + WAIT_S
         while not rig.said:

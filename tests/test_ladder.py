@@ -6,7 +6,7 @@ import pytest
 from node.config.load import load_config
 from node.config.schema import DegradeConfig, NodeConfig, StepConfig
 from node.errors import ConfigError
-from node.pipeline.degradation import Ladder
+from node.pipeline.degradation import Degradation
 
 TWO = DegradeConfig(
     steps=(StepConfig(every=2), StepConfig(model="resnet18", every=2)), down_after_s=1.0,
@@ -14,35 +14,39 @@ TWO = DegradeConfig(
 )  # fmt: skip
 
 
-def levels(ladder: Ladder, start_s: float, end_s: float, late: bool) -> list[tuple[float, int]]:
+def levels(
+    degradation: Degradation, start_s: float, end_s: float, late: bool
+) -> list[tuple[float, int]]:
     """When each level began."""
     return [
-        (round(float(t), 1), ladder.level)
+        (round(float(t), 1), degradation.level)
         for t in np.arange(start_s, end_s, 0.1)
-        if ladder.note(late, float(t))
+        if degradation.note(late, float(t))
     ]
 
 
 def test_it_goes_down_step_by_step_and_says_so() -> None:
-    ladder = Ladder(TWO)
-    assert levels(ladder, 0, 10, late=True) == [(1.0, 1), (2.0, 2)]
-    assert ladder.reason == ("deadline not held, step 2 of 2: model resnet18, one frame in 2",)
-    assert levels(ladder, 10, 21, late=False) == [(15.0, 1), (20.1, 0)]
-    assert ladder.reason == ()
-    assert levels(ladder, 21, 60, late=False) == []
+    degradation = Degradation(TWO)
+    assert levels(degradation, 0, 10, late=True) == [(1.0, 1), (2.0, 2)]
+    assert degradation.reason == ("deadline not held, step 2 of 2: model resnet18, one frame in 2",)
+    assert levels(degradation, 10, 21, late=False) == [(15.0, 1), (20.1, 0)]
+    assert degradation.reason == ()
+    assert levels(degradation, 21, 60, late=False) == []
 
 
 def test_single_late_messages_change_nothing() -> None:
-    ladder = Ladder(TWO)
-    assert not any(ladder.note(place % 3 == 0, place / 10) for place in range(300))
+    degradation = Degradation(TWO)
+    assert not any(degradation.note(place % 3 == 0, place / 10) for place in range(300))
 
 
 def test_a_try_that_fails_makes_the_next_wait_longer() -> None:
-    ladder = Ladder(TWO)
+    degradation = Degradation(TWO)
     changes = [
-        (round(float(t), 1), ladder.level)
+        (round(float(t), 1), degradation.level)
         for t in np.arange(0, 60, 0.1)
-        if ladder.note(ladder.level == 0, float(t))  # step 1 holds the deadline, the top does not
+        if degradation.note(
+            degradation.level == 0, float(t)
+        )  # step 1 holds the deadline, the top does not
     ]
     ups = [t for t, level in changes if level == 0]
     waits = np.diff([t for t, level in changes if level == 1])

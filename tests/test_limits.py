@@ -16,10 +16,10 @@ from mcap.writer import CompressionType, Writer
 from PIL import Image as PilImage
 from streams import ByteServer, part
 
-from node.capture.h26x.decoder import Coded, VideoDecoder
+from node.capture.h26x.decoder import EncodedPacket, VideoDecoder
 from node.capture.sources.image_files import read_image
 from node.capture.sources.open import open_source
-from node.capture.sources.video_file import VideoSource
+from node.capture.sources.video_file import VideoFileSource
 from node.config.load import load_config
 from node.config.schema import CameraConfig
 from node.errors import ConfigError, PictureError, SourceError
@@ -75,7 +75,7 @@ def test_bytes_have_a_limit_too(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match=r"a\.bmp: .* limits\.max_picture_mb = 1"):
         read_image(tmp_path / "a.bmp")
     with pytest.raises(PictureError, match=r"limits\.max_picture_mb"):
-        VideoDecoder("h264", b"").decode(Coded(jpeg, Stamp.now(), is_key=True))
+        VideoDecoder("h264", b"").decode(EncodedPacket(jpeg, Stamp.now(), is_key=True))
 
 
 def test_a_picture_may_be_as_large_as_is_allowed(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_a_video_that_claims_to_be_huge_is_refused(tmp_path: Path, width: int, h
     file = tmp_path / "a.mp4"
     file.write_bytes(bombs.h264(width, height))
     with pytest.raises(SourceError, match=rf"{width} x {height} pixels are more than limits"):
-        VideoSource(file)
+        VideoFileSource(file)
     file.write_bytes(bombs.h264(64, 64))
-    picture = VideoSource(file).read()
+    picture = VideoFileSource(file).read()
     assert picture is not None
     assert picture.image.shape == (64, 64, 3)
 
@@ -140,9 +140,9 @@ def test_a_stream_that_becomes_huge_is_damaged_there() -> None:
     starts = [place for place, unit in enumerate(units) if unit[4] & 31 == 7]
     frames = [b"".join(units[a:b]) for a, b in zip(starts, [*starts[1:], None], strict=True)]
     decoder = VideoDecoder("h264", b"")
-    assert decoder.decode(Coded(frames[0], Stamp.now(), is_key=True))
+    assert decoder.decode(EncodedPacket(frames[0], Stamp.now(), is_key=True))
     with pytest.raises(PictureError, match="a picture is damaged"):
-        decoder.decode(Coded(frames[1], Stamp.now(), is_key=True))
+        decoder.decode(EncodedPacket(frames[1], Stamp.now(), is_key=True))
 
 
 def test_a_camera_with_a_huge_picture_goes_on() -> None:

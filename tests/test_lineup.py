@@ -8,7 +8,7 @@ import pytest
 from node.config.load import load_config
 from node.config.schema import NodeConfig
 from node.errors import ControlError, ModelError
-from node.pipeline.active_model import PROBATION_FRAMES, Lineup
+from node.pipeline.active_model import PROBATION_FRAMES, ActiveModel
 
 
 class Model:
@@ -28,13 +28,13 @@ class Model:
         self.score = task
 
 
-def lineup(*settings: str, **refuses: str) -> Lineup:
+def active_model(*settings: str, **refuses: str) -> ActiveModel:
     config = load_config(None, ["model.name=first", *settings])
 
     def build(wanted: NodeConfig) -> Any:
         return Model(wanted, refuses.get(wanted.model.name))
 
-    return Lineup(config, build)
+    return ActiveModel(config, build)
 
 
 def named(config: NodeConfig, name: str) -> NodeConfig:
@@ -47,7 +47,7 @@ def scored(config: NodeConfig, **detect: object) -> NodeConfig:
 
 
 def test_what_was_set_during_probation_outlives_a_roll_back() -> None:
-    models = lineup()
+    models = active_model()
     second = named(models.config, "second")
     settled = models.swap(Model(second), second)  # type: ignore[arg-type]
     models.note_good(PROBATION_FRAMES - 1)
@@ -61,7 +61,7 @@ def test_what_was_set_during_probation_outlives_a_roll_back() -> None:
 
 
 def test_settings_that_fit_only_the_model_that_failed_go_with_it() -> None:
-    models = lineup(first="dog")
+    models = active_model(first="dog")
     second = named(models.config, "second")
     models.swap(Model(second), second)  # type: ignore[arg-type]
     models.reconfigure(scored(models.config, class_scores={"dog": 0.5}))
@@ -70,7 +70,7 @@ def test_settings_that_fit_only_the_model_that_failed_go_with_it() -> None:
 
 
 def test_a_model_of_the_ladder_neither_proves_nor_fails_another() -> None:
-    models = lineup("degrade.steps=[{model='small'}]", "camera.0.deadline_s=0.1")
+    models = active_model("degrade.steps=[{model='small'}]", "camera.0.deadline_s=0.1")
     second = named(models.config, "second")
     settled = models.swap(Model(second), second)  # type: ignore[arg-type]
     for tenth in range(100):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from node.errors import MessageError
 from node.image.frame import Frame, Stamp
-from node.pipeline.message_builder import Composer
+from node.pipeline.message_builder import MessageBuilder
 from node.transport.sequencing import LocalSink
 from perception_client.messages import clock
 from perception_client.messages import kinds as messages
@@ -166,10 +166,10 @@ def test_age_counts_the_time_in_which_the_computer_was_suspended(
     frame = Frame(np.zeros((4, 4, 3), np.uint8), "front", 0, Stamp.now(), None, 0)
     model = ModelInfo("m", "classify", "torch", "fp32", "cpu", "d")
     said: list[Message] = []
-    sink, composer = LocalSink(said.append), Composer("robot")
+    sink, message_builder = LocalSink(said.append), MessageBuilder("robot")
     timing = Timing(0, 0, 0, 0, 0)
-    sink.send(composer.looked(frame, dropped=0, timing=timing, model=model, labels=()))
-    sink.send(composer.blind("front", Status.STALLED))
+    sink.send(message_builder.labels(frame, dropped=0, timing=timing, model=model, labels=()))
+    sink.send(message_builder.unavailable("front", Status.STALLED))
     for message in said:
         assert isinstance(message, LabelsMessage)
         assert message.age_s == pytest.approx(0.0, abs=0.3)

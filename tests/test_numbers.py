@@ -30,7 +30,7 @@ from node.config.schema import NodeConfig
 from node.errors import ConfigError, MessageError, ModelError
 from node.perception.models.model_card import read_card
 from node.perception.temporal.smoothing import Smoother
-from node.pipeline.message_builder import Composer
+from node.pipeline.message_builder import MessageBuilder
 from perception_client.messages.calibration import Calibration
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import Label
@@ -90,7 +90,7 @@ def made_of(config: NodeConfig) -> None:
     assert 0 < grabber.stall_after_s <= 200
     assert 0 < timeout_ms(camera) < 2**31
     assert camera.deadline_s is None or int(camera.deadline_s * 1e9) > 0
-    Composer("n", {"a": camera.deadline_s or 1.0})
+    MessageBuilder("n", {"a": camera.deadline_s or 1.0})
     if camera.calibration is not None:
         calibration = Calibration("a", **camera.calibration.model_dump())
         assert calibration.bearing(640, 360, 1280, 720)

@@ -14,7 +14,7 @@ import pytest
 from node.config.load import load_config
 from node.config.schema import NodeConfig
 from node.image.frame import Image
-from node.perception.perceiver import Perceived, Perceiver, build_perceiver
+from node.perception.perceiver import InferenceResult, Perceiver, build_perceiver
 from node.pipeline.live import Outcome, run_live
 from perception_client.subscriber import LabelsMessage, Status, Subscriber
 
@@ -34,10 +34,10 @@ class SlowPerceiver:
         self.at_most = 1
         self.recovering = False
 
-    def make_ready(self, camera: str, image: Image) -> None:
+    def prefetch(self, camera: str, image: Image) -> None:
         return None
 
-    def perceive_all(self, images: Sequence[Image], ready: Sequence[None]) -> list[Perceived]:
+    def perceive_all(self, images: Sequence[Image], ready: Sequence[None]) -> list[InferenceResult]:
         begun_ns = time.monotonic_ns()
         seen = self._perceiver.perceive_all(images, ready)
         due_ns = begun_ns + int(MODEL_PERIOD_S * 1e9)

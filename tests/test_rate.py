@@ -11,10 +11,10 @@ import pytest
 
 from node.capture.grabber import number
 from node.capture.mailbox import LatestMailbox
-from node.capture.rate import LikeACamera, RateLimit
+from node.capture.rate import RateLimit, RealtimeSource
 from node.capture.sources.base import Picture
 from node.capture.sources.device import LiveSource
-from node.capture.sources.video_file import VideoSource
+from node.capture.sources.video_file import VideoFileSource
 from node.config.schema import CameraConfig
 from node.image.frame import Frame, Stamp
 from node.image.opencv import cv2
@@ -83,7 +83,7 @@ def test_a_video_played_live_keeps_the_limit_and_its_pace(tmp_path: Path) -> Non
         writer.write(np.full((48, 64, 3), 8 * level, np.uint8))
     writer.release()
     started = time.monotonic()
-    source = LikeACamera(VideoSource(file), threading.Event(), RateLimit(10))
+    source = RealtimeSource(VideoFileSource(file), threading.Event(), RateLimit(10))
     positions = []
     while (picture := source.read()) is not None:
         positions.append(picture.media_ns / 1e9)  # type: ignore[operator]

@@ -38,7 +38,7 @@ from node.recording.reader import Recording
 from node.recording.records import Channel, Entry
 from node.recording.recover import recover
 from node.recording.report import report
-from node.replay.sources import RecordedFootage, Span, looped
+from node.replay.sources import RecordingReplay, Span, looped
 from node.testing.recorded import RecordedLabels
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import (
@@ -147,9 +147,9 @@ def play(path: Path) -> None:
 
 
 def show(path: Path, *, as_recorded: bool) -> None:
-    footage = RecordedFootage(Recording([path]), Span(), as_recorded=as_recorded)
-    list(itertools.islice(looped(footage.frames), 2 * FRAMES))
-    footage.summary()
+    replay_source = RecordingReplay(Recording([path]), Span(), as_recorded=as_recorded)
+    list(itertools.islice(looped(replay_source.frames), 2 * FRAMES))
+    replay_source.summary()
 
 
 def places(content: object, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -17,16 +17,16 @@ from typing import IO, Any
 import pytest
 from conftest import ROOT, Run, Start
 
-from node.capture.mailbox import EveryMailbox
+from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
 from node.errors import SourceError
 from node.recording.encode import frame_entries, message_entries
 from node.recording.mcap_reader import ChunkAt, ChunkedFile
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
-from node.replay.feeder import Player
+from node.replay.feeder import ReplayFeeder
 from node.replay.golden import OF_THIS_RUN, Comparison
-from node.replay.sources import RecordedFootage, Shown, Span, looped
+from node.replay.sources import RecordingReplay, Shown, Span, looped
 from node.testing.plugin import Play
 from node.testing.recorded import RecordedLabels
 from perception_client.subscriber import (
@@ -134,9 +134,9 @@ def test_a_part_is_the_same_as_that_part_of_the_whole(
 
 
 def test_a_loop_goes_on_growing(recording: Path) -> None:
-    footage = RecordedFootage(Recording([recording]), Span(0, 0.5), as_recorded=False)
-    frames = looped(footage.frames)
-    once = sum(1 for _ in footage.frames())
+    replay_source = RecordingReplay(Recording([recording]), Span(0, 0.5), as_recorded=False)
+    frames = looped(replay_source.frames)
+    once = sum(1 for _ in replay_source.frames())
     seen = [next(frames).frame for _ in range(3 * once)]
     for camera in ("front", "rear"):
         mine = [x for x in seen if x.camera == camera]
@@ -148,10 +148,10 @@ def test_a_loop_goes_on_growing(recording: Path) -> None:
 
 def test_frames_come_at_their_recorded_times(recording: Path) -> None:
     """At speed 2: the times between frames are half of the recorded ones."""
-    footage = RecordedFootage(Recording([recording]), Span(), as_recorded=False)
+    replay_source = RecordingReplay(Recording([recording]), Span(), as_recorded=False)
     stop = threading.Event()
-    mailbox = EveryMailbox(stop)
-    player = Player(footage.frames(), mailbox, stop, MediaClock(2.0, stop))
+    mailbox = LosslessMailbox(stop)
+    player = ReplayFeeder(replay_source.frames(), mailbox, stop, MediaClock(2.0, stop))
     player.start()
     errors_s = []
     first: tuple[float, int] | None = None
@@ -243,8 +243,8 @@ def test_a_recording_that_goes_meanwhile_ends_the_replay_with_an_error(
     assert opened.start_ns
     copy.unlink()
     stop = threading.Event()
-    footage = RecordedFootage(opened, Span(), as_recorded=False)
-    player = Player(footage.frames(), EveryMailbox(stop), stop, None)
+    replay_source = RecordingReplay(opened, Span(), as_recorded=False)
+    player = ReplayFeeder(replay_source.frames(), LosslessMailbox(stop), stop, None)
     player.start()
     assert player.join(5.0)
     assert isinstance(player.failure, SourceError)
@@ -262,8 +262,8 @@ def test_frames_that_lie_close_together_come_at_their_times(recording: Path) -> 
             yield Shown(replace(frame, frame_id=number, media_ns=media_ns))
 
     stop = threading.Event()
-    mailbox = EveryMailbox(stop)
-    player = Player(pairs(), mailbox, stop, MediaClock(1.0, stop))
+    mailbox = LosslessMailbox(stop)
+    player = ReplayFeeder(pairs(), mailbox, stop, MediaClock(1.0, stop))
     player.start()
     came: list[tuple[int, float]] = []
     while not mailbox.finished:
@@ -281,7 +281,7 @@ def test_a_player_that_breaks_off_says_so() -> None:
         yield
 
     stop = threading.Event()
-    player = Player(broken(), EveryMailbox(stop), stop, None)
+    player = ReplayFeeder(broken(), LosslessMailbox(stop), stop, None)
     player.start()
     assert player.join(5.0)
     assert isinstance(player.failure, ZeroDivisionError)
@@ -309,8 +309,8 @@ def test_as_recorded_begins_anywhere_at_once(recording: Path, tmp_path: Path) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChunkedFile, "messages", counted)
-        footage = RecordedFootage(opened, Span(9 * 3600.0), as_recorded=True)
-        first = next(footage.frames())
+        replay_source = RecordingReplay(opened, Span(9 * 3600.0), as_recorded=True)
+        first = next(replay_source.frames())
     assert (first.frame.media_ns or 0) >= 9 * 3600 * 1_000_000_000
     assert 0 < len(read) <= 4
 

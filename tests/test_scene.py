@@ -9,11 +9,11 @@ import pytest
 
 from node.config.schema import CameraConfig, NodeConfig, RegionConfig
 from node.image.frame import Frame, Stamp
-from node.perception.tasks.base import Seen
+from node.perception.tasks.base import Prediction
 from node.perception.tasks.region import RegionOfInterest, contains
-from node.perception.temporal.scene import Observed, Scene
+from node.perception.temporal.scene import Scene, TrackedPrediction
 from perception_client.messages.calibration import Calibration
-from perception_client.messages.kinds import Box, Detection, Happening, Label
+from perception_client.messages.kinds import Box, Detection, Label, SceneEvent
 
 DOCK = RegionConfig(name="dock", polygon=((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)))
 IMAGE = np.zeros((100, 200, 3), np.uint8)
@@ -34,13 +34,13 @@ def scene(regions: Sequence[RegionConfig] = (), **sections: dict) -> Scene:
     return Scene(camera, config, ("nothing", "cat", "dog"))
 
 
-def watched(it: Scene, times: Iterable[float], speed: float = 20.0) -> list[Observed]:
+def watched(it: Scene, times: Iterable[float], speed: float = 20.0) -> list[TrackedPrediction]:
     """A thing that moves to the right, from x = 20 at 0 s on."""
-    return [it.observe(frame(t), Seen(detections=(thing(20 + speed * t),))) for t in times]
+    return [it.observe(frame(t), Prediction(detections=(thing(20 + speed * t),))) for t in times]
 
 
-def happened(seen: Iterable[Observed]) -> list[Happening]:
-    return [one for observed in seen for one in observed.happenings]
+def happened(seen: Iterable[TrackedPrediction]) -> list[SceneEvent]:
+    return [one for observed in seen for one in observed.events]
 
 
 TRACK = {"enabled": True, "lost_s": 1.0, "min_hits": 2}
@@ -67,11 +67,11 @@ def test_a_track_is_remembered_for_seconds_not_for_frames() -> None:
     for step_s in (1 / 30, 1 / 5):
         it = scene(track=TRACK)
         watched(it, (0.0, 0.1, 0.2), speed=0)
-        hidden = [it.observe(frame(t), Seen()) for t in np.arange(0.3, 1.0, step_s)]
+        hidden = [it.observe(frame(t), Prediction()) for t in np.arange(0.3, 1.0, step_s)]
         assert happened(hidden) == [], "it only hides"
         (again,) = watched(it, (1.1,), speed=0)
         assert again.seen.detections[0].track == 1
-        gone = happened(it.observe(frame(t), Seen()) for t in np.arange(1.2, 3.0, step_s))
+        gone = happened(it.observe(frame(t), Prediction()) for t in np.arange(1.2, 3.0, step_s))
         assert [(one.kind, one.track, one.reset) for one in gone] == [("left", 1, False)]
         assert gone[0].duration_ns == pytest.approx(1.0e9, abs=1e6)
         assert gone[0].since_ns == pytest.approx(0.1e9, abs=1e6)
@@ -80,7 +80,9 @@ def test_a_track_is_remembered_for_seconds_not_for_frames() -> None:
 def test_a_source_that_begins_anew_shows_other_things() -> None:
     it = scene(track=TRACK)
     watched(it, (0.0, 0.1), speed=0)
-    seen = [it.observe(frame(t, epoch=1), Seen(detections=(thing(20),))) for t in (0.05, 0.15)]
+    seen = [
+        it.observe(frame(t, epoch=1), Prediction(detections=(thing(20),))) for t in (0.05, 0.15)
+    ]
     assert [(one.kind, one.track, one.reset) for one in happened(seen)] == [
         ("left", 1, True),
         ("appeared", 2, False),
@@ -90,8 +92,8 @@ def test_a_source_that_begins_anew_shows_other_things() -> None:
 def test_another_class_of_the_same_track_is_a_change() -> None:
     it = scene(track={**TRACK, "per_class": False})
     watched(it, (0.0, 0.1), speed=0)
-    seen = it.observe(frame(0.2), Seen(detections=(thing(20, "bowl"),)))
-    (changed,) = seen.happenings
+    seen = it.observe(frame(0.2), Prediction(detections=(thing(20, "bowl"),)))
+    (changed,) = seen.events
     assert (changed.kind, changed.previous, changed.name, changed.track) == (
         "changed", "cup", "bowl", 1,
     )  # fmt: skip
@@ -100,7 +102,7 @@ def test_another_class_of_the_same_track_is_a_change() -> None:
 def test_a_number_does_not_go_over_to_a_thing_of_another_class() -> None:
     it = scene(track=TRACK)
     watched(it, (0.0, 0.1), speed=0)
-    seen = [it.observe(frame(t), Seen(detections=(thing(20, "bowl"),))) for t in (0.2, 0.3)]
+    seen = [it.observe(frame(t), Prediction(detections=(thing(20, "bowl"),))) for t in (0.2, 0.3)]
     assert [one.track for observed in seen for one in observed.seen.detections] == [None, 2]
 
 
@@ -108,10 +110,10 @@ def test_regions_are_entered_and_left_once_each() -> None:
     it = scene([DOCK], track=TRACK)
     there = watched(it, np.arange(0, 8, 0.1))
     back = [
-        it.observe(frame(8 + t), Seen(detections=(thing(180 - 20 * t),)))
+        it.observe(frame(8 + t), Prediction(detections=(thing(180 - 20 * t),)))
         for t in np.arange(0, 8, 0.1)
     ]
-    gone = [it.observe(frame(16 + t), Seen()) for t in np.arange(0, 2, 0.1)]
+    gone = [it.observe(frame(16 + t), Prediction()) for t in np.arange(0, 2, 0.1)]
     told = happened([*there, *back, *gone])
     assert [(one.kind, one.region) for one in told] == [
         ("appeared", None),
@@ -126,18 +128,20 @@ def test_regions_are_entered_and_left_once_each() -> None:
 def test_a_thing_that_goes_inside_a_region_leaves_the_region_first() -> None:
     it = scene([DOCK], track=TRACK)
     for t in (0.0, 0.1):
-        it.observe(frame(t), Seen(detections=(thing(150),)))
-    told = happened(it.observe(frame(t), Seen()) for t in (0.2, 1.5))
+        it.observe(frame(t), Prediction(detections=(thing(150),)))
+    told = happened(it.observe(frame(t), Prediction()) for t in (0.2, 1.5))
     assert [one.kind for one in told] == ["region_left", "left"]
 
 
 SMOOTH = {"time_constant_s": 0.5, "enter": 0.5, "leave": 0.3}
 
 
-def labelled(cat: float) -> Seen:
+def labelled(cat: float) -> Prediction:
     scores = np.array([(1 - cat) / 2, cat, (1 - cat) / 2])
     best = int(scores.argmax())
-    return Seen(labels=(Label(best, ("nothing", "cat", "dog")[best], scores[best]),), scores=scores)
+    return Prediction(
+        labels=(Label(best, ("nothing", "cat", "dog")[best], scores[best]),), scores=scores
+    )
 
 
 @pytest.mark.parametrize("fps", [5, 30, 100])
@@ -199,7 +203,7 @@ def test_a_region_of_interest_shows_its_part_only_and_boxes_stay_in_the_frame(cr
     inside = shown[5, -5] if crop else shown[5, 195]
     np.testing.assert_array_equal(inside, picture[5, 195])
     assert not shown[40, 10].any()
-    (one,) = region.placed(Seen(detections=(thing(20),))).detections
+    (one,) = region.placed(Prediction(detections=(thing(20),))).detections
     assert one.box.cx == (120 if crop else 20)
 
 

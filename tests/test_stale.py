@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT
 
 from node.image.frame import Frame, Stamp
-from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from node.pipeline.message_builder import MessageBuilder, PerceptionHealth, Usage
 from node.transport.publisher import Publisher
 from perception_client.aio import AsyncSubscriber
 from perception_client.messages import kinds as messages
@@ -47,24 +47,24 @@ class Node:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.publisher = Publisher(endpoint)
-        self.composer = Composer("node")
+        self.message_builder = MessageBuilder("node")
 
     def labels(self, camera: str = "front", uncertainty_ns: int | None = None) -> None:
         stamp = replace(Stamp.now(), uncertainty_ns=uncertainty_ns)
         frame = Frame(IMAGE, camera, 0, stamp, None, 0)
         self.publisher.send(
-            self.composer.looked(
+            self.message_builder.labels(
                 frame, dropped=0, timing=Timing(0, 0, 0, 0, 0), model=MODEL,
                 labels=(Label(1, "cup", 0.9),),
             )
         )  # fmt: skip
 
     def blind(self, status: Status, camera: str = "front") -> None:
-        self.publisher.send(self.composer.blind(camera, status))
+        self.publisher.send(self.message_builder.unavailable(camera, status))
 
     def health(self, state: NodeState = "running") -> None:
         usage = Usage(0, 0.0, 0.0, 0)
-        self.publisher.send(self.composer.health(state, (), None, usage, PerceptionHealth()))
+        self.publisher.send(self.message_builder.health(state, (), None, usage, PerceptionHealth()))
 
 
 @pytest.fixture
@@ -98,9 +98,9 @@ def test_each_case_has_its_own_error(node: Node) -> None:
         node.labels()
         assert subscriber.require(WAIT_S, timeout_s=WAIT_S).best == Label(1, "cup", 0.9)
         assert "s old, allowed are 0.2 s" in why_not(subscriber, TooOldError)
-        node.blind(Status.STALLED)
+        node.unavailable(Status.STALLED)
         assert why_not(subscriber, CannotSeeError) == "camera 'front' cannot see: stalled"
-        node.blind(Status.PAUSED)
+        node.unavailable(Status.PAUSED)
         assert why_not(subscriber, NotLookingError) == "camera 'front' is paused"
         node.health("stopping")
         assert "the node said that it stops" in why_not(subscriber, NodeGoneError)
@@ -123,7 +123,7 @@ def test_an_address_may_be_of_ipv6() -> None:
 def test_one_blind_camera_does_not_speak_for_another(node: Node) -> None:
     with Subscriber(node.endpoint) as subscriber:
         node.labels("left")
-        node.blind(Status.NO_CAMERA, "right")
+        node.unavailable(Status.NO_CAMERA, "right")
         assert subscriber.require(WAIT_S, camera="left", timeout_s=WAIT_S).camera == "left"
         with pytest.raises(CannotSeeError) as caught:
             subscriber.require(WAIT_S, camera="right", timeout_s=1.0)

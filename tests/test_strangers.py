@@ -18,7 +18,7 @@ import pytest
 import zmq
 from conftest import ROOT
 
-from node.pipeline.message_builder import Composer
+from node.pipeline.message_builder import MessageBuilder
 from node.process.log_limit import LimitedLog, LogLimit, limit_library_logs
 from node.transport import connections
 from node.transport.connections import MOST_CONNECTIONS, PROTECTED
@@ -68,9 +68,9 @@ class Speaker:
         wait_until(lambda: self.count > 0)
 
     def _speak(self) -> None:
-        composer = Composer("node")
+        message_builder = MessageBuilder("node")
         while not self._stop.wait(PERIOD_S):
-            self.publisher.send(composer.blind("front", Status.STALLED))
+            self.publisher.send(message_builder.unavailable("front", Status.STALLED))
 
     def _listen(self) -> None:
         with Subscriber(self.endpoint, keys=self._mine) as subscriber:

@@ -29,7 +29,7 @@ from node.perception.runtimes.torch_runtime import TorchRuntime
 from node.perception.runtimes.tuning_result import (
     Choice,
     Measured,
-    Tuned,
+    TuningResult,
     keep,
     kept_result,
     result_file,
@@ -59,8 +59,8 @@ def row(precision: str, ms: float, **more: object) -> Measured:
     return Measured(**{**values, **more})  # type: ignore[arg-type]
 
 
-def result(*rows: Measured) -> Tuned:
-    return Tuned("efficientnet_lite0", "3 frames of here", "2026-01-01T00:00:00+00:00", rows)
+def result(*rows: Measured) -> TuningResult:
+    return TuningResult("efficientnet_lite0", "3 frames of here", "2026-01-01T00:00:00+00:00", rows)
 
 
 def _biases(file: Path) -> dict[str, NDArray[np.float32]]:

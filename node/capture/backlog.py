@@ -1,5 +1,5 @@
-"""Arrivals: when the pictures of a stream come tells by how much each of them can be older than its
-stamp."""
+"""BacklogMeter: the arrival times of a stream's pictures bound how much older each picture can be
+than its stamp."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Arrival:
     periods: float
 
 
-class Arrivals:
+class BacklogMeter:
     """Nothing in a stream tells how old a picture is. Where the network, the server or this process
     stood still, the pictures of that time wait in buffers and come all at once; the same at
     opening, where the server sends from its last key frame on and FFmpeg keeps what it probed.

@@ -1,6 +1,8 @@
-"""Freshness: whether a camera's picture is a new one. `read` may go on succeeding after an unplug
-or a freeze, with the same picture or the same stamp for ever; with the few pictures that lie in
-its buffers, in turn; or with a clock that is burnt into a picture that stands still."""
+"""FrozenDetector: whether a camera's picture is a new one.
+
+`read` may go on succeeding after an unplug or a freeze: with the same picture or the same stamp for
+ever; with the few pictures that lie in its buffers, in turn; or with a clock that is burnt into a
+picture that stands still."""
 
 from collections import deque
 
@@ -41,7 +43,7 @@ def period_s(cadence: Cadence, facts: SourceFacts, max_fps: float | None) -> flo
     return max(claimed_s, 1 / max_fps if max_fps else 0.0)
 
 
-class Freshness:
+class FrozenDetector:
     """Compares each picture with the ones before. Owned by one thread."""
 
     def __init__(self) -> None:

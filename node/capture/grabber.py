@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from node.capture.cadence import Cadence
-from node.capture.frozen import Freshness, period_s
-from node.capture.mailbox import Inlet
+from node.capture.frozen import FrozenDetector, period_s
+from node.capture.mailbox import FrameSink
 from node.capture.rate import RateLimit
 from node.capture.sources.base import FallsShort, Picture, Source, SourceFacts
 from node.config.redact import hidden
@@ -85,7 +85,7 @@ class Grabber:
         self,
         config: CameraConfig,
         open_source: Callable[[], Source],
-        mailbox: Inlet,
+        mailbox: FrameSink,
         stop: threading.Event,
         *,
         retry_first: bool,
@@ -112,7 +112,7 @@ class Grabber:
         self._live = False
         self._epoch = -1
         # Of all turns: a camera that was opened anew may still be frozen.
-        self._freshness = Freshness()
+        self._freshness = FrozenDetector()
         self._cadence = Cadence()
 
     @property

@@ -10,7 +10,7 @@ from node.image.frame import Frame
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class QueuedFrame:
     """A frame out of the mailbox. dropped: frames of its camera given up since the last one."""
 
     frame: Frame
@@ -18,7 +18,7 @@ class Taken:
     wait_ns: int
 
 
-class Inlet(Protocol):
+class FrameSink(Protocol):
     """The side of a mailbox that cameras see."""
 
     def put(self, frame: Frame) -> None:
@@ -30,15 +30,15 @@ class Inlet(Protocol):
         ...
 
 
-class Outlet(Protocol):
+class FrameQueue(Protocol):
     """The side of a mailbox that the labeller sees."""
 
-    def take_all(self, timeout_s: float, at_most: int) -> list[Taken]:
+    def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
         """The frames that are there, one of each camera, of up to `at_most` cameras; waits for the
         first up to `timeout_s`."""
         ...
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Who waits to take has something else to do."""
         ...
 
@@ -57,9 +57,9 @@ class _Slot:
     closed: bool = False
 
 
-def _emptied(slot: _Slot) -> Taken:
+def _emptied(slot: _Slot) -> QueuedFrame:
     assert slot.frame is not None
-    taken = Taken(slot.frame, slot.dropped_since, time.monotonic_ns() - slot.put_ns)
+    taken = QueuedFrame(slot.frame, slot.dropped_since, time.monotonic_ns() - slot.put_ns)
     slot.frame, slot.dropped_since = None, 0
     return taken
 
@@ -86,7 +86,7 @@ class LatestMailbox:
             slot.frame, slot.put_ns = frame, time.monotonic_ns()
             self._changed.notify_all()
 
-    def take_all(self, timeout_s: float, at_most: int) -> list[Taken]:
+    def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
         """The frames that are there, one of each camera."""
         with self._changed:
             self._changed.wait_for(
@@ -101,7 +101,7 @@ class LatestMailbox:
                 self._changed.notify_all()
             return [_emptied(self._slots[name]) for name in served]
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Who waits to take has something else to do."""
         with self._changed:
             self._poked = True
@@ -131,7 +131,7 @@ class LatestMailbox:
         return all(slot.closed for slot in self._slots.values())
 
 
-class EveryMailbox:
+class LosslessMailbox:
     """Every frame is taken once, in the order in which they were put, whatever their camera: who
     puts waits until the one slot is free."""
 
@@ -154,7 +154,7 @@ class EveryMailbox:
             self._slot.dropped_ever += dropped
             self._changed.notify_all()
 
-    def take_all(self, timeout_s: float, at_most: int) -> list[Taken]:
+    def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
         """One frame at most: what a batch makes of a frame depends on the others in it."""
         with self._changed:
             self._changed.wait_for(
@@ -166,7 +166,7 @@ class EveryMailbox:
             self._changed.notify_all()
             return [_emptied(self._slot)]
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Who waits to take has something else to do."""
         with self._changed:
             self._poked = True

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from node.capture.backlog import Arrivals
+from node.capture.backlog import BacklogMeter
 from node.capture.handover import HandOver, Packet
 from node.capture.shortfall import Shortfall
 from node.capture.sleep_meter import SleepMeter
@@ -30,7 +30,7 @@ class PacketReader:
         capture: "cv2.VideoCapture",
         who: str,
         camera: str,
-        arrivals: Arrivals,
+        arrivals: BacklogMeter,
         hand_over: Callable[[Shortfall], HandOver],
         wants: Callable[[int], bool] = lambda came_ns: True,
     ) -> None:

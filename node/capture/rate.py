@@ -61,7 +61,7 @@ class RateLimit:
         return True
 
 
-class LikeACamera:
+class RealtimeSource:
     """A file played as if it were a camera: at its own rate, and stamped when it comes out."""
 
     live = False

@@ -17,7 +17,7 @@ from node.errors import ConfigError, SourceError
 from perception_client.text import printable
 
 if TYPE_CHECKING:
-    from node.diagnostics.latency_probe import GlassToLabel
+    from node.diagnostics.latency_probe import LatencyProbe
 
 _MARKS = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "wrong": "[red]wrong[/]"}
 
@@ -70,7 +70,7 @@ def command(
         raise SystemExit(1)
 
 
-def _glass_to_label(config: NodeConfig, camera: bool, flashes: int) -> "GlassToLabel":
+def _glass_to_label(config: NodeConfig, camera: bool, flashes: int) -> "LatencyProbe":
     from node.diagnostics.latency_probe import SoftwareScreen, Window, measure, software_camera
 
     screen: SoftwareScreen | Window
@@ -83,7 +83,7 @@ def _glass_to_label(config: NodeConfig, camera: bool, flashes: int) -> "GlassToL
         return measure(config, load_perceiver, screen, flashes, progress)
 
 
-def _print_latency(found: "GlassToLabel", as_json: bool) -> None:
+def _print_latency(found: "LatencyProbe", as_json: bool) -> None:
     told = found.told()
     if as_json:
         click.echo(json.dumps(told))

@@ -49,7 +49,7 @@ def command(
     config = configured(config_file, settings, model=model, runtime=runtime)
     files = [file for path in paths for file in files_of(path)]
 
-    from node.pipeline.message_builder import Composer
+    from node.pipeline.message_builder import MessageBuilder
     from node.transport.sequencing import LocalSink
 
     current = files[0]
@@ -65,7 +65,7 @@ def command(
             else:
                 say(f"{current}{_position(message)}: {_found(message)}")
 
-        composer = Composer(config.name)
+        message_builder = MessageBuilder(config.name)
         sink = LocalSink(show)
         task = progress.add_task("", total=len(files))
         for current in files:
@@ -76,7 +76,7 @@ def command(
                         frame.capture_ns, 0, seen.preprocess_ns, seen.infer_ns, seen.postprocess_ns
                     )
                     sink.send(
-                        composer.looked(
+                        message_builder.labels(
                             frame,
                             dropped=0,
                             timing=timing,

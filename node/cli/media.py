@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def files_of(path: str) -> Iterator[Path]:
     """The pictures and videos that a path names. Raises SourceError where there are none."""
-    from node.capture.sources.image_files import find_photos
+    from node.capture.sources.image_files import find_image_files
 
     folder = expanded(path)
     if folder.is_dir():
@@ -34,7 +34,7 @@ def files_of(path: str) -> Iterator[Path]:
         if not found:
             raise SourceError(f"{folder} holds no pictures and no videos")
         yield from found
-    elif (photos := find_photos(path)) is not None:
+    elif (photos := find_image_files(path)) is not None:
         yield from photos
     elif folder.exists():
         yield folder
@@ -43,10 +43,10 @@ def files_of(path: str) -> Iterator[Path]:
 
 
 def _is_media(path: Path) -> bool:
-    from node.capture.sources.image_files import is_photo
+    from node.capture.sources.image_files import is_image_file
     from node.capture.sources.video_file import SUFFIXES
 
-    return path.is_file() and (is_photo(path) or path.suffix.lower() in SUFFIXES)
+    return path.is_file() and (is_image_file(path) or path.suffix.lower() in SUFFIXES)
 
 
 def frames_of(file: Path) -> Iterator["Frame"]:

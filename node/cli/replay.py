@@ -150,7 +150,7 @@ def command(
     from node.capture.sources.open import check_source, is_live
     from node.process.descriptors import raise_descriptor_limit
     from node.process.ending import Ending
-    from node.replay.sources import RecordedFootage, SourceFootage, Span
+    from node.replay.sources import FileReplay, RecordingReplay, Span
 
     if is_live(source) or source == "demo":
         raise ConfigError(
@@ -158,11 +158,11 @@ def command(
             "with 'perception-node run --source SRC'"
         )
     span = Span(start, end)
-    footage: RecordedFootage | SourceFootage
+    replay_source: RecordingReplay | FileReplay
     if files is not None:
         recording = Recording(files)
         config = _with_cameras(config, recording.cameras, config_file is not None)
-        footage = RecordedFootage(recording, span, as_recorded=as_recorded)
+        replay_source = RecordingReplay(recording, span, as_recorded=as_recorded)
         log.info(
             "%s: %.1f s of %s", redacted(source), recording.length_s, ", ".join(recording.cameras)
         )
@@ -177,10 +177,10 @@ def command(
                 f"camera.{camera.name}.loop = true: a replay ends, unless it is given --loop"
             )
         check_source(camera)
-        footage = SourceFootage(camera, span)
+        replay_source = FileReplay(camera, span)
 
-    from node.pipeline.message_builder import Composer
-    from node.replay.feeder import Stepper
+    from node.pipeline.message_builder import MessageBuilder
+    from node.replay.feeder import LockStep
     from node.replay.run import run_replay
     from node.transport.control_server import ControlServer
     from node.transport.publisher import Publisher
@@ -188,7 +188,7 @@ def command(
 
     raise_descriptor_limit()
     comparison = Comparison(golden, tolerance) if golden is not None else None
-    stepper = Stepper() if step else None
+    stepper = LockStep() if step else None
 
     with json_lines(jsonl) as write, stoppable() as stop:
 
@@ -220,10 +220,10 @@ def command(
             outcome = run_replay(
                 config,
                 load_perceiver,
-                Composer(config.name),
+                MessageBuilder(config.name),
                 sink,
                 stop,
-                footage,
+                replay_source,
                 speed=None if step else speed,
                 loop=loop,
                 stepper=stepper,

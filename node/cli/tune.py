@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from node.image.frame import Image
     from node.perception.models.model import Model
-    from node.perception.runtimes.tuning_result import Measured, Tuned
+    from node.perception.runtimes.tuning_result import Measured, TuningResult
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _pixels(model: "Model", images: Iterator["Image"]) -> list["torch.Tensor"]:
     return kept
 
 
-def _print(tuned: "Tuned", as_json: bool) -> None:
+def _print(tuned: "TuningResult", as_json: bool) -> None:
     winner = tuned.winner
     if as_json:
         for row in tuned.measured:

@@ -22,8 +22,8 @@ from node.perception.perceiver import Perceiver
 from node.perception.preprocess.geometry import Preprocessor
 from node.perception.preprocess.reference import reference_transform
 from node.perception.runtimes.base import Runtime
-from node.pipeline.inference_loop import Labeller
-from node.pipeline.message_builder import Composer
+from node.pipeline.inference_loop import InferenceLoop
+from node.pipeline.message_builder import MessageBuilder
 from node.transport.sequencing import LocalSink
 from perception_client.messages.kinds import LabelsMessage, Message
 
@@ -97,22 +97,22 @@ class LiveNode:
         config = NodeConfig()
         self._camera = config.camera[0].name
         self._mailbox = LatestMailbox([self._camera])
-        self._labeller = Labeller(
+        self._inference_loop = InferenceLoop(
             config,
             lambda config: perceiver,
             self._mailbox,
-            Composer("bench"),
+            MessageBuilder("bench"),
             LocalSink(self._sent.put),
             self._stop,
         )
-        self._labeller.start()
-        self._labeller.ready.wait()
+        self._inference_loop.start()
+        self._inference_loop.ready.wait()
 
     def label(self, image: Image) -> LabelsMessage:
         """Hands a decoded frame over, and waits for the message that tells what is in it."""
         frame = Frame(image, self._camera, self._frames, Stamp.now(), None, 0)
         self._frames += 1
-        self._mailbox.put(self._labeller.make_ready(frame))
+        self._mailbox.put(self._inference_loop.prefetch(frame))
         while True:
             message = self._sent.get()
             if isinstance(message, LabelsMessage):
@@ -121,8 +121,8 @@ class LiveNode:
     def close(self) -> None:
         """Ends its thread."""
         self._stop.set()
-        self._mailbox.poke()
-        self._labeller.join(5.0)
+        self._mailbox.wake()
+        self._inference_loop.join(5.0)
 
 
 def compared(

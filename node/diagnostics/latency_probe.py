@@ -24,7 +24,7 @@ from perception_client.messages.kinds import Label
 from perception_client.subscriber import LabelsMessage, NoMessageError, Status, Subscriber
 
 if TYPE_CHECKING:
-    from node.perception.perceiver import Perceived, Perceiver
+    from node.perception.perceiver import InferenceResult, Perceiver
 
 SIZE = (720, 1280)
 FPS = 30
@@ -58,7 +58,7 @@ class Screen(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class GlassToLabel:
+class LatencyProbe:
     """In ms, of each flash. to_capture: until the stamp of the frame that shows it; to_publish:
     from there until its labels were sent; total: until a subscriber had them. missed: flashes that
     no label told in time."""
@@ -172,7 +172,7 @@ def measure(
     screen: Screen,
     flashes: int,
     progress: Callable[[float], None] = lambda done: None,
-) -> GlassToLabel:
+) -> LatencyProbe:
     """Flashes so often. config: whose first camera sees the screen. The model looks at each frame
     as in any run; its labels are replaced by what the frame's middle shows.
 
@@ -212,7 +212,7 @@ def measure(
 
 def _flash(
     subscriber: Subscriber, screen: Screen, flashes: int, progress: Callable[[float], None]
-) -> GlassToLabel:
+) -> LatencyProbe:
     to_capture, to_publish, total = [], [], []
     missed = 0
     bright = True
@@ -231,7 +231,7 @@ def _flash(
         to_capture.append((message.stamp_mono_ns - shown_ns) / 1e6)
         to_publish.append((message.published_mono_ns - message.stamp_mono_ns) / 1e6)
         total.append((arrived_ns - shown_ns) / 1e6)
-    return GlassToLabel(to_capture, to_publish, total, missed)
+    return LatencyProbe(to_capture, to_publish, total, missed)
 
 
 def _settle(subscriber: Subscriber, seconds: float) -> None:
@@ -293,14 +293,14 @@ class _Lightmeter:
 
     def perceive_all(
         self, images: Sequence[Image], ready: Sequence[object | None] = ()
-    ) -> "list[Perceived]":
+    ) -> "list[InferenceResult]":
         """As the perceiver, with these labels."""
         return list(self._metered(self._perceiver.perceive_all(images, ready), images))
 
     def _metered(
-        self, found: "Iterable[Perceived]", images: Sequence[Image]
-    ) -> "Iterable[Perceived]":
-        from node.perception.tasks.base import Seen
+        self, found: "Iterable[InferenceResult]", images: Sequence[Image]
+    ) -> "Iterable[InferenceResult]":
+        from node.perception.tasks.base import Prediction
 
         for perceived, image in zip(found, images, strict=True):
             height, width = image.shape[:2]
@@ -310,7 +310,7 @@ class _Lightmeter:
             bright = int(level > (self._low + self._high) / 2)
             apart = self._high - self._low > 40
             labels = (Label(bright, _LIGHT[bright], level / 255),) if apart else ()
-            yield replace(perceived, seen=Seen(labels=labels))
+            yield replace(perceived, seen=Prediction(labels=labels))
 
 
 def _part(picture: Image) -> bytes:

@@ -16,14 +16,14 @@ from node.perception.models.model import Model
 from node.perception.models.registry import load_model
 from node.perception.preprocess.geometry import Preprocessor
 from node.perception.preprocess.gpu import GpuPreprocessor
-from node.perception.preprocess.prefetch import Ahead, Ready
+from node.perception.preprocess.prefetch import PrefetchedInput, Prefetcher
 from node.perception.runtimes.base import Runtime
 from node.perception.runtimes.fallback import CpuFallback
 from node.perception.runtimes.select import build_runtime
-from node.perception.tasks.base import Seen, Task
+from node.perception.tasks.base import Prediction, Task
 from node.perception.tasks.classify import Classify
 from node.perception.tasks.detect import Detect
-from node.perception.tasks.second_stage import Crops
+from node.perception.tasks.second_stage import SecondStage
 from node.perception.tasks.segment import Segment
 from perception_client.messages.kinds import Detection, Label, ModelInfo
 
@@ -42,12 +42,12 @@ class _Preprocess(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Perceived:
+class InferenceResult:
     """What was seen in one image, and how long each step took in ns, for the whole batch that the
     image was in; the second model's work on crops is part of the postprocessing. degraded: why
     this is below what was configured."""
 
-    seen: Seen
+    seen: Prediction
     preprocess_ns: int
     infer_ns: int
     postprocess_ns: int
@@ -78,7 +78,7 @@ class Perceiver:
         top_k: int,
         detect: DetectConfig | None = None,
         segment: SegmentConfig | None = None,
-        crops: Crops | None = None,
+        crops: SecondStage | None = None,
     ) -> None:
         """crops: what looks at each detection's crop. Raises ModelError for settings that do not
         fit the model."""
@@ -120,12 +120,12 @@ class Perceiver:
         """Reads the outputs so from the next frame on."""
         self._task = task
 
-    def perceive(self, image: Image) -> Perceived:
+    def perceive(self, image: Image) -> InferenceResult:
         """Labels [height, width, 3] uint8 BGR. Raises ModelError."""
         (seen,) = self.perceive_all([image])
         return seen
 
-    def make_ready(self, camera: str, image: Image) -> Ready | None:
+    def prefetch(self, camera: str, image: Image) -> PrefetchedInput | None:
         """Begins with an image of a camera while another is being looked at; for `perceive_all`.
         Any thread may call this, one at a time for each camera. None where that gains nothing, the
         GPU fails or the image does not serve: whose turn it is will find that too, and say so."""
@@ -139,9 +139,9 @@ class Perceiver:
 
     def perceive_all(
         self, images: Sequence[Image], ready: Sequence[object | None] = ()
-    ) -> list[Perceived]:
+    ) -> list[InferenceResult]:
         """Labels several images, of any sizes, in one inference. When a GPU fails, the CPU labels
-        them. ready: for each what `make_ready` made of it, if anything. Raises ModelError."""
+        them. ready: for each what `prefetch` made of it, if anything. Raises ModelError."""
         try:
             return self._perceive(images, ready)
         except FrameError:
@@ -159,9 +159,11 @@ class Perceiver:
         self._ahead = _ahead_for(self._model, self._runtime)
         return self._perceive(images, ())
 
-    def _perceive(self, images: Sequence[Image], ready: Sequence[object | None]) -> list[Perceived]:
+    def _perceive(
+        self, images: Sequence[Image], ready: Sequence[object | None]
+    ) -> list[InferenceResult]:
         started = time.monotonic_ns()
-        made = [x for x in ready if isinstance(x, Ready) and x.maker is self._ahead]
+        made = [x for x in ready if isinstance(x, PrefetchedInput) and x.maker is self._ahead]
         before_ns = 0  # what was done of it ahead
         if len(made) == len(images):
             pixels = torch.cat([one.uploaded.for_network() for one in made])
@@ -181,7 +183,7 @@ class Perceiver:
                 seen = replace(seen, detections=self._crops.label(image, seen.detections))
             done = time.monotonic_ns()
             perceived.append(
-                Perceived(
+                InferenceResult(
                     seen, preprocess_ns, inferred - preprocessed, done - inferred,
                     (*degraded, *self._crops.degraded) if self._crops else degraded,
                 )
@@ -263,7 +265,7 @@ def build_perceiver(
     return perceiver
 
 
-def _build_crops(model: Model, config: ModelConfig, crops: CropsConfig) -> Crops:
+def _build_crops(model: Model, config: ModelConfig, crops: CropsConfig) -> SecondStage:
     """The second model, on the same device and threads, in its own best runtime."""
     assert crops.model is not None
     if model.task != "detect":
@@ -280,7 +282,7 @@ def _build_crops(model: Model, config: ModelConfig, crops: CropsConfig) -> Crops
         update={"name": crops.model, "weights": crops.weights, "precision": "auto"}
     )
     classifier = Perceiver(second, build_runtime(second, own), top_k=crops.top_k)
-    return Crops(classifier, crops, model.label_names)
+    return SecondStage(classifier, crops, model.label_names)
 
 
 def set_torch_threads(runtime: Runtime, threads: int | None) -> None:
@@ -299,9 +301,9 @@ def _preprocess_for(model: Model, runtime: Runtime) -> _Preprocess:
     return GpuPreprocessor(model.preprocess, runtime.info.device)
 
 
-def _ahead_for(model: Model, runtime: Runtime) -> Ahead | None:
+def _ahead_for(model: Model, runtime: Runtime) -> Prefetcher | None:
     on_cpu = runtime.info.device == "cpu"
-    return None if on_cpu else Ahead(model.preprocess, runtime.info.device)
+    return None if on_cpu else Prefetcher(model.preprocess, runtime.info.device)
 
 
 def _seconds(function: Callable[[], object]) -> float:

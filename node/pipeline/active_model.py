@@ -1,4 +1,4 @@
-"""Lineup: the models that a labeller has at hand, and which of them is in use."""
+"""ActiveModel: the models that a labeller has at hand, and which of them is in use."""
 
 import logging
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from node.config.schema import ModelConfig, NodeConfig, StepConfig
 from node.errors import ControlError, ModelError
-from node.pipeline.degradation import Ladder
+from node.pipeline.degradation import Degradation
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
@@ -21,14 +21,14 @@ Builder = Callable[[NodeConfig], "Perceiver"]
 """Loads the model of a configuration and warms it up."""
 
 
-class Lineup:
+class ActiveModel:
     """The configured model, those of the ladder's steps, all loaded at the start, and after a swap
     the one before, until the new one has proved itself. Used by the labeller's thread."""
 
     def __init__(self, config: NodeConfig, build: Builder) -> None:
         self.config = config
         self._build = build
-        self._ladder = Ladder(config.degrade)
+        self._degradation = Degradation(config.degrade)
         # By level of the ladder; None: the configured one.
         self._on_level: list[Perceiver | None] = [None]
         self._configured = build(config)
@@ -40,17 +40,17 @@ class Lineup:
     @property
     def in_use(self) -> "Perceiver":
         """What is to look at the next frame."""
-        return self._on_level[self._ladder.level] or self._configured
+        return self._on_level[self._degradation.level] or self._configured
 
     @property
     def step(self) -> StepConfig | None:
         """The ladder's step in force, None at the top."""
-        return self._ladder.step
+        return self._degradation.step
 
     @property
     def degraded(self) -> tuple[str, ...]:
         """Why this is not all as configured."""
-        return self._ladder.reason
+        return self._degradation.reason
 
     def reconfigure(self, config: NodeConfig) -> None:
         """Other thresholds and top-k for every model. Raises ModelError and changes nothing where
@@ -98,7 +98,7 @@ class Lineup:
 
     def note_latency(self, late: bool, at_s: float) -> None:
         """One message of a camera with a deadline, for the ladder. at_s: CLOCK_MONOTONIC."""
-        if self.config.degrade.steps and self._ladder.note(late, at_s):
+        if self.config.degrade.steps and self._degradation.note(late, at_s):
             log.warning("%s", "; ".join(self.degraded) or "the deadline is held again, all as set")
 
     def _built_steps(self) -> "list[Perceiver | None]":

@@ -1,4 +1,4 @@
-"""Controller: what each request to a running node does."""
+"""ControlCommands: what each request to a running node does."""
 
 import logging
 import threading
@@ -15,8 +15,8 @@ from node.errors import ControlError, OutputError
 from node.image.jpeg import encode_jpeg
 from node.pipeline.active_model import Builder
 from node.pipeline.admission import Admission, Share
-from node.pipeline.health import Watch
-from node.pipeline.inference_loop import Labeller
+from node.pipeline.health import HealthReporter
+from node.pipeline.inference_loop import InferenceLoop
 from node.pipeline.permitted_models import PermittedModels
 from node.process.awake import AwakeClock
 from node.recording.recorder import Recorder
@@ -50,26 +50,26 @@ _Arguments = Mapping[str, Any]
 _Command = Callable[[Request], "Future[Result]"]
 
 
-class Controller:
+class ControlCommands:
     """Carries out requests so that none holds another: what waits for a disk, a model or a picture
     on a few threads of its own, all else between two frames."""
 
     def __init__(
         self,
-        labeller: Labeller,
-        watch: Watch,
+        inference_loop: InferenceLoop,
+        watch: HealthReporter,
         limits: Mapping[str, RateLimit],
         build: Builder,
         recorder: Recorder,
         awake: AwakeClock,
     ) -> None:
-        self._labeller = labeller
+        self._inference_loop = inference_loop
         self._watch = watch
         self._limits = limits
         self._build = build
         self._recorder = recorder
         self._awake = awake
-        self._permitted = PermittedModels(labeller.config)
+        self._permitted = PermittedModels(inference_loop.config)
         self._admission = Admission(SHARES, OTHERS)
         # What waits for a frame, a disk or a model holds nothing else.
         self._pools = {
@@ -106,7 +106,7 @@ class Controller:
                     f"{request.command}: unknown argument {name!r:.40}; it takes: "
                     f"{', '.join(names) or 'none'}"
                 )
-        if not self._labeller.ready.is_set():
+        if not self._inference_loop.ready.is_set():
             raise ControlError("the node is still loading its model; ask again")
         client = request.client.name
         self._admission.enter(request.command, client)
@@ -171,16 +171,16 @@ class Controller:
         return lambda request: self._pools[name].submit(work, request)
 
     def _status(self, request: Request) -> "Future[Result]":
-        config, perceiver = self._labeller.config, self._labeller.perceiver
+        config, perceiver = self._inference_loop.config, self._inference_loop.perceiver
         health = self._watch.health
         assert perceiver is not None
         answer: Future[Result] = Future()
         result = Result(
-            self._labeller.settings,
+            self._inference_loop.settings,
             result={
                 "health": to_map(health) if health is not None else None,
                 "model": {**asdict(perceiver.info), "classes": len(perceiver.names)},
-                "paused": sorted(self._labeller.paused),
+                "paused": sorted(self._inference_loop.paused),
                 "settings": {
                     "model.top_k": config.model.top_k,
                     "detect": config.detect.model_dump(mode="json"),
@@ -195,11 +195,13 @@ class Controller:
 
     def _pause(self, request: Request) -> "Future[Result]":
         cameras = self._cameras(request.arguments)
-        return self._between_frames(self._labeller.renumber, lambda: self._labeller.pause(cameras))
+        return self._between_frames(
+            self._inference_loop.renumber, lambda: self._inference_loop.pause(cameras)
+        )
 
     def _resume(self, request: Request) -> "Future[Result]":
         cameras = self._cameras(request.arguments)
-        return self._between_frames(lambda: self._labeller.resume(cameras))
+        return self._between_frames(lambda: self._inference_loop.resume(cameras))
 
     def _set(self, request: Request) -> "Future[Result]":
         settings = request.arguments.get("settings")
@@ -209,8 +211,8 @@ class Controller:
             _check_changeable(key)
 
         def change() -> None:  # from what is in force then: others change it too
-            config = changed(self._labeller.config, settings)
-            self._labeller.reconfigure(config)  # the last that can refuse it
+            config = changed(self._inference_loop.config, settings)
+            self._inference_loop.reconfigure(config)  # the last that can refuse it
             for camera in config.camera:
                 if self._limits[camera.name].max_fps != camera.max_fps:
                     self._limits[camera.name].change(camera.max_fps)
@@ -227,13 +229,13 @@ class Controller:
             raise ControlError("another model is being loaded; ask again")
         try:
             wanted = {"model.name": name, "model.weights": weights}
-            perceiver = self._built(changed(self._labeller.config, wanted))
+            perceiver = self._built(changed(self._inference_loop.config, wanted))
             settled: list[Future[None]] = []
 
             def change() -> None:  # settings may have been changed while it was loaded
-                config = changed(self._labeller.config, wanted)
+                config = changed(self._inference_loop.config, wanted)
                 perceiver.use(perceiver.task_for(config))
-                settled.append(self._labeller.swap(perceiver, config))
+                settled.append(self._inference_loop.swap(perceiver, config))
 
             result = self._between_frames(change).result()
             try:
@@ -247,7 +249,7 @@ class Controller:
     def _built(self, config: NodeConfig) -> "Perceiver":
         """Loaded and warm beside the running one, and tried on what each camera saw last."""
         perceiver = self._build(config)
-        for camera, image in list(self._labeller.newest.items()):
+        for camera, image in list(self._inference_loop.newest.items()):
             try:
                 perceiver.perceive(image)
             except Exception as error:  # whatever a model raises: it does not serve
@@ -264,7 +266,7 @@ class Controller:
         if type(quality) is not int or not 1 <= quality <= 100:
             raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
         patience_s = max(SNAPSHOT_S, self._watch.stall_after_s(camera))
-        taken = self._labeller.snapshot(camera)
+        taken = self._inference_loop.snapshot(camera)
         self._awake.wait_for_any((taken, request.client.gone), patience_s)
         if not taken.done():
             taken.cancel()
@@ -273,7 +275,7 @@ class Controller:
             )
         snapshot = taken.result()
         return Result(
-            self._labeller.settings,
+            self._inference_loop.settings,
             result={
                 "jpeg": encode_jpeg(snapshot.image, quality),
                 "message": to_map(snapshot.message),
@@ -298,7 +300,9 @@ class Controller:
             raise ControlError(str(error)) from error
         except TimeoutError:
             raise ControlError(f"record: the disk did not answer for {DISK_S:g} s") from None
-        return Result(self._labeller.settings, result={"file": None if file is None else str(file)})
+        return Result(
+            self._inference_loop.settings, result={"file": None if file is None else str(file)}
+        )
 
     def _between_frames(
         self, change: Callable[[], object], say: Callable[[], object] = lambda: None
@@ -313,7 +317,10 @@ class Controller:
                 return
             try:
                 change()
-                settings, first_seqs = self._labeller.settings, self._labeller.first_seqs()
+                settings, first_seqs = (
+                    self._inference_loop.settings,
+                    self._inference_loop.first_seqs(),
+                )
                 say()
             except Exception as error:  # whatever it is, the client gets it as the answer
                 waiting.answer.set_exception(error)
@@ -323,12 +330,12 @@ class Controller:
             )
 
         self._changes.append(waiting)
-        self._labeller.call(work).add_done_callback(waiting.fail_as)
+        self._inference_loop.call(work).add_done_callback(waiting.fail_as)
         return waiting.answer
 
     def _cameras(self, arguments: _Arguments) -> frozenset[str]:
         """The one that is named, or all."""
-        names = [camera.name for camera in self._labeller.config.camera]
+        names = [camera.name for camera in self._inference_loop.config.camera]
         wanted = arguments.get("camera")
         if wanted is None:
             return frozenset(names)

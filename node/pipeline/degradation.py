@@ -1,4 +1,4 @@
-"""Ladder: steps down when labels are late, and up again when they have long not been."""
+"""Degradation: steps down when labels are late, and up again when they have long not been."""
 
 from collections import deque
 
@@ -10,7 +10,7 @@ _LONGEST_WAIT = 8
 """How much longer than `up_after_s` the next try up may wait after tries that failed."""
 
 
-class Ladder:
+class Degradation:
     """Which step to be on. Each try up that fails doubles the wait for the next, so a load just
     above what can be borne does not make it go up and down. Used by one thread."""
 

@@ -1,4 +1,5 @@
-"""Watch: looks after the cameras of a live run, says what they cannot see, and how the node is."""
+"""HealthReporter: supervises the cameras of a live run and publishes their status and the health of
+the node."""
 
 import logging
 import time
@@ -8,8 +9,8 @@ from node.capture.grabber import CaptureState, Grabber
 from node.capture.mailbox import LatestMailbox
 from node.config.schema import NodeConfig
 from node.pipeline.camera_status import StatusAnnouncer, camera_status
-from node.pipeline.inference_loop import Labelled, Labeller
-from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from node.pipeline.inference_loop import InferenceLoop, Labelled
+from node.pipeline.message_builder import MessageBuilder, PerceptionHealth, Usage
 from node.pipeline.resource_usage import LatencyMeter, ProcessMeter
 from node.recording.recorder import Recorder
 from node.transport.publisher import Publisher
@@ -23,7 +24,7 @@ STOPPING_S = 0.2
 """How long the last health waits for a publisher that is busy; two seconds are all there is."""
 
 
-class Meters:
+class LatencyStats:
     """What the labeller's messages tell: how late they are. ok_at: by camera when the newest was
     sent, on the monotonic clock."""
 
@@ -39,27 +40,27 @@ class Meters:
         self.ok_at[labelled.camera] = time.monotonic()
 
 
-class Watch:
+class HealthReporter:
     """Used by the pipeline's own thread only."""
 
     def __init__(
         self,
         config: NodeConfig,
         grabbers: list[Grabber],
-        labeller: Labeller,
+        inference_loop: InferenceLoop,
         mailbox: LatestMailbox,
-        composer: Composer,
+        message_builder: MessageBuilder,
         publisher: Publisher,
-        meters: Meters,
+        latency_stats: LatencyStats,
         recorder: Recorder,
     ) -> None:
         self._config = config
         self._grabbers = grabbers
-        self._labeller = labeller
+        self._inference_loop = inference_loop
         self._mailbox = mailbox
-        self._composer = composer
+        self._message_builder = message_builder
         self._publisher = publisher
-        self._meters = meters
+        self._latency_stats = latency_stats
         self._recorder = recorder
         self._process = ProcessMeter()
         self._announcers = [StatusAnnouncer() for _ in grabbers]
@@ -75,15 +76,15 @@ class Watch:
         for grabber, announcer, status in zip(
             self._grabbers, self._announcers, statuses, strict=True
         ):
-            if announcer.due(status, self._meters.ok_at[grabber.camera]):
-                self._publisher.send(self._composer.blind(grabber.camera, status))
+            if announcer.due(status, self._latency_stats.ok_at[grabber.camera]):
+                self._publisher.send(self._message_builder.unavailable(grabber.camera, status))
         if time.monotonic() - self._health_at >= HEALTH_PERIOD_S:
             self._send_health(self._node_state(running, statuses), statuses)
 
     def statuses(self) -> list[Status]:
         """Of each camera, now."""
         return [
-            Status.PAUSED if camera.name in self._labeller.paused else _status(grabber)
+            Status.PAUSED if camera.name in self._inference_loop.paused else _status(grabber)
             for camera, grabber in zip(self._config.camera, self._grabbers, strict=True)
         ]
 
@@ -94,7 +95,7 @@ class Watch:
     def hung(self) -> None:
         """Says that nothing is looked at any more."""
         for grabber in self._grabbers:
-            self._publisher.send(self._composer.blind(grabber.camera, Status.STALLED))
+            self._publisher.send(self._message_builder.unavailable(grabber.camera, Status.STALLED))
         self._send_health("stalled", [Status.STALLED] * len(self._grabbers))
 
     def stopping(self) -> None:
@@ -120,7 +121,7 @@ class Watch:
     @property
     def _degraded(self) -> tuple[str, ...]:
         of_cameras = (why for grabber in self._grabbers for why in grabber.degraded)
-        return (*self._labeller.degraded, *of_cameras)
+        return (*self._inference_loop.degraded, *of_cameras)
 
     def _send_health(self, state: NodeState, statuses: list[Status]) -> None:
         self._publisher.send(self._health(state, statuses))
@@ -136,16 +137,16 @@ class Watch:
             subscribers=self._publisher.subscriptions,
         )
         perception = PerceptionHealth(
-            lost_frames=self._labeller.lost_frames,
-            last_error=self._labeller.last_error,
+            lost_frames=self._inference_loop.lost_frames,
+            last_error=self._inference_loop.last_error,
             degraded=self._degraded,
         )
         cameras = self.health_of(statuses, elapsed_s)
-        latency = self._meters.latency.take()
-        outgoing = self._composer.health(
+        latency = self._latency_stats.latency.take()
+        outgoing = self._message_builder.health(
             state, cameras, latency, usage, perception, self._recorder.health
         )
-        return replace(outgoing, on_sealed=self._keep)
+        return replace(outgoing, on_finalised=self._keep)
 
     def _keep(self, message: Message) -> None:
         if isinstance(message, HealthMessage):
@@ -169,7 +170,7 @@ class Watch:
             corrupt=state.corrupt,
             repeated=state.repeated,
             reconnects=state.reconnects,
-            deadline_misses=self._meters.misses[grabber.camera],
+            deadline_misses=self._latency_stats.misses[grabber.camera],
             last_error=state.last_error,
         )
 

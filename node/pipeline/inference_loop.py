@@ -1,4 +1,4 @@
-"""Labeller: the thread that takes frames, perceives them and sends their labels."""
+"""InferenceLoop: the thread that takes frames, perceives them and sends their labels."""
 
 import logging
 import queue
@@ -10,15 +10,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from node.capture.mailbox import Outlet, Taken
+from node.capture.mailbox import FrameQueue, QueuedFrame
 from node.config.schema import NodeConfig
 from node.errors import ControlError, FrameError, InferenceError, PerceptionError
 from node.image.frame import Frame, Image, Stamp
 from node.perception.temporal.scene import Scene, scenes
-from node.pipeline.active_model import Builder, Lineup
-from node.pipeline.message_builder import Composer
+from node.pipeline.active_model import ActiveModel, Builder
+from node.pipeline.message_builder import MessageBuilder
 from node.process.awake import AwakeClock
-from node.transport.sequencing import Outgoing, Probe, Sink
+from node.transport.sequencing import Outgoing, SequenceQuery, Sink
 from perception_client.messages.calibration import Calibration
 from perception_client.messages.kinds import (
     LabelsMessage,
@@ -30,7 +30,7 @@ from perception_client.messages.kinds import (
 )
 
 if TYPE_CHECKING:
-    from node.perception.perceiver import Perceived, Perceiver
+    from node.perception.perceiver import InferenceResult, Perceiver
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Snapshot:
     message: LabelsMessage
 
 
-class Labeller:
+class InferenceLoop:
     """Owns the model. Ends when the mailbox is finished, after `max_frames`, or at `stop`.
 
     config: of the cameras and what is remembered of each.
@@ -76,8 +76,8 @@ class Labeller:
         self,
         config: NodeConfig,
         build: Builder,
-        mailbox: Outlet,
-        composer: Composer,
+        mailbox: FrameQueue,
+        message_builder: MessageBuilder,
         sink: Sink,
         stop: threading.Event,
         *,
@@ -89,7 +89,7 @@ class Labeller:
         self.config = config
         self._build = build
         self._mailbox = mailbox
-        self._composer = composer
+        self._message_builder = message_builder
         self._sink = sink
         self._stop = stop
         self._max_frames = max_frames
@@ -102,7 +102,7 @@ class Labeller:
             x.name: int(x.deadline_s * 1e9) for x in config.camera if x.deadline_s is not None
         }
         self._cut_cameras = frozenset(x.name for x in config.camera if x.roi is not None)
-        self._lineup: Lineup | None = None
+        self._active_model: ActiveModel | None = None
         self._calls: queue.Queue[Callable[[], None]] = queue.Queue(MOST_CALLS)
         self._skipped: defaultdict[str, int] = defaultdict(int)
         self._snapshots: defaultdict[str, list[Future[Snapshot]]] = defaultdict(list)
@@ -123,7 +123,7 @@ class Labeller:
     @property
     def settings(self) -> int:
         """Number of the settings in force."""
-        return self._composer.settings
+        return self._message_builder.settings
 
     @property
     def busy_s(self) -> float:
@@ -163,16 +163,16 @@ class Labeller:
             self._calls.put_nowait(do)
         except queue.Full:
             answer.set_exception(ControlError("too many requests at once; ask again"))
-        self._mailbox.poke()
+        self._mailbox.wake()
         return answer
 
-    def make_ready(self, frame: Frame) -> Frame:
+    def prefetch(self, frame: Frame) -> Frame:
         """Begins with a frame before its turn, where that gains something: on a GPU it is uploaded
         while another is inferred. On the thread of its camera."""
         perceiver = self.perceiver
         if perceiver is None or frame.camera in self.paused or frame.camera in self._cut_cameras:
             return frame
-        ready = perceiver.make_ready(frame.camera, frame.image)
+        ready = perceiver.prefetch(frame.camera, frame.image)
         return frame if ready is None else replace(frame, ready=ready)
 
     def snapshot(self, camera: str) -> "Future[Snapshot]":
@@ -205,7 +205,7 @@ class Labeller:
         """Looks at these no more, and says so in the first messages to which this applies."""
         self.paused |= cameras
         for camera in sorted(cameras):
-            self._hand_over(self._composer.blind(camera, Status.PAUSED))
+            self._hand_over(self._message_builder.unavailable(camera, Status.PAUSED))
 
     def resume(self, cameras: frozenset[str]) -> None:
         """Looks at these again."""
@@ -225,14 +225,14 @@ class Labeller:
         cameras = [camera.name for camera in self.config.camera]
         answer: Future[dict[str, int]] = Future()
         self._hand_over(
-            Probe(
+            SequenceQuery(
                 tuple(topic("labels", camera) for camera in cameras),
                 lambda seqs: answer.set_result(dict(zip(cameras, seqs, strict=True))),
             )
         )
         return answer
 
-    def _hand_over(self, outgoing: Outgoing | Probe) -> None:
+    def _hand_over(self, outgoing: Outgoing | SequenceQuery) -> None:
         """Sends a message. A publisher that is busy is not a model that hangs: how long it takes
         does not count as work on a frame."""
         working, self._began_ns = self._began_ns is not None, None
@@ -242,24 +242,24 @@ class Labeller:
 
     def _change(self, config: NodeConfig) -> None:
         self.config = config
-        self._composer.settings += 1
-        self._on_changed(config, self._composer.settings)
+        self._message_builder.settings += 1
+        self._on_changed(config, self._message_builder.settings)
 
     @property
-    def _models(self) -> Lineup:
-        assert self._lineup is not None  # from ready on
-        return self._lineup
+    def _models(self) -> ActiveModel:
+        assert self._active_model is not None  # from ready on
+        return self._active_model
 
     def _use(self, perceiver: "Perceiver") -> None:
         """Another model, or the first: what its labels mean is said anew."""
         before, self.perceiver = self.perceiver, perceiver
         if before is None or before.names != perceiver.names:
             for name, scene in self._scenes.items():
-                for happening in scene.close():
-                    self._hand_over(self._composer.event(self._last_frames[name], happening))
+                for event in scene.close():
+                    self._hand_over(self._message_builder.event(self._last_frames[name], event))
             self._scenes = scenes(self.config, perceiver.names)
         self._hand_over(
-            self._composer.info(
+            self._message_builder.info(
                 perceiver.info,
                 perceiver.names,
                 _calibrations(self.config),
@@ -273,13 +273,13 @@ class Labeller:
     def _run(self) -> None:
         try:
             started = time.monotonic()
-            self._lineup = Lineup(self.config, self._build)
-            info = self._lineup.in_use.info
+            self._active_model = ActiveModel(self.config, self._build)
+            info = self._active_model.in_use.info
             log.info(
                 "model %s on %s, %s %s, ready in %.1f s",
                 info.name, info.device, info.runtime, info.precision, time.monotonic() - started,
             )  # fmt: skip
-            self._use(self._lineup.in_use)
+            self._use(self._active_model.in_use)
             self.ready.set()
             self._label_all()
         except Exception as error:
@@ -301,7 +301,7 @@ class Labeller:
                 return
             self._began_ns = None
 
-    def _label(self, batch: list[Taken]) -> None:
+    def _label(self, batch: list[QueuedFrame]) -> None:
         """Looks at frames together and says what is in them. What that does to the choice of the
         model (`degrade`) holds from the next ones on."""
         seen = self._perceived(batch)
@@ -322,9 +322,9 @@ class Labeller:
                 self._calls.get_nowait()()
             except queue.Empty:
                 return
-        self._mailbox.poke()
+        self._mailbox.wake()
 
-    def _looks_at(self, taken: Taken) -> bool:
+    def _looks_at(self, taken: QueuedFrame) -> bool:
         camera = taken.frame.camera
         if camera in self.paused:
             return False
@@ -339,7 +339,7 @@ class Labeller:
             return perceiver.at_most
         return min(perceiver.at_most, self._max_frames - self.frames)
 
-    def _perceived(self, batch: list[Taken]) -> "Sequence[Perceived | None]":
+    def _perceived(self, batch: list[QueuedFrame]) -> "Sequence[InferenceResult | None]":
         """What is in each frame; None where the model gave no answer that can be believed."""
         assert self.perceiver is not None
         images = [self._cut(taken.frame) for taken in batch]
@@ -360,7 +360,7 @@ class Labeller:
         self._models.note_good(len(batch))
         return seen
 
-    def _perceived_singly(self, batch: list[Taken]) -> "Sequence[Perceived | None]":
+    def _perceived_singly(self, batch: list[QueuedFrame]) -> "Sequence[InferenceResult | None]":
         """One after the other, to find out which of them the model fails on. Where that brings the
         model before back, it looks at all of them: they are sent as seen by one."""
         perceiver = self.perceiver
@@ -375,7 +375,7 @@ class Labeller:
             log.error("camera '%s': frame lost: %s", camera, told)
         self.last_error = told
         if self._failures >= MOST_FAILURES and not isinstance(error, FrameError):
-            self._hand_over(self._composer.blind(camera, Status.STALLED))
+            self._hand_over(self._message_builder.unavailable(camera, Status.STALLED))
             raise InferenceError(
                 f"the model failed on {self._failures} frames in a row ({told}); ending, so that a "
                 "supervisor restarts the node"
@@ -384,12 +384,12 @@ class Labeller:
     def _cut(self, frame: Frame) -> Image:
         return self._scenes[frame.camera].cut(frame.image)
 
-    def _say_blind(self, taken: Taken) -> None:
+    def _say_blind(self, taken: QueuedFrame) -> None:
         """A lost frame is not a frame with nothing in it."""
         self.frames += 1
-        self._hand_over(self._composer.blind(taken.frame.camera, Status.STALLED))
+        self._hand_over(self._message_builder.unavailable(taken.frame.camera, Status.STALLED))
 
-    def _send(self, taken: Taken, perceived: "Perceived", looked: "_Looked") -> None:
+    def _send(self, taken: QueuedFrame, perceived: "InferenceResult", looked: "_Looked") -> None:
         frame = taken.frame
         observing = time.monotonic_ns()
         observed = self._scenes[frame.camera].observe(frame, perceived.seen)
@@ -403,7 +403,7 @@ class Labeller:
         )
         self.degraded = (*perceived.degraded, *looked.degraded)
         self._hand_over(
-            self._composer.looked(
+            self._message_builder.labels(
                 frame,
                 dropped=taken.dropped + self._skipped.pop(frame.camera, 0),
                 timing=timing,
@@ -413,11 +413,11 @@ class Labeller:
                 areas=observed.seen.areas,
                 masks=observed.seen.masks,
                 degraded=(*self.degraded, *frame.degraded),
-                on_sealed=self._snapshot_taker(frame),
+                on_finalised=self._snapshot_taker(frame),
             )
         )
-        for happening in observed.happenings:
-            self._hand_over(self._composer.event(frame, happening))
+        for event in observed.events:
+            self._hand_over(self._message_builder.event(frame, event))
         self.frames += 1
         self.newest[frame.camera] = frame.image
         self._last_frames[frame.camera] = frame

@@ -11,19 +11,19 @@ from typing import Protocol
 
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
-from node.capture.rate import LikeACamera, RateLimit
+from node.capture.rate import RateLimit, RealtimeSource
 from node.capture.sources.base import Source
 from node.capture.sources.open import is_live, open_source
 from node.config.schema import CameraConfig, NodeConfig
 from node.errors import InferenceError, PerceptionError
 from node.image.frame import Frame
 from node.pipeline.active_model import Builder
-from node.pipeline.control_commands import Controller
+from node.pipeline.control_commands import ControlCommands
 from node.pipeline.crash_signals import on_crash_signal
-from node.pipeline.health import Meters, Watch
-from node.pipeline.inference_loop import Labeller
-from node.pipeline.message_builder import Composer
-from node.pipeline.systemd import Supervisor
+from node.pipeline.health import HealthReporter, LatencyStats
+from node.pipeline.inference_loop import InferenceLoop
+from node.pipeline.message_builder import MessageBuilder
+from node.pipeline.systemd import Systemd
 from node.process.awake import AwakeClock
 from node.process.descriptors import raise_descriptor_limit
 from node.process.ending import Ending
@@ -77,8 +77,8 @@ def run_live(
     mailbox = LatestMailbox(names)
     limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
     deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
-    composer = Composer(config.name, deadlines_s)
-    recorder = Recorder(config, composer.session)
+    message_builder = MessageBuilder(config.name, deadlines_s)
+    recorder = Recorder(config, message_builder.session)
     page = Page(config) if config.monitor.web is not None else None
 
     def observe(message: Message) -> None:
@@ -87,16 +87,16 @@ def run_live(
             page.message(message)
 
     publisher = Publisher(config.wire.endpoint, observer=observe, keys=config.wire.keys)
-    meters = Meters(names)
-    labeller = Labeller(
+    latency_stats = LatencyStats(names)
+    inference_loop = InferenceLoop(
         config,
         build,
         mailbox,
-        composer,
+        message_builder,
         publisher,
         stop,
         max_frames=max_frames,
-        on_labelled=meters.add,
+        on_labelled=latency_stats.add,
         on_changed=recorder.configuration,
         awake=awake,
     )
@@ -104,7 +104,7 @@ def run_live(
         Grabber(
             camera,
             functools.partial(_open_live, camera, limits[camera.name], stop),
-            _Inlet(mailbox, recorder, labeller),
+            _Inlet(mailbox, recorder, inference_loop),
             stop,
             retry_first=camera.at_start == "wait",
             limit=limits[camera.name],
@@ -112,15 +112,24 @@ def run_live(
         )
         for camera in config.camera
     ]
-    watch = Watch(config, grabbers, labeller, mailbox, composer, publisher, meters, recorder)
-    supervisor = Supervisor()
-    controller = Controller(labeller, watch, limits, build, recorder, awake)
+    watch = HealthReporter(
+        config,
+        grabbers,
+        inference_loop,
+        mailbox,
+        message_builder,
+        publisher,
+        latency_stats,
+        recorder,
+    )
+    supervisor = Systemd()
+    controller = ControlCommands(inference_loop, watch, limits, build, recorder, awake)
 
     def each_tick(running: bool) -> None:
         watch.tick(running)
         controller.look_after()
-        busy_s = labeller.busy_s
-        if busy_s > _patience_s(config, labeller):
+        busy_s = inference_loop.busy_s
+        if busy_s > _patience_s(config, inference_loop):
             watch.hung()
             raise InferenceError(
                 f"the model hangs for {busy_s:.1f} s on one frame (the limit is "
@@ -129,7 +138,7 @@ def run_live(
             )
         if running:
             supervisor.ready()
-            supervisor.alive(f"{labeller.frames} frames labelled")
+            supervisor.alive(f"{inference_loop.frames} frames labelled")
 
     def last_words(reason: str) -> None:
         if config.recording.black_box_s:
@@ -150,17 +159,17 @@ def run_live(
                 ending.add("control socket", control.close)
             if page is not None:
                 ending.add("page", page.close)
-                page.serve(labeller.snapshot, controller.ask)
+                page.serve(inference_loop.snapshot, controller.ask)
             ending.add("supervisor", supervisor.stopping)
             log.info("publishing on %s", config.wire.endpoint)
             with on_crash_signal(last_words):
-                stopped = run_threads(labeller, grabbers, stop, each_tick=each_tick)
+                stopped = run_threads(inference_loop, grabbers, stop, each_tick=each_tick)
         except Exception:  # also what nobody foresaw: that is what a black box is for
             last_words("failure")
             raise
         summaries = [grabber.state.summary for grabber in grabbers]
         return Outcome(
-            frames=labeller.frames,
+            frames=inference_loop.frames,
             dropped=sum(mailbox.dropped(name) for name in names),
             summaries=tuple(summary for summary in summaries if summary is not None),
             stopped=stopped,
@@ -170,22 +179,24 @@ def run_live(
 class _Inlet:
     """A mailbox that shows each frame to the recorder first, then lets the labeller begin."""
 
-    def __init__(self, mailbox: LatestMailbox, recorder: Recorder, labeller: Labeller) -> None:
+    def __init__(
+        self, mailbox: LatestMailbox, recorder: Recorder, inference_loop: InferenceLoop
+    ) -> None:
         self._mailbox = mailbox
         self._recorder = recorder
-        self._labeller = labeller
+        self._inference_loop = inference_loop
 
     def put(self, frame: Frame) -> None:
         """Never blocks."""
         self._recorder.frame(frame)
-        self._mailbox.put(self._labeller.make_ready(frame))
+        self._mailbox.put(self._inference_loop.prefetch(frame))
 
     def close(self, camera: str) -> None:
         """No more frames of this camera."""
         self._mailbox.close(camera)
 
 
-def _control_server(config: NodeConfig, controller: Controller) -> ControlServer | None:
+def _control_server(config: NodeConfig, controller: ControlCommands) -> ControlServer | None:
     if config.control.endpoint is None:
         return None
     server = ControlServer(
@@ -198,13 +209,13 @@ def _control_server(config: NodeConfig, controller: Controller) -> ControlServer
     return server
 
 
-def _patience_s(config: NodeConfig, labeller: Labeller) -> float:
-    return RECOVERY_TIMEOUT_S if labeller.recovering else config.model.inference_timeout_s
+def _patience_s(config: NodeConfig, inference_loop: InferenceLoop) -> float:
+    return RECOVERY_TIMEOUT_S if inference_loop.recovering else config.model.inference_timeout_s
 
 
 def _open_live(camera: CameraConfig, limit: RateLimit, stop: threading.Event) -> Source:
     source = open_source(camera, limit)
-    return source if is_live(camera.source) else LikeACamera(source, stop, limit)
+    return source if is_live(camera.source) else RealtimeSource(source, stop, limit)
 
 
 class Feeder(Protocol):
@@ -225,7 +236,7 @@ class Feeder(Protocol):
 
 
 def run_threads(
-    labeller: Labeller,
+    inference_loop: InferenceLoop,
     feeders: Sequence[Feeder],
     stop: threading.Event,
     *,
@@ -234,10 +245,10 @@ def run_threads(
     """Starts the threads, looks after them, and stops them; whether a stop came before the end.
     Frames are brought when the model is there, so that none waits for it."""
     feeding = False
-    labeller.start()
+    inference_loop.start()
     try:
-        while not stop.is_set() and not labeller.ended.wait(TICK_S):
-            if labeller.ready.is_set() and not feeding:
+        while not stop.is_set() and not inference_loop.ended.wait(TICK_S):
+            if inference_loop.ready.is_set() and not feeding:
                 feeding = True
                 for feeder in feeders:
                     feeder.start()
@@ -247,11 +258,11 @@ def run_threads(
         stopped = stop.is_set()
         stop.set()
         deadline = time.monotonic() + JOIN_TIMEOUT_S
-        labeller.join(JOIN_TIMEOUT_S)
+        inference_loop.join(JOIN_TIMEOUT_S)
         for feeder in feeders if feeding else ():
             feeder.join(max(0.0, deadline - time.monotonic()))
-    if labeller.failure is not None:
-        raise labeller.failure
+    if inference_loop.failure is not None:
+        raise inference_loop.failure
     _raise_failure(feeders)
     return stopped
 

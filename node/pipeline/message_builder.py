@@ -1,18 +1,17 @@
-"""Composer: turns what the node did into the messages of one session of one node."""
+"""MessageBuilder: turns what the node did into the messages of one session of one node."""
 
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from node.image.frame import Frame
-from node.transport.sequencing import Envelope, Outgoing
+from node.transport.sequencing import Header, Outgoing
 from perception_client.messages.calibration import Calibration
 from perception_client.messages.kinds import (
     Area,
     CameraHealth,
     Detection,
     EventMessage,
-    Happening,
     HealthMessage,
     ImageSize,
     InfoMessage,
@@ -24,6 +23,7 @@ from perception_client.messages.kinds import (
     ModelInfo,
     NodeState,
     RecordingHealth,
+    SceneEvent,
     Status,
     Timing,
     boot_id,
@@ -51,7 +51,7 @@ class PerceptionHealth:
     degraded: tuple[str, ...] = ()
 
 
-class Composer:
+class MessageBuilder:
     """Makes messages for the sink; safe to call from any thread.
 
     settings: number of the settings in force, for who changes them to raise.
@@ -64,7 +64,7 @@ class Composer:
         self._deadlines_ns = {name: int(s * 1e9) for name, s in (deadlines_s or {}).items()}
         self.session = secrets.token_hex(8)
 
-    def looked(
+    def labels(
         self,
         frame: Frame,
         *,
@@ -76,7 +76,7 @@ class Composer:
         areas: tuple[Area, ...] = (),
         masks: tuple[Mask, ...] = (),
         degraded: tuple[str, ...] = (),
-        on_sealed: Callable[[Message], None] | None = None,
+        on_finalised: Callable[[Message], None] | None = None,
     ) -> Outgoing:
         """What was seen in a frame."""
         stamp = frame.stamp
@@ -84,7 +84,7 @@ class Composer:
         height, width = frame.image.shape[:2]
         settings = self.settings
 
-        def seal(envelope: Envelope) -> LabelsMessage:
+        def finalise(envelope: Header) -> LabelsMessage:
             return LabelsMessage(
                 node=self.node,
                 camera=frame.camera,
@@ -115,31 +115,31 @@ class Composer:
                 degraded=degraded,
             )
 
-        return Outgoing(topic("labels", frame.camera), seal, on_sealed=on_sealed)
+        return Outgoing(topic("labels", frame.camera), finalise, on_finalised=on_finalised)
 
-    def event(self, frame: Frame, happening: Happening) -> Outgoing:
+    def event(self, frame: Frame, event: SceneEvent) -> Outgoing:
         """That something came, changed or went."""
         stamp = frame.stamp
         live = stamp is not None and stamp.mono_ns is not None
 
-        def seal(envelope: Envelope) -> EventMessage:
+        def finalise(envelope: Header) -> EventMessage:
             return EventMessage(
                 node=self.node,
                 camera=frame.camera,
                 session=self.session,
                 seq=envelope.seq,
-                kind=happening.kind,
-                key=happening.key,
-                id=happening.id,
-                name=happening.name,
-                score=happening.score,
-                track=happening.track,
-                box=happening.box,
-                region=happening.region,
-                previous=happening.previous,
-                since_ns=happening.since_ns,
-                duration_ns=happening.duration_ns,
-                reset=happening.reset,
+                kind=event.kind,
+                key=event.key,
+                id=event.id,
+                name=event.name,
+                score=event.score,
+                track=event.track,
+                box=event.box,
+                region=event.region,
+                previous=event.previous,
+                since_ns=event.since_ns,
+                duration_ns=event.duration_ns,
+                reset=event.reset,
                 frame_id=frame.frame_id,
                 stamp_ns=stamp.unix_ns if stamp else None,
                 clock=stamp.clock if stamp else None,
@@ -149,13 +149,13 @@ class Composer:
                 media_ns=frame.media_ns,
             )
 
-        return Outgoing(topic("events", frame.camera), seal, happening.key, happening.ends)
+        return Outgoing(topic("events", frame.camera), finalise, event.key, event.ends)
 
-    def blind(self, camera: str, status: Status) -> Outgoing:
+    def unavailable(self, camera: str, status: Status) -> Outgoing:
         """That a camera's labels are missing, and why."""
         settings = self.settings
 
-        def seal(envelope: Envelope) -> LabelsMessage:
+        def finalise(envelope: Header) -> LabelsMessage:
             return LabelsMessage(
                 node=self.node,
                 camera=camera,
@@ -170,7 +170,7 @@ class Composer:
                 published_boot_ns=envelope.published_boot_ns,
             )
 
-        return Outgoing(topic("labels", camera), seal)
+        return Outgoing(topic("labels", camera), finalise)
 
     def health(
         self,
@@ -183,7 +183,7 @@ class Composer:
     ) -> Outgoing:
         """How the node is."""
 
-        def seal(envelope: Envelope) -> HealthMessage:
+        def finalise(envelope: Header) -> HealthMessage:
             return HealthMessage(
                 node=self.node,
                 session=self.session,
@@ -203,7 +203,7 @@ class Composer:
                 subscribers=usage.subscribers,
             )
 
-        return Outgoing(topic("health", self.node), seal)
+        return Outgoing(topic("health", self.node), finalise)
 
     def info(
         self,
@@ -215,7 +215,7 @@ class Composer:
     ) -> Outgoing:
         """What the label ids mean, and where the cameras look."""
 
-        def seal(envelope: Envelope) -> InfoMessage:
+        def finalise(envelope: Header) -> InfoMessage:
             return InfoMessage(
                 node=self.node,
                 session=self.session,
@@ -228,4 +228,4 @@ class Composer:
                 crop_names=crop_names,
             )
 
-        return Outgoing(topic("info", self.node), seal)
+        return Outgoing(topic("info", self.node), finalise)

@@ -1,4 +1,4 @@
-"""Supervisor: tells systemd that the node is ready, and that it lives (sd_notify(3)).
+"""Systemd: tells systemd that the node is ready, and that it lives (sd_notify(3)).
 
 A datagram to the socket that NOTIFY_SOCKET names; without that nobody is told.
 """
@@ -9,7 +9,7 @@ import socket
 import time
 
 
-class Supervisor:
+class Systemd:
     """Used by one thread. Feed it only while all is well: systemd restarts a node that stops."""
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
-"""Player: the threads of a replay that read footage and show it to the labeller, each frame at its
-time; and the stepper, by which a simulator decides when that is."""
+"""ReplayFeeder: the threads of a replay that read a source and pass each frame to the inference loop
+at its time; and LockStep, by which a simulator decides when that is."""
 
 import contextlib
 import queue
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
-from node.capture.mailbox import EveryMailbox
+from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
 from node.errors import ControlError
 from node.image.frame import Frame
@@ -74,7 +74,7 @@ class _Ahead:
                 return
 
 
-class Player:
+class ReplayFeeder:
     """Puts each frame once, in order, and waits for the labeller.
 
     clock: None for as fast as it goes. make_ready: what begins with a frame while the one before is
@@ -85,18 +85,18 @@ class Player:
     def __init__(
         self,
         frames: Iterator[Shown],
-        mailbox: EveryMailbox,
+        mailbox: LosslessMailbox,
         stop: threading.Event,
         clock: MediaClock | None,
-        stepper: "Stepper | None" = None,
-        make_ready: Callable[[Frame], Frame] = lambda frame: frame,
+        stepper: "LockStep | None" = None,
+        prefetch: Callable[[Frame], Frame] = lambda frame: frame,
     ) -> None:
         self._frames = _Ahead(frames, stop)
         self._mailbox = mailbox
         self._stop = stop
         self._clock = clock
         self._stepper = stepper
-        self._make_ready = make_ready
+        self._make_ready = prefetch
         self._thread = threading.Thread(target=self._run, name="play", daemon=True)
         self.failure: Exception | None = None
 
@@ -137,7 +137,7 @@ class _Request:
     messages: list[LabelsMessage] = field(default_factory=list)
 
 
-class Stepper:
+class LockStep:
     """Lets one frame out for each that is asked for, and answers with its message when that has
     gone out. Its methods are called from the control server's, the player's and the publisher's
     threads."""

@@ -2,29 +2,29 @@
 
 import threading
 
-from node.capture.mailbox import EveryMailbox
+from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
 from node.config.schema import DegradeConfig, NodeConfig
 from node.pipeline.active_model import Builder
-from node.pipeline.inference_loop import Labeller
+from node.pipeline.inference_loop import InferenceLoop
 from node.pipeline.live import Outcome, run_threads
-from node.pipeline.message_builder import Composer
-from node.replay.feeder import Player, Stepper
-from node.replay.sources import Footage, looped
+from node.pipeline.message_builder import MessageBuilder
+from node.replay.feeder import LockStep, ReplayFeeder
+from node.replay.sources import ReplaySource, looped
 from node.transport.sequencing import Sink
 
 
 def run_replay(
     config: NodeConfig,
     build: Builder,
-    composer: Composer,
+    message_builder: MessageBuilder,
     sink: Sink,
     stop: threading.Event,
-    footage: Footage,
+    replay_source: ReplaySource,
     *,
     speed: float | None,
     loop: bool = False,
-    stepper: Stepper | None = None,
+    stepper: LockStep | None = None,
 ) -> Outcome:
     """Labels footage; `config` has a camera for each of its.
 
@@ -34,11 +34,11 @@ def run_replay(
 
     Raises PerceptionError as `run_live` does, and whatever the sink's observer raised.
     """
-    mailbox = EveryMailbox(stop)
-    frames = looped(footage.frames) if loop else footage.frames()
+    mailbox = LosslessMailbox(stop)
+    frames = looped(replay_source.frames) if loop else replay_source.frames()
     clock = None if speed is None else MediaClock(speed, stop)
     steady = config.model_copy(update={"degrade": DegradeConfig()})
-    labeller = Labeller(steady, build, mailbox, composer, sink, stop)
-    player = Player(frames, mailbox, stop, clock, stepper, labeller.make_ready)
-    stopped = run_threads(labeller, [player], stop, each_tick=lambda ready: None)
-    return Outcome(labeller.frames, mailbox.dropped_ever, footage.summary(), stopped)
+    inference_loop = InferenceLoop(steady, build, mailbox, message_builder, sink, stop)
+    player = ReplayFeeder(frames, mailbox, stop, clock, stepper, inference_loop.prefetch)
+    stopped = run_threads(inference_loop, [player], stop, each_tick=lambda ready: None)
+    return Outcome(inference_loop.frames, mailbox.dropped_ever, replay_source.summary(), stopped)

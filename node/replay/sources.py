@@ -1,4 +1,4 @@
-"""Footage: what a replay shows, frame by frame: a video, a folder of pictures or a recording."""
+"""ReplaySource: the frames of a replay: those of a video, a folder of pictures or a recording."""
 
 import dataclasses
 import logging
@@ -52,7 +52,7 @@ class Shown:
     dropped: int = 0
 
 
-class Footage(Protocol):
+class ReplaySource(Protocol):
     """Frames in order, of one camera or several, as often as `frames` is called."""
 
     def frames(self) -> Iterator[Shown]:
@@ -64,7 +64,7 @@ class Footage(Protocol):
         ...
 
 
-class SourceFootage:
+class FileReplay:
     """A video or pictures, as one camera."""
 
     def __init__(self, camera: CameraConfig, span: Span) -> None:
@@ -106,7 +106,7 @@ class SourceFootage:
         return () if self._summary is None else (self._summary,)
 
 
-class RecordedFootage:
+class RecordingReplay:
     """A recording. as_recorded: only the frames that were labelled when it was made."""
 
     def __init__(self, recording: Recording, span: Span, *, as_recorded: bool) -> None:
@@ -162,13 +162,13 @@ class RecordedFootage:
         return (f"{names}: {self._read} frames read{left_out}{lost}", *self._recording.problems)
 
 
-def open_footage(
+def open_replay_source(
     camera: CameraConfig, recording: list[Path] | None, span: Span, *, as_recorded: bool
-) -> Footage:
+) -> ReplaySource:
     """What a source names. Raises SourceError."""
     if recording is not None:
-        return RecordedFootage(Recording(recording), span, as_recorded=as_recorded)
-    return SourceFootage(camera, span)
+        return RecordingReplay(Recording(recording), span, as_recorded=as_recorded)
+    return FileReplay(camera, span)
 
 
 def looped(frames: Callable[[], Iterator[Shown]]) -> Iterator[Shown]:

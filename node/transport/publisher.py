@@ -16,7 +16,7 @@ from node.errors import EndpointError, PerceptionError
 from node.transport.connections import Allowance, Connection, Connections, idle_first
 from node.transport.curve import secured
 from node.transport.flood_guard import FloodGuard
-from node.transport.sequencing import Observer, Outgoing, Probe, Sequencer
+from node.transport.sequencing import Observer, Outgoing, SequenceQuery, Sequencer
 from node.transport.socket_file import SocketFile, check_free, in_use
 from perception_client.endpoint import address_of, keep_alive, prepare
 from perception_client.messages.codec import encode
@@ -76,7 +76,7 @@ class Publisher:
         self._lossless = lossless
         self._observer = observer
         self._keys = keys
-        self._outbox: queue.Queue[Outgoing | Probe] = queue.Queue(OUTBOX)
+        self._outbox: queue.Queue[Outgoing | SequenceQuery] = queue.Queue(OUTBOX)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -104,7 +104,7 @@ class Publisher:
         """Topics subscribed to by somebody now."""
         return self._subscriptions
 
-    def send(self, outgoing: Outgoing | Probe) -> None:
+    def send(self, outgoing: Outgoing | SequenceQuery) -> None:
         """Hands a message to the publisher's thread; any thread may.
 
         Raises what ended that thread, should it have failed (an observer that cannot write).
@@ -112,7 +112,7 @@ class Publisher:
         while not self._closing.is_set() and not self.offer(outgoing, 0.1):
             pass
 
-    def offer(self, outgoing: Outgoing | Probe, timeout_s: float) -> bool:
+    def offer(self, outgoing: Outgoing | SequenceQuery, timeout_s: float) -> bool:
         """As `send`, but gives up; whether the message was taken."""
         if self._failure is not None:
             raise self._failure
@@ -226,10 +226,10 @@ class Publisher:
                 outgoing = self._outbox.get_nowait()
             except queue.Empty:
                 return
-            if isinstance(outgoing, Probe):
+            if isinstance(outgoing, SequenceQuery):
                 sequencer.answer(outgoing)
                 continue
-            message = sequencer.seal(outgoing)
+            message = sequencer.finalise(outgoing)
             self._hand_over(xpub, connections, message)
             self._keep(outgoing, message)
             if self._observer is not None:

@@ -15,7 +15,7 @@ from perception_client.messages.kinds import Message
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class Header:
     """What a message gets when it is handed over: number, Unix time, CLOCK_MONOTONIC and
     CLOCK_BOOTTIME in ns."""
 
@@ -35,10 +35,10 @@ class Outgoing:
     """
 
     topic: bytes
-    seal: Callable[[Envelope], Message]
+    finalise: Callable[[Header], Message]
     key: str = ""
     ends: bool = False
-    on_sealed: Callable[[Message], None] | None = None
+    on_finalised: Callable[[Message], None] | None = None
 
 
 class Sequencer:
@@ -47,23 +47,23 @@ class Sequencer:
     def __init__(self) -> None:
         self._next: defaultdict[bytes, int] = defaultdict(int)
 
-    def seal(self, outgoing: Outgoing) -> Message:
+    def finalise(self, outgoing: Outgoing) -> Message:
         """The finished message."""
         seq = self._next[outgoing.topic]
         self._next[outgoing.topic] = seq + 1
-        envelope = Envelope(seq, time.time_ns(), time.monotonic_ns(), boottime_ns())
-        message = outgoing.seal(envelope)
-        if outgoing.on_sealed is not None:
-            outgoing.on_sealed(message)
+        envelope = Header(seq, time.time_ns(), time.monotonic_ns(), boottime_ns())
+        message = outgoing.finalise(envelope)
+        if outgoing.on_finalised is not None:
+            outgoing.on_finalised(message)
         return message
 
-    def answer(self, probe: "Probe") -> None:
+    def answer(self, probe: "SequenceQuery") -> None:
         """Says the numbers that a probe asks for."""
         probe.on_reached(tuple(self._next[topic] for topic in probe.topics))
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class SequenceQuery:
     """Asks, in its place among the messages, for the next number of each topic."""
 
     topics: tuple[bytes, ...]
@@ -77,7 +77,7 @@ Observer = Callable[[Message], None]
 class Sink(Protocol):
     """Where a pipeline's messages go."""
 
-    def send(self, outgoing: Outgoing | Probe) -> None:
+    def send(self, outgoing: Outgoing | SequenceQuery) -> None:
         """Takes a message; may block while the ones before it are on their way."""
         ...
 
@@ -93,12 +93,12 @@ class LocalSink:
         self._observer = observer
         self._sequencer = Sequencer()
 
-    def send(self, outgoing: Outgoing | Probe) -> None:
+    def send(self, outgoing: Outgoing | SequenceQuery) -> None:
         """Hands the message to the observer."""
-        if isinstance(outgoing, Probe):
+        if isinstance(outgoing, SequenceQuery):
             self._sequencer.answer(outgoing)
         else:
-            self._observer(self._sequencer.seal(outgoing))
+            self._observer(self._sequencer.finalise(outgoing))
 
     def close(self) -> None:
         """Nothing is held."""

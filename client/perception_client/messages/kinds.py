@@ -291,7 +291,7 @@ EventKind = Literal["appeared", "changed", "left", "region_entered", "region_lef
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class SceneEvent:
     """One event, but for the names and stamps that its message gets.
 
     key: what it is about, the same from its beginning to its end. ends: nothing follows on it.

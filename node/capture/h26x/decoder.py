@@ -1,4 +1,4 @@
-"""Coded video: decodes H.264 and H.265 and refuses what is damaged. OpenCV's decoder paints over
+"""VideoDecoder: decodes H.264 and H.265 and refuses what is damaged. OpenCV's decoder paints over
 what is missing, and each picture that builds on such a one shows something that never was."""
 
 import importlib.util
@@ -32,7 +32,7 @@ _MOST_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Coded:
+class EncodedPacket:
     """One picture as it came: its bytes (Annex B), when they came, whether a decoder can begin
     with it, and how many of the stream's periods after the one before."""
 
@@ -59,7 +59,7 @@ class Decoder(Protocol):
     """Decodes one stream; used by one thread. header: parameter sets that do not come with the
     pictures (Annex B), or nothing."""
 
-    def decode(self, coded: Coded) -> list[Decoded]:
+    def decode(self, coded: EncodedPacket) -> list[Decoded]:
         """The pictures that are ready now. Raises PictureError for what cannot be decoded."""
         ...
 
@@ -85,7 +85,7 @@ class ConcealingDecoder:
         self._reformatter = VideoReformatter()
         self._stamps = Stamps()
 
-    def decode(self, coded: Coded) -> list[Decoded]:
+    def decode(self, coded: EncodedPacket) -> list[Decoded]:
         """The pictures that are ready now."""
         check_bytes(len(coded.data))
         packet = self._packet(coded.data)
@@ -163,7 +163,7 @@ class VideoDecoder:
         self._stamps = Stamps()
         self._whole = False
 
-    def decode(self, coded: Coded) -> list[Decoded]:
+    def decode(self, coded: EncodedPacket) -> list[Decoded]:
         """The pictures that are ready now, at most times one. Raises PictureError for damage, and
         for pictures that build on it."""
         lost = self._lost_pictures(coded.data) or coded.periods >= self._most_seen_lost()

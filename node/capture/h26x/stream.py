@@ -6,13 +6,13 @@ import time
 from collections import deque
 from typing import get_args
 
-from node.capture.backlog import MOST_LATE_NS, Arrivals
+from node.capture.backlog import MOST_LATE_NS, BacklogMeter
 from node.capture.h26x.annex_b import Codec
 from node.capture.h26x.decoder import (
-    Coded,
     ConcealingDecoder,
     Decoded,
     Decoder,
+    EncodedPacket,
     VideoDecoder,
     can_decode,
 )
@@ -31,7 +31,7 @@ _SHOWN_AT_LEAST_NS = 100_000_000
 """How often a picture is shown, where newer ones wait: what is only decoded costs less."""
 
 
-class CodedStream:
+class H26xStream:
     """An open `cv2.VideoCapture` of FFmpeg that delivers undecoded pictures.
 
     The stamp is taken when a picture's bytes are there, before they are decoded. OpenCV's own
@@ -48,7 +48,7 @@ class CodedStream:
         facts: SourceFacts,
         codec: Codec,
         limit: RateLimit,
-        arrivals: Arrivals,
+        arrivals: BacklogMeter,
     ) -> None:
         self._who = who
         self._limit = limit
@@ -103,7 +103,7 @@ class CodedStream:
                 raise SourceError(f"{self._who} stopped delivering frames")
             try:
                 decoded = self._decoder.decode(
-                    Coded(packet.data, packet.stamp, packet.is_key, packet.periods)
+                    EncodedPacket(packet.data, packet.stamp, packet.is_key, packet.periods)
                 )
             except PictureError as error:
                 raise PictureError(f"{self._who}: {error}") from error

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from node.capture.backlog import Arrivals
-from node.capture.h26x.stream import CodedStream, codec_of
+from node.capture.backlog import BacklogMeter
+from node.capture.h26x.stream import H26xStream, codec_of
 from node.capture.handover import USELESS, USELESS_NS
 from node.capture.rate import RateLimit
 from node.capture.shortfall import Shortfall
@@ -46,7 +46,7 @@ class LiveSource:
         who: str,
         config: CameraConfig,
         limit: RateLimit | None = None,
-        arrivals: Arrivals | None = None,
+        arrivals: BacklogMeter | None = None,
     ) -> None:
         self._capture = capture
         self._who = who
@@ -201,11 +201,11 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         )
     _check_size(capture, who)
     limit = limit or RateLimit(config.max_fps)
-    arrivals = Arrivals(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
+    arrivals = BacklogMeter(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
     codec, fourcc = codec_of(_fourcc(capture), config), _fourcc(capture)
     if codec is not None and _ask_for_bytes(capture, True):
         facts = _negotiate(capture, config)
-        return CodedStream(capture, who, config, facts, codec, limit, arrivals)
+        return H26xStream(capture, who, config, facts, codec, limit, arrivals)
     if fourcc == "MJPG" and _ask_for_bytes(capture, True):
         facts = _negotiate(capture, config)
         return JpegStream(capture, who, config, facts, limit, arrivals)
@@ -241,7 +241,7 @@ def open_gstreamer(config: CameraConfig, limit: RateLimit | None = None) -> Live
             "'! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1'"
         )
     _check_size(capture, who)
-    arrivals = Arrivals(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
+    arrivals = BacklogMeter(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
     return LiveSource(capture, who, config, limit, arrivals)
 
 

@@ -46,7 +46,7 @@ _FORMATS = tuple(str(plugin.format) for plugin in _PLUGINS)
 warnings.filterwarnings("ignore", category=PilImage.DecompressionBombWarning)
 
 
-class PhotoSource:
+class ImageFilesSource:
     """Picture files. A file that cannot be read is reported, left out and counted.
 
     fps: pictures a second on the media clock.
@@ -103,7 +103,7 @@ class PhotoSource:
         return self._files[self._next - 1]
 
 
-class PhotoFile:
+class ImageFile:
     """One photograph, which says neither when it was taken nor what came before it.
 
     Raises SourceError at `read` where it cannot be read.
@@ -130,31 +130,31 @@ class PhotoFile:
         pass
 
 
-def find_photos(source: str) -> list[Path] | None:
+def find_image_files(source: str) -> list[Path] | None:
     """The picture files that a path or glob names, sorted; None where it names no pictures.
 
     Raises SourceError for a folder or glob that holds none.
     """
     path = expanded(source)
     if path.is_dir():
-        files = sorted(entry for entry in path.iterdir() if is_photo(entry))
+        files = sorted(entry for entry in path.iterdir() if is_image_file(entry))
         if not files:
             raise SourceError(
                 f"{path} holds no pictures; these are read: {', '.join(sorted(SUFFIXES))}"
             )
         return files
     if path.exists():
-        return [path] if is_photo(path) else None
+        return [path] if is_image_file(path) else None
     if glob.has_magic(source):
         files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-        files = [entry for entry in files if is_photo(entry)]
+        files = [entry for entry in files if is_image_file(entry)]
         if not files:
             raise SourceError(f"{redacted(source)}: no picture matches; put a glob in quotes")
         return files
     return None
 
 
-def is_photo(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
     """Whether a file's name says that it is a picture."""
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 

@@ -2,7 +2,7 @@
 
 import time
 
-from node.capture.backlog import Arrivals
+from node.capture.backlog import BacklogMeter
 from node.capture.handover import HandOver, NewestPicture
 from node.capture.packets import PacketReader
 from node.capture.rate import RateLimit
@@ -27,7 +27,7 @@ class JpegStream:
         config: CameraConfig,
         facts: SourceFacts,
         limit: RateLimit,
-        arrivals: Arrivals,
+        arrivals: BacklogMeter,
     ) -> None:
         self._who = who
         self.facts = facts

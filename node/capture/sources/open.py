@@ -13,8 +13,13 @@ from node.capture.sources.device import (
     open_gstreamer,
     open_url,
 )
-from node.capture.sources.image_files import PhotoFile, PhotoSource, find_photos, is_photo
-from node.capture.sources.video_file import VideoSource
+from node.capture.sources.image_files import (
+    ImageFile,
+    ImageFilesSource,
+    find_image_files,
+    is_image_file,
+)
+from node.capture.sources.video_file import VideoFileSource
 from node.config.schema import CameraConfig
 from perception_client.paths import expanded
 
@@ -43,11 +48,11 @@ def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     if is_live(source):
         return open_url(config, limit) if "://" in source else open_device(config, limit)
     files = source.removeprefix("file://")
-    photos = find_photos(files)
+    photos = find_image_files(files)
     if photos is not None:
         fps = config.fps or DEFAULT_PHOTO_FPS
-        return PhotoSource(photos, fps=fps, loop=config.loop, report=log.warning)
-    return VideoSource(expanded(files), loop=config.loop)
+        return ImageFilesSource(photos, fps=fps, loop=config.loop, report=log.warning)
+    return VideoFileSource(expanded(files), loop=config.loop)
 
 
 def check_source(config: CameraConfig) -> None:
@@ -63,4 +68,4 @@ def check_source(config: CameraConfig) -> None:
 
 def open_file(file: Path) -> Source:
     """Opens one photograph, at no known time, or one video. Raises SourceError."""
-    return PhotoFile(file) if is_photo(file) else VideoSource(file)
+    return ImageFile(file) if is_image_file(file) else VideoFileSource(file)

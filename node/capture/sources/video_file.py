@@ -22,7 +22,7 @@ FALLBACK_FPS = 30.0
 """Rate of a file whose header gives none that can be (0, or over 1,000)."""
 
 
-class VideoSource:
+class VideoFileSource:
     """A video file. Positions are the file's own presentation times, which only ever grow here:
     a header may lie about rate and length."""
 

@@ -10,7 +10,7 @@ from node.perception.models.model_card import InputCard, ModelCard
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class PublishedModel:
     """A released file. sha256: of the whole file, hexadecimal; size_mb: in MB."""
 
     url: str
@@ -20,7 +20,7 @@ class Released:
     task: str
 
 
-_YOLOX_NANO = Released(
+_YOLOX_NANO = PublishedModel(
     url="https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_nano.onnx",
     sha256="695e750a5d5754bb5a8d5325643b59282191a7e7a564e435a415fd3c578eab14",
     size_mb=3.7,

@@ -15,7 +15,7 @@ _WEIGHTS_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogueEntry:
+class RegistryEntry:
     """One model of the catalogue.
 
     size_mb: of its weights file in MB, None where that is not known.
@@ -31,7 +31,7 @@ class CatalogueEntry:
     bundled: bool
 
 
-def entries() -> list[CatalogueEntry]:
+def entries() -> list[RegistryEntry]:
     """All models, the default first, the others by name."""
     from node.perception.models import torchvision_models
 
@@ -78,9 +78,9 @@ def fetch(name: str) -> Path:
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
-def _default_entry() -> CatalogueEntry:
+def _default_entry() -> RegistryEntry:
     file = efficientnet_lite.bundled_file()
-    return CatalogueEntry(
+    return RegistryEntry(
         name=efficientnet_lite.NAME,
         task="classify",
         size_mb=file.stat().st_size / 1e6 if file else None,
@@ -90,11 +90,11 @@ def _default_entry() -> CatalogueEntry:
     )
 
 
-def _torchvision_entry(name: str) -> CatalogueEntry:
+def _torchvision_entry(name: str) -> RegistryEntry:
     from node.perception.models import torchvision_models
 
     found = torchvision_models.entry(name)
-    return CatalogueEntry(
+    return RegistryEntry(
         name=name,
         task=found.task,
         size_mb=found.size_mb,
@@ -104,9 +104,9 @@ def _torchvision_entry(name: str) -> CatalogueEntry:
     )
 
 
-def _released_entry(name: str) -> CatalogueEntry:
+def _released_entry(name: str) -> RegistryEntry:
     found = released.RELEASED[name]
-    return CatalogueEntry(
+    return RegistryEntry(
         name=name,
         task=found.task,
         size_mb=found.size_mb,

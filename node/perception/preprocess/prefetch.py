@@ -1,4 +1,4 @@
-"""Ahead: frames made ready for the network when they arrive, while it looks at the one before.
+"""Prefetcher: frames made ready for the network when they arrive, while it looks at the one before.
 
 Where a GPU runs the network, the upload of a frame costs the CPU next to nothing and overlaps with
 the inference of another. Where the CPU does, both would want the same cores, so nothing is made
@@ -15,15 +15,15 @@ from node.perception.preprocess.gpu import GpuPreprocessor, Uploaded
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class PrefetchedInput:
     """What the network gets of a frame. maker: only there is it of use; took_ns: to make it."""
 
     uploaded: Uploaded
-    maker: "Ahead"
+    maker: "Prefetcher"
     took_ns: int
 
 
-class Ahead:
+class Prefetcher:
     """Uploads the frames of all cameras to one device.
 
     Any thread may ask, each for its own camera: a camera has a stream and pinned memory of its own.
@@ -35,7 +35,7 @@ class Ahead:
         self._lock = threading.Lock()
         self._uploaders: dict[str, GpuPreprocessor] = {}
 
-    def make(self, camera: str, image: Image) -> Ready:
+    def make(self, camera: str, image: Image) -> PrefetchedInput:
         """image: [height, width, 3] uint8 BGR. Raises RuntimeError where the GPU fails."""
         with self._lock:
             if camera not in self._uploaders:
@@ -43,4 +43,4 @@ class Ahead:
             uploader = self._uploaders[camera]
         started = time.monotonic_ns()
         uploaded = uploader.begin(image)
-        return Ready(uploaded, self, time.monotonic_ns() - started)
+        return PrefetchedInput(uploaded, self, time.monotonic_ns() - started)

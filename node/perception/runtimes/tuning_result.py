@@ -1,5 +1,5 @@
-"""Tuned: what `perception-node tune` found out for one model on this computer, kept as a file that
-a person can read."""
+"""TuningResult: what `perception-node tune` found out for one model on this computer, kept as a file
+that a person can read."""
 
 import hashlib
 import json
@@ -63,7 +63,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class TuningResult:
     """The whole result, fastest first. frames: what it was measured on, in words."""
 
     model: str
@@ -105,7 +105,7 @@ def computer() -> dict[str, str]:
     return found | {name: version(name) for name in _PACKAGES}
 
 
-def keep(model: Model, tuned: Tuned) -> Path:
+def keep(model: Model, tuned: TuningResult) -> Path:
     """Writes the result and gives its file. Raises ModelError."""
     file = result_file(model)
     winner = tuned.winner
@@ -124,12 +124,12 @@ def keep(model: Model, tuned: Tuned) -> Path:
     return file
 
 
-def kept_result(model: Model) -> Tuned | None:
+def kept_result(model: Model) -> TuningResult | None:
     """The kept result, None where there is none. One that cannot be read is said and left out."""
     file = result_file(model)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        tuned = Tuned(
+        tuned = TuningResult(
             model=content["model"],
             frames=content["frames"],
             made=content["made"],
@@ -140,7 +140,7 @@ def kept_result(model: Model) -> Tuned | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be used (%s); run perception-node tune again", file, error)
         return None
-    return Tuned(tuned.model, tuned.frames, tuned.made, tuple(_still_there(tuned.measured)))
+    return TuningResult(tuned.model, tuned.frames, tuned.made, tuple(_still_there(tuned.measured)))
 
 
 def _measured(row: dict[str, Any]) -> Measured:

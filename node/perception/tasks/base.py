@@ -13,7 +13,7 @@ Outputs = tuple[NDArray[np.float32], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Prediction:
     """What is in one picture.
 
     scores: [classes] float64, every class of a classification, for smoothing; else None.
@@ -29,7 +29,7 @@ class Seen:
 class Task(Protocol):
     """Reads the outputs of one kind of network."""
 
-    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Seen:
+    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Prediction:
         """What is in picture `place` of the batch, whose frame has `size` (height, width) in px.
 
         Raises FrameError for outputs that cannot be believed.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.errors import FrameError
-from node.perception.tasks.base import Outputs, Seen
+from node.perception.tasks.base import Outputs, Prediction
 from perception_client.messages.kinds import Label
 
 
@@ -17,11 +17,11 @@ class Classify:
         self._names = names
         self._top_k = top_k
 
-    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Seen:
+    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`."""
         logits = outputs[0][place]
         scores = class_scores(logits, len(self._names))
-        return Seen(labels=top_labels(scores, self._names, self._top_k), scores=scores)
+        return Prediction(labels=top_labels(scores, self._names, self._top_k), scores=scores)
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
         """Whether the best label is the same."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from node.config.schema import DetectConfig
 from node.errors import FrameError, ModelError
 from node.perception.preprocess.geometry import PreprocessSpec, placed
-from node.perception.tasks.base import Outputs, Seen
+from node.perception.tasks.base import Outputs, Prediction
 from node.perception.tasks.decode import DECODERS, Candidates, Floats
 from perception_client.messages.kinds import Box, Detection
 
@@ -37,7 +37,7 @@ class Detect:
         self._smallest_px = 0.0 if spec.fit == "none" else 1e-3
         self._lowest = float(self._thresholds.min())
 
-    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Seen:
+    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`: detections, best first."""
         candidates = self._decode(
             outputs, place, self._lowest, len(self._names), self._spec.crop_px
@@ -52,7 +52,7 @@ class Detect:
         places = places[order[:MOST_CANDIDATES]]
         if not candidates.suppressed:
             places = places[_nms(boxes, candidates, places, self._config.iou)]
-        return Seen(detections=self._detections(candidates, boxes, places))
+        return Prediction(detections=self._detections(candidates, boxes, places))
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
         """Share of the reference's objects of score 0.35 or more that are found, with the same

@@ -10,7 +10,7 @@ from PIL import ImageDraw
 
 from node.config.schema import Polygon
 from node.image.frame import Image
-from node.perception.tasks.base import Seen
+from node.perception.tasks.base import Prediction
 from perception_client.messages.kinds import Box
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class RegionOfInterest:
         part = image[self._top : self._top + height, self._left : self._left + width]
         return np.multiply(part, self._mask, out=self._masked)
 
-    def placed(self, seen: Seen) -> Seen:
+    def placed(self, seen: Prediction) -> Prediction:
         """What was seen in the last picture, in pixels of the frame."""
         return replace(
             seen,

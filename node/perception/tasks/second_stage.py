@@ -1,4 +1,4 @@
-"""Crops: a second look at each detection, by a classifier."""
+"""SecondStage: a second look at each detection, by a classifier."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ class _Classifier(Protocol):
     def perceive_all(self, images: Sequence[Image]) -> Sequence[_Labelled]: ...
 
 
-class Crops:
+class SecondStage:
     """Labels the crops of a frame's detections in batches. Owned by one thread.
 
     Batches have 1, 2, 4 or 8 crops, the last repeated to fill one, since engines compile for each

@@ -8,7 +8,7 @@ from torch.nn import functional
 from node.config.schema import SegmentConfig
 from node.errors import FrameError, ModelError
 from node.perception.preprocess.geometry import PreprocessSpec, network_size, placed
-from node.perception.tasks.base import Outputs, Seen
+from node.perception.tasks.base import Outputs, Prediction
 from perception_client.messages.kinds import Area, Box, Mask
 
 
@@ -29,7 +29,7 @@ class Segment:
         self._spec = spec
         self._config = config
 
-    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Seen:
+    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`: the classes by area, the largest first."""
         ids = self._class_of_each(outputs[0][place])
         ids, box = self._of_picture(ids, size)
@@ -40,7 +40,9 @@ class Segment:
         areas = tuple(
             Area(id=i, name=self._names[i], fraction=float(counts[i] / ids.size)) for i in found
         )
-        return Seen(areas=areas, masks=self._masks(ids, found, box) if self._config.masks else ())
+        return Prediction(
+            areas=areas, masks=self._masks(ids, found, box) if self._config.masks else ()
+        )
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
         """The share of pixels of the same class, and of scores the largest difference of any

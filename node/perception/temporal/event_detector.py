@@ -1,22 +1,22 @@
-"""Happenings: what came, changed and went between one frame of a camera and the next."""
+"""EventDetector: what came, changed and went between one frame of a camera and the next."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from node.config.schema import Anchor, RegionConfig
 from node.perception.tasks.region import contains
-from perception_client.messages.kinds import Box, Detection, Happening, Label
+from perception_client.messages.kinds import Box, Detection, Label, SceneEvent
 
 
 @dataclass(slots=True)
 class _Open:
     """Something that is there: its newest happening, and when it was last seen."""
 
-    newest: Happening
+    newest: SceneEvent
     last_ns: int
 
 
-class Happenings:
+class EventDetector:
     """Finds the happenings of one camera."""
 
     def __init__(self, regions: Sequence[RegionConfig] = (), anchor: Anchor = "bottom") -> None:
@@ -24,10 +24,10 @@ class Happenings:
         self._anchor = anchor
         self._open: dict[str, _Open] = {}
 
-    def of_labels(self, labels: Sequence[Label], stamp_ns: int) -> list[Happening]:
+    def of_labels(self, labels: Sequence[Label], stamp_ns: int) -> list[SceneEvent]:
         """What the stable labels of a frame tell."""
         present = {
-            f"label {label.id}": Happening(
+            f"label {label.id}": SceneEvent(
                 "appeared", f"label {label.id}", label.id, label.name, label.score, stamp_ns
             )
             for label in labels
@@ -42,15 +42,15 @@ class Happenings:
         alive: frozenset[int],
         size: tuple[int, int],
         stamp_ns: int,
-    ) -> list[Happening]:
+    ) -> list[SceneEvent]:
         """What the tracks of a frame of `size` (height, width) in px tell. alive: tracks that are
         remembered: one that hides for a moment has not left."""
-        present: dict[str, Happening] = {}
+        present: dict[str, SceneEvent] = {}
         outside: list[str] = []
         for one in detections:
             if one.track is None:
                 continue
-            thing = Happening(
+            thing = SceneEvent(
                 "appeared", f"track {one.track}", one.id, one.name, one.score, stamp_ns,
                 track=one.track, box=one.box,
             )  # fmt: skip
@@ -69,12 +69,12 @@ class Happenings:
         ]  # fmt: skip
         return [*self._ended(sorted(gone, key=_regions_first)), *self._seen(present, stamp_ns)]
 
-    def reset(self) -> list[Happening]:
+    def reset(self) -> list[SceneEvent]:
         """Ends all that is open."""
         keys = sorted(self._open, key=_regions_first)
         return [replace(ended, reset=True) for ended in self._ended(keys)]
 
-    def _seen(self, present: Mapping[str, Happening], stamp_ns: int) -> Iterator[Happening]:
+    def _seen(self, present: Mapping[str, SceneEvent], stamp_ns: int) -> Iterator[SceneEvent]:
         for key, thing in present.items():
             known = self._open.get(key)
             if known is None:
@@ -89,7 +89,7 @@ class Happenings:
             if before.name != thing.name and thing.region is None:
                 yield replace(known.newest, kind="changed", previous=before.name)
 
-    def _ended(self, keys: Sequence[str]) -> list[Happening]:
+    def _ended(self, keys: Sequence[str]) -> list[SceneEvent]:
         return [_end(self._open.pop(key)) for key in keys if key in self._open]
 
     def _point(self, box: Box, size: tuple[int, int]) -> tuple[float, float]:
@@ -97,7 +97,7 @@ class Happenings:
         return box.cx / size[1], min(y / size[0], 1 - 1e-9)
 
 
-def _end(thing: _Open) -> Happening:
+def _end(thing: _Open) -> SceneEvent:
     newest = thing.newest
     return replace(
         newest,

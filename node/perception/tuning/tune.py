@@ -19,7 +19,7 @@ from node.perception.models.model import Model
 from node.perception.perceiver import set_torch_threads, task_of
 from node.perception.runtimes.base import Runtime
 from node.perception.runtimes.select import GPU_PRECISIONS, PRECISIONS, build_choice
-from node.perception.runtimes.tuning_result import Choice, Measured, Tuned
+from node.perception.runtimes.tuning_result import Choice, Measured, TuningResult
 from node.perception.tasks.base import Outputs, Task
 from node.perception.tuning.quantise import MIN_FRAMES, quantised
 
@@ -53,7 +53,7 @@ def tune(
     floors: Mapping[str, float] = FLOORS,
     progress: Progress = lambda what, done, total: None,
     threads: int | None = None,
-) -> Tuned:
+) -> TuningResult:
     """Measures all choices in turn on the same frames.
 
     pixels: real frames, each [1, height, width, 3] uint8 BGR as `Preprocessor` makes them; every
@@ -70,7 +70,7 @@ def tune(
     torch.set_num_threads(threads_before)
     ordered = sorted(measured, key=lambda row: row.median_ms or 0)
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    return Tuned(model.name, frames, made, (*ordered, *failed, *refused))
+    return TuningResult(model.name, frames, made, (*ordered, *failed, *refused))
 
 
 def reference_choice(model: Model) -> Choice:

@@ -22,7 +22,7 @@ from attack import ROOT, Attack, Budget, Outcome
 from node.errors import PerceptionError
 from node.testing.recorded import RecordedLabels
 from node.transport.publisher import Publisher
-from node.transport.sequencing import Envelope, Outgoing
+from node.transport.sequencing import Header, Outgoing
 from perception_client.messages.codec import to_map
 from perception_client.messages.kinds import Box, Detection, Status, boot_id, topic
 from perception_client.subscriber import (
@@ -47,7 +47,7 @@ RATE = 60.0
 def _outgoing(things: tuple[Detection, ...]) -> Outgoing:
     """A labelled frame of now."""
 
-    def seal(envelope: Envelope) -> LabelsMessage:
+    def finalise(envelope: Header) -> LabelsMessage:
         return LabelsMessage(
             node="robot", camera="front", session="habits", seq=envelope.seq, status=Status.OK,
             frame_id=envelope.seq, stamp_ns=envelope.published_ns, clock="host",
@@ -56,7 +56,7 @@ def _outgoing(things: tuple[Detection, ...]) -> Outgoing:
             detections=things,
         )  # fmt: skip
 
-    return Outgoing(topic("labels", "front"), seal)
+    return Outgoing(topic("labels", "front"), finalise)
 
 
 @contextmanager
@@ -252,8 +252,8 @@ def _catches(pid: int, number: int) -> bool:
 
 def _edited(budget: Budget) -> Outcome:
     """A replay's messages, each with a value of the wrong type, played as a recording."""
-    seal = _outgoing(()).seal
-    good = to_map(seal(Envelope(0, time.time_ns(), time.monotonic_ns())))
+    finalise = _outgoing(()).finalise
+    good = to_map(finalise(Header(0, time.time_ns(), time.monotonic_ns())))
     values: tuple[object, ...] = ("x", None, [], {}, -1, 1.5, True, 10**400, [[None]])
     wrong = []
     tried = 0

@@ -36,7 +36,7 @@ _SLACK_S = 0.005
 
 
 @dataclass(slots=True)
-class Seen:
+class Sighting:
     """What a subscriber learnt of one stream."""
 
     hidden_s: list[float] = field(default_factory=list)
@@ -122,9 +122,9 @@ def busy(processes: int) -> Iterator[None]:
         yield
 
 
-def watch(subscriber: Subscriber, seconds: float, pictures: int) -> Seen:
+def watch(subscriber: Subscriber, seconds: float, pictures: int) -> Sighting:
     """What comes in so many seconds, from the first message on that tells of a stream."""
-    seen, first = Seen(), True
+    seen, first = Sighting(), True
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         try:
@@ -196,7 +196,7 @@ def hidden_age(budget: Budget) -> Outcome:
     )
 
 
-def _told(seen: Seen) -> str:
+def _told(seen: Sighting) -> str:
     claimed = sorted(seen.claimed_s) or [0.0]
     return (
         f"{len(seen.hidden_s)} ok, hidden at most {seen.hidden_most_s:.3f} s, said age at most "
@@ -206,7 +206,7 @@ def _told(seen: Seen) -> str:
     )
 
 
-def _wrongs(seen: Seen, bound_s: float = BOUND_S) -> list[str]:
+def _wrongs(seen: Sighting, bound_s: float = BOUND_S) -> list[str]:
     wrong = []
     if seen.hidden_most_s > bound_s:
         wrong.append(f"an ok message hides {seen.hidden_most_s:.3f} s, allowed are {bound_s:.3f}")
