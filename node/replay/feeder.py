@@ -1,5 +1,5 @@
-"""ReplayFeeder: the threads of a replay that read a source and pass each frame to the inference loop
-at its time; and LockStep, by which a simulator decides when that is."""
+"""ReplayFeeder: the threads of a replay that read a source and pass each frame to the inference
+loop at its time; and LockStep, by which a simulator decides when that is."""
 
 import contextlib
 import queue

@@ -1,5 +1,5 @@
-"""TuningResult: what `perception-node tune` found out for one model on this computer, kept as a file
-that a person can read."""
+"""TuningResult: what `perception-node tune` found out for one model on this computer, kept as a
+file that a person can read."""
 
 import hashlib
 import json
