@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 COMMAND = [sys.executable, "-m", "node"]
 
-_FIRST = ("test_hostile.py", "test_faults.py", "test_tune.py", "test_examples.py", "test_offline.py")
+_FIRST = (
+    "test_hostile.py", "test_faults.py", "test_tune.py", "test_examples.py", "test_offline.py",
+)  # fmt: skip
 """Files with the longest tests: what runs last runs on one core."""
 _APART = ("test_hostile.py", "test_faults.py")
 """Files whose tests share nothing, and are given to either core."""

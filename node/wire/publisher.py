@@ -190,19 +190,18 @@ class Publisher:
     def _let_go(self, xpub: "zmq.Socket[Any]") -> None:
         xpub.close(linger=_FOR_EVER if self._finishing.is_set() else LINGER_MS)
 
-    def _serve(
-        self, xpub: "zmq.Socket[Any]", connections: Connections, guard: FloodGuard
-    ) -> None:
+    def _serve(self, xpub: "zmq.Socket[Any]", connections: Connections, guard: FloodGuard) -> None:
         sequencer = Sequencer()
         sockets = xpub, connections.events
         listening, resting = select.poll(), select.poll()
-        for descriptor in (*(one.getsockopt(zmq.FD) for one in sockets), self._wake_reader):
-            listening.register(descriptor, select.POLLIN)
+        for one in sockets:
+            listening.register(int(one.getsockopt(zmq.FD)), select.POLLIN)
+        listening.register(self._wake_reader, select.POLLIN)
         resting.register(self._wake_reader, select.POLLIN)
         rest_until = 0.0
         while not (self._closing.is_set() and self._outbox.empty()) and not self._give_up.is_set():
             rest_s = rest_until - time.monotonic()
-            waits = not (xpub.getsockopt(zmq.EVENTS) & zmq.POLLIN or connections.unread)
+            waits = not (int(xpub.getsockopt(zmq.EVENTS)) & zmq.POLLIN or connections.unread)
             guard.turn_ends()  # zmq.Poller would call libzmq while nobody watches how long it takes
             if rest_s > 0:
                 resting.poll(max(1, round(rest_s * 1000)))
