@@ -1,5 +1,6 @@
 """Tune: the choices are measured and judged on real frames, kept, and used by `auto`."""
 
+import importlib.metadata
 import json
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def _biases(file: Path) -> dict[str, NDArray[np.float32]]:
             if "Convolution" in layer.get_type_name() and bias.get_type_name() == "Constant":
                 found[layer.get_friendly_name()] = bias.data.ravel()
     return found
+
+
+def test_packages_without_metadata_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(tuned_module, "version", version)
+    found = tuned_module.computer()
+    assert found["torch"] == torch.__version__
+    assert found["perception-node"] == "unknown"
 
 
 def test_tune_measures_keeps_and_auto_uses_it(

@@ -7,9 +7,10 @@ import logging
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,15 @@ def computer() -> dict[str, str]:
     """What a result depends on: processor, cores, GPU, and the versions of the engines."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     found = {"processor": _processor(), "cores": str(os.cpu_count()), "gpu": gpu}
-    return found | {name: version(name) for name in _PACKAGES}
+    return found | {name: _version_of(name) for name in _PACKAGES}
+
+
+def _version_of(package: str) -> str:
+    """A vendor's torch (a Jetson's) can lack the metadata that pip writes."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
 def keep(model: Model, tuned: TuningResult) -> Path:
