@@ -141,7 +141,10 @@ class Perceiver:
         self, images: Sequence[Image], ready: Sequence[object | None] = ()
     ) -> list[InferenceResult]:
         """Labels several images, of any sizes, in one inference. When a GPU fails, the CPU labels
-        them. ready: for each what `prefetch` made of it, if anything. Raises ModelError."""
+        them; once it works again, it is used again. ready: for each what `prefetch` made of it, if
+        anything. Raises ModelError."""
+        if isinstance(self._runtime, CpuFallback) and self._runtime.recover():
+            self._use_device_of_runtime()
         try:
             return self._perceive(images, ready)
         except FrameError:
@@ -154,10 +157,14 @@ class Perceiver:
                 self._runtime.take_over(error)
             finally:
                 self.recovering = False
-        # What failed may have taken the whole GPU with it, so nothing there is touched again.
+        # The failure may affect the whole GPU, so the preprocessing leaves the GPU as well.
+        self._use_device_of_runtime()
+        return self._perceive(images, ())
+
+    def _use_device_of_runtime(self) -> None:
+        """Preprocesses on the device that the runtime has changed to."""
         self._preprocess = _preprocess_for(self._model, self._runtime)
         self._ahead = _ahead_for(self._model, self._runtime)
-        return self._perceive(images, ())
 
     def _perceive(
         self, images: Sequence[Image], ready: Sequence[object | None]

@@ -1,4 +1,4 @@
-"""Triggers: which messages are a reason to write the black box out, and how often."""
+"""DumpTrigger: which messages are a reason to write the black box out, and how often."""
 
 import logging
 from collections.abc import Hashable
@@ -47,7 +47,7 @@ class DumpLimit:
         return True
 
 
-class Triggers:
+class DumpTrigger:
     """Looks at every message. skipped: how many reasons came too soon after one of their cause."""
 
     def __init__(self, settings: RecordingConfig) -> None:
