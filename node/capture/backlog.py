@@ -1,47 +1,55 @@
-"""BacklogMeter: the arrival times of a stream's pictures bound how much older each picture can be
-than its stamp."""
+"""BacklogMeter: derives from the arrival times of a stream's pictures an upper bound on how much
+older each picture is than its stamp."""
 
 from collections import deque
 from dataclasses import dataclass
 
 _UNKNOWN_FPS, _MOST_FPS = 30.0, 240.0
-"""Where a stream names no rate, or one that is none."""
+"""Frame rate assumed for a stream that reports none, and the highest reported rate that is
+believed."""
 _SHORTEST_NS = 1e9 / 60
-"""Period by which missing pictures are counted at least: a file behind an address comes faster."""
+"""Shortest period used to count missing pictures: a recorded file served as a stream arrives faster
+than it was filmed."""
 MOST_LATE_NS = 100_000_000
-"""Hidden age, beyond one of the stream's own periods, above which a picture is too old to show."""
+"""Largest lateness, beyond one period of the stream, of a picture that may still be shown."""
 _WAITED = 1 / 4
-"""Of a period: a reader that waited so long found nothing in the buffers. Many a camera of 60 fps
-says 25."""
+"""Fraction of a period. A reader that waited at least this long found the buffers empty. Far below
+1, because many cameras run at 60 fps and report 25."""
 _WHOLE, _REGULAR = 0.8, 1.5
-"""Of a period: a picture that comes so long after the one before, and was waited for, is none of a
-backlog, unless the link carries less than 1.25 times the stream. After a longer time it may be one
-of a backlog that stood still."""
+"""Fractions of a period. A picture that the reader waited for, and that came between these
+intervals after the previous picture, is not part of a backlog, unless the link carries less than
+1.25 times the rate of the stream. After a longer interval the picture may belong to a backlog that
+was held up."""
 _PARTIAL = 2
-"""Groups of pictures at opening that may be cut off."""
+"""Number of groups at opening that are ignored, because their first pictures may be missing."""
 _SLOW_NS = 1e9
-"""Period from which on one picture is enough to tell that no others wait."""
+"""Period above which one regular picture proves that the buffers are empty."""
 _UNSURE = 0.1
-"""Of a period: how wrong the one that was learnt may be."""
+"""Fraction of a period: the assumed error of the learnt period."""
 _KNOWN = 16
-"""Periods learnt from which on the period is held to be known."""
+"""Number of learnt periods after which the period counts as known."""
 _SLOWEST_WEIGHT = 8
+"""Number of periods over which the learnt period is averaged at most."""
 _LONGER = 2
-"""Times the usual period above which one is a silence, unless the next is as long."""
+"""Multiple of the usual period. A longer one counts as a silence, unless the next one is as
+long."""
 _RUSHES = ((75, 250_000_000), (300, 1_000_000_000))
-"""So many pictures in so many ns are more than a camera of `_MOST_FPS` takes, jitter counted in."""
+"""Pairs of (pictures, ns). More pictures in that time than a camera of `_MOST_FPS` can take, jitter
+included, come from a buffer or a recorded file."""
 _NEVER_WAITED, _NEVER_WAITED_NS = 30, 1_000_000_000
-"""Pictures, and time, after which the rate of a stream that was never waited for is learnt all the
-same: it may be one of 120 fps that says 25."""
+"""Number of pictures, and time, after which the rate is learnt even from a stream whose reader
+never waited: a camera may run at 120 fps and report 25."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """Timing of one picture.
 
-    late_ns: the most that it can have been under way or in buffers longer than the pictures usually
-    are; old: that is too much, or unknown; periods: how many of the stream's periods it came after
-    the one before.
+    Attributes:
+        late_ns: upper bound of the time that the picture spent in transport and buffers beyond the
+            stream's usual delay.
+        old: `late_ns` is above the limit, or unknown.
+        periods: interval since the previous picture, in periods of the stream.
     """
 
     late_ns: int
@@ -50,24 +58,29 @@ class Arrival:
 
 
 class BacklogMeter:
-    """Nothing in a stream tells how old a picture is. Where the network, the server or this process
-    stood still, the pictures of that time wait in buffers and come all at once; the same at
-    opening, where the server sends from its last key frame on and FFmpeg keeps what it probed.
+    """Bounds the age of each picture of a stream. Not thread-safe: one thread owns it.
 
-    What is known: a source takes one picture each period. So a picture that comes an interval after
-    the one before can be older than that one by the interval less a period, and by no more; this
-    sum is its lateness. It falls as a backlog is read, a period with each picture. It ends where a
-    reader had to wait about a whole period: then nothing was in the buffers. Until that happened
-    for the first time, everything is old, and again after pictures that came faster than any camera
-    takes them: they are of a recorded file or a backlog, and pauses between them prove nothing.
-    Owned by one thread.
+    No field of a stream states the age of a picture. When the network, the server or this process
+    stalls, the pictures of that time queue in buffers and then arrive all at once. The same happens
+    at opening: the server sends from its last key frame on, and FFmpeg delivers the pictures that
+    it probed.
 
-    fps: what the source says of its rate; many say what is not so, and the real one is learnt.
-    discard: whether any picture is to be called old. opened_ns: when the opening of the source
-    began, CLOCK_MONOTONIC.
+    Derivation: a source takes one picture a period. So a picture that arrives an interval after the
+    previous one is older than the previous one by at most the interval less a period. The sum of
+    these differences is the lateness. The lateness falls by up to a period with each picture while
+    a backlog is read, and is reset to 0 when the reader waited for about a whole period, since the
+    buffers were empty then. Before the first such wait every picture counts as old. The same holds
+    after pictures that arrive faster than any camera takes them: these come from a recorded file or
+    a backlog, and pauses between them prove nothing.
 
-    Not found: a link or server that stays slower than its camera for good, and a backlog that comes
-    at less than 1.25 times the stream's own rate.
+    Not detected: a link or server that is permanently slower than its camera, and a backlog that
+    arrives at less than 1.25 times the stream's own rate.
+
+    Args:
+        fps: the rate that the source reports; many sources report a wrong rate, so the real one is
+            learnt.
+        discard: whether pictures may be marked old.
+        opened_ns: start of the opening of the source, CLOCK_MONOTONIC.
     """
 
     def __init__(self, fps: float | None, *, discard: bool, opened_ns: int) -> None:
@@ -85,8 +98,12 @@ class BacklogMeter:
         self._recent_ns: deque[int] = deque(maxlen=max(pictures for pictures, _ in _RUSHES))
 
     def next(self, waited_ns: int, came_ns: int) -> Arrival:
-        """Of the picture that came at this moment (CLOCK_MONOTONIC) to a reader who waited so
-        long for it."""
+        """Returns the timing of the next picture.
+
+        Args:
+            waited_ns: how long the reader waited for the picture.
+            came_ns: arrival of the picture, CLOCK_MONOTONIC.
+        """
         interval_ns, self._came_ns = came_ns - self._came_ns, came_ns
         waited = waited_ns >= _WAITED * self._period_ns and not self._opening
         self._opening = False
@@ -104,8 +121,8 @@ class BacklogMeter:
         return Arrival(round(self._late_ns), old, periods)
 
     def _rushes(self, came_ns: int) -> bool:
-        """Whether pictures come faster than any camera takes them; what is known to be a backlog
-        does not count."""
+        """Whether pictures arrive faster than any camera takes them. Pictures of a known backlog
+        are not counted."""
         if self._met and self._late_ns > self._bound_ns:
             return False
         recent_ns = self._recent_ns
@@ -122,22 +139,22 @@ class BacklogMeter:
 
     @property
     def _is_behind(self) -> bool:
-        """Whether what comes is known to be a backlog. Before the period is known, the pictures of
-        a fast stream that says it is slow only look like one."""
+        """Whether the pictures are known to come from a backlog. Requires a known period: a fast
+        stream that reports a slow rate looks like a backlog before."""
         return self._met and self._learnt >= _KNOWN and self._late_ns > self._bound_ns
 
     def _is_regular(self, interval_ns: float) -> bool:
         return _WHOLE * self._period_ns <= interval_ns <= _REGULAR * self._period_ns
 
     def _are_whole(self, group: "_Group") -> bool:
-        """Whether pictures that came together are all that were taken in their time. Of a longer
-        time more could be missing than the bound allows, for what a period may be off."""
+        """Whether a group holds every picture that the source took in its time. In a longer group,
+        the error of the period could hide more missing pictures than the bound allows."""
         short = (_REGULAR - 1) / _REGULAR * group.ns <= self._bound_ns
         return group.pictures > 1 and short and self._is_regular(group.period_ns)
 
     def _note_late(self, interval_ns: int, *, begins: bool, regular: bool) -> None:
-        # One alone may be of a backlog that stood still for about a period. A slow stream would
-        # lose too much time by it.
+        # A single regular picture may belong to a backlog that was held up for about a period. A
+        # slow stream would lose too much time by waiting for a second one.
         near = self._met and self._late_ns <= self._period_ns
         sure = near or self._was_regular or self._period_ns >= _SLOW_NS
         if begins:
@@ -152,37 +169,40 @@ class BacklogMeter:
             return
         if self._learnt >= _KNOWN:
             relief_ns = (1 - _UNSURE) * period_ns
-        else:  # it may be a fast stream that says it is slow, and comes as it should
+        else:
+            # A fast stream that reports a slow rate may arrive exactly on time.
             relief_ns = min(max(interval_ns, 1e9 / _MOST_FPS), 1e9 / _UNKNOWN_FPS)
         self._late_ns = max(0.0, self._late_ns + interval_ns - relief_ns)
 
     def _grouped(self, interval_ns: int, *, begins: bool) -> "_Group | None":
-        """The pictures of which it is known now that they came together: one that was waited for
-        about a period or longer, and those behind it. What a silence held back makes up for its
-        length. Also those of a stream that is much faster than it says."""
+        """Returns the group that this picture completes, None for none. A group is one picture that
+        was waited for, about a period or longer, and the pictures that follow it without a wait:
+        after a silence, the pictures that it held back make up for its length. A long run without
+        any wait also makes a group, since a stream may be much faster than it reports."""
         if not begins:
             self._group = self._group.longer(interval_ns)
             if not self._group.is_long or self._is_behind:
                 return None
             group, self._group = self._group, _Group()
-            if _LONGER * group.period_ns < self._period_ns:  # a camera at daybreak
+            # A camera whose rate rises with daylight.
+            if _LONGER * group.period_ns < self._period_ns:
                 self._learnt = 0
             return group
         group, self._group = self._group, _Group(interval_ns, 1)
         self._groups += 1
-        # Before the first of them came what had waited at opening, so the time to it is no whole
-        # period.
+        # The first group follows the pictures buffered at opening, so the interval before it is not
+        # a whole period.
         return group if self._groups > _PARTIAL and group.pictures else None
 
     def _adopt(self, period_ns: float) -> None:
         if self._learnt and period_ns > _LONGER * self._period_ns:
             before_ns, self._longer_ns = self._longer_ns, period_ns
             if not before_ns / _LONGER < period_ns < before_ns * _LONGER:
-                return  # a silence, unless the next is as long
+                return  # A silence, unless the next is as long.
             self._learnt = 0
         self._longer_ns = 0.0
         if self._is_behind and period_ns < self._period_ns:
-            return  # the speed of the link, not of the camera
+            return  # The rate of the link, not of the camera.
         self._learnt += 1
         weight = 1 / min(self._learnt, _SLOWEST_WEIGHT)
         self._period_ns += weight * (max(period_ns, 1e9 / _MOST_FPS) - self._period_ns)
@@ -190,7 +210,7 @@ class BacklogMeter:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Pictures in a row, and how long they took together."""
+    """Consecutive pictures, and the total of their intervals."""
 
     ns: int = 0
     pictures: int = 0

@@ -1,4 +1,4 @@
-"""Shortfall: how much of what a stream delivers had to be passed over, and why."""
+"""Shortfall: how many pictures of a stream could not be shown, and why."""
 
 import logging
 import time
@@ -18,17 +18,18 @@ _WHY: dict[Reason, str] = {
     "slow": "it is decoded more slowly than it comes; lower its size or rate, or free the CPU",
 }
 SPAN_S = 1.0
-"""Over which pictures are counted."""
+"""Interval over which pictures are counted."""
 _SHARE = 0.1
-"""Of the pictures of such a time: as many passed over make a shortfall."""
+"""Fraction of the pictures of an interval; as many not shown make a shortfall."""
 _LOG_EVERY_S = 60.0
 
 
 class Shortfall:
-    """Counts the pictures of one stream. Several threads may note; safe since each note is small
-    and none is decisive.
+    """Counts the pictures of one stream. Several threads may call it without a lock: a race can
+    only miscount by a picture.
 
-    camera: its name.
+    Args:
+        camera: name of the camera.
     """
 
     def __init__(self, camera: str) -> None:
@@ -43,42 +44,43 @@ class Shortfall:
 
     @property
     def why(self) -> str | None:
-        """What is wrong with the stream now, and what to do; None while nothing is."""
+        """Current problem of the stream and its fix; None during normal operation."""
         if self._reason is None or time.monotonic() > self._until_s:
             return None
         return f"camera '{self._camera}': {self._words(self._reason)}"
 
     @property
     def complaint(self) -> str:
-        """The same where nothing can be shown at all."""
+        """The problem and its fix when no picture can be shown at all."""
         return f"camera '{self._camera}': {self._words(self._reason or self._mostly)}"
 
     def came(self) -> None:
-        """One more picture came."""
+        """Counts a picture that arrived."""
         now_s = time.monotonic()
         self._came += 1
         if now_s - self._began_s >= SPAN_S:
             self._judge(now_s)
 
     def shown(self) -> None:
-        """One could be shown: what a stream sends at opening is of before, and no shortfall."""
+        """Records that a picture was shown. The first call resets the counts: pictures sent at
+        opening were taken before it, and are no shortfall."""
         if not self._begun:
             self._begun = True
             self._began_s, self._came, self._passed = time.monotonic(), 0, {"late": 0, "slow": 0}
 
     def passed(self, pictures: int, reason: Reason) -> None:
-        """So many of them were not shown."""
+        """Counts pictures that were not shown."""
         self._passed[reason] += pictures
 
     @property
-    def _mostly(self) -> Reason:
-        return max(self._passed, key=lambda x: self._passed[x])
+    def _main_reason(self) -> Reason:
+        return max(self._passed, key=lambda reason: self._passed[reason])
 
-    def _words(self, reason: Reason) -> str:
+    def _explanation(self, reason: Reason) -> str:
         return _WHY[reason].format(bound=MOST_LATE_NS / 1e9)
 
     def _judge(self, now_s: float) -> None:
-        reason = self._mostly
+        reason = self._main_reason
         short = self._begun and sum(self._passed.values()) >= _SHARE * self._came
         before, self._reason = self._reason, reason if short else None
         self._until_s = now_s + 2 * SPAN_S
@@ -86,5 +88,5 @@ class Shortfall:
         if short and before is None and now_s - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = now_s
             log.warning(
-                "camera '%s': pictures are passed over: %s", self._camera, self._words(reason)
+                "camera '%s': pictures are passed over: %s", self._camera, self._explanation(reason)
             )
