@@ -47,12 +47,12 @@ class Shortfall:
         """Current problem of the stream and its fix; None during normal operation."""
         if self._reason is None or time.monotonic() > self._until_s:
             return None
-        return f"camera '{self._camera}': {self._words(self._reason)}"
+        return f"camera '{self._camera}': {self._explanation(self._reason)}"
 
     @property
     def complaint(self) -> str:
         """The problem and its fix when no picture can be shown at all."""
-        return f"camera '{self._camera}': {self._words(self._reason or self._mostly)}"
+        return f"camera '{self._camera}': {self._explanation(self._reason or self._main_reason)}"
 
     def came(self) -> None:
         """Counts a picture that arrived."""
@@ -88,5 +88,5 @@ class Shortfall:
         if short and before is None and now_s - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = now_s
             log.warning(
-                "camera '%s': pictures are passed over: %s", self._camera, self._explanation(reason)
+                "camera '%s': pictures are dropped: %s", self._camera, self._explanation(reason)
             )
