@@ -1,4 +1,4 @@
-"""CpuFallback: a runtime on a GPU whose place one on the CPU takes when it fails."""
+"""CpuFallback: a GPU runtime that a CPU runtime replaces on failure."""
 
 import logging
 from collections.abc import Callable
@@ -13,11 +13,18 @@ log = logging.getLogger(__name__)
 
 
 class CpuFallback:
-    """Runs on the GPU until that fails, at the start or in flight, then on the CPU for good.
+    """Runs on the GPU until it fails, at the start or later, then on the CPU for good.
 
-    primary, standby: build the two; the standby only when it is needed. In flight it is for the
-    caller to say that the GPU failed, since that may show anywhere, and to give the frame again.
-    Raises ModelError where the standby fails too.
+    After the start, the caller detects the failure, since it can appear anywhere; the caller then
+    calls `take_over` and repeats the frame.
+
+    Args:
+        primary: builds the GPU runtime.
+        standby: builds the CPU runtime; called only when needed.
+        device: name of the GPU, for `degraded`.
+
+    Raises:
+        ModelError: both failed.
     """
 
     def __init__(
@@ -33,15 +40,19 @@ class CpuFallback:
 
     @property
     def info(self) -> RuntimeInfo:
-        """Of what runs now."""
+        """What runs the model now."""
         return self._runtime.info
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
-        """Outputs for a batch, as `Runtime.infer`."""
+        """As `Runtime.infer`."""
         return self._runtime.infer(pixels)
 
     def take_over(self, error: Exception) -> None:
-        """Puts the standby in the place of what failed with this error."""
+        """Replaces the failed runtime by the standby. Raises ModelError if the standby fails too.
+
+        Args:
+            error: the failure, for the log.
+        """
         log.error("%s; running on the CPU from here on", error)
         self._runtime = self._standby()
         self.degraded = (f"{self._device} failed, running on cpu",)
