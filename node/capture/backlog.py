@@ -4,7 +4,7 @@ older each picture is than its stamp."""
 from collections import deque
 from dataclasses import dataclass
 
-_UNKNOWN_FPS, _MOST_FPS = 30.0, 240.0
+_ASSUMED_FPS, _MAX_FPS = 30.0, 240.0
 """Frame rate assumed for a stream that reports none, and the highest reported rate that is
 believed."""
 _SHORTEST_NS = 1e9 / 60
@@ -12,31 +12,31 @@ _SHORTEST_NS = 1e9 / 60
 than it was filmed."""
 MOST_LATE_NS = 100_000_000
 """Largest lateness, beyond one period of the stream, of a picture that may still be shown."""
-_WAITED = 1 / 4
+_MIN_EMPTY_WAIT = 1 / 4
 """Fraction of a period. A reader that waited at least this long found the buffers empty. Far below
 1, because many cameras run at 60 fps and report 25."""
-_WHOLE, _REGULAR = 0.8, 1.5
+_MIN_REGULAR, _MAX_REGULAR = 0.8, 1.5
 """Fractions of a period. A picture that the reader waited for, and that came between these
 intervals after the previous picture, is not part of a backlog, unless the link carries less than
 1.25 times the rate of the stream. After a longer interval the picture may belong to a backlog that
 was held up."""
-_PARTIAL = 2
+_IGNORED_GROUPS = 2
 """Number of groups at opening that are ignored, because their first pictures may be missing."""
-_SLOW_NS = 1e9
+_SLOW_PERIOD_NS = 1e9
 """Period above which one regular picture proves that the buffers are empty."""
-_UNSURE = 0.1
+_PERIOD_ERROR = 0.1
 """Fraction of a period: the assumed error of the learnt period."""
-_KNOWN = 16
+_KNOWN_AFTER = 16
 """Number of learnt periods after which the period counts as known."""
-_SLOWEST_WEIGHT = 8
+_MAX_AVERAGED = 8
 """Number of periods over which the learnt period is averaged at most."""
-_LONGER = 2
+_SILENCE_FACTOR = 2
 """Multiple of the usual period. A longer one counts as a silence, unless the next one is as
 long."""
-_RUSHES = ((75, 250_000_000), (300, 1_000_000_000))
-"""Pairs of (pictures, ns). More pictures in that time than a camera of `_MOST_FPS` can take, jitter
+_FASTEST_ARRIVALS = ((75, 250_000_000), (300, 1_000_000_000))
+"""Pairs of (pictures, ns). More pictures in that time than a camera of `_MAX_FPS` can take, jitter
 included, come from a buffer or a recorded file."""
-_NEVER_WAITED, _NEVER_WAITED_NS = 30, 1_000_000_000
+_LONG_GROUP, _LONG_GROUP_NS = 30, 1_000_000_000
 """Number of pictures, and time, after which the rate is learnt even from a stream whose reader
 never waited: a camera may run at 120 fps and report 25."""
 
@@ -85,17 +85,19 @@ class BacklogMeter:
 
     def __init__(self, fps: float | None, *, discard: bool, opened_ns: int) -> None:
         self._discard = discard
-        self._period_ns = 1e9 / (fps if fps and fps <= _MOST_FPS else _UNKNOWN_FPS)
-        self._came_ns = opened_ns
+        self._period_ns = 1e9 / (fps if fps and fps <= _MAX_FPS else _ASSUMED_FPS)
+        self._arrival_ns = opened_ns
         self._late_ns = 0.0
-        self._met = False
+        self._was_empty = False
         self._group = _Group()
         self._groups = 0
         self._learnt = 0
-        self._longer_ns = 0.0
+        self._previous_long_ns = 0.0
         self._opening = True
         self._was_regular = False
-        self._recent_ns: deque[int] = deque(maxlen=max(pictures for pictures, _ in _RUSHES))
+        self._recent_ns: deque[int] = deque(
+            maxlen=max(pictures for pictures, _ in _FASTEST_ARRIVALS)
+        )
 
     def next(self, waited_ns: int, came_ns: int) -> Arrival:
         """Returns the timing of the next picture.
@@ -104,34 +106,34 @@ class BacklogMeter:
             waited_ns: how long the reader waited for the picture.
             came_ns: arrival of the picture, CLOCK_MONOTONIC.
         """
-        interval_ns, self._came_ns = came_ns - self._came_ns, came_ns
-        waited = waited_ns >= _WAITED * self._period_ns and not self._opening
+        interval_ns, self._arrival_ns = came_ns - self._arrival_ns, came_ns
+        waited = waited_ns >= _MIN_EMPTY_WAIT * self._period_ns and not self._opening
         self._opening = False
-        if self._rushes(came_ns):
-            self._met = self._was_regular = False
-        begins = waited and interval_ns >= _WHOLE * self._period_ns
-        group = self._grouped(interval_ns, begins=begins)
+        if self._is_too_fast(came_ns):
+            self._was_empty = self._was_regular = False
+        begins = waited and interval_ns >= _MIN_REGULAR * self._period_ns
+        group = self._add_to_group(interval_ns, begins=begins)
         if group is not None:
-            self._adopt(group.period_ns)
-        together = group is not None and self._are_whole(group)
-        regular = begins and (together or self._is_regular(interval_ns))
-        self._note_late(interval_ns, begins=begins, regular=regular)
+            self._learn_period(group.period_ns)
+        is_complete_group = group is not None and self._is_complete(group)
+        regular = begins and (is_complete_group or self._is_regular(interval_ns))
+        self._update_lateness(interval_ns, begins=begins, regular=regular)
         periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
-        old = self._discard and (not self._met or self._late_ns > self._bound_ns)
-        return Arrival(round(self._late_ns), old, periods)
+        is_old = self._discard and (not self._was_empty or self._late_ns > self._bound_ns)
+        return Arrival(round(self._late_ns), is_old, periods)
 
-    def _rushes(self, came_ns: int) -> bool:
+    def _is_too_fast(self, came_ns: int) -> bool:
         """Whether pictures arrive faster than any camera takes them. Pictures of a known backlog
         are not counted."""
-        if self._met and self._late_ns > self._bound_ns:
+        if self._was_empty and self._late_ns > self._bound_ns:
             return False
         recent_ns = self._recent_ns
-        rushes = any(
+        is_too_fast = any(
             len(recent_ns) >= pictures and came_ns - recent_ns[-pictures] < within_ns
-            for pictures, within_ns in _RUSHES
+            for pictures, within_ns in _FASTEST_ARRIVALS
         )
         recent_ns.append(came_ns)
-        return rushes
+        return is_too_fast
 
     @property
     def _bound_ns(self) -> float:
@@ -141,40 +143,40 @@ class BacklogMeter:
     def _is_behind(self) -> bool:
         """Whether the pictures are known to come from a backlog. Requires a known period: a fast
         stream that reports a slow rate looks like a backlog before."""
-        return self._met and self._learnt >= _KNOWN and self._late_ns > self._bound_ns
+        return self._was_empty and self._learnt >= _KNOWN_AFTER and self._late_ns > self._bound_ns
 
     def _is_regular(self, interval_ns: float) -> bool:
-        return _WHOLE * self._period_ns <= interval_ns <= _REGULAR * self._period_ns
+        return _MIN_REGULAR * self._period_ns <= interval_ns <= _MAX_REGULAR * self._period_ns
 
-    def _are_whole(self, group: "_Group") -> bool:
+    def _is_complete(self, group: "_Group") -> bool:
         """Whether a group holds every picture that the source took in its time. In a longer group,
         the error of the period could hide more missing pictures than the bound allows."""
-        short = (_REGULAR - 1) / _REGULAR * group.ns <= self._bound_ns
-        return group.pictures > 1 and short and self._is_regular(group.period_ns)
+        is_short = (_MAX_REGULAR - 1) / _MAX_REGULAR * group.ns <= self._bound_ns
+        return group.pictures > 1 and is_short and self._is_regular(group.period_ns)
 
-    def _note_late(self, interval_ns: int, *, begins: bool, regular: bool) -> None:
+    def _update_lateness(self, interval_ns: int, *, begins: bool, regular: bool) -> None:
         # A single regular picture may belong to a backlog that was held up for about a period. A
         # slow stream would lose too much time by waiting for a second one.
-        near = self._met and self._late_ns <= self._period_ns
-        sure = near or self._was_regular or self._period_ns >= _SLOW_NS
+        is_near = self._was_empty and self._late_ns <= self._period_ns
+        is_certain = is_near or self._was_regular or self._period_ns >= _SLOW_PERIOD_NS
         if begins:
             self._was_regular = regular
-        if regular and sure:
+        if regular and is_certain:
             self._late_ns = 0.0
-            self._met = True
+            self._was_empty = True
         period_ns = self._period_ns
         if begins:
-            before_ns = max(0.0, self._late_ns - _UNSURE * interval_ns)
-            self._late_ns = max(0.0, before_ns + interval_ns - period_ns)
+            previous_ns = max(0.0, self._late_ns - _PERIOD_ERROR * interval_ns)
+            self._late_ns = max(0.0, previous_ns + interval_ns - period_ns)
             return
-        if self._learnt >= _KNOWN:
-            relief_ns = (1 - _UNSURE) * period_ns
+        if self._learnt >= _KNOWN_AFTER:
+            relief_ns = (1 - _PERIOD_ERROR) * period_ns
         else:
             # A fast stream that reports a slow rate may arrive exactly on time.
-            relief_ns = min(max(interval_ns, 1e9 / _MOST_FPS), 1e9 / _UNKNOWN_FPS)
+            relief_ns = min(max(interval_ns, 1e9 / _MAX_FPS), 1e9 / _ASSUMED_FPS)
         self._late_ns = max(0.0, self._late_ns + interval_ns - relief_ns)
 
-    def _grouped(self, interval_ns: int, *, begins: bool) -> "_Group | None":
+    def _add_to_group(self, interval_ns: int, *, begins: bool) -> "_Group | None":
         """Returns the group that this picture completes, None for none. A group is one picture that
         was waited for, about a period or longer, and the pictures that follow it without a wait:
         after a silence, the pictures that it held back make up for its length. A long run without
@@ -185,27 +187,27 @@ class BacklogMeter:
                 return None
             group, self._group = self._group, _Group()
             # A camera whose rate rises with daylight.
-            if _LONGER * group.period_ns < self._period_ns:
+            if _SILENCE_FACTOR * group.period_ns < self._period_ns:
                 self._learnt = 0
             return group
         group, self._group = self._group, _Group(interval_ns, 1)
         self._groups += 1
         # The first group follows the pictures buffered at opening, so the interval before it is not
         # a whole period.
-        return group if self._groups > _PARTIAL and group.pictures else None
+        return group if self._groups > _IGNORED_GROUPS and group.pictures else None
 
-    def _adopt(self, period_ns: float) -> None:
-        if self._learnt and period_ns > _LONGER * self._period_ns:
-            before_ns, self._longer_ns = self._longer_ns, period_ns
-            if not before_ns / _LONGER < period_ns < before_ns * _LONGER:
+    def _learn_period(self, period_ns: float) -> None:
+        if self._learnt and period_ns > _SILENCE_FACTOR * self._period_ns:
+            previous_ns, self._previous_long_ns = self._previous_long_ns, period_ns
+            if not previous_ns / _SILENCE_FACTOR < period_ns < previous_ns * _SILENCE_FACTOR:
                 return  # A silence, unless the next is as long.
             self._learnt = 0
-        self._longer_ns = 0.0
+        self._previous_long_ns = 0.0
         if self._is_behind and period_ns < self._period_ns:
             return  # The rate of the link, not of the camera.
         self._learnt += 1
-        weight = 1 / min(self._learnt, _SLOWEST_WEIGHT)
-        self._period_ns += weight * (max(period_ns, 1e9 / _MOST_FPS) - self._period_ns)
+        weight = 1 / min(self._learnt, _MAX_AVERAGED)
+        self._period_ns += weight * (max(period_ns, 1e9 / _MAX_FPS) - self._period_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +223,7 @@ class _Group:
 
     @property
     def is_long(self) -> bool:
-        return self.pictures >= _NEVER_WAITED and self.ns >= _NEVER_WAITED_NS
+        return self.pictures >= _LONG_GROUP and self.ns >= _LONG_GROUP_NS
 
     def longer(self, interval_ns: int) -> "_Group":
         return _Group(self.ns + interval_ns, self.pictures + 1)

@@ -4,12 +4,12 @@ often wrong: many streams of one picture a second report 25."""
 import statistics
 from dataclasses import dataclass
 
-_KEPT = 5
+_MEDIAN_OF = 5
 """Number of intervals whose median is the period: a camera that slows down is recognised after
 three."""
-_LONGEST_NS = 60_000_000_000
+_MAX_INTERVAL_NS = 60_000_000_000
 """Cap on an interval: a longer one is an outage, not a period."""
-_OWN = 1.5
+_OWN_PERIOD_FACTOR = 1.5
 """Multiple of the requested period; a longer interval is set by the source and not by the
 request."""
 
@@ -17,7 +17,7 @@ request."""
 @dataclass(frozen=True, slots=True)
 class _Interval:
     ns: int
-    asked_ns: float
+    requested_ns: float
 
 
 class Cadence:
@@ -41,9 +41,9 @@ class Cadence:
             max_fps: requested rate, pictures a second; None: every picture.
         """
         if self._last_ns is not None:
-            ns = min(at_ns - self._last_ns, _LONGEST_NS)
+            ns = min(at_ns - self._last_ns, _MAX_INTERVAL_NS)
             interval = _Interval(ns, _period_ns(max_fps))
-            self._intervals = (*self._intervals[1 - _KEPT :], interval)
+            self._intervals = (*self._intervals[1 - _MEDIAN_OF :], interval)
         self._last_ns = at_ns
 
     def interrupt(self) -> None:
@@ -52,13 +52,14 @@ class Cadence:
 
     def period_s(self, max_fps: float | None) -> float | None:
         """Seconds between two pictures at a requested rate; None before the first interval."""
-        asked_ns = _period_ns(max_fps)
+        requested_ns = _period_ns(max_fps)
         own_ns = [
             interval.ns
             for interval in self._intervals
-            if interval.asked_ns == asked_ns or interval.ns > _OWN * interval.asked_ns
+            if interval.requested_ns == requested_ns
+            or interval.ns > _OWN_PERIOD_FACTOR * interval.requested_ns
         ]
-        return max(statistics.median_low(own_ns), asked_ns) / 1e9 if own_ns else None
+        return max(statistics.median_low(own_ns), requested_ns) / 1e9 if own_ns else None
 
 
 def _period_ns(max_fps: float | None) -> float:

@@ -14,29 +14,29 @@ from node.capture.cadence import Cadence
 from node.capture.sources.base import Picture, SourceFacts
 from node.image.frame import Image
 
-_EVERY_ROW = 8
+_ROW_STEP = 8
 """Distance between compared rows: sensor noise shows in every row, so a fraction of the rows is
 enough."""
-_KEPT = 3
+_COMPARED_PICTURES = 3
 """Number of earlier pictures that each picture is compared with: a freeze under double or triple
 buffering repeats two or three pictures. With more, a short animation shown in a loop would count as
 frozen."""
-_PROBES = 8
+_PROBED_ROWS = 8
 """Rows that are compared first, because comparing all rows costs more."""
 _LEARN_EVERY = 15
 _LEARN_SAMPLES = 20
 """Pairs of consecutive pictures, spread over at least 300 pictures, needed to learn that a camera
 has noise."""
-_AT_REST = 4.0
+_MAX_STATIC_DIFFERENCE = 4.0
 """Mean absolute difference of two pictures of a static scene, in grey levels: a larger one is
 motion."""
-_MOST_OF_IT = 0.9
+_MIN_REPEATED = 0.9
 """Fraction of the rows that have to repeat."""
-_TEXTURE = 8
+_MIN_TEXTURE = 8
 """Smallest range of grey levels in a row that can show noise: clipped pixels have no noise."""
 
 
-_MOST_CLAIMED_S = 60.0
+_MAX_REPORTED_S = 60.0
 """Longest reported period that is believed."""
 
 
@@ -52,8 +52,8 @@ def period_s(cadence: Cadence, facts: SourceFacts, max_fps: float | None) -> flo
     learnt_s = cadence.period_s(max_fps)
     if learnt_s is not None:
         return learnt_s
-    claimed_s = min(1 / facts.fps, _MOST_CLAIMED_S) if facts.fps else 0.0
-    return max(claimed_s, 1 / max_fps if max_fps else 0.0)
+    reported_s = min(1 / facts.fps, _MAX_REPORTED_S) if facts.fps else 0.0
+    return max(reported_s, 1 / max_fps if max_fps else 0.0)
 
 
 class FrozenDetector:
@@ -61,7 +61,7 @@ class FrozenDetector:
 
     def __init__(self) -> None:
         self._stamp_ns: int | None = None
-        self._kept: deque[bytes] = deque(maxlen=_KEPT)
+        self._recent: deque[bytes] = deque(maxlen=_COMPARED_PICTURES)
         self._noise = _Noise()
 
     def repeats(self, picture: Picture) -> str | None:
@@ -76,19 +76,19 @@ class FrozenDetector:
         return "stamp" if same_stamp else same
 
     def _repeated_pixels(self, picture: Picture) -> str | None:
-        rows = picture.image[::_EVERY_ROW]
-        now = rows.tobytes()
-        before = self._kept[-1] if self._kept else b""
-        if now == before:
+        rows = picture.image[::_ROW_STEP]
+        pixels = rows.tobytes()
+        previous = self._recent[-1] if self._recent else b""
+        if pixels == previous:
             return "picture"
-        if now in self._kept:
-            self._kept.remove(now)
-            self._kept.append(now)
+        if pixels in self._recent:
+            self._recent.remove(pixels)
+            self._recent.append(pixels)
             return "few pictures"
-        self._kept.append(now)
-        if len(now) != len(before):
+        self._recent.append(pixels)
+        if len(pixels) != len(previous):
             self._noise = _Noise()
-        elif _shows_noise(picture) and self._noise.is_missing(rows, now, before):
+        elif _shows_noise(picture) and self._noise.is_missing(rows, pixels, previous):
             return "most of its picture"
         return None
 
@@ -108,21 +108,21 @@ class _Noise:
         self._pictures = 0
         self._samples = 0
 
-    def is_missing(self, rows: Image, now: bytes, before: bytes) -> bool:
+    def is_missing(self, rows: Image, pixels: bytes, previous: bytes) -> bool:
         """Whether nearly all rows repeat the previous picture.
 
         Args:
             rows: [rows, width, 3] uint8, the compared rows of this picture.
-            now: the same as bytes.
-            before: the compared rows of the previous picture.
+            pixels: the same as bytes.
+            previous: the compared rows of the previous picture.
         """
-        height, row = len(rows), len(now) // len(rows)
-        starts = [(height - 1) * probe // (_PROBES - 1) * row for probe in range(_PROBES)]
-        same = sum(now[start : start + row] == before[start : start + row] for start in starts)
+        height, row = len(rows), len(pixels) // len(rows)
+        starts = [(height - 1) * probe // (_PROBED_ROWS - 1) * row for probe in range(_PROBED_ROWS)]
+        same = sum(pixels[start : start + row] == previous[start : start + row] for start in starts)
         if self._samples >= _LEARN_SAMPLES:
-            return same >= _PROBES - 1 and _stands_still(rows, before)
+            return same >= _PROBED_ROWS - 1 and _stands_still(rows, previous)
         self._pictures += 1
-        if self._pictures % _LEARN_EVERY == 0 and _is_at_rest(rows, before):
+        if self._pictures % _LEARN_EVERY == 0 and _is_at_rest(rows, previous):
             self._samples = 0 if same else self._samples + 1
         return False
 
@@ -132,12 +132,12 @@ def _as_rows(data: bytes, like: Image) -> Image:
     return rows.reshape(like.shape)
 
 
-def _is_at_rest(rows: Image, before: bytes) -> bool:
-    sampled, sampled_before = rows[::4].astype(np.int16), _as_rows(before, rows)[::4]
-    return bool(np.abs(sampled - sampled_before).mean() < _AT_REST)
+def _is_at_rest(rows: Image, previous: bytes) -> bool:
+    sampled, sampled_before = rows[::4].astype(np.int16), _as_rows(previous, rows)[::4]
+    return bool(np.abs(sampled - sampled_before).mean() < _MAX_STATIC_DIFFERENCE)
 
 
-def _stands_still(rows: Image, before: bytes) -> bool:
-    same = (rows == _as_rows(before, rows)).all(axis=(1, 2))
-    textured = np.ptp(rows, axis=(1, 2)) >= _TEXTURE
-    return bool((same & textured).mean() >= _MOST_OF_IT)
+def _stands_still(rows: Image, previous: bytes) -> bool:
+    same = (rows == _as_rows(previous, rows)).all(axis=(1, 2))
+    textured = np.ptp(rows, axis=(1, 2)) >= _MIN_TEXTURE
+    return bool((same & textured).mean() >= _MIN_REPEATED)

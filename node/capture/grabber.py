@@ -116,7 +116,7 @@ class Grabber:
         awake: AwakeClock | None = None,
     ) -> None:
         self.camera = config.name
-        self._who = f"camera '{config.name}'"
+        self._label = f"camera '{config.name}'"
         self._config = config
         self._open_source = open_source
         self._mailbox = mailbox
@@ -171,18 +171,18 @@ class Grabber:
     def degraded(self) -> tuple[str, ...]:
         """Why the camera delivers less than it could, in words; empty during normal operation."""
         source = self._turn.source
-        why = source.shortfall if isinstance(source, FallsShort) else None
-        return (why,) if why is not None else ()
+        reason = source.shortfall if isinstance(source, FallsShort) else None
+        return (reason,) if reason is not None else ()
 
     def start(self) -> None:
         """Starts capturing."""
-        self._begin(_Turn())
+        self._start_thread(_Turn())
 
     def look_after(self) -> None:
         """Abandons the capture thread if it hangs. One thread has to call this periodically."""
         turn = self._turn
-        for why in self.degraded:
-            self._note(turn, last_error=why)
+        for reason in self.degraded:
+            self._update_state(turn, last_error=reason)
         entered_ns = turn.entered_ns
         if entered_ns is None or not (self._live or self._retry_first):
             return
@@ -194,9 +194,11 @@ class Grabber:
         ]
         if len(self._abandoned) >= MOST_HUNG:
             return
-        self._complain(turn, f"camera '{self.camera}' hangs in its driver for {hung_after_s:.3g} s")
+        self._report_problem(
+            turn, f"camera '{self.camera}' hangs in its driver for {hung_after_s:.3g} s"
+        )
         self._abandoned.append(turn)
-        self._begin(_Turn())
+        self._start_thread(_Turn())
 
     def join(self, timeout_s: float) -> bool:
         """Waits for the capture thread and returns whether it ended in time. A thread that hangs in
@@ -207,14 +209,14 @@ class Grabber:
         thread.join(timeout_s)
         return not thread.is_alive()
 
-    def _begin(self, turn: _Turn) -> None:
+    def _start_thread(self, turn: _Turn) -> None:
         name = f"capture-{self.camera}"
         turn.thread = threading.Thread(target=self._run, args=(turn,), name=name, daemon=True)
         with self._lock:
             self._turn = turn
         turn.thread.start()
 
-    def _goes_on(self, turn: _Turn) -> bool:
+    def _is_current(self, turn: _Turn) -> bool:
         return turn is self._turn and not self._stop.is_set()
 
     def _run(self, turn: _Turn) -> None:
@@ -222,15 +224,15 @@ class Grabber:
             self._capture(turn)
         except Exception as error:
             failure = self._as_source_error(error)
-            self._note(turn, failure=failure, last_error=str(failure))
+            self._update_state(turn, failure=failure, last_error=str(failure))
         finally:
             if turn is self._turn:
-                self._note(turn, open=False, ended=True)
+                self._update_state(turn, open=False, ended=True)
                 self._mailbox.close(self.camera)
 
     def _capture(self, turn: _Turn) -> None:
         backoff_s = FIRST_BACKOFF_S
-        while self._goes_on(turn):
+        while self._is_current(turn):
             frames_before = self._state.frames
             began_ns = time.monotonic_ns()
             try:
@@ -239,17 +241,17 @@ class Grabber:
             except SourceError as error:
                 if not (self._opened_before or self._retry_first):
                     raise
-                self._complain(turn, str(error))
+                self._report_problem(turn, str(error))
             else:
                 try:
-                    self._opened(turn, source)
+                    self._start_turn(turn, source)
                     self._read_all(turn, source, began_ns)
                     return
                 except Exception as error:
                     # An unforeseen error, too, only reopens the source.
                     if not source.live:
                         raise
-                    self._complain(turn, str(self._as_source_error(error)))
+                    self._report_problem(turn, str(self._as_source_error(error)))
                 finally:
                     turn.source = None
                     with contextlib.suppress(SourceError), self._calling(turn):
@@ -259,8 +261,8 @@ class Grabber:
             self._stop.wait(backoff_s)
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
-    def _opened(self, turn: _Turn, source: Source) -> None:
-        if not self._goes_on(turn):
+    def _start_turn(self, turn: _Turn, source: Source) -> None:
+        if not self._is_current(turn):
             return
         for difference in source.facts.differences:
             log.warning("camera '%s': %s", self.camera, difference)
@@ -269,7 +271,7 @@ class Grabber:
             log.info("camera '%s' is open again", self.camera)
         self._opened_ns = time.monotonic_ns()
         is_first = self._state.newest_mono_ns is None
-        self._note(
+        self._update_state(
             turn,
             open=True,
             facts=source.facts,
@@ -286,52 +288,52 @@ class Grabber:
         sizes = _Sizes(self._state.facts)
         began_epoch = self._epoch + 1
         self._cadence.interrupt()
-        while self._goes_on(turn):
+        while self._is_current(turn):
             try:
                 with self._calling(turn):
                     picture = source.read()
             except BacklogError as error:
-                self._note(turn, last_error=str(error))
-                self._reopen_if_useless(str(error))
+                self._update_state(turn, last_error=str(error))
+                self._reopen_if_unproductive(str(error))
                 continue
             except PictureError as error:
-                self._came(turn, source, began_ns)
-                self._note(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
-                self._reopen_if_useless(f"{self._who} delivers nothing that can be decoded")
+                self._record_arrival(turn, source, began_ns)
+                self._update_state(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
+                self._reopen_if_unproductive(f"{self._label} delivers nothing that can be decoded")
                 continue
             if picture is None:
-                self._note(turn, summary=source.summary())
+                self._update_state(turn, summary=source.summary())
                 return
             # The detector and counters belong to another turn by now.
-            if not self._goes_on(turn):
+            if not self._is_current(turn):
                 return
-            self._came(turn, source, began_ns)
+            self._record_arrival(turn, source, began_ns)
             if (
                 frozen_detector is not None
                 and (repeated_part := frozen_detector.repeats(picture)) is not None
             ):
-                self._note(turn, repeated=self._state.repeated + 1)
+                self._update_state(turn, repeated=self._state.repeated + 1)
                 if (self.silent_s or 0.0) > self.stall_after_s:
-                    self._note(
+                    self._update_state(
                         turn, last_error=f"camera '{self.camera}' repeats the same {repeated_part}"
                     )
-                    self._reopen_if_useless(f"{self._who} repeats the same {repeated_part}")
+                    self._reopen_if_unproductive(f"{self._label} repeats the same {repeated_part}")
                     continue
             else:
-                self._note(turn, newest_mono_ns=time.monotonic_ns())
+                self._update_state(turn, newest_mono_ns=time.monotonic_ns())
             facts = sizes.seen(picture)
             self._epoch = began_epoch + picture.lap + sizes.changes
             frame_id = self._state.frames + picture.dropped
             frame = number(picture, self.camera, frame_id, self._epoch, self.degraded)
-            self._note(turn, facts=facts, frames=frame.frame_id + 1)
+            self._update_state(turn, facts=facts, frames=frame.frame_id + 1)
             # This turn may have been replaced just now.
-            if self._goes_on(turn):
+            if self._is_current(turn):
                 self._mailbox.put(frame)
 
-    def _came(self, turn: _Turn, source: Source, began_ns: int) -> None:
+    def _record_arrival(self, turn: _Turn, source: Source, began_ns: int) -> None:
         """Records the arrival of a picture, valid or not. Raises SourceError if this process stood
         still since the source was opened at `began_ns`."""
-        if not self._goes_on(turn):
+        if not self._is_current(turn):
             return
         self._cadence.note(time.monotonic_ns(), self._limit.max_fps)
         if source.live and self._awake.resumed_ns > began_ns:
@@ -340,7 +342,7 @@ class Grabber:
                 "buffers meanwhile is thrown away"
             )
 
-    def _reopen_if_useless(self, complaint: str) -> None:
+    def _reopen_if_unproductive(self, complaint: str) -> None:
         """Raises SourceError, which reopens the source, if no valid frame came for long enough.
         Rate-limited by the time since the last opening, since reopening may not help."""
         open_s = (time.monotonic_ns() - self._opened_ns) / 1e9
@@ -348,12 +350,12 @@ class Grabber:
         if min(self.silent_s or 0.0, open_s) > patience_s:
             raise SourceError(f"{complaint} for {patience_s:g} s")
 
-    def _complain(self, turn: _Turn, problem: str) -> None:
+    def _report_problem(self, turn: _Turn, problem: str) -> None:
         if problem != self._state.last_error or self._state.open:
             log.warning("%s; trying again", problem)
-        self._note(turn, open=False, last_error=problem)
+        self._update_state(turn, open=False, last_error=problem)
 
-    def _note(self, turn: _Turn, **changes: Any) -> None:
+    def _update_state(self, turn: _Turn, **changes: Any) -> None:
         with self._lock:
             # An abandoned turn must not change the state.
             if turn is self._turn:

@@ -23,7 +23,7 @@ NEWER_WINS_NS = 50_000_000
 wait does not mean a slow decoder: Wi-Fi and some servers deliver pictures in groups."""
 USELESS_NS, USELESS = 1_000_000_000, 8
 """Time, and number of pictures, without a shown picture after which `take` raises BacklogError."""
-_GLANCE_S = 0.2
+_CHECK_INTERVAL_S = 0.2
 """Seconds between two checks of these limits by a blocked thread."""
 
 
@@ -79,7 +79,7 @@ class HandOver:
         self._dropped = 0
         self._end: Exception | None = None
         self._closed = False
-        self._came = 0
+        self._arrived = 0
         self._shown_ns = clock_ns()
 
     @property
@@ -90,12 +90,12 @@ class HandOver:
     def put(self, packet: Packet) -> None:
         """Queues a picture."""
         with self._changed:
-            self._came += 1
+            self._arrived += 1
             self._shortfall.came()
-            admitted = self._admitted(packet)
-            if admitted is not None:
-                self._waiting.append(admitted)
-                self._bytes += len(admitted.data)
+            accepted = self._admit(packet)
+            if accepted is not None:
+                self._waiting.append(accepted)
+                self._bytes += len(accepted.data)
                 self._changed.notify_all()
 
     def end(self, error: Exception) -> None:
@@ -120,33 +120,33 @@ class HandOver:
         with self._changed:
             while True:
                 self._raise_if_useless()
-                self._skim()
+                self._drop_superseded()
                 if self._waiting:
-                    return self._taken()
+                    return self._pop()
                 if self._end is not None:
                     raise self._end
-                self._changed.wait(_GLANCE_S)
+                self._changed.wait(_CHECK_INTERVAL_S)
 
     def shown(self) -> None:
         """Records that the consumer could show a picture."""
         with self._changed:
-            self._came, self._shown_ns = 0, self._clock_ns()
+            self._arrived, self._shown_ns = 0, self._clock_ns()
             self._shortfall.shown()
 
-    def _admitted(self, packet: Packet) -> Packet | None:
+    def _admit(self, packet: Packet) -> Packet | None:
         """Returns the picture to queue; None to discard it."""
-        while self._full and not self._closed:
-            self._changed.wait(_GLANCE_S)
+        while self._is_full and not self._closed:
+            self._changed.wait(_CHECK_INTERVAL_S)
         return None if self._closed else packet
 
-    def _skim(self) -> None:
+    def _drop_superseded(self) -> None:
         """Drops queued pictures that need not be decoded."""
 
     @property
-    def _full(self) -> bool:
+    def _is_full(self) -> bool:
         return len(self._waiting) >= MOST_PICTURES or self._bytes >= MOST_BYTES
 
-    def _taken(self) -> Packet:
+    def _pop(self) -> Packet:
         packet = self._waiting.popleft()
         self._bytes -= len(packet.data)
         dropped, self._dropped = self._dropped, 0
@@ -158,17 +158,17 @@ class HandOver:
         for _ in range(pictures):
             packet = self._waiting.popleft()
             self._bytes -= len(packet.data)
-            self._count(packet)
+            self._count_dropped(packet)
 
-    def _count(self, packet: Packet) -> None:
+    def _count_dropped(self, packet: Packet) -> None:
         self._dropped += 1
         self._shortfall.passed(1, "late" if packet.arrival.old else "slow")
 
     def _raise_if_useless(self) -> None:
         now_ns = self._clock_ns()
-        if now_ns - self._shown_ns < USELESS_NS or self._came < USELESS:
+        if now_ns - self._shown_ns < USELESS_NS or self._arrived < USELESS:
             return
-        self._came, self._shown_ns = 0, now_ns
+        self._arrived, self._shown_ns = 0, now_ns
         raise BacklogError(self._shortfall.complaint)
 
 
@@ -176,15 +176,15 @@ class NewestPicture(HandOver):
     """Drops all queued pictures but the newest once the oldest has waited for NEWER_WINS_NS. For
     independently coded pictures (motion JPEG)."""
 
-    def _admitted(self, packet: Packet) -> Packet | None:
+    def _admit(self, packet: Packet) -> Packet | None:
         if packet.arrival.old:
-            self._count(packet)
+            self._count_dropped(packet)
             return None
-        if self._full:
+        if self._is_full:
             self._drop(len(self._waiting))
         return packet
 
-    def _skim(self) -> None:
+    def _drop_superseded(self) -> None:
         if self._waiting and self._clock_ns() - self._waiting[0].came_ns > NEWER_WINS_NS:
             self._drop(len(self._waiting) - 1)
 
@@ -197,31 +197,31 @@ class NewestKey(HandOver):
 
     _needs_key = False
 
-    def _admitted(self, packet: Packet) -> Packet | None:
-        if self._full:
+    def _admit(self, packet: Packet) -> Packet | None:
+        if self._is_full:
             self._drop_until_key()
         if not self._needs_key:
             return packet
         if not packet.is_key:
-            self._count(packet)
+            self._count_dropped(packet)
             return None
         self._needs_key = False
         return replace(packet, follows=False)
 
-    def _skim(self) -> None:
+    def _drop_superseded(self) -> None:
         if not self._waiting:
             return
         head = self._waiting[0]
-        waits_ns = self._clock_ns() - head.came_ns
-        if not head.arrival.old and waits_ns + head.arrival.late_ns <= MOST_LATE_NS:
+        waited_ns = self._clock_ns() - head.came_ns
+        if not head.arrival.old and waited_ns + head.arrival.late_ns <= MOST_LATE_NS:
             return
-        newest = max(
+        newest_key = max(
             (index for index, packet in enumerate(self._waiting) if packet.is_key), default=0
         )
-        if newest:
-            self._drop(newest)
+        if newest_key:
+            self._drop(newest_key)
             self._waiting[0] = replace(self._waiting[0], follows=False)
-        elif waits_ns > MOST_WAITING_NS and not head.is_key:
+        elif waited_ns > MOST_WAITING_NS and not head.is_key:
             self._drop_until_key()
 
     def _drop_until_key(self) -> None:

@@ -24,7 +24,7 @@ class PacketReader:
 
     Args:
         capture: the open stream.
-        who: start of each error message.
+        label: start of each error message.
         camera: name of the camera.
         backlog_meter: measures the lateness of each picture.
         hand_over: makes the queue for the pictures.
@@ -35,14 +35,14 @@ class PacketReader:
     def __init__(
         self,
         capture: "cv2.VideoCapture",
-        who: str,
+        label: str,
         camera: str,
         backlog_meter: BacklogMeter,
         hand_over: Callable[[Shortfall], HandOver],
         wants: Callable[[int], bool] = lambda came_ns: True,
     ) -> None:
         self._capture = capture
-        self._who = who
+        self._label = label
         self._backlog_meter = backlog_meter
         self._wants = wants
         self.shortfall = Shortfall(camera)
@@ -90,14 +90,14 @@ class PacketReader:
             meter.close()
 
     def _read(self, meter: SleepMeter) -> Packet:
-        before_ns = meter.slept_ns()
+        slept_before_ns = meter.slept_ns()
         try:
             grabbed = self._capture.grab()
         except cv2.error as error:
-            raise SourceError(f"{self._who} failed in OpenCV: {error.err}") from error
-        stamp, waited_ns = Stamp.now(), meter.slept_ns() - before_ns
+            raise SourceError(f"{self._label} failed in OpenCV: {error.err}") from error
+        stamp, waited_ns = Stamp.now(), meter.slept_ns() - slept_before_ns
         if not grabbed:
-            raise SourceError(f"{self._who} stopped delivering frames")
+            raise SourceError(f"{self._label} stopped delivering frames")
         assert stamp.mono_ns is not None
         arrival = self._backlog_meter.next(waited_ns, stamp.mono_ns)
         stamp = replace(stamp, uncertainty_ns=arrival.late_ns)

@@ -87,6 +87,7 @@ class RealtimeSource:
         self.facts: SourceFacts = source.facts
 
     def read(self) -> Picture | None:
+        """As `Source.read`; blocks until the position of the picture is due."""
         picture = self._source.read()
         while picture is not None and not self._wants(picture):
             picture = self._source.read()
@@ -99,7 +100,9 @@ class RealtimeSource:
         return picture.media_ns is None or self._limit.wants(picture.media_ns)
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return self._source.summary()
 
     def close(self) -> None:
+        """As `Source.close`."""
         self._source.close()

@@ -9,7 +9,7 @@ from node.capture.backlog import MOST_LATE_NS
 log = logging.getLogger(__name__)
 
 Reason = Literal["late", "slow"]
-_WHY: dict[Reason, str] = {
+_EXPLANATIONS: dict[Reason, str] = {
     "late": (
         "its pictures come late, or without pause, and can be older than {bound:.2g} s and a "
         "period; check network and server (a recorded file behind an address, and a server that "
@@ -19,7 +19,7 @@ _WHY: dict[Reason, str] = {
 }
 SPAN_S = 1.0
 """Interval over which pictures are counted."""
-_SHARE = 0.1
+_MIN_FRACTION = 0.1
 """Fraction of the pictures of an interval; as many not shown make a shortfall."""
 _LOG_EVERY_S = 60.0
 
@@ -35,17 +35,17 @@ class Shortfall:
     def __init__(self, camera: str) -> None:
         self._camera = camera
         self._began_s = time.monotonic()
-        self._begun = False
-        self._came = 0
-        self._passed: dict[Reason, int] = {"late": 0, "slow": 0}
+        self._has_shown = False
+        self._arrived = 0
+        self._not_shown: dict[Reason, int] = {"late": 0, "slow": 0}
         self._reason: Reason | None = None
-        self._until_s = 0.0
+        self._valid_until_s = 0.0
         self._logged_s = -_LOG_EVERY_S
 
     @property
     def why(self) -> str | None:
         """Current problem of the stream and its fix; None during normal operation."""
-        if self._reason is None or time.monotonic() > self._until_s:
+        if self._reason is None or time.monotonic() > self._valid_until_s:
             return None
         return f"camera '{self._camera}': {self._explanation(self._reason)}"
 
@@ -57,35 +57,39 @@ class Shortfall:
     def came(self) -> None:
         """Counts a picture that arrived."""
         now_s = time.monotonic()
-        self._came += 1
+        self._arrived += 1
         if now_s - self._began_s >= SPAN_S:
-            self._judge(now_s)
+            self._end_interval(now_s)
 
     def shown(self) -> None:
         """Records that a picture was shown. The first call resets the counts: pictures sent at
         opening were taken before it, and are no shortfall."""
-        if not self._begun:
-            self._begun = True
-            self._began_s, self._came, self._passed = time.monotonic(), 0, {"late": 0, "slow": 0}
+        if not self._has_shown:
+            self._has_shown = True
+            self._began_s, self._arrived, self._not_shown = (
+                time.monotonic(),
+                0,
+                {"late": 0, "slow": 0},
+            )
 
     def passed(self, pictures: int, reason: Reason) -> None:
         """Counts pictures that were not shown."""
-        self._passed[reason] += pictures
+        self._not_shown[reason] += pictures
 
     @property
     def _main_reason(self) -> Reason:
-        return max(self._passed, key=lambda reason: self._passed[reason])
+        return max(self._not_shown, key=lambda reason: self._not_shown[reason])
 
     def _explanation(self, reason: Reason) -> str:
-        return _WHY[reason].format(bound=MOST_LATE_NS / 1e9)
+        return _EXPLANATIONS[reason].format(bound=MOST_LATE_NS / 1e9)
 
-    def _judge(self, now_s: float) -> None:
+    def _end_interval(self, now_s: float) -> None:
         reason = self._main_reason
-        short = self._begun and sum(self._passed.values()) >= _SHARE * self._came
-        before, self._reason = self._reason, reason if short else None
-        self._until_s = now_s + 2 * SPAN_S
-        self._began_s, self._came, self._passed = now_s, 0, {"late": 0, "slow": 0}
-        if short and before is None and now_s - self._logged_s >= _LOG_EVERY_S:
+        short = self._has_shown and sum(self._not_shown.values()) >= _MIN_FRACTION * self._arrived
+        previous_reason, self._reason = self._reason, reason if short else None
+        self._valid_until_s = now_s + 2 * SPAN_S
+        self._began_s, self._arrived, self._not_shown = now_s, 0, {"late": 0, "slow": 0}
+        if short and previous_reason is None and now_s - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = now_s
             log.warning(
                 "camera '%s': pictures are dropped: %s", self._camera, self._explanation(reason)

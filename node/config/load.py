@@ -208,9 +208,9 @@ def _camera_name(content: Mapping[str, Any], index: int) -> str | None:
 def _nearest(location: tuple[int | str, ...]) -> str:
     section = _section_at(location[:-1])
     keys = list(section.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
+    similar = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
     allowed = f"keys here: {', '.join(keys)}"
-    return f"did you mean {near[0]}? {allowed}" if near else allowed
+    return f"did you mean {similar[0]}? {allowed}" if similar else allowed
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:

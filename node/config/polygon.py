@@ -34,9 +34,13 @@ def check_polygon(corners: Sequence[Point]) -> None:
 
 def _without_repeats(corners: Sequence[Point]) -> list[Point]:
     """Removes consecutive duplicates, such as the last corner of a closed ring."""
-    before = [corners[-1], *corners[:-1]]
-    kept = [corner for corner, last in zip(corners, before, strict=True) if corner != last]
-    return kept or [corners[0]]
+    previous_corners = [corners[-1], *corners[:-1]]
+    distinct = [
+        corner
+        for corner, previous in zip(corners, previous_corners, strict=True)
+        if corner != previous
+    ]
+    return distinct or [corners[0]]
 
 
 def _area(ring: Sequence[Point]) -> float:

@@ -162,7 +162,7 @@ class Perceiver:
     def perceive_all(
         self, images: Sequence[Image], ready: Sequence[object | None] = ()
     ) -> list[InferenceResult]:
-        """Labels several images in one inference. If a GPU fails, the CPU takes over for good.
+        """Labels several images in one inference. If a GPU fails, the CPU takes over permanently.
 
         Args:
             images: each [height, width, 3] uint8 BGR, of any size.
@@ -226,21 +226,21 @@ class Perceiver:
     def warm_up(self, cameras: int) -> None:
         """Runs every batch size up to the number of cameras, and sets `at_most`. Raises
         ModelError."""
-        one_s = self._time(1)
+        single_s = self._time(1)
         if self._second_stage is not None:
             self._second_stage.warm_up()
-        most = min(cameras, MAX_BATCH)
-        if most > 1 and self._is_worth_it(most, one_s):
-            self.at_most = most
-            for size in range(2, most):
+        max_batch = min(cameras, MAX_BATCH)
+        if max_batch > 1 and self._is_batching_faster(max_batch, single_s):
+            self.at_most = max_batch
+            for size in range(2, max_batch):
                 self._time(size)
 
-    def _is_worth_it(self, most: int, one_s: float) -> bool:
+    def _is_batching_faster(self, batch_size: int, single_s: float) -> bool:
         if self._model.decoder == "boxes" or self._model.preprocess.fit == "short":
             return False
             # The number of boxes differs between images, or the input size between cameras.
         try:
-            return self._time(most) < _WORTH_BATCHING * most * one_s
+            return self._time(batch_size) < _WORTH_BATCHING * batch_size * single_s
         except ModelError as error:
             log.info("model %s: made for one frame at a time; cameras take turns", self._model.name)
             log.debug("a batch was refused: %s", error)
@@ -320,15 +320,17 @@ def _build_second_stage(model: Model, config: ModelConfig, crops: CropsConfig) -
             f'crops.model = "{crops.model}": model {model.name!r} finds no objects to look at; '
             "take a detector as model.name, or leave crops.model out"
         )
-    second = load_model(crops.model, crops.weights)
-    if second.task != "classify":
+    second_model = load_model(crops.model, crops.weights)
+    if second_model.task != "classify":
         raise ModelError(
-            f'crops.model = "{crops.model}": task "{second.task}"; a crop wants a classifier'
+            f'crops.model = "{crops.model}": task "{second_model.task}"; crops need a classifier'
         )
-    own = config.model_copy(
+    second_config = config.model_copy(
         update={"name": crops.model, "weights": crops.weights, "precision": "auto"}
     )
-    classifier = Perceiver(second, build_runtime(second, own), top_k=crops.top_k)
+    classifier = Perceiver(
+        second_model, build_runtime(second_model, second_config), top_k=crops.top_k
+    )
     return SecondStage(classifier, crops, model.label_names)
 
 
@@ -338,8 +340,8 @@ def set_torch_threads(runtime: Runtime, threads: int | None) -> None:
     Beside another runtime, torch only preprocesses, which is fastest on one thread: a second thread
     pool would compete with the runtime's for the cores.
     """
-    own = threads or _ALL_THREADS if runtime.info.runtime == "torch" else 1
-    torch.set_num_threads(own)
+    count = threads or _ALL_THREADS if runtime.info.runtime == "torch" else 1
+    torch.set_num_threads(count)
 
 
 def _preprocess_for(model: Model, runtime: Runtime) -> _Preprocess:

@@ -136,14 +136,14 @@ class Stamps:
     def of(self, number: int | None) -> Stamp | None:
         """Returns and removes the stamp of a picture that the decoder returns; None for an unknown
         number."""
-        own = next(
+        own_stamp = next(
             (stamp for stored_number, stamp in self._stamps if stored_number == number), None
         )
-        if own is None or number is None:
+        if own_stamp is None or number is None:
             return None
-        ahead = [entry for entry in self._stamps if number - _MOST_AHEAD <= entry[0] <= number]
-        self._stamps.remove((number, own))
-        return own if own.mono_ns is None else ahead[0][1]
+        earlier = [entry for entry in self._stamps if number - _MOST_AHEAD <= entry[0] <= number]
+        self._stamps.remove((number, own_stamp))
+        return own_stamp if own_stamp.mono_ns is None else earlier[0][1]
 
 
 class VideoDecoder:
@@ -233,9 +233,9 @@ class VideoDecoder:
         stamp = self._stamps.of(frame.pts)
         return None if stamp is None else Decoded(frame, stamp)
 
-    def _damage(self, why: str) -> PictureError:
+    def _damage(self, reason: str) -> PictureError:
         self._undamaged = False
-        return PictureError(why)
+        return PictureError(reason)
 
 
 def _bgr(reformatter: "VideoReformatter", frame: "VideoFrame") -> Image:

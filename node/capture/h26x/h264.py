@@ -63,7 +63,7 @@ class FrameNumbers:
                 continue
         return False
 
-    def _lost_before(self, key: bool, reference: bool, bits: "_Bits") -> bool:
+    def _lost_before(self, is_key: bool, is_reference: bool, bits: "_Bits") -> bool:
         bits.exp_golomb()  # first_mb_in_slice
         bits.exp_golomb()  # slice_type
         sequence = self._sequences.get(self._sequence_of.get(bits.exp_golomb(), -1))
@@ -72,12 +72,12 @@ class FrameNumbers:
         self.modulus = 1 << sequence.bits
         if sequence.planes:
             bits.take(2)
-        number, before = bits.take(sequence.bits), self._reference
-        if reference:
+        number, previous = bits.take(sequence.bits), self._reference
+        if is_reference:
             self._reference = number
-        if key or before is None or sequence.gaps:
+        if is_key or previous is None or sequence.gaps:
             return False
-        return number not in (before, (before + 1) % self.modulus)
+        return number not in (previous, (previous + 1) % self.modulus)
 
 
 class _Bits:

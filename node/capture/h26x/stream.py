@@ -40,7 +40,7 @@ class H26xStream:
 
     Args:
         capture: the open stream, set to deliver undecoded pictures.
-        who: start of each error message.
+        label: start of each error message.
         config: the camera.
         facts: size and rate of the stream.
         codec: of the stream.
@@ -53,25 +53,25 @@ class H26xStream:
     def __init__(
         self,
         capture: "cv2.VideoCapture",
-        who: str,
+        label: str,
         config: CameraConfig,
         facts: SourceFacts,
         codec: Codec,
         limit: RateLimit,
         backlog_meter: BacklogMeter,
     ) -> None:
-        self._who = who
+        self._label = label
         self._limit = limit
         self.facts = facts
         decoder = VideoDecoder if config.detect_damage else ConcealingDecoder
         self._decoder: Decoder = decoder(codec, _header(capture))
         hand_over = NewestKey if config.discard_backlog else HandOver
         self._lossless = not config.discard_backlog
-        self._packets = PacketReader(capture, who, config.name, backlog_meter, hand_over)
+        self._packets = PacketReader(capture, label, config.name, backlog_meter, hand_over)
         self._ready: deque[Decoded] = deque()
         self._dropped: int | None = None
         self._shown_ns = 0
-        self._taken_ns = 0
+        self._arrival_ns = 0
 
     @property
     def shortfall(self) -> str | None:
@@ -79,44 +79,47 @@ class H26xStream:
         return self._packets.shortfall.why
 
     def read(self) -> Picture | None:
+        """As `Source.read`; never None."""
         while True:
             decoded = self._next()
-            came_ns = decoded.stamp.mono_ns
-            assert came_ns is not None
+            arrival_ns = decoded.stamp.mono_ns
+            assert arrival_ns is not None
             if self._superseded():
                 self._drop(1)
                 self._packets.shortfall.passed(1, "slow")
-            elif self._limit.wants(came_ns):
-                return self._picture(decoded, came_ns)
+            elif self._limit.wants(arrival_ns):
+                return self._picture(decoded, arrival_ns)
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return None
 
     def close(self) -> None:
+        """As `Source.close`."""
         self._packets.close()
 
-    def _picture(self, decoded: Decoded, came_ns: int) -> Picture:
+    def _picture(self, decoded: Decoded, arrival_ns: int) -> Picture:
         image = self._decoder.pixels(decoded.frame)
         self._packets.shown()
         self._shown_ns = time.monotonic_ns()
         dropped, self._dropped = self._dropped or 0, 0
-        return Picture(image, decoded.stamp, None, self._shown_ns - came_ns, dropped=dropped)
+        return Picture(image, decoded.stamp, None, self._shown_ns - arrival_ns, dropped=dropped)
 
     def _next(self) -> Decoded:
         """Returns the next decoded picture that is neither damaged nor old. Every packet has to be
         decoded, since later ones refer to it."""
         while not self._ready:
             packet = self._packets.take()
-            self._taken_ns = packet.came_ns
+            self._arrival_ns = packet.came_ns
             self._drop(packet.dropped)
             if not packet.data:
-                raise SourceError(f"{self._who} stopped delivering frames")
+                raise SourceError(f"{self._label} stopped delivering frames")
             try:
                 decoded = self._decoder.decode(
                     EncodedPacket(packet.data, packet.stamp, packet.is_key, packet.periods)
                 )
             except PictureError as error:
-                raise PictureError(f"{self._who}: {error}") from error
+                raise PictureError(f"{self._label}: {error}") from error
             if packet.arrival.old:
                 self._drop(1)
                 self._packets.shortfall.passed(1, "late")
@@ -130,7 +133,7 @@ class H26xStream:
         if self._lossless or not self._packets.waiting:
             return False
         now_ns = time.monotonic_ns()
-        is_late = now_ns - self._taken_ns > MOST_LATE_NS
+        is_late = now_ns - self._arrival_ns > MOST_LATE_NS
         return is_late and now_ns - self._shown_ns < _SHOWN_AT_LEAST_NS
 
     def _drop(self, pictures: int) -> None:

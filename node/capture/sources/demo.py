@@ -35,6 +35,7 @@ class DemoSource:
         self.facts = SourceFacts(WIDTH, HEIGHT, FPS)
 
     def read(self) -> Picture:
+        """As `Source.read`; never None."""
         started_ns = time.monotonic_ns()
         seconds = self._frame / FPS
         photo = self._photos[int(seconds / SECONDS_A_PICTURE) % len(self._photos)]
@@ -44,9 +45,11 @@ class DemoSource:
         return Picture(image, Stamp.at_media(media_ns), media_ns, time.monotonic_ns() - started_ns)
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return None
 
     def close(self) -> None:
+        """As `Source.close`."""
         pass
 
 

@@ -41,7 +41,7 @@ class LiveSource:
 
     Args:
         capture: the open camera or stream; this object releases it.
-        who: start of each error message.
+        label: start of each error message.
         config: the camera.
         limit: which frames to decode; None: as configured.
         backlog_meter: measures the lateness of each frame of a stream; None for a local camera.
@@ -52,13 +52,13 @@ class LiveSource:
     def __init__(
         self,
         capture: "cv2.VideoCapture",
-        who: str,
+        label: str,
         config: CameraConfig,
         limit: RateLimit | None = None,
         backlog_meter: BacklogMeter | None = None,
     ) -> None:
         self._capture = capture
-        self._who = who
+        self._label = label
         self._backlog_meter = backlog_meter
         self._limit = limit or RateLimit(config.max_fps)
         self._shortfall = Shortfall(config.name)
@@ -66,23 +66,24 @@ class LiveSource:
         self._dropped: int | None = None
         self._driver_stamps = capture.getBackendName() == "V4L2"
         self.facts = _negotiate(capture, config)
-        self._undecoded = self.facts.pixel_format == "MJPG" and _ask_for_bytes(capture, True)
+        self._undecoded = self.facts.pixel_format == "MJPG" and _request_coded(capture, True)
 
     def read(self) -> Picture | None:
+        """As `Source.read`; never None."""
         try:
             grabbed, stamp = self._grab()
         except cv2.error as error:
-            raise SourceError(f"{self._who} failed in OpenCV: {error.err}") from error
+            raise SourceError(f"{self._label} failed in OpenCV: {error.err}") from error
         if not grabbed:
-            raise SourceError(f"{self._who} stopped delivering frames")
+            raise SourceError(f"{self._label} stopped delivering frames")
         try:
             decoded, image = self._capture.retrieve()
         except cv2.error as error:
             raise PictureError(
-                f"{self._who} delivered a frame that OpenCV cannot decode: {error.err}"
+                f"{self._label} delivered a frame that OpenCV cannot decode: {error.err}"
             ) from error
         if not decoded or image is None:
-            raise PictureError(f"{self._who} delivered a frame that cannot be decoded")
+            raise PictureError(f"{self._label} delivered a frame that cannot be decoded")
         image, jpeg = self._pixels(cast(Image, image))
         assert stamp.mono_ns is not None
         capture_ns = time.monotonic_ns() - stamp.mono_ns
@@ -96,9 +97,11 @@ class LiveSource:
         return self._shortfall.why
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return None
 
     def close(self) -> None:
+        """As `Source.close`."""
         self._capture.release()
         if self._meter is not None:
             self._meter.close()
@@ -114,9 +117,9 @@ class LiveSource:
             return retrieved, None
         jpeg = retrieved.tobytes()
         if not jpeg.startswith(START):
-            self._undecoded = not _ask_for_bytes(self._capture, False)
-            raise PictureError(f"{self._who} delivered a frame that is no JPEG")
-        return strictly_decoded(jpeg, self._who), jpeg
+            self._undecoded = not _request_coded(self._capture, False)
+            raise PictureError(f"{self._label} delivered a frame that is no JPEG")
+        return strictly_decoded(jpeg, self._label), jpeg
 
     def _grab(self) -> tuple[bool, Stamp]:
         """Grabs the next frame that passes the rate limit and is not old; the others are never
@@ -127,7 +130,7 @@ class LiveSource:
             self._meter = SleepMeter()
         meter = self._meter
         while True:
-            before_ns = meter.slept_ns()
+            slept_before_ns = meter.slept_ns()
             grabbed = self._capture.grab()
             stamp = self._stamp()
             came_ns = stamp.mono_ns
@@ -135,7 +138,7 @@ class LiveSource:
             if not grabbed:
                 return False, stamp
             if self._backlog_meter is not None:
-                arrival = self._backlog_meter.next(meter.slept_ns() - before_ns, came_ns)
+                arrival = self._backlog_meter.next(meter.slept_ns() - slept_before_ns, came_ns)
                 self._shortfall.came()
                 if arrival.old:
                     dropped_frames += 1
@@ -167,12 +170,12 @@ def check_device(config: CameraConfig) -> Path:
     """Returns the device file of a camera number or /dev path. Raises SourceError if it does not
     exist or the user may not open it."""
     device = Path(f"/dev/video{config.source}" if config.source.isdecimal() else config.source)
-    who = f"camera '{config.name}': {redacted(str(device))}"
+    label = f"camera '{config.name}': {redacted(str(device))}"
     if not device.exists():
-        raise SourceError(f"{who} does not exist; cameras here: {cameras_here()}")
+        raise SourceError(f"{label} does not exist; cameras here: {cameras_here()}")
     if not os.access(device, os.R_OK | os.W_OK):
         raise SourceError(
-            f"{who} may not be opened by this user; add it to the video group: "
+            f"{label} may not be opened by this user; add it to the video group: "
             f"sudo usermod -aG video {os.environ.get('USER', '$USER')}, then log in again"
         )
     return device
@@ -181,20 +184,20 @@ def check_device(config: CameraConfig) -> Path:
 def open_device(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource:
     """Opens the local camera with a number or /dev path. Raises SourceError."""
     device = check_device(config)
-    who = f"camera '{config.name}': {redacted(str(device))}"
+    label = f"camera '{config.name}': {redacted(str(device))}"
     capture = cv2.VideoCapture(str(device), cv2.CAP_V4L2)
     if not capture.isOpened():
         raise SourceError(
-            f"{who} cannot be opened as a camera; is another program using it, or is it the "
+            f"{label} cannot be opened as a camera; is another program using it, or is it the "
             f"metadata device of a camera? cameras here: {cameras_here()}"
         )
-    return LiveSource(capture, who, config, limit)
+    return LiveSource(capture, label, config, limit)
 
 
 def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     """Opens the stream at an address. H.264, H.265 and motion JPEG are decoded by this package,
     which rejects damage. Raises SourceError."""
-    who = f"camera '{config.name}': {redacted(config.source)}"
+    label = f"camera '{config.name}': {redacted(config.source)}"
     opened_ns = time.monotonic_ns()
     capture = cv2.VideoCapture(
         config.source,
@@ -210,20 +213,20 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     )
     if not capture.isOpened():
         raise SourceError(
-            f"{who} cannot be opened; check that the server runs and that address, user and "
+            f"{label} cannot be opened; check that the server runs and that address, user and "
             "password are right"
         )
-    _check_size(capture, who)
+    _check_size(capture, label)
     limit = limit or RateLimit(config.max_fps)
     backlog_meter = BacklogMeter(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
     codec, fourcc = codec_of(_fourcc(capture), config), _fourcc(capture)
-    if codec is not None and _ask_for_bytes(capture, True):
+    if codec is not None and _request_coded(capture, True):
         facts = _negotiate(capture, config)
-        return H26xStream(capture, who, config, facts, codec, limit, backlog_meter)
-    if fourcc == "MJPG" and _ask_for_bytes(capture, True):
+        return H26xStream(capture, label, config, facts, codec, limit, backlog_meter)
+    if fourcc == "MJPG" and _request_coded(capture, True):
         facts = _negotiate(capture, config)
-        return JpegStream(capture, who, config, facts, limit, backlog_meter)
-    return LiveSource(capture, who, config, limit, backlog_meter)
+        return JpegStream(capture, label, config, facts, limit, backlog_meter)
+    return LiveSource(capture, label, config, limit, backlog_meter)
 
 
 def timeout_ms(config: CameraConfig) -> int:
@@ -245,21 +248,21 @@ def check_gstreamer(config: CameraConfig) -> None:
 def open_gstreamer(config: CameraConfig, limit: RateLimit | None = None) -> LiveSource:
     """Opens the pipeline after `gst:`, which has to end in an appsink. Raises SourceError."""
     pipeline = config.source.removeprefix("gst:").strip()
-    who = f"camera '{config.name}': {redacted(config.source)}"
+    label = f"camera '{config.name}': {redacted(config.source)}"
     check_gstreamer(config)
     opened_ns = time.monotonic_ns()
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         raise SourceError(
-            f"{who} does not start; try it with gst-launch-1.0, and end it with "
+            f"{label} does not start; try it with gst-launch-1.0, and end it with "
             "'! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1'"
         )
-    _check_size(capture, who)
+    _check_size(capture, label)
     backlog_meter = BacklogMeter(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
-    return LiveSource(capture, who, config, limit, backlog_meter)
+    return LiveSource(capture, label, config, limit, backlog_meter)
 
 
-def _check_size(capture: "cv2.VideoCapture", who: str) -> None:
+def _check_size(capture: "cv2.VideoCapture", label: str) -> None:
     """Raises SourceError if the stream claims pictures above the limits."""
     width, height = (
         capture.get(prop) for prop in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
@@ -268,7 +271,7 @@ def _check_size(capture: "cv2.VideoCapture", who: str) -> None:
         check_pixels(int(width), int(height))
     except PictureError as error:
         capture.release()
-        raise SourceError(f"{who}: {error}") from None
+        raise SourceError(f"{label}: {error}") from None
 
 
 def has_gstreamer() -> bool:
@@ -307,20 +310,20 @@ def _negotiate(capture: "cv2.VideoCapture", config: CameraConfig) -> SourceFacts
         ("fourcc", config.fourcc, actual.pixel_format),
     )
     differences = tuple(
-        f"{name} {wanted} asked for, {received if received is not None else 'unknown'} given"
-        for name, wanted, received in compared
-        if wanted is not None and wanted != received
+        f"{name} {requested} asked for, {received if received is not None else 'unknown'} given"
+        for name, requested, received in compared
+        if requested is not None and requested != received
     )
     return SourceFacts(actual.width, actual.height, actual.fps, actual.pixel_format, differences)
 
 
-def _ask_for_bytes(capture: "cv2.VideoCapture", wanted: bool) -> bool:
+def _request_coded(capture: "cv2.VideoCapture", coded: bool) -> bool:
     """Requests coded bytes (`wanted`) or pixels for each picture; returns whether bytes are
     delivered."""
     if capture.getBackendName() == "FFMPEG":
-        return bool(capture.set(cv2.CAP_PROP_FORMAT, -1)) if wanted else False
+        return bool(capture.set(cv2.CAP_PROP_FORMAT, -1)) if coded else False
     if capture.getBackendName() == "V4L2":
-        return bool(capture.set(cv2.CAP_PROP_CONVERT_RGB, int(not wanted)))
+        return bool(capture.set(cv2.CAP_PROP_CONVERT_RGB, int(not coded)))
     return False
 
 

@@ -72,6 +72,7 @@ class ImageFilesSource:
         self.facts = SourceFacts(fps=fps)
 
     def read(self) -> Picture | None:
+        """As `Source.read`; skips files that cannot be read."""
         while (file := self._next_file()) is not None:
             started_ns = time.monotonic_ns()
             try:
@@ -88,15 +89,18 @@ class ImageFilesSource:
         return None
 
     def skip_to(self, media_ns: int) -> int:
+        """As `Skips.skip_to`."""
         skipped = min(math.ceil(media_ns * self._fps / 1e9 - 1e-6), len(self._files))
         self._next = self._read = skipped
         return skipped
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         bad = f", {len(self._bad)} skipped because they cannot be read" if self._bad else ""
         return f"{self._read} picture{'s' * (self._read != 1)} read{bad}"
 
     def close(self) -> None:
+        """As `Source.close`."""
         pass
 
     def _next_file(self) -> Path | None:
@@ -119,6 +123,7 @@ class ImageFile:
         self.facts = SourceFacts()
 
     def read(self) -> Picture | None:
+        """As `Source.read`: the image, then None."""
         if self._file is None:
             return None
         file, self._file = self._file, None
@@ -127,9 +132,11 @@ class ImageFile:
         return Picture(image, None, None, time.monotonic_ns() - started_ns, file)
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return None
 
     def close(self) -> None:
+        """As `Source.close`."""
         pass
 
 
@@ -206,7 +213,7 @@ def _check_file(file: Path) -> None:
 
 
 def _allow(pixels: int) -> None:
-    """Raises Pillow's own limit to `pixels`. The limit is global to the process, so it is never
+    """Lifts Pillow's own limit to `pixels`. The limit is global to the process, so it is never
     lowered."""
     if PilImage.MAX_IMAGE_PIXELS is not None and pixels > PilImage.MAX_IMAGE_PIXELS:
         PilImage.MAX_IMAGE_PIXELS = pixels

@@ -20,7 +20,7 @@ class JpegStream:
 
     Args:
         capture: the open stream, set to deliver undecoded pictures.
-        who: start of each error message.
+        label: start of each error message.
         config: the camera.
         facts: size and rate of the stream.
         limit: which pictures to decode.
@@ -32,17 +32,17 @@ class JpegStream:
     def __init__(
         self,
         capture: "cv2.VideoCapture",
-        who: str,
+        label: str,
         config: CameraConfig,
         facts: SourceFacts,
         limit: RateLimit,
         backlog_meter: BacklogMeter,
     ) -> None:
-        self._who = who
+        self._label = label
         self.facts = facts
         hand_over = NewestPicture if config.discard_backlog else HandOver
         self._packets = PacketReader(
-            capture, who, config.name, backlog_meter, hand_over, limit.wants
+            capture, label, config.name, backlog_meter, hand_over, limit.wants
         )
         self._dropped: int | None = None
 
@@ -52,32 +52,35 @@ class JpegStream:
         return self._packets.shortfall.why
 
     def read(self) -> Picture | None:
+        """As `Source.read`; never None."""
         packet = self._packets.take()
         # Pictures dropped before the first shown one were taken before the camera was opened.
         if self._dropped is not None:
             self._dropped += packet.dropped
-        image = strictly_decoded(packet.data, self._who)
+        image = strictly_decoded(packet.data, self._label)
         self._packets.shown()
         dropped, self._dropped = self._dropped or 0, 0
         capture_ns = time.monotonic_ns() - packet.came_ns
         return Picture(image, packet.stamp, None, capture_ns, jpeg=packet.data, dropped=dropped)
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return None
 
     def close(self) -> None:
+        """As `Source.close`."""
         self._packets.close()
 
 
-def strictly_decoded(jpeg: bytes, who: str) -> Image:
+def strictly_decoded(jpeg: bytes, label: str) -> Image:
     """Decodes one JPEG to [height, width, 3] uint8 BGR. Raises PictureError for damage, other data,
-    and several pictures at once; the message starts with `who`."""
+    and several pictures at once; the message starts with `label`."""
     if not jpeg.startswith(START):
-        raise PictureError(f"{who} delivered a frame that is no JPEG")
+        raise PictureError(f"{label} delivered a frame that is no JPEG")
     # The stream's lengths are wrong: the first picture may be seconds old.
     if holds_another(jpeg):
-        raise PictureError(f"{who} delivered several pictures as one")
+        raise PictureError(f"{label} delivered several pictures as one")
     try:
         return decode_jpeg(jpeg)
     except PictureError as error:
-        raise PictureError(f"{who}: {error}") from error
+        raise PictureError(f"{label}: {error}") from error

@@ -40,7 +40,7 @@ class VideoFileSource:
         header_fps = self._capture.get(cv2.CAP_PROP_FPS)
         self._step_ns = int(1e9 / (header_fps if 0 < header_fps <= 1000 else FALLBACK_FPS))
         self._claimed_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._read = 0
+        self._frames_read = 0
         self._laps = 0
         self._last_ns: int | None = None
         self._base_ns = 0
@@ -51,16 +51,17 @@ class VideoFileSource:
         )
 
     def read(self) -> Picture | None:
+        """As `Source.read`."""
         started_ns = time.monotonic_ns()
         decoded, image = self._capture.read()
-        if not decoded and self._loop and self._read:
+        if not decoded and self._loop and self._frames_read:
             self._rewind()
             self._laps += 1
             decoded, image = self._capture.read()
         if not decoded:
             return None
         media_ns = self._position_ns()
-        self._read += 1
+        self._frames_read += 1
         capture_ns = time.monotonic_ns() - started_ns
         pixels = cast(Image, image)
         return Picture(
@@ -70,25 +71,31 @@ class VideoFileSource:
     def skip_to(self, media_ns: int) -> int:
         """As `Skips.skip_to`. Grabs the frames, which costs less than decoding them; a seek would
         depend on the header."""
-        before = self._read
+        first = self._frames_read
         while self._is_before(media_ns) and self._capture.grab():
             self._position_ns()
-            self._read += 1
-        return self._read - before
+            self._frames_read += 1
+        return self._frames_read - first
 
     def _is_before(self, media_ns: int) -> bool:
         next_ns = 0 if self._last_ns is None else self._last_ns + self._step_ns
         return next_ns + self._step_ns < media_ns
 
     def summary(self) -> str | None:
-        if self._claimed_frames > 0 and self._claimed_frames != self._read and not self._loop:
+        """As `Source.summary`; compares with the header's number of frames."""
+        if (
+            self._claimed_frames > 0
+            and self._claimed_frames != self._frames_read
+            and not self._loop
+        ):
             return (
-                f"{self._file}: {self._read} frames read; the header claims "
+                f"{self._file}: {self._frames_read} frames read; the header claims "
                 f"{self._claimed_frames}, the rest is not in the file or cannot be decoded"
             )
-        return f"{self._file}: {self._read} frames read"
+        return f"{self._file}: {self._frames_read} frames read"
 
     def close(self) -> None:
+        """As `Source.close`."""
         self._capture.release()
 
     def _position_ns(self) -> int:

@@ -152,7 +152,7 @@ def _check_yolox(
         shapes = ", ".join(str(list(output.shape)) for output in outputs)
         raise ModelError(
             f"{file}: gives {shapes}; a yolox decoder with {classes} labels and input.size = "
-            f"[{_size(card)}] wants [n, {expected[0]}, {expected[1]}]: correct labels, "
+            f"[{_size(card)}] needs [n, {expected[0]}, {expected[1]}]: correct labels, "
             "input.size or decoder"
         )
     return (0,)
@@ -179,7 +179,7 @@ def _check_boxes(
     that order."""
     if len(outputs) != 3:
         raise ModelError(
-            f"{file}: has {len(outputs)} outputs; a boxes decoder wants three: boxes, scores, "
+            f"{file}: has {len(outputs)} outputs; a boxes decoder needs three: boxes, scores, "
             "classes"
         )
     kinds = [_kind(output) for output in outputs]
@@ -189,7 +189,7 @@ def _check_boxes(
     shape = outputs[indices[0]].shape
     if shape and shape[-1] not in (4, -1):
         raise ModelError(
-            f"{file}: gives boxes of {list(shape)}; a boxes decoder wants [k, 4], as x1, y1, x2, y2"
+            f"{file}: gives boxes of {list(shape)}; a boxes decoder needs [k, 4], as x1, y1, x2, y2"
         )
     return indices
 

@@ -31,7 +31,7 @@ def checked_archive(file: Path) -> io.BytesIO:
         members = _members(archive, file.stat().st_size)
         names = [name for name in members if name.startswith("models/")]
         if len(names) != 1 or not names[0].endswith(".json"):
-            raise Refused(f"holds {len(names)} models where one is")
+            raise Refused(f"holds {len(names)} models instead of one")
         model = names[0].removeprefix("models/").removesuffix(".json")
         target = io.BytesIO()
         with zipfile.ZipFile(target, "w") as new_archive:

@@ -38,7 +38,7 @@ def payload(value: object) -> dict[str, Any]:
 def _record(keys: Mapping[str, Take]) -> Take:
     def take(value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise Refused(f"has {value!r:.40} where a map is")
+            raise Refused(f"has {value!r:.40} where a map is expected")
         return {key: of(value[key]) for key, of in keys.items() if key in value}
 
     return take
@@ -47,7 +47,7 @@ def _record(keys: Mapping[str, Take]) -> Take:
 def _one_of(kinds: Mapping[str, Take]) -> Take:
     def take(value: object) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) != 1:
-            raise Refused(f"has {value!r:.40} where one value is")
+            raise Refused(f"has {value!r:.40} where one value is expected")
         ((kind, content),) = value.items()
         if kind not in kinds:
             raise Refused(f"holds {kind!r:.40}, which is neither a tensor nor a number")
@@ -59,7 +59,7 @@ def _one_of(kinds: Mapping[str, Take]) -> Take:
 def _list(item: Take) -> Take:
     def take(value: object) -> list[Any]:
         if not isinstance(value, list):
-            raise Refused(f"has {value!r:.40} where a list is")
+            raise Refused(f"has {value!r:.40} where a list is expected")
         return [item(x) for x in value]
 
     return take
@@ -68,7 +68,7 @@ def _list(item: Take) -> Take:
 def _map(key: Take, item: Take) -> Take:
     def take(value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise Refused(f"has {value!r:.40} where a map is")
+            raise Refused(f"has {value!r:.40} where a map is expected")
         return {key(k): item(v) for k, v in value.items()}
 
     return take
@@ -82,7 +82,7 @@ def _is(kind: type, *, also: tuple[object, ...] = ()) -> Take:
     def take(value: object) -> Any:
         if type(value) is kind or value in also:
             return value
-        raise Refused(f"has {value!r:.40} where {kind.__name__} is")
+        raise Refused(f"has {value!r:.40} where {kind.__name__} is expected")
 
     return take
 
@@ -120,13 +120,13 @@ def _removed(value: object) -> dict[str, Any]:
 def _number(value: object) -> float | int | str:
     if type(value) in (int, float) or value in ("Infinity", "-Infinity", "NaN"):
         return value  # type: ignore[return-value]
-    raise Refused(f"has {value!r:.40} where a number is")
+    raise Refused(f"has {value!r:.40} where a number is expected")
 
 
 def _integer(value: object) -> int:
     if type(value) is int and abs(value) <= _LARGEST:
         return value
-    raise Refused(f"has {value!r:.40} where int is")
+    raise Refused(f"has {value!r:.40} where int is expected")
 
 
 _INT, _BOOL = _integer, _is(bool)

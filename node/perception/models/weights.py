@@ -57,18 +57,22 @@ def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
     Raises ModelError with the numbers of missing, unknown and misshaped tensors, and the first of
     each.
     """
-    own = network.state_dict()
+    network_state = network.state_dict()
     state = weights.state
-    missing = [name for name in own if name not in state and not is_counter(name)]
-    extra = [name for name in state if name not in own and not is_counter(name)]
-    misshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or extra or misshaped:
-        examples = [*missing[:1], *extra[:1]]
+    missing = [name for name in network_state if name not in state and not is_counter(name)]
+    unknown = [name for name in state if name not in network_state and not is_counter(name)]
+    misshaped = [
+        name
+        for name in network_state
+        if name in state and network_state[name].shape != state[name].shape
+    ]
+    if missing or unknown or misshaped:
+        examples = [*missing[:1], *unknown[:1]]
         for name in misshaped[:1]:
-            examples.append(f"{name} is {_shape(state[name])}, not {_shape(own[name])}")
+            examples.append(f"{name} is {_shape(state[name])}, not {_shape(network_state[name])}")
         raise ModelError(
             f"weights {weights.file}: do not fit model {model_name!r}: {len(missing)} tensors "
-            f"missing, {len(extra)} unknown, {len(misshaped)} of another shape "
+            f"missing, {len(unknown)} unknown, {len(misshaped)} of another shape "
             f"({'; '.join(examples)}); name the model that they were saved from"
         )
     try:

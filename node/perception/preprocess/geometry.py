@@ -77,7 +77,7 @@ class PreprocessSpec:
     @property
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(factor, offset), each [3] float64: the network gets pixel * factor + offset."""
-        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.mean, self.std))
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
         return self.scale / std, -mean / std
 
 
@@ -256,8 +256,8 @@ class _Axis:
 
     def unpadded(self, spec: PreprocessSpec) -> slice:
         """Returns the range of the crop within the result."""
-        before = padding_before(self.free, spec.pad_anchor)
-        return slice(before, before + self.crop.stop - self.crop.start)
+        padding = padding_before(self.free, spec.pad_anchor)
+        return slice(padding, padding + self.crop.stop - self.crop.start)
 
     @classmethod
     def plan(
@@ -322,10 +322,10 @@ def placed(spec: PreprocessSpec, height: int, width: int) -> tuple[float, float,
     left): a frame's x is at left + x * zoom_x."""
     resized = resized_size(spec, height, width)
     top, left = (
-        padding_before(crop - own, spec.pad_anchor)
-        if crop >= own
-        else -int(round((own - crop) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
-        for own, crop in zip(resized, network_size(spec, height, width), strict=True)
+        padding_before(crop - length, spec.pad_anchor)
+        if crop >= length
+        else -int(round((length - crop) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
+        for length, crop in zip(resized, network_size(spec, height, width), strict=True)
     )
     return resized[0] / height, resized[1] / width, float(top), float(left)
 

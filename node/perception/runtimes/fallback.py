@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class CpuFallback:
-    """Runs on the GPU until it fails, at the start or later, then on the CPU for good.
+    """Runs on the GPU until it fails, at the start or later, then on the CPU permanently.
 
     After the start, the caller detects the failure, since it can appear anywhere; the caller then
     calls `take_over` and repeats the frame.

@@ -26,11 +26,11 @@ def folded(model: Model) -> nn.Module:
         return network
     probe = _probe(model.preprocess)
     with torch.inference_mode():
-        before = network(probe)
+        expected = network(probe)
     _fold(network, probe)
     with torch.inference_mode():
-        change = (network(probe) - before).abs().max()
-    if change <= _FOLDING_TOLERANCE * before.abs().max():
+        change = (network(probe) - expected).abs().max()
+    if change <= _FOLDING_TOLERANCE * expected.abs().max():
         return network
     return copy.deepcopy(model.network).to(memory_format=torch.channels_last)
 

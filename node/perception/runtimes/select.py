@@ -122,9 +122,9 @@ def _tuned_int8(model: Model, config: ModelConfig) -> Choice:
     result = kept_result(model)
     choice = result.fastest("int8") if result else None
     if choice is None:
-        why = "lost too many labels when it was tuned" if result else "is not calibrated here"
+        reason = "lost too many labels when it was tuned" if result else "is not calibrated here"
         raise ModelError(
-            f'model {model.name!r}: model.precision = "int8": {why}; run '
+            f'model {model.name!r}: model.precision = "int8": {reason}; run '
             f"perception-node tune --model {model.name} --frames FOLDER with 50 or more frames of "
             "what the robot sees"
         )

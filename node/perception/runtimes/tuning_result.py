@@ -22,7 +22,7 @@ from node.perception.runtimes.export import export_key
 
 log = logging.getLogger(__name__)
 
-_AS_FAST = 1.05
+_EQUALLY_FAST = 1.05
 """Factor of the fastest time within which choices count as equally fast: the difference is below
 the noise of a shared computer."""
 _PACKAGES = ("perception-node", "torch", "onnxruntime", "openvino")
@@ -109,9 +109,9 @@ def _best(measured: Iterable[Measured]) -> Choice | None:
     accepted = [row for row in measured if row.refused is None and row.median_ms is not None]
     if not accepted:
         return None
-    limit_ms = _AS_FAST * min(row.median_ms or 0 for row in accepted)
-    near = [row for row in accepted if (row.median_ms or 0) <= limit_ms]
-    return min(near, key=lambda row: (-(row.agreement or 0), row.cpu_ms or 0)).choice
+    limit_ms = _EQUALLY_FAST * min(row.median_ms or 0 for row in accepted)
+    equally_fast = [row for row in accepted if (row.median_ms or 0) <= limit_ms]
+    return min(equally_fast, key=lambda row: (-(row.agreement or 0), row.cpu_ms or 0)).choice
 
 
 def result_file(model: Model) -> Path:

@@ -50,7 +50,7 @@ def yolox(
     cells, strides = _grid(input_px)
     if raw.shape != (len(cells), 5 + classes):
         raise FrameError(
-            f"model output: {list(raw.shape)}, where the yolox decoder wants "
+            f"model output: {list(raw.shape)}, but the yolox decoder needs "
             f"{[len(cells), 5 + classes]} of {classes} classes; correct labels or input.size"
         )
     # A class score is at most 1, so objectness alone excludes most cells.
@@ -81,7 +81,7 @@ def triple(
     if not fits:
         raise FrameError(
             f"model output: boxes {list(boxes.shape)}, scores {list(scores.shape)}, classes "
-            f"{list(ids.shape)}; the boxes decoder wants [k, 4], [k], [k]"
+            f"{list(ids.shape)}; the boxes decoder needs [k, 4], [k], [k]"
         )
     for part in (boxes, scores, ids):
         _check_finite(part)
@@ -89,7 +89,7 @@ def triple(
     boxes, scores, ids = boxes[accepted], scores[accepted], ids[accepted]
     if len(boxes) and boxes.max() <= 1.5:
         raise FrameError(
-            "model output: boxes lie between 0 and 1; the boxes decoder wants pixels of the "
+            "model output: boxes lie between 0 and 1; the boxes decoder needs pixels of the "
             "network's input: export the model so"
         )
     return Candidates(boxes, scores, ids.astype(np.int64), suppressed=True)

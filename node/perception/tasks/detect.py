@@ -145,7 +145,7 @@ def _check(candidates: Candidates, classes: int) -> None:
         )
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise FrameError(
-            "model output: boxes end before they begin; the decoder wants (x1, y1, x2, y2)"
+            "model output: boxes end before they begin; the decoder needs (x1, y1, x2, y2)"
         )
 
 

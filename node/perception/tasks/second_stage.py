@@ -80,11 +80,11 @@ class SecondStage:
         Raises:
             ModelError: the classifier failed.
         """
-        wanted = self._config.classes
+        classes = self._config.classes
         indices = [
             index
             for index, detection in enumerate(detections)
-            if wanted is None or detection.name in wanted
+            if classes is None or detection.name in classes
         ][: self._config.max_crops]
         if not indices:
             return detections

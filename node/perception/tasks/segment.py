@@ -114,15 +114,15 @@ class Segment:
 
 
 def _visible_span(
-    cells: int, input_px: int, frame_px: int, zoom: float, before: float
+    cells: int, input_px: int, frame_px: int, zoom: float, offset_px: float
 ) -> tuple[slice, float, float]:
     """Returns for one axis the cells that show the frame, and the range in the frame that they
     cover, in px."""
-    start, end = max(0.0, before), min(float(input_px), before + frame_px * zoom)
+    start, end = max(0.0, offset_px), min(float(input_px), offset_px + frame_px * zoom)
     per_px = cells / input_px
     first = min(cells - 1, round(start * per_px))
     last = max(first + 1, round(end * per_px))
-    return slice(first, last), (start - before) / zoom, (end - before) / zoom
+    return slice(first, last), (start - offset_px) / zoom, (end - offset_px) / zoom
 
 
 def _downscaled(ids: NDArray[np.int64], longest: int) -> NDArray[np.int64]:

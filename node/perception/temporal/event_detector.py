@@ -107,12 +107,12 @@ class EventDetector:
                 yield item
                 continue
             entry.last_ns = stamp_ns
-            before = entry.newest
+            previous_event = entry.newest
             entry.newest = replace(
-                before, id=item.id, name=item.name, score=item.score, box=item.box
+                previous_event, id=item.id, name=item.name, score=item.score, box=item.box
             )
-            if before.name != item.name and item.region is None:
-                yield replace(entry.newest, kind="changed", previous=before.name)
+            if previous_event.name != item.name and item.region is None:
+                yield replace(entry.newest, kind="changed", previous=previous_event.name)
 
     def _ended(self, keys: Sequence[str]) -> list[SceneEvent]:
         return [_end(self._open.pop(key)) for key in keys if key in self._open]
