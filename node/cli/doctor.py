@@ -64,8 +64,8 @@ def command(
             continue
         told = escape(printable(f"{finding.what}: {finding.found}"))
         console.print(f"{_MARKS[finding.verdict]}  {told}")
-        if finding.mend:
-            console.print(f"         {escape(printable(finding.mend))}")
+        if finding.fix:
+            console.print(f"         {escape(printable(finding.fix))}")
     if wrong:
         raise SystemExit(1)
 

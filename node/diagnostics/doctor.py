@@ -1,4 +1,4 @@
-"""Doctor: looks at this computer and says what is there, what is wrong, and the mend."""
+"""Doctor: looks at this computer and says what is there, what is wrong, and the fix."""
 
 import importlib.metadata
 import os
@@ -57,8 +57,8 @@ def _opencv() -> Iterator[Finding]:
     try:
         from node.image.opencv import cv2
     except PerceptionError as error:
-        found, _, mend = str(error).partition("; ")
-        yield Finding("opencv", "wrong", found, mend)
+        problem, _, fix = str(error).partition("; ")
+        yield Finding("opencv", "wrong", problem, fix)
         return
     registry = cv2.videoio_registry
     backends = sorted(
@@ -141,8 +141,8 @@ def _model(config: NodeConfig) -> Iterator[Finding]:
     try:
         model = load_model(name, weights)
     except PerceptionError as error:
-        found, _, mend = str(error).partition("; ")
-        yield Finding("model", "wrong", found, mend or None)
+        problem, _, fix = str(error).partition("; ")
+        yield Finding("model", "wrong", problem, fix or None)
         return
     yield Finding("model", "ok", f"{model.name}, weights here, sha256 {model.digest[:12]}")
 
@@ -177,8 +177,8 @@ def endpoint_finding(what: str, endpoint: str) -> Finding:
         else:
             _try_binding(endpoint)
     except EndpointError as error:
-        found, _, mend = str(error).partition("; ")
-        return Finding(what, "wrong", found, mend)
+        problem, _, fix = str(error).partition("; ")
+        return Finding(what, "wrong", problem, fix)
     return Finding(what, "ok", f"{endpoint} is free")
 
 

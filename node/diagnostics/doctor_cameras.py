@@ -44,8 +44,8 @@ def _negotiated(camera: CameraConfig) -> Finding:
     try:
         source = open_device(camera)
     except SourceError as error:
-        found, _, mend = str(error).partition("; ")
-        return Finding(what, "wrong", found, mend or "see which cameras there are, above")
+        problem, _, fix = str(error).partition("; ")
+        return Finding(what, "wrong", problem, fix or "see which cameras there are, above")
     facts = source.facts
     source.close()
     gives = f"{facts.width}x{facts.height}, {facts.fps or 0:g} fps, {facts.pixel_format}"

@@ -8,9 +8,9 @@ Verdict = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. mend: what to do, None where nothing has to be done."""
+    """One thing that was looked at. fix: what to do; None where nothing needs fixing."""
 
     what: str
     verdict: Verdict
     found: str
-    mend: str | None = None
+    fix: str | None = None
