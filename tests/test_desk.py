@@ -72,7 +72,7 @@ def test_config_init_writes_a_file_that_is_valid(in_process: Run, tmp_path: Path
     assert in_process("config", "check", file).returncode == 0
     again = in_process("config", "init", file)
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 def test_a_camera_that_is_found_is_in_the_file(in_process: Run, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_dataset_without_a_frame_is_said(
 ) -> None:
     done = in_process("export", "imagefolder", recording, tmp_path / "set", "--label", "espreso")
     assert done.returncode == 0
-    assert "no frame fits --label" in done.stderr
+    assert "no frame matches --label" in done.stderr
 
 
 def test_labels_of_a_dataset_name_no_folder_elsewhere(recording: Path, tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_a_command_leaves_out_what_is_too_large_and_goes_on(
     done = in_process("label", tmp_path)
     assert done.returncode == 0
     assert "huge.jpg claims more pixels than limits.max_pixels = 70000000" in done.stderr
-    assert "1 labelled, 1 left out" in done.stderr
+    assert "1 labelled, 1 skipped" in done.stderr
     done = in_process("label", tmp_path, "--set", "limits.max_pixels=2000")
     assert done.returncode == 3
     assert "good.png: 64 x 48 pixels are more than limits.max_pixels = 2000" in done.stderr

@@ -169,7 +169,7 @@ def test_label_names_pictures_and_leaves_out_what_is_broken(
     assert done.returncode == 0
     assert "b.jpg cannot be read" in done.stderr
     assert "c.jpg is empty" in done.stderr
-    assert "2 labelled, 2 left out" in done.stderr
+    assert "2 labelled, 2 skipped" in done.stderr
     first, second = lines(out)
     assert Path(first["file"]).name == "a.jpg"
     assert first["labels"][0]["name"] == "espresso"

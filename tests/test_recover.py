@@ -239,7 +239,7 @@ def test_a_node_that_records_keeps_its_file(
 
 
 @pytest.mark.parametrize(
-    ("options", "name"), [((), "cut_recovered.mcap"), (("--in-place",), ".cut.mcap.mending")]
+    ("options", "name"), [((), "cut_recovered.mcap"), (("--in-place",), ".cut.mcap.repairing")]
 )
 def test_two_mendings_of_one_file_do_not_take_it_from_each_other(
     written: Path, in_process: Run, options: tuple[str, ...], name: str
