@@ -157,7 +157,7 @@ def test_the_report_shows_it_all_in_a_browser(
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in shown.stderr
-    for wanted in ("front", "rear", "espresso", "Latency", "What happened", "frames missing"):
+    for wanted in ("front", "rear", "espresso", "Latency", "Events and changes", "frames missing"):
         assert wanted in shown.stdout
     picture = cv2.imread(f"{tmp_path}/report.png")
     assert picture is not None

@@ -396,7 +396,7 @@ def test_facts_of_the_wrong_type_are_left_out_and_said(tmp_path: Path) -> None:
     frames = list(recording.frames())
     assert len(frames) == 2  # a stamp and a clock may be None; nothing else here fits
     assert all(type(frame.frame_id) is int for frame in frames)
-    assert any("a frame is left out" in problem for problem in recording.problems)
+    assert any("a frame is skipped" in problem for problem in recording.problems)
     for arguments in (
         ["report", file, "--output", tmp_path / "report.html"],
         ["export", "jsonl", file, tmp_path / "out.jsonl"],

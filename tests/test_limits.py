@@ -171,11 +171,16 @@ ZEROS = functools.cache(lambda: bombs.zeros(1))
 @pytest.mark.parametrize(
     ("compression", "packed", "length", "told"),
     [
-        ("zstd", ZEROS, 1000, "it says that it has 1000 bytes, and has others"),
+        ("zstd", ZEROS, 1000, "it declares 1000 bytes, and contains a different number"),
         ("zstd", ZEROS, 1 << 30, r"a chunk of 1024 MiB is longer than limits\.max_chunk_mb = 64"),
-        ("zstd", lambda: zstandard.compress(bytes(1 << 26)), 9, "it has 9 bytes, and has others"),
-        ("lz4", lambda: lz4.frame.compress(bytes(1 << 27)), 9, "it has 9 bytes, and has others"),
-        ("", lambda: bytes(50), 60, "it says that it has 60 bytes, and has others"),
+        (
+            "zstd",
+            lambda: zstandard.compress(bytes(1 << 26)),
+            9,
+            "it declares 9 bytes, and contains",
+        ),
+        ("lz4", lambda: lz4.frame.compress(bytes(1 << 27)), 9, "it declares 9 bytes, and contains"),
+        ("", lambda: bytes(50), 60, "it declares 60 bytes, and contains a different number"),
         ("rar", lambda: bytes(50), 50, "its compression 'rar' is not known"),
         (
             "zstd",
