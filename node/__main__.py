@@ -12,13 +12,13 @@ def main() -> None:
     """Runs the command line and ends the process with its exit code."""
     take_over()
     code = command_line(sys.argv[1:])
-    lost = lost_result()
-    if lost is not None:
-        print(f"error: {lost}", file=sys.stderr)
+    failure = lost_result()
+    if failure is not None:
+        print(f"error: {failure}", file=sys.stderr)
         code = code or OutputError.exit_code
     sys.stderr.flush()
-    # Not sys.exit: a thread that hangs in a camera's driver must not hold the process, and what
-    # has to be put away was put away before the command returned.
+    # Not sys.exit: a thread that hangs in a camera's driver must not keep the process alive. The
+    # command has released its resources before it returned.
     os._exit(code)
 
 

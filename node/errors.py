@@ -1,14 +1,14 @@
-"""The node's own exceptions, beside those that it shares with its clients (see
-`perception_client.errors`). Each message names the thing, what is wrong with it, and the mend; each
-class carries the exit code of the command that it ends.
+"""The node's own exceptions; `perception_client.errors` defines those that the node shares with its
+clients. Each message names the thing, the problem and the fix; each class has the exit code of the
+command that it ends. docs/architecture.md says who catches which.
 
     PerceptionError
     ├── SourceError             a camera, stream, video or picture
-    │   ├── PictureError        one picture; the next may be fine
-    │   └── BacklogError        pictures come, none of them of now
+    │   ├── PictureError        one picture; the next may be readable
+    │   └── BacklogError        a stream delivers old pictures only
     ├── ModelError              a model or its weights
-    │   └── FrameError          one frame without an answer that can be believed
-    ├── InferenceError          only a new process helps
+    │   └── FrameError          one frame with an invalid model output
+    ├── InferenceError          repeated failures or a hang; only a new process helps
     ├── OutputError             a result that cannot be written
     └── ClientError             ConfigError, EndpointError, ControlError, MessageError ...
 """
@@ -44,29 +44,29 @@ class SourceError(PerceptionError):
 
 
 class PictureError(SourceError):
-    """One picture of a camera that cannot be decoded; the next may be fine."""
+    """One picture that cannot be decoded; the next may be readable."""
 
 
 class BacklogError(SourceError):
-    """Pictures come, and for a while none of them could be shown as one of now; the next may."""
+    """A stream delivers pictures, but for a while all were too old to label; the next may be
+    current."""
 
 
 class ModelError(PerceptionError):
-    """A model or its weights that cannot be found, fetched, read or run."""
+    """A model or weights that cannot be found, fetched, read or run."""
 
     exit_code = 3
 
 
 class FrameError(ModelError):
-    """One frame that the model gave no answer for which can be believed; the next may be fine."""
+    """One frame for which the model's output is invalid; the next may be valid."""
 
 
 class InferenceError(PerceptionError):
-    """A model that fails again and again, or hangs: only a new process helps, which the
-    supervisor starts."""
+    """A model that fails repeatedly, or hangs. Only a new process helps; a supervisor starts it."""
 
     exit_code = 4
 
 
 class OutputError(PerceptionError):
-    """A result that cannot be written: no space left, a device that went."""
+    """A result that cannot be written: no space left, a removed device."""

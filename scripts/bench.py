@@ -1,4 +1,4 @@
-"""Measures what the node promises, as ratios taken by turns in one run on the same frames.
+"""Measures the node's performance as ratios: both sides run alternately on the same frames.
 
 `--json` prints one object for machines; docs/performance.md explains its keys. With
 `--photos FOLDER` int8 is calibrated on one half of the photographs and the agreement of all
@@ -55,8 +55,8 @@ FPS = 30
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Share of photographs that get the best label of torch in float32 on the reference transform's
-    own pixels, and how many photographs were judged."""
+    """Share of photographs with the same best label as torch in float32 on the reference
+    transform's pixels, and the number of photographs."""
 
     name: str
     agreement: float
@@ -65,8 +65,8 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class SteadyCpu:
-    """CPU time in percent of one core at 30 frames a second of 720p with the default model: of
-    decoding and the bare runtime alone, and of the whole node."""
+    """CPU time in percent of one core at 30 frames a second of 720p with the default model: only
+    decoding and the bare runtime, and the complete node."""
 
     bare_percent: float
     node_percent: float
@@ -83,7 +83,8 @@ def frames_of(size: tuple[int, int]) -> list[Image]:
 
 
 def choices(model: Model, photos: list[Image]) -> list[Choice]:
-    """Every way to run the model here; int8 where there are photographs to calibrate on."""
+    """Every runtime and precision of the model on this computer; int8 with photographs only, since
+    it needs calibration."""
     found = [Choice(runtime, precision, "cpu") for runtime, precision in PLAIN]
     if photos:
         preprocess = Preprocessor(model.preprocess)
@@ -97,7 +98,7 @@ def choices(model: Model, photos: list[Image]) -> list[Choice]:
 def bench_model(
     name: str, weights: Path | None, photos: list[Image], rounds: int
 ) -> tuple[list[Row], list[Agreement]]:
-    """Every runtime against the plain loop, the bare runtime, and torch's labels."""
+    """Compares every runtime with the plain loop, the bare runtime, and torch's labels."""
     model = load_model(name, weights)
     frames = frames_of(SIZES["720p"])
     found: list[Row] = []
@@ -134,7 +135,7 @@ def _reference_labels(model: Model, photos: list[Image]) -> list[int]:
 def on_video(
     measure: Callable[[Path, int, float], dict[str, object]], seconds: float
 ) -> dict[str, object]:
-    """What something costs labelling 720p at 30 frames a second."""
+    """Runs a measurement on a 720p video of 30 frames a second."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "720p.mp4"
         _write_video(video)
@@ -142,7 +143,7 @@ def on_video(
 
 
 def steady_cpu(seconds: float) -> SteadyCpu:
-    """Two processes at 30 frames a second for so long, one after the other."""
+    """Runs the bare loop and the node, one after the other, at 30 frames a second."""
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "720p.mp4"
         _write_video(video)
@@ -181,7 +182,7 @@ def _write_video(file: Path) -> None:
 
 
 def _bare_loop(video: Path) -> None:
-    """What nobody can do without: decode, and infer ready pixels."""
+    """The indispensable work: decodes frames, and infers prepared pixels."""
     cv2.setNumThreads(1)
     model = load_model("efficientnet_lite0")
     perceiver = build_perceiver(ModelConfig())
@@ -208,7 +209,7 @@ def seeded_resnet18(folder: Path) -> Path:
 
 
 def main() -> None:
-    """Runs every row."""
+    """Runs and prints all measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--rounds", type=int, default=60, help="frames of each comparison")
@@ -232,7 +233,7 @@ def main() -> None:
 
 
 def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str, object]:
-    """All rows, by the keys of `--json`."""
+    """All results, by the keys of `--json`."""
     files = find_image_files(photos_folder) if photos_folder else []
     photos = [read_image(file) for file in files or []]
     default = load_model("efficientnet_lite0")

@@ -1,5 +1,5 @@
-"""Measures what several cameras cost: one node on one, two and four of them, 720p at 10 frames a
-second each, and as fast as they can be labelled."""
+"""Measures the cost of several cameras: one node on one, two and four cameras, 720p at 10 frames a
+second each, and without a rate limit."""
 
 import argparse
 import json
@@ -20,10 +20,10 @@ _SETTLE_S = 2.0
 
 
 def camera_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
-    """steady: CPU in percent of a core with so many cameras, and by camera. busy: no rate limit;
+    """steady: CPU in percent of a core by number of cameras, in all and by camera. busy: no limit;
     labelled frames a second in all, of the slowest and of the fastest camera.
 
-    cost_per_camera: CPU by camera with the most cameras, by that with one; above 1 it would grow
+    cost_per_camera: CPU by camera with the most cameras, divided by that with one; above 1 it grows
     faster than their number.
     """
     steady = [_run(video, count, STEADY_FPS, seconds) for count in CAMERAS]
@@ -86,7 +86,7 @@ def _measured(
 
 
 def main() -> None:
-    """One JSON object."""
+    """Prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("video", type=Path, help="720p, 30 frames a second")
     parser.add_argument("--seconds", type=float, default=10)

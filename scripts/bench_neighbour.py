@@ -1,5 +1,5 @@
-"""Measures what a busy neighbour costs labelling: one node on 720p frames at 30 a second, by turns
-alone and beside a process that keeps a core busy."""
+"""Measures the effect of a busy neighbour on labelling: one node on 720p frames at 30 a second,
+alternately alone and beside a process that keeps a core busy."""
 
 import argparse
 import json
@@ -21,14 +21,14 @@ _SETTLE_S = 0.5
 
 @dataclass(slots=True)
 class Side:
-    """Of all windows alone, or beside the neighbour. age_ns: from frame to message."""
+    """Results of all windows of one kind. age_ns: from the frame's stamp to its message."""
 
     seconds: float = 0.0
     dropped: int = 0
     age_ns: list[int] = field(default_factory=list)
 
     def told(self) -> dict[str, float]:
-        """For `--json`."""
+        """The results as plain values."""
         spread = Spread.of(self.age_ns)
         return {
             "labelled_per_s": len(self.age_ns) / self.seconds, "dropped": self.dropped,
@@ -37,7 +37,7 @@ class Side:
 
 
 def neighbour_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
-    """So many windows of each kind by turns, on a 720p video of 30 frames a second."""
+    """Measures windows of both kinds alternately, on a 720p video of 30 frames a second."""
     alone, beside = Side(), Side()
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -1,4 +1,4 @@
-"""A real node on a video, for what measures it from outside."""
+"""Starts a real node on a video, for scripts that measure a node from outside."""
 
 import contextlib
 import subprocess
@@ -15,8 +15,10 @@ from perception_client.subscriber import Status, Subscriber
 def node_on(
     video: Path, endpoint: str, *settings: str
 ) -> Iterator[tuple[Subscriber, psutil.Process]]:
-    """Starts one that plays the video again and again, and a subscriber to it; begins with its
-    first labels. settings: more of its keys, each as `key=value`."""
+    """Starts a node that loops a video, and a subscriber; yields after the first labels.
+
+    settings: further configuration keys, each as `key=value`.
+    """
     more = [part for setting in ("camera.0.loop=true", *settings) for part in ("--set", setting)]
     node = subprocess.Popen(
         [sys.executable, "-m", "node", "run", "--source", str(video), "--endpoint", endpoint,

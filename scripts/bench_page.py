@@ -1,5 +1,5 @@
-"""Measures what the live page and the metrics cost labelling: one node on 720p frames at 30 a
-second, with somebody looking and with nobody, by turns; and one message's share of the metrics."""
+"""Measures the cost of the live page and the metrics: one node on 720p frames at 30 a second,
+alternately with and without a viewer; and the time to count one message for the metrics."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ _SETTLE_S = 1.0
 
 
 async def _look(url: str, until: float, cameras: list[str]) -> tuple[int, int]:
-    """A viewer; how many pictures of how many bytes it got."""
+    """A viewer; returns the number of received pictures and their bytes."""
     pictures = size = 0
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/live") as page:
         await page.send_str(json.dumps({"pictures": cameras}))
@@ -38,7 +38,7 @@ async def _look(url: str, until: float, cameras: list[str]) -> tuple[int, int]:
 def _window(
     subscriber: Subscriber, seconds: float, process: psutil.Process
 ) -> tuple[list[float], float, list[LabelsMessage]]:
-    """ms of work of each frame, CPU in percent of a core, and the messages."""
+    """Measures one window: ms of work of each frame, CPU in percent of a core, and the messages."""
     settled = time.monotonic() + _SETTLE_S
     while time.monotonic() < settled:
         subscriber.receive(5)
@@ -55,8 +55,8 @@ def _window(
 
 
 def page_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
-    """So many windows with a viewer and without, by turns. rate_cost_percent: by how much more time
-    a frame takes; metrics_percent: what the metrics of a message take, of a frame's work."""
+    """Measures windows with and without a viewer alternately. rate_cost_percent: additional time of
+    a frame; metrics_percent: time to count a message for the metrics, as a share of a frame's."""
     work: dict[bool, list[float]] = {True: [], False: []}
     cpu: dict[bool, list[float]] = {True: [], False: []}
     messages: list[LabelsMessage] = []
@@ -100,7 +100,7 @@ def _viewer(port: int, seconds: float) -> subprocess.Popen[str]:
 
 
 def _metrics_ms(messages: list[LabelsMessage]) -> float:
-    """Of one message, in ms."""
+    """Time to count one message, in ms."""
     live = LiveState(["camera"])
     metrics = Metrics(live)
     rounds = 20

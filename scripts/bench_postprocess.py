@@ -1,4 +1,4 @@
-"""Postprocessing of a detector with 300 candidate boxes, beside the loop that one writes first."""
+"""Compares the postprocessing of a detector with 300 candidate boxes with a plain Python loop."""
 
 import numpy as np
 
@@ -28,8 +28,8 @@ Found = list[tuple[int, float, tuple[float, float, float, float]]]
 
 
 def outputs() -> np.ndarray:
-    """[1, cells, 85] as YOLOX gives it, seeded: 60 objects, each seen by 5 cells beside each other,
-    as a real network's answer is."""
+    """Seeded outputs [1, cells, 85] in YOLOX's format: 60 objects, each detected by 5 neighbouring
+    cells, as in a real network's output."""
     random = np.random.default_rng(0)
     raw = np.zeros((1, cells_of(INPUT_PX), 5 + CLASSES), np.float32)
     raw[..., 4:] = random.uniform(0, 0.1, raw[..., 4:].shape)
@@ -85,7 +85,7 @@ def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, flo
 
 
 def row(rounds: int) -> Row:
-    """Both on the same outputs; they find the same boxes, or this fails."""
+    """Compares both on the same outputs; fails where their boxes differ."""
     raw = outputs()
     names = tuple(f"class {place}" for place in range(CLASSES))
     config = DetectConfig(score=SCORE, iou=IOU, max_detections=1000)

@@ -1,5 +1,5 @@
-"""Measures what recording costs labelling: one node on 720p frames at 30 a second, which records
-and does not by turns."""
+"""Measures the cost of recording for labelling: one node on 720p frames at 30 a second, alternately
+with and without recording."""
 
 import argparse
 import json
@@ -20,8 +20,8 @@ _SETTLE_S = 1.0
 
 @dataclass(slots=True)
 class Side:
-    """Of all windows with, or without recording. work_ms: preprocess, infer and postprocess of each
-    frame, of which labelling could do as many a second as fit."""
+    """Results of all windows with, or without recording. work_ms: preprocess, infer and postprocess
+    of each frame, whose sum bounds the highest rate."""
 
     seconds: float = 0.0
     labelled: int = 0
@@ -32,7 +32,7 @@ class Side:
     age_ms: list[float] = field(default_factory=list)
 
     def told(self) -> dict[str, float]:
-        """For `--json`."""
+        """The results as plain values."""
         return {
             "labelled_per_s": self.labelled / self.seconds,
             "dropped": self.dropped,
@@ -44,8 +44,8 @@ class Side:
 
 
 def recording_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
-    """So many windows of each kind by turns, on a 720p video. rate_cost_percent: by how much more
-    work a frame takes while it records, which is what the highest rate falls by."""
+    """Measures windows of both kinds alternately, on a 720p video. rate_cost_percent: additional
+    work of a frame while the node records, by which the highest rate falls."""
     sides = {True: Side(), False: Side()}
     with tempfile.TemporaryDirectory() as folder:
         control = f"ipc://{folder}/control"

@@ -1,5 +1,5 @@
-"""Measures the wire with real sockets and processes: from publishing to receiving with many
-subscribers, and what a subscriber that stopped reading costs the node."""
+"""Measures the wire with real sockets and processes: the latency from publishing to receiving with
+many subscribers, and the cost to the node of a subscriber that stopped reading."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ _LABELS = tuple(Label(id=i, name=f"a label of usual length {i}", score=0.2) for 
 
 
 def publish_to_receive(subscribers: int, rate_hz: float, seconds: float) -> dict[str, object]:
-    """p50, p95, p99 and maximum in ms over all subscribers, each a process, on ipc."""
+    """Latency over all subscribers, each a process, on ipc: p50, p95, p99 and maximum in ms."""
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/labels.ipc"
         publisher = Publisher(endpoint)
@@ -48,8 +48,8 @@ def publish_to_receive(subscribers: int, rate_hz: float, seconds: float) -> dict
 
 
 def bare_zmq(subscribers: int, rate_hz: float, seconds: float) -> dict[str, object]:
-    """The same with ZeroMQ alone: a PUB socket, and subscribers that read the time in a message of
-    the same size and nothing else. What this computer's scheduler takes by itself."""
+    """The same with plain ZeroMQ: a PUB socket, and subscribers that read only the time in a
+    message of the same size. The result is the share of this computer's scheduler."""
     body = b"\0" * len(encode(_sealed())[1])
     with tempfile.TemporaryDirectory() as folder, zmq.Context() as context:
         endpoint = f"ipc://{folder}/labels.ipc"
@@ -72,8 +72,8 @@ def bare_zmq(subscribers: int, rate_hz: float, seconds: float) -> dict[str, obje
 
 
 def stopped_subscriber(seconds: float) -> dict[str, object]:
-    """Publishes at 1,000 Hz to a subscriber that never reads: how long handing over takes in the
-    first and the last tenth, in us, and by how much memory grew after the first tenth, in MiB."""
+    """Publishes at 1,000 Hz to a subscriber that never reads. Measures the hand-over in the first
+    and the last tenth, in us, and the growth of memory after the first tenth, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/labels.ipc"
         publisher = Publisher(endpoint)
@@ -138,7 +138,7 @@ def _reader(endpoint: str, seconds: float, kind: str = "--reader") -> "subproces
 
 
 def wire_rows(seconds: float, subscribers: int = 10) -> list[dict[str, object]]:
-    """At 30 and 200 messages a second, ours and then ZeroMQ alone."""
+    """Measures at 30 and 200 messages a second, ours and then plain ZeroMQ."""
     return [
         {
             **publish_to_receive(subscribers, hz, seconds),
@@ -181,7 +181,7 @@ def _read_bare(endpoint: str, seconds: float) -> None:
 
 
 def main() -> None:
-    """Runs both."""
+    """Runs and prints all measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--subscribers", type=int, default=10, help="processes that receive")

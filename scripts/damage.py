@@ -1,5 +1,5 @@
-"""Damages pictures of real streams, one at a time, and prints how often a picture that never was
-gets through: with OpenCV's way to decode, which conceals, and with the node's."""
+"""Damages pictures of real streams, one at a time, and prints how often a false picture passes:
+with decoding as in OpenCV, which conceals damage, and with the node's strict decoding."""
 
 import argparse
 import random
@@ -22,7 +22,7 @@ from node.image.opencv import cv2
 
 PICTURES, KEY_EVERY = 45, 15
 _TOLERANCE = 8
-"""Grey levels: less is how one decoder differs from another, not damage."""
+"""Grey levels: smaller differences are between decoders, not damage."""
 
 _H264 = {"preset": "veryfast", "tune": "zerolatency", "g": str(KEY_EVERY)}
 _H265 = "log-level=none:scenecut=0:keyint=15:min-keyint=15"
@@ -82,7 +82,7 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 
 def view() -> list[Image]:
-    """A photograph that moves."""
+    """Frames of a moving photograph."""
     photo = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
     assert photo is not None
     small = cv2.resize(photo, (480, 320))
@@ -90,7 +90,7 @@ def view() -> list[Image]:
 
 
 def coded(pictures: Sequence[Image], encoder: str, options: dict[str, str]) -> list[Packet]:
-    """As an encoder sends them."""
+    """Encodes frames as a camera's encoder does."""
     context = av.CodecContext.create(encoder, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.height, context.width = pictures[0].shape[:2]
@@ -104,7 +104,7 @@ def coded(pictures: Sequence[Image], encoder: str, options: dict[str, str]) -> l
 
 
 def strictly(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Image]:
-    """What the node's decoder gives, by the place of each picture."""
+    """Decodes with the node's decoder; pictures by their index."""
     decoder, given = VideoDecoder(codec, b""), {}
     for place, packet in enumerate(packets):
         if packet is not None:
@@ -119,7 +119,7 @@ def strictly(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Image]
 
 
 def concealing(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Image]:
-    """What FFmpeg gives as OpenCV uses it."""
+    """Decodes with FFmpeg as OpenCV does; pictures by their index."""
     context, given = av.CodecContext.create(codec, "r"), {}
     context.thread_count = 1
     for place, packet in enumerate(packets):
@@ -132,7 +132,7 @@ def concealing(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Imag
 
 
 def wrong(given: dict[int, Image], truth: dict[int, Image]) -> bool:
-    """Whether any picture shows what never was."""
+    """Whether any decoded picture differs from the original."""
     return any(
         np.abs(picture.astype(int) - truth[place]).max() > _TOLERANCE
         for place, picture in given.items()
@@ -140,7 +140,7 @@ def wrong(given: dict[int, Image], truth: dict[int, Image]) -> bool:
 
 
 def stream(name: str, damage: str, times: int) -> tuple[int, int]:
-    """How often, of so many damages, one got through: concealing, and strictly."""
+    """Counts the damages that passed, with concealing and with strict decoding."""
     codec, encoder, options = STREAMS[name]
     packets: list[Packet] = coded(view(), encoder, options)
     truth = strictly(packets, codec)
@@ -158,7 +158,7 @@ def stream(name: str, damage: str, times: int) -> tuple[int, int]:
 
 
 def _with_stray_bytes(picture: Image) -> bytes:
-    """As some cameras send: restart markers, and bytes before them that do not belong there."""
+    """A JPEG as some USB cameras send it: with restart markers, and stray bytes before them."""
     options = [cv2.IMWRITE_JPEG_QUALITY, 85, cv2.IMWRITE_JPEG_RST_INTERVAL, 16]
     jpeg = cv2.imencode(".jpg", picture, options)[1].tobytes()
     scan = jpeg.index(b"\xff\xda") + 14
@@ -172,7 +172,7 @@ MOTION_JPEG: dict[str, Callable[[Image], bytes]] = {
 
 
 def motion_jpeg(name: str, damage: str, times: int) -> tuple[int, int]:
-    """The same of motion JPEG, whose pictures stand alone."""
+    """Counts as `stream` does for motion JPEG, whose pictures are independent."""
     pictures = [MOTION_JPEG[name](picture) for picture in view()]
     assert all(decode_jpeg(picture) is not None for picture in pictures)
     counts = [0, 0]

@@ -1,4 +1,4 @@
-"""The receiving half of scripts/demo: a control loop that looks twice a second at what is seen."""
+"""The receiving half of scripts/demo: a control loop that reads the labels twice a second."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ MAX_AGE_S = 0.5
 
 
 def main() -> int:
-    """Prints labels with their age; returns 1 when none came."""
+    """Prints labels with their age; returns 1 when none arrived."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("endpoint")
     parser.add_argument("--seconds", type=float, default=10.0)

@@ -1,5 +1,5 @@
-"""What every kind of fault shares: the campaign's list of them, what comes of one, and how a camera
-is held that fails for a while, or that must not notice."""
+"""Shared by all kinds of fault: their list, the outcome of one, and the checks of a camera that
+fails for a while, or must stay unaffected."""
 
 import itertools
 import time
@@ -18,9 +18,9 @@ STEADY_GAP_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one fault. detected_s: until its status was said; back_s: until the first frame
-    after it was labelled; wrong: what did not hold, in words; checked: messages `ok` of its time
-    that were held against what was sent."""
+    """The outcome of one fault. detected_s: until its status was published; back_s: until the first
+    frame after it was labelled; wrong: failed checks, in words; checked: `ok` messages of its time
+    that were compared with the sent pictures."""
 
     fault: str
     detected_s: float | None
@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much of what is done often. The short run of the test suite does less."""
+    """Numbers of repetitions. The short run of the test suite has fewer."""
 
     joins: int
     messages: int
@@ -59,8 +59,8 @@ def outage(
     lasts_s: float,
     camera: str = "stream",
 ) -> Outcome:
-    """A fault of a camera that lasts for a while: said in time, no `ok` meanwhile, back after it;
-    the steady camera never notices."""
+    """Checks an outage of a camera: published in time, no `ok` meanwhile, recovery after it; the
+    steady camera stays unaffected."""
     wrong: list[str] = []
     setup.monitor.first_ok(camera, time.monotonic() + SETTLED_S)
     began = time.monotonic()
@@ -84,8 +84,8 @@ def outage(
 def impairment(
     name: str, setup: Rig, begin: Callable[[], object], end: Callable[[], object], camera: str
 ) -> Outcome:
-    """A camera of which some pictures stay good, or may: whatever is `ok` meanwhile is held against
-    the truth at the campaign's end. The steady camera never notices."""
+    """Checks an impairment, in which some pictures may stay good: the campaign's end compares all
+    `ok` messages with the truth. The steady camera stays unaffected."""
     setup.monitor.first_ok(camera, time.monotonic() + SETTLED_S)
     began = time.monotonic()
     begin()
@@ -99,7 +99,7 @@ def impairment(
 def disturbance(
     name: str, setup: Rig, work: Callable[[], object], cameras: Sequence[str] = ("stream", "steady")
 ) -> Outcome:
-    """Something that the cameras must not notice at all."""
+    """Checks a disturbance that must not affect any camera."""
     for camera in cameras:
         setup.monitor.first_ok(camera, time.monotonic() + SETTLED_S)
     began = time.monotonic()
@@ -111,7 +111,7 @@ def disturbance(
 
 
 def unsteady(setup: Rig, since_s: float, camera: str = "steady") -> list[str]:
-    """What can be said against a camera that nothing happened to."""
+    """Failed checks of a camera without a fault, in words."""
     seen = setup.monitor.since(since_s, camera)
     problems = [f"{camera}: {x.message.status}" for x in seen if x.message.status != "ok"][:1]
     times = [since_s, *(x.at_s for x in seen), time.monotonic()]

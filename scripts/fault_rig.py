@@ -1,5 +1,5 @@
-"""What the fault campaign and the soak run share: a stream that can be made to fail, a node in a
-process of its own that records what it looked at, and a monitor that keeps every message it sends.
+"""Shared by the fault campaign and the soak run: a stream that fails on demand, a node in its own
+process that records its frames, and a monitor that keeps every message of the node.
 """
 
 import contextlib
@@ -43,19 +43,19 @@ class Stream:
         wait_until(lambda: _connects(self.port), "the stream's server starts")
 
     def mode(self, name: str) -> None:
-        """What it sends from now on, in the words of `fault_stream.py`."""
+        """Sets the mode from now on, one of `fault_stream.py`."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(f"{name}\n".encode())
         self._process.stdin.flush()
 
     def signal(self, number: int) -> None:
-        """To the server's process."""
+        """Sends a signal to the server's process."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """As a power cut does."""
+        """Kills the server, as a power cut does."""
         assert self._process is not None
         self._process.kill()
         self._process.wait(10)
@@ -63,7 +63,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A message, and when it came on CLOCK_MONOTONIC."""
+    """A message, and its arrival on CLOCK_MONOTONIC."""
 
     at_s: float
     message: LabelsMessage
@@ -105,12 +105,12 @@ class Monitor:
         )
 
     def forget(self) -> None:
-        """Lets go of what was received so far."""
+        """Discards the messages received so far."""
         with self._lock:
             self._seen.clear()
 
     def close(self) -> None:
-        """Receives no more."""
+        """Stops receiving."""
         self._stop.set()
         self._thread.join(5)
 
@@ -127,8 +127,8 @@ class Monitor:
 
 
 class Node:
-    """`perception-node run` in a process of its own, with a camera `stream` on the failing one, a
-    camera `steady` that nothing ever happens to, and, if wanted, a camera `coded` on H.264."""
+    """`perception-node run` in its own process, with a camera `stream` on the failing server, a
+    camera `steady` without faults, and optionally a camera `coded` on H.264."""
 
     def __init__(self, folder: Path, stream: Stream, *, h264: bool) -> None:
         self.labels = f"tcp://127.0.0.1:{free_port()}"
@@ -163,7 +163,7 @@ class Node:
 
 
 def run_node(*arguments: str, log: Path | None = None) -> "subprocess.Popen[bytes]":
-    """A command in a process of its own; what it says goes to a file."""
+    """Starts a command in its own process, with its output in a file."""
     target = log.open("ab") if log is not None else subprocess.DEVNULL
     return subprocess.Popen(
         [sys.executable, "-m", "node", *arguments], cwd=ROOT, stderr=target,
@@ -172,7 +172,7 @@ def run_node(*arguments: str, log: Path | None = None) -> "subprocess.Popen[byte
 
 
 class Rig:
-    """All of it together."""
+    """Stream, node and monitor together."""
 
     def __init__(self, folder: Path, *, h264: bool) -> None:
         self.folder = folder
@@ -193,7 +193,7 @@ class Rig:
 
 @contextlib.contextmanager
 def rig(*, h264: bool = False) -> Iterator[Rig]:
-    """A rig in a folder that goes with it; with a third camera on H.264, or not."""
+    """A rig in a temporary folder; optionally with a third camera on H.264."""
     with tempfile.TemporaryDirectory() as folder:
         made = Rig(Path(folder), h264=h264)
         try:
@@ -203,7 +203,7 @@ def rig(*, h264: bool = False) -> Iterator[Rig]:
 
 
 def wait_until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
-    """Raises TimeoutError naming what did not happen in time."""
+    """Waits for a condition. Raises TimeoutError, which names it."""
     deadline = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline:
@@ -212,7 +212,7 @@ def wait_until(condition: Callable[[], bool], what: str, patience_s: float = PAT
 
 
 def free_port() -> int:
-    """One that was free a moment ago."""
+    """A port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,8 +1,8 @@
-"""The streams that the fault campaign makes fail: a server in a process of its own, so that it can
-be stopped and killed, and what it sends while all is well.
+"""The failing streams of the fault campaign: a server in its own process, which can be stopped and
+killed, and the pictures that it sends without a fault.
 
-GET /stream.mjpg gives motion JPEG, GET /stream.h264 gives H.264. Each line on stdin is the mode in
-which all connections go on.
+GET /stream.mjpg returns motion JPEG, GET /stream.h264 returns H.264. Each line on stdin sets the
+mode of all connections.
 """
 
 import argparse
@@ -35,8 +35,8 @@ _DAMAGED_EVERY = 20
 
 
 def views(size: tuple[int, int] = _SIZE) -> list[Image]:
-    """Views that move, of one thing and then of another, so that labels tell which was looked at:
-    as many of each as there are from one key frame to the next."""
+    """Moving views of one object and then of another, so that labels identify the picture: as many
+    of each as frames lie between two key frames."""
     data = Path(skimage.__file__).parent / "data"
     photos = [cv2.imread(str(data / name)) for name in ("coffee.png", "chelsea.png")]
     small = [cv2.resize(photo, size) for photo in photos if photo is not None]
@@ -48,8 +48,8 @@ def views(size: tuple[int, int] = _SIZE) -> list[Image]:
 
 
 def sent_whole(quality: int) -> set[bytes]:
-    """Every picture that is ever sent whole, as the JPEG that a recording keeps of it: motion JPEG
-    as it came, H.264 decoded and encoded with the recording's quality."""
+    """Every picture that the server ever sends whole, as a recording stores it: motion JPEG
+    unchanged, H.264 decoded and encoded with the recording's quality."""
     packets = coded(views(), _ENCODER, _OPTIONS)
     decoded = strictly(packets, _CODEC)
     assert len(decoded) == len(packets)
@@ -61,12 +61,12 @@ _COMMENT = b"\xff\xfe\0\x0a"  # of eight bytes
 
 
 def stamped(jpeg: bytes) -> bytes:
-    """A picture that says in a comment when it was sent, in ns on CLOCK_MONOTONIC."""
+    """A picture with a comment that contains its time of sending, in ns on CLOCK_MONOTONIC."""
     return jpeg[:2] + _COMMENT + time.monotonic_ns().to_bytes(8, "big") + jpeg[2:]
 
 
 def unstamped(jpeg: bytes) -> tuple[bytes, int | None]:
-    """The picture alone, and when it was sent, if it says so."""
+    """The picture without the comment, and its time of sending, None without a comment."""
     start = 2 + len(_COMMENT)
     if jpeg[2:start] != _COMMENT:
         return jpeg, None
@@ -78,12 +78,12 @@ def _jpegs(size: tuple[int, int]) -> list[bytes]:
 
 
 class Content(Protocol):
-    """What a camera sends of each picture, by the mode."""
+    """The bytes that a camera sends of each picture, by mode."""
 
     type: bytes
 
     def body(self, mode: str, place: int) -> bytes:
-        """The bytes of one picture, spoiled as the mode says."""
+        """The bytes of one picture, damaged according to the mode."""
         ...
 
 
@@ -158,7 +158,7 @@ def _part(jpeg: bytes, claimed: int | None = None) -> bytes:
 
 
 class _Server:
-    """mode: what connections do now. silent: they send nothing; half: half a picture, then nothing;
+    """mode: behaviour of all connections. silent: send nothing; half: half a picture, then nothing;
     drip: a byte at a time; reset: they are reset; refuse: HTTP 500; else as the content says."""
 
     def __init__(self, port: int) -> None:
@@ -169,7 +169,7 @@ class _Server:
         self._listener = socket.create_server(("127.0.0.1", port), reuse_port=False)
 
     def serve(self) -> None:
-        """For ever."""
+        """Serves without end."""
         while True:
             connection, _ = self._listener.accept()
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()

@@ -1,6 +1,5 @@
-"""Holds each message `ok` of a fault campaign against the truth: the picture that it speaks of,
-which the node recorded, was sent whole and just then, and the message says what is to be seen in
-it."""
+"""Compares each `ok` message of a fault campaign with the truth: its picture, which the node
+recorded, was sent whole at that time, and the labels name the picture's content."""
 
 import json
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ _SAME_SCORE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One message `ok`: its camera, when its frame was captured on CLOCK_MONOTONIC, and what is
-    wrong with it, if anything."""
+    """One `ok` message: its camera, the capture of its frame on CLOCK_MONOTONIC, and the error, if
+    any."""
 
     camera: str
     stamp_s: float
@@ -29,7 +28,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What is to be seen in a picture."""
+    """The content of a picture."""
 
     size: tuple[int, int]
     scores: dict[str, float]
@@ -37,7 +36,7 @@ class _Seen:
 
 
 class Truth:
-    """What is to be seen in each picture that is ever sent whole: labelled by the node's own
+    """The content of each picture that the server ever sends whole, labelled by the node's own
     command, one file each."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +52,7 @@ class Truth:
         self._seen = dict(zip(pictures, seen, strict=True))
 
     def check(self, recordings: Path, cameras: tuple[str, ...]) -> Iterator[Checked]:
-        """Every recorded message `ok` of some cameras, in each file of a folder."""
+        """Checks every recorded `ok` message of some cameras, in each file of a folder."""
         for path in sorted(recordings.glob("*.mcap")):
             for frame, message in Recording([path]).labelled_frames():
                 if message is not None and frame.camera in cameras:

@@ -1,10 +1,10 @@
-"""The fault campaign: brings about what goes wrong on a robot, with real processes and sockets, and
-holds that the node lives or ends with its stated code, is back by itself, and sends no message `ok`
-that should not be: each one of the failing cameras is held against the pictures that were sent.
-Prints a table; exit 1 where anything did not hold.
+"""The fault campaign: injects typical failures of a robot, with real processes and sockets; checks
+that the node lives or ends with its documented code, recovers by itself, and sends no false `ok`
+message: each `ok` message of the failing cameras is compared with the sent pictures.
+Prints a table; exit 1 if any check failed.
 
     scripts/faults.py                     every kind once
-    scripts/faults.py --stalls 100        that a stalled stream is found in time, each time
+    scripts/faults.py --stalls 100        the detection of a stalled stream in time, 100 times
     scripts/faults.py --only "frozen" --only "clock"
 """
 
@@ -33,7 +33,7 @@ _FAILING = ("stream", "coded")
 
 @dataclass(frozen=True, slots=True)
 class _Happened:
-    """An outcome, and from when to when on CLOCK_MONOTONIC."""
+    """An outcome, and its start and end on CLOCK_MONOTONIC."""
 
     outcome: Outcome
     began_s: float
@@ -41,7 +41,7 @@ class _Happened:
 
 
 def campaign(names: Sequence[str], counts: Counts) -> list[Outcome]:
-    """Every fault once, on one node that has to outlive them; then the truth."""
+    """Injects every fault once, on one node that must outlive them; then checks the truth."""
     console = Console(stderr=True)
     happened = []
     with rig(h264=any("H.264" in name for name in names)) as setup:
@@ -59,7 +59,7 @@ def campaign(names: Sequence[str], counts: Counts) -> list[Outcome]:
 
 
 def _held_against_the_truth(happened: Sequence[_Happened], setup: Rig) -> list[Outcome]:
-    """The outcomes, each with the messages `ok` of its time."""
+    """The outcomes, each with the `ok` messages of its time."""
     truth = Truth(setup.folder / "truth")
     checked = list(truth.check(setup.node.recordings, _FAILING))
     outcomes = []
@@ -74,7 +74,7 @@ def _held_against_the_truth(happened: Sequence[_Happened], setup: Rig) -> list[O
 
 
 def stalls(count: int) -> list[float]:
-    """Seconds from the moment that a stream goes silent until `stalled` is received, each time."""
+    """Seconds from the silence of a stream to the receipt of `stalled`, each time."""
     found = []
     with rig() as setup:
         for _ in range(count):
@@ -97,7 +97,7 @@ def stalls(count: int) -> list[float]:
 
 
 def main() -> None:
-    """Runs what is asked for."""
+    """Runs the requested campaign."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", metavar="NAME", help="kinds that contain this")
     parser.add_argument("--joins", type=int, default=10_000)

@@ -1,4 +1,4 @@
-"""Faults of cameras: what a stream's server does wrong, and what it sends."""
+"""Faults of cameras: wrong behaviour of a stream's server, and wrong bytes."""
 
 import signal
 

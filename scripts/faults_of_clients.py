@@ -1,4 +1,4 @@
-"""Faults of whoever is connected: subscribers that stop, come and go, random bytes, wrong keys."""
+"""Faults of clients: subscribers that stop, connect and disconnect, random bytes, wrong keys."""
 
 import contextlib
 import random
@@ -75,8 +75,8 @@ def _random_control(setup: Rig, counts: Counts) -> Outcome:
 
 
 def _bombard(endpoint: str, kind: int, messages: int) -> None:
-    """Random bytes inside ZeroMQ's framing, then outside of it; one message in ten is a request
-    with something wrong in it."""
+    """Sends random bytes inside ZeroMQ's framing, then without it; one message in ten is an invalid
+    request."""
     context = zmq.Context()
     generator = random.Random(0)
     with context.socket(kind) as sender:

@@ -17,7 +17,7 @@ from perception_client.subscriber import Control, NotUsableError, Subscriber
 
 @fault("SIGSTOP of the node")
 def _stop_node(setup: Rig, counts: Counts) -> Outcome:
-    """As a computer that is suspended. What comes after it tells its true age."""
+    """Stops the node, as a suspended computer does. Messages after it carry their true age."""
     wrong: list[str] = []
     with Subscriber(setup.node.labels, "steady") as subscriber:
         subscriber.require(1.0, timeout_s=30)
@@ -36,7 +36,8 @@ def _stop_node(setup: Rig, counts: Counts) -> Outcome:
 
 @fault("SIGKILL of the node")
 def _kill_node(setup: Rig, counts: Counts) -> Outcome:
-    """A supervisor starts it again: the same subscribers find it, and can tell."""
+    """Kills the node, and restarts it as a supervisor does: the same subscribers find it, and
+    notice the restart."""
     session = setup.monitor.first_ok("steady", 0).message.session
     began = time.monotonic()
     setup.node.process.kill()
@@ -106,7 +107,7 @@ _PATCHED = {
 
 
 def _patched(kind: str) -> tuple["subprocess.Popen[bytes]", str]:
-    """A node of its own with a fault built in, on the demo."""
+    """Runs a separate node with a built-in fault, on the demo."""
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     program = (
         "import sys, threading, time\n"
@@ -163,7 +164,7 @@ def _hangs(setup: Rig, counts: Counts) -> Outcome:
 
 @fault("clock steps")
 def _clock(setup: Rig, counts: Counts) -> Outcome:
-    """The node's wall clock goes an hour back and forth every second."""
+    """Sets the node's wall clock an hour back and forth every second."""
     process, endpoint = _patched("clock steps")
     wrong: list[str] = []
     with Subscriber(endpoint) as subscriber:

@@ -1,5 +1,5 @@
-"""Campaigns on recordings: nodes that are killed while they record, a recording of an hour, and
-how punctually one is played. Exit 1 where what has to hold does not."""
+"""Campaigns on recordings: nodes that are killed while they record, a recording of an hour, and the
+punctuality of a replay. Exit 1 if a check fails."""
 
 import argparse
 import itertools
@@ -34,11 +34,11 @@ from perception_client.subscriber import Status, Subscriber
 
 FPS = 30
 KEPT_BEFORE_S = 1.0
-"""What is older than this when a node is killed has to be in the file."""
+"""Messages older than this at the kill of a node must be in the file."""
 MOST_SEEK_S = 1.0
 MOST_GROWN_MIB = 20.0
 MOST_ERROR_MS = 5.0
-"""Of 99 in 100 frames of a replay at speed 1.0."""
+"""Greatest error of 99 in 100 frames of a replay at speed 1.0."""
 _SECONDS_A_FLUSH = 1.0
 
 
@@ -55,7 +55,7 @@ class Cut:
 
 
 def kill_while_recording(kills: int, seed: int) -> Iterator[Cut]:
-    """A node each, killed at a random moment of its first four seconds."""
+    """Kills nodes, each at a random moment of its first four seconds."""
     moments = random.Random(seed)
     for _ in range(kills):
         with tempfile.TemporaryDirectory() as folder:
@@ -83,11 +83,11 @@ def _killed(folder: Path, after_s: float) -> Cut:
     node.wait()
     killed_ns = time.time_ns()
     (cut,) = folder.glob("*.mcap")
-    mended = folder / "mended.mcap"
+    repaired = folder / "repaired.mcap"
     try:
-        recover(cut, mended)
-        kept = {x.seq: x.published_ns for _, x in Recording([mended]).messages("labels")}
-        whole = is_whole(mended)
+        recover(cut, repaired)
+        kept = {x.seq: x.published_ns for _, x in Recording([repaired]).messages("labels")}
+        whole = is_whole(repaired)
     except SourceError:  # killed before its first half second
         kept, whole = {}, after_s < _SECONDS_A_FLUSH
     due = [n for n, at_ns in received.items() if killed_ns - at_ns > KEPT_BEFORE_S * 1e9]
@@ -98,8 +98,8 @@ def _killed(folder: Path, after_s: float) -> Cut:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """A long recording. seek_s: to the first frame at ten moments; memory_mib: at ten points of
-    reading all its frames, decoded."""
+    """Results of a long recording. seek_s: seeks to the first frame at ten positions; memory_mib:
+    at ten points while all its frames are read and decoded."""
 
     minutes: float
     frames: int
@@ -117,7 +117,7 @@ class Hour:
 
 
 def long_recording(minutes: float, folder: Path) -> Hour:
-    """Writes so long a recording of 320x240 noise and pictures, and reads it."""
+    """Writes a recording of 320x240 noise and pictures of the given length, and reads it."""
     file = folder / "long.mcap"
     frames = int(minutes * 60 * FPS)
     _write_long(file, frames)
@@ -160,7 +160,7 @@ def _write_long(file: Path, frames: int) -> None:
 
 
 def replay_memory(file: Path) -> list[float]:
-    """Memory in MiB at ten points of a whole replay with the model, as fast as it goes."""
+    """Memory in MiB at ten points of a complete replay with the model, at full speed."""
     from node.cli.options import load_perceiver
     from node.pipeline.message_builder import MessageBuilder
     from node.replay.run import run_replay
@@ -188,7 +188,7 @@ def replay_memory(file: Path) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How far from its recorded time each frame came at speed 1.0, in milliseconds."""
+    """Difference of each frame's time at speed 1.0 from its recorded time, in milliseconds."""
 
     frames: int
     error_ms_p50: float
@@ -197,8 +197,8 @@ class Timing:
 
 
 def replay_timing(source: str) -> Timing:
-    """Plays a recording at its own speed to somebody who takes each frame at once. Times are told
-    from the median, since the first frame, from which they count, may itself be late."""
+    """Plays a recording at its own speed to a consumer that takes each frame at once. Times are
+    relative to their median, since the first frame, from which they count, may itself be late."""
     files = find_recording(source)
     if files is None:
         raise SourceError(f"{source} names no recording")
@@ -218,7 +218,7 @@ def replay_timing(source: str) -> Timing:
 
 
 def main() -> int:
-    """Runs what is asked for; prints one JSON object a line."""
+    """Runs the requested campaigns; prints one JSON object a line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=0, help="nodes to kill while they record")
     parser.add_argument("--seed", type=int, default=0)

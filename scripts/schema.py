@@ -1,5 +1,5 @@
 """Writes config/messages.schema.json, the messages as JSON Schema, from the message types. With
---check: exit 1 where the file differs from them."""
+--check: exit 1 if the file differs from them."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ FILE = Path(__file__).parents[1] / "config" / "messages.schema.json"
 
 
 def document() -> str:
-    """The whole file."""
+    """The text of the file."""
     kinds = {kind: {k: v for k, v in json_schema(kind).items() if k != "$schema"} for kind in KINDS}
     content = {
         "$schema": JSON_SCHEMA,
@@ -31,7 +31,7 @@ def document() -> str:
 
 
 def main() -> int:
-    """0: written, or the same."""
+    """Writes or checks the file; returns the exit code."""
     if "--check" not in sys.argv:
         FILE.write_text(document(), encoding="utf-8")
         return 0

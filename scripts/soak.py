@@ -59,7 +59,7 @@ class Soaked:
 
 
 def soak(frames: int, seconds: float) -> Soaked:
-    """Until so many frames are labelled or so many seconds have passed."""
+    """Runs until the number of frames is labelled or the time has passed."""
     mailbox = LatestMailbox([_CAMERA])
     stop = threading.Event()
     ages_ns = array("q")
@@ -92,7 +92,7 @@ def soak(frames: int, seconds: float) -> Soaked:
 
 
 def _feed(mailbox: LatestMailbox, inference_loop: InferenceLoop, until: float) -> None:
-    """Frames faster than any model here, from a few kept pictures."""
+    """Puts frames, from a few prepared pictures, faster than any model labels them."""
     demo = DemoSource()
     images = [demo.read().image for _ in range(200)][::20]
     place = 0
@@ -125,7 +125,7 @@ def _percentiles(ages_ns: "array[int]") -> tuple[float, float]:
 
 
 def main() -> None:
-    """Soaks, prints, and says by the exit code whether all stayed flat."""
+    """Runs the soak, prints the result, and exits with 1 if memory or age grew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=3600)

@@ -1,5 +1,5 @@
-"""A node that lives with a fault every few seconds, for as long as asked: memory, threads, file
-descriptors and latency stay flat, or not. Used by `scripts/soak.py --minutes`."""
+"""Runs a node with a fault every few seconds, and checks that memory, threads, file descriptors and
+latency stay flat. Used by `scripts/soak.py --minutes`."""
 
 import random
 import signal
@@ -23,7 +23,7 @@ _QUIET_S = (1.0, 3.0)
 @dataclass(frozen=True, slots=True)
 class Slope:
     """One figure over the run: at the end of its first fifth, at its end (each the median of a
-    tenth), and how it grew per hour by a line through all."""
+    tenth), and its growth per hour by a line fitted through all values."""
 
     name: str
     unit: str
@@ -34,8 +34,8 @@ class Slope:
 
 @dataclass(frozen=True, slots=True)
 class Lived:
-    """seconds, faults: how long and how many. longest_back_s: until the camera was labelled again
-    after a fault. slopes: of memory, threads, file descriptors and latency."""
+    """seconds, faults: duration of the run, and number of faults. longest_back_s: longest time from
+    a fault to the next label. slopes: of memory, threads, file descriptors and latency."""
 
     seconds: float
     faults: int
@@ -44,8 +44,8 @@ class Lived:
 
     @property
     def flat(self) -> bool:
-        """Whether nothing grew: 30 MiB, 3 threads, 5 descriptors are allowed, and half as much
-        latency again."""
+        """Whether no figure grew beyond 30 MiB, 3 threads, 5 descriptors, and 1.5 times the
+        latency."""
         allowed = {"memory": 30.0, "threads": 3.0, "descriptors": 5.0}
         for slope in self.slopes:
             most = allowed.get(slope.name, max(10.0, slope.start * 0.5))
@@ -84,7 +84,7 @@ def live(seconds: float) -> Lived:
 
 
 def _kinds(setup: Rig) -> Iterator[float]:
-    """Brings about one fault after the other, in random order; how long each took to mend."""
+    """Injects one fault after another, in random order; yields the time to recover of each."""
     stream = setup.stream
     actions: list[Callable[[], object]] = [
         *(_moded(setup, mode) for mode in

@@ -1,4 +1,4 @@
-"""Tracks of a video: a table of how many, how long, and an overlay video to look at.
+"""Prints a table of the tracks of a video, and optionally writes a video with the tracks drawn.
 
 python scripts/tracks.py VIDEO --model yolox_nano.onnx [--every 2] [--overlay FILE.mp4]
 """

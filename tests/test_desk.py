@@ -46,7 +46,7 @@ def test_doctor_knows_what_a_usb_bus_carries() -> None:
     large = bandwidth("camera", "1280x720", "YUYV", 1280, 720, 30.0)
     assert large.verdict == "note"
     assert "55 MB/s, where USB 2 carries about 35" in large.found
-    assert 'fourcc = "MJPG"' in (large.mend or "")
+    assert 'fourcc = "MJPG"' in (large.fix or "")
     assert bandwidth("camera", "1280x720", "MJPG", 1280, 720, 30.0).verdict == "ok"
 
 
@@ -61,7 +61,7 @@ def test_doctor_looks_at_all_that_is_configured(in_process: Run, tmp_path: Path)
     assert "/dev/video93 does not exist" in findings["camera camera"]["found"]
     assert findings["page"]["verdict"] == findings["control endpoint"]["verdict"] == "ok"
     assert findings["recordings"]["verdict"] == "wrong"
-    assert "make room" in findings["recordings"]["mend"]
+    assert "make room" in findings["recordings"]["fix"]
 
 
 def test_config_init_writes_a_file_that_is_valid(in_process: Run, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_config_init_writes_a_file_that_is_valid(in_process: Run, tmp_path: Path
     assert in_process("config", "check", file).returncode == 0
     again = in_process("config", "init", file)
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 def test_a_camera_that_is_found_is_in_the_file(in_process: Run, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_the_report_shows_it_all_in_a_browser(
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in shown.stderr
-    for wanted in ("front", "rear", "espresso", "Latency", "What happened", "frames missing"):
+    for wanted in ("front", "rear", "espresso", "Latency", "Events and changes", "frames missing"):
         assert wanted in shown.stdout
     picture = cv2.imread(f"{tmp_path}/report.png")
     assert picture is not None
@@ -220,7 +220,7 @@ def test_a_dataset_without_a_frame_is_said(
 ) -> None:
     done = in_process("export", "imagefolder", recording, tmp_path / "set", "--label", "espreso")
     assert done.returncode == 0
-    assert "no frame fits --label" in done.stderr
+    assert "no frame matches --label" in done.stderr
 
 
 def test_labels_of_a_dataset_name_no_folder_elsewhere(recording: Path, tmp_path: Path) -> None:

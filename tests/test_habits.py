@@ -142,7 +142,7 @@ def test_what_prints_as_it_goes_ends_on_a_full_disk(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(sys, "stdout", stdout)
         with pytest.raises(OutputError, match="stdout cannot be written: No space left"):
             print_line("one")
-        assert raw.say_failure() is None  # it is said once
+        assert raw.take_failure() is None  # it is said once
 
 
 def test_a_gate_is_not_passed_by_a_reader_that_goes(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_facts_of_the_wrong_type_are_left_out_and_said(tmp_path: Path) -> None:
     frames = list(recording.frames())
     assert len(frames) == 2  # a stamp and a clock may be None; nothing else here fits
     assert all(type(frame.frame_id) is int for frame in frames)
-    assert any("a frame is left out" in problem for problem in recording.problems)
+    assert any("a frame is skipped" in problem for problem in recording.problems)
     for arguments in (
         ["report", file, "--output", tmp_path / "report.html"],
         ["export", "jsonl", file, tmp_path / "out.jsonl"],

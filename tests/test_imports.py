@@ -1,6 +1,7 @@
 """Imports run one way: each package uses those below it, and none beside it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +94,24 @@ def test_no_module_is_in_a_circle() -> None:
 def test_the_root_stays_small() -> None:
     at_root = [x for x in (ROOT / "node").glob("*.py") if x.name != "__init__.py"]
     assert len(at_root) <= MOST_AT_THE_ROOT
+
+
+def test_the_architecture_page_lists_every_package_once() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    listed = re.findall(r"^\| `((?:node|perception_client)[\w/]*)` \|", page, re.M)
+    folders = [
+        str(file.parent.relative_to((ROOT / package).parent))
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("__init__.py")
+    ]
+    assert sorted(listed) == sorted(folders)
+
+
+def test_the_architecture_page_lists_packages_from_the_lowest_layer_up() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    listed = re.findall(r"^\| `((?:node|perception_client)[\w/]*)` \|", page, re.M)
+    layers = [layer(package_of(name.replace("/", "."))) for name in listed if name != "node"]
+    assert layers == sorted(layers)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -169,7 +169,7 @@ def test_label_names_pictures_and_leaves_out_what_is_broken(
     assert done.returncode == 0
     assert "b.jpg cannot be read" in done.stderr
     assert "c.jpg is empty" in done.stderr
-    assert "2 labelled, 2 left out" in done.stderr
+    assert "2 labelled, 2 skipped" in done.stderr
     first, second = lines(out)
     assert Path(first["file"]).name == "a.jpg"
     assert first["labels"][0]["name"] == "espresso"
@@ -316,7 +316,7 @@ def test_doctor_looks_at_this_computer(in_process: Run, tcp: str) -> None:
     assert {"cpu", "opencv", "runtime torch", "gpu", "model", "endpoint"} <= findings.keys()
     assert findings["endpoint"]["verdict"] == "ok"
     assert done.returncode == (1 if any(f["verdict"] == "wrong" for f in findings.values()) else 0)
-    assert all(f["mend"] for f in findings.values() if f["verdict"] == "wrong")
+    assert all(f["fix"] for f in findings.values() if f["verdict"] == "wrong")
 
 
 def test_doctor_finds_what_is_wrong(in_process: Run, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_doctor_finds_what_is_wrong(in_process: Run, tmp_path: Path) -> None:
     findings = {f["what"]: f for f in map(json.loads, done.stdout.splitlines())}
     assert findings["model"]["verdict"] == "wrong"
     assert findings["endpoint"]["verdict"] == "wrong"
-    assert findings["endpoint"]["mend"]
+    assert findings["endpoint"]["fix"]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda f: f.name)

@@ -100,8 +100,8 @@ def control(endpoint: str) -> None:
 def checked(endpoint: str) -> None:
     found = endpoint_finding("endpoint", endpoint)
     if found.verdict == "wrong":
-        assert found.mend
-        raise EndpointError(f"{found.found}; {found.mend}")
+        assert found.fix
+        raise EndpointError(f"{found.found}; {found.fix}")
 
 
 def run_node(endpoint: str) -> None:

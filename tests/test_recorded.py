@@ -195,13 +195,13 @@ def test_damage_that_is_found_while_playing_is_said(tmp_path: Path) -> None:
     content = bytearray(damaged.read_bytes())
     content[content.index(b'"seq":25')] ^= 1
     damaged.write_bytes(content)
-    with RecordedLabels(damaged) as played, pytest.warns(UserWarning, match="left out") as told:
+    with RecordedLabels(damaged) as played, pytest.warns(UserWarning, match="skipped") as told:
         played.advance(100.0)
     assert len(told) == 1
     left = RecordedLabels(damaged)
     with left:
         left.advance(4.0)
-        with pytest.warns(UserWarning, match="left out"):
+        with pytest.warns(UserWarning, match="skipped"):
             left.close()
 
 
@@ -230,7 +230,7 @@ def test_the_report_leaves_out_no_outage_for_many_events(tmp_path: Path) -> None
         labels(8, 1, Status.NO_CAMERA), health(9, last_error="the model is gone"),
     ]  # fmt: skip
     page = report.render(Recording([write(tmp_path / "many.mcap", messages)]))
-    happened = page.partition("What happened")[2]
+    happened = page.partition("Events and changes")[2]
     assert happened.count("cup appeared") == report.MOST_EVENTS
     for wanted in ("and 100 more events", "ok → no_camera", "node running", "the model is gone"):
         assert wanted in happened
@@ -242,7 +242,7 @@ def test_the_report_of_a_camera_that_flaps_stays_short(tmp_path: Path) -> None:
     flaps = [labels(x / 100, x, (Status.OK, Status.STALLED)[x % 2]) for x in range(count)]
     flaps.append(appeared(count / 100, 0))  # at the end
     page = report.render(Recording([write(tmp_path / "flaps.mcap", flaps)]))
-    happened = page.partition("What happened")[2]
+    happened = page.partition("Events and changes")[2]
     assert "and 1 more change from here on" in happened
     assert "cup appeared" in happened
     assert happened.count("<tr>") == report.MOST_CHANGES + 3  # the head, the rest, the event

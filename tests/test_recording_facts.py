@@ -210,7 +210,7 @@ def test_a_frame_with_a_fact_that_cannot_be_is_left_out_and_said(
     recording = Recording([write(tmp_path / "one.mcap", only("perception.frame", changed))])
     assert [x.frame_id for x in recording.frames()] == [0, 2, 3]
     (told,) = recording.problems
-    assert told.startswith(f"frames/front/: a frame is left out: frame.{fact} is ")
+    assert told.startswith(f"frames/front/: a frame is skipped: frame.{fact} is ")
 
 
 @pytest.mark.parametrize("command", ["replay", "report", "export jsonl", "export coco"])
@@ -230,7 +230,7 @@ def test_where_no_frame_is_left_a_command_says_which_fact_in_one_line(
         return
     assert done.returncode == 3
     assert (
-        f"error: {path} holds no picture that can be read; frames/front/: a frame is left out: "
+        f"error: {path} holds no picture that can be read; frames/front/: a frame is skipped: "
         "frame.frame_id is 'x', not int"
     ) in done.stderr.splitlines()[-1]
 
@@ -259,7 +259,7 @@ def test_a_message_that_cannot_be_is_left_out_and_said(
     recording = Recording([write(tmp_path / "one.mcap", only("perception.labels", changed))])
     assert [m.seq for _, m in recording.messages("labels")] == [1, 2, 3]
     (problem,) = recording.problems
-    assert problem.startswith("labels/front/: a message is left out: ")
+    assert problem.startswith("labels/front/: a message is skipped: ")
     assert told in problem
 
 

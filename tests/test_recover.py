@@ -123,7 +123,7 @@ def test_messages_of_unknown_channels_are_counted(old: Path) -> None:
     """A file of a version before: what its damaged chunk defined is lost, and said."""
     assert frames_of(old)["front"] == list(range(FRAMES))
     broken = cut(old, REAR_FROM // PER_CHUNK)
-    told = f"{broken}: {3 * PER_CHUNK * 2} messages of unknown channels are left out"
+    told = f"{broken}: {3 * PER_CHUNK * 2} messages of unknown channels are skipped"
     opened = Recording([broken])
     assert [x for x in opened.problems if told in x]
     assert [x.frame_id for x in opened.frames()] == [
@@ -139,7 +139,7 @@ def test_recover_does_without_a_schema(old: Path, in_process: Run) -> None:
     done = in_process("recover", broken)
     assert done.returncode == 0, done.stderr
     assert "/rear/image: its schema is damaged or missing; saved without it" in done.stderr
-    assert "messages of unknown channels are left out" in done.stderr
+    assert "messages of unknown channels are skipped" in done.stderr
     with saved.open("rb") as stream:
         found = [(s, c.topic) for s, c, _ in make_reader(stream, True).iter_messages()]
     assert set(found) == {(None, "/rear/image"), (None, "frames/rear/")}
@@ -147,7 +147,7 @@ def test_recover_does_without_a_schema(old: Path, in_process: Run) -> None:
 
 
 def test_where_all_channels_are_unknown_that_is_said(old: Path) -> None:
-    with pytest.raises(SourceError, match="messages of unknown channels are left out"):
+    with pytest.raises(SourceError, match="messages of unknown channels are skipped"):
         open_chunked(cut(old, 0, REAR_FROM // PER_CHUNK))
 
 
@@ -239,7 +239,7 @@ def test_a_node_that_records_keeps_its_file(
 
 
 @pytest.mark.parametrize(
-    ("options", "name"), [((), "cut_recovered.mcap"), (("--in-place",), ".cut.mcap.mending")]
+    ("options", "name"), [((), "cut_recovered.mcap"), (("--in-place",), ".cut.mcap.repairing")]
 )
 def test_two_mendings_of_one_file_do_not_take_it_from_each_other(
     written: Path, in_process: Run, options: tuple[str, ...], name: str

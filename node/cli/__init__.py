@@ -1,5 +1,7 @@
-"""The command line: which commands there are, and how an error ends one. Each command is a module
-that is loaded when it is used, so that `--help` does not wait for torch."""
+"""The command line: the list of commands, and the exit code of each error.
+
+Each command is a module that is imported when it is used, so that `--help` does not wait for torch.
+"""
 
 import importlib
 import io
@@ -19,26 +21,26 @@ from perception_client.text import printable_lines
 COMMANDS = {
     "run": "Label a camera live: the newest frame wins.",
     "replay": "Label every frame of a recording once, in order.",
-    "record": "Do as run does, and record what is seen and said.",
-    "report": "Write one HTML page that tells what happened in a recording.",
+    "record": "Run the node, and record its frames and messages.",
+    "report": "Write one HTML page that summarises a recording.",
     "export": "Write a recording as video, JSON lines, a dataset or a ROS 2 bag.",
-    "recover": "Mend recordings that were cut off or damaged.",
+    "recover": "Repair recordings that were cut off or damaged.",
     "watch": "Print the labels that a node publishes.",
     "label": "Label pictures, folders and videos offline.",
-    "ctl": "Ask a running node to pause, change settings or its model, or for a snapshot.",
-    "models": "List the models and whether their weights are here; fetch them.",
-    "tune": "Find the fastest way to run a model on this computer.",
+    "ctl": "Control a running node: pause, settings, model, snapshot, recording.",
+    "models": "List the models and whether their weights are on this computer; fetch weights.",
+    "tune": "Find the fastest runtime and precision of a model on this computer.",
     "bench": "Measure this computer: against the plain loop, or stage by stage.",
-    "doctor": "Say what this computer has, what is wrong, and the fix.",
-    "keys": "Make keys, so that only known clients receive labels or control the node.",
-    "config": "Check a configuration file, or write one for the camera that is found.",
-    "completion": "Print what makes the shell complete commands and options.",
+    "doctor": "Check this computer, and report each problem with its fix.",
+    "keys": "Generate keys, so that only known clients receive labels or control the node.",
+    "config": "Check a configuration file, or write one for this computer's camera.",
+    "completion": "Print the completion script of a shell.",
 }
 
 
 _ECHOES = (click.UsageError, click.NoSuchOption)
-"""Errors of click that repeat an argument which it does not know: the rest of an address that the
-shell took apart at its spaces."""
+"""Errors of click that repeat an unknown argument. That argument may be the rest of an address that
+the shell split at its spaces, and contain its password."""
 
 
 class _Commands(click.Group):
@@ -70,7 +72,7 @@ def commands() -> None:
 
 
 def command_line(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code; a mistake of the user's is one line on stderr."""
+    """Runs one command and returns its exit code; a user's mistake prints one line on stderr."""
     if "_PERCEPTION_NODE_COMPLETE" in os.environ:
         return _complete(os.environ["_PERCEPTION_NODE_COMPLETE"])
     with stop_on_signals():
@@ -86,18 +88,18 @@ def command_line(arguments: Sequence[str]) -> int:
         except click.ClickException as error:
             _show(error, arguments)
             return error.exit_code
-        except OSError as error:  # of the computer: no mistake of the program's to trace
-            said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            _say(said, arguments)
+        except OSError as error:  # the computer's fault, not a defect: no traceback
+            reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            _say(reason, arguments)
             return 1
         except SystemExit as exit_:
             return exit_.code if isinstance(exit_.code, int) else 0
         return 0
 
 
-def _say(what: str, arguments: Sequence[str]) -> None:
-    """Prints an error, which may name an argument that is a stream's address."""
-    say(f"error: {hidden(what, addresses_in(arguments))}", err=True)
+def _say(text: str, arguments: Sequence[str]) -> None:
+    """Prints an error, with the passwords hidden of stream addresses among the arguments."""
+    say(f"error: {hidden(text, addresses_in(arguments))}", err=True)
 
 
 def _show(error: click.ClickException, arguments: Sequence[str]) -> None:
@@ -108,13 +110,13 @@ def _show(error: click.ClickException, arguments: Sequence[str]) -> None:
             "its spaces (it is not shown here, as it may hold a password)",
             getattr(error, "ctx", None),
         )
-    told = io.StringIO()
-    error.show(told)
-    click.echo(printable_lines(hidden(told.getvalue(), addresses)), err=True, nl=False)
+    output = io.StringIO()
+    error.show(output)
+    click.echo(printable_lines(hidden(output.getvalue(), addresses)), err=True, nl=False)
 
 
 def _complete(instruction: str) -> int:
-    """What the shell asks for while somebody types."""
+    """Answers the shell's completion request; returns the exit code."""
     from click.shell_completion import shell_complete
 
     return shell_complete(commands, {}, "perception-node", "_PERCEPTION_NODE_COMPLETE", instruction)

@@ -1,4 +1,4 @@
-"""`perception-node bench`: what this computer makes of a configuration."""
+"""`perception-node bench`: measures a configuration on this computer."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ _POLL_S = 0.2
 
 @click.command("bench")
 @together(CONFIG, SOURCE, MODEL, RUNTIME, SETTINGS)
-@click.option("--profile", is_flag=True, help="Run the node and say where a frame's time goes.")
+@click.option("--profile", is_flag=True, help="Run the node, and measure each stage of a frame.")
 @click.option(
     "--seconds", type=Number(1, 86_400), default=10.0, show_default=True, metavar="S",
     help="How long to profile.",
@@ -67,10 +67,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare the node, on frames of its first camera, with the plain torchvision loop, with the
-    bare runtime and with the reference preprocessing, by turns.
+    bare runtime and with the reference preprocessing, alternately.
 
-    With --profile it runs the node instead, receives its labels in this process, and says how old
-    they are and which stage took how long: p50, p95, p99 and maximum.
+    With --profile it runs the node instead, receives its labels in this process, and prints p50,
+    p95, p99 and maximum of their age and of each stage.
 
     Example: perception-node bench --profile --source drive.mp4
     """
@@ -103,7 +103,7 @@ def _compared(config: "NodeConfig", rounds: int) -> list["Row"]:
 
 
 def _frames(config: "NodeConfig") -> list["Image"]:
-    """The first frames of the first camera."""
+    """The first `_FRAMES` frames of the first camera. Raises SourceError where none decodes."""
     from node.capture.sources.open import open_source
 
     source = open_source(config.camera[0])
@@ -131,13 +131,16 @@ def _run_arguments(
 
 
 def _profiled(arguments: list[str], camera: str, seconds: float) -> Profile:
-    """Runs the node in a process of its own, as on the robot, and receives in this one."""
+    """Runs the node in its own process, as on the robot, and receives its labels in this one.
+
+    Raises PerceptionError with the node's exit code where no labels arrive.
+    """
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/labels.ipc"
-        with (Path(folder) / "log").open("w+") as told:
+        with (Path(folder) / "log").open("w+") as log_file:
             node = subprocess.Popen(
                 [sys.executable, "-m", "node", "run", *arguments, "--endpoint", endpoint],
-                stdout=subprocess.DEVNULL, stderr=told,
+                stdout=subprocess.DEVNULL, stderr=log_file,
             )  # fmt: skip
             try:
                 result = _received(node, endpoint, camera, seconds)
@@ -147,10 +150,10 @@ def _profiled(arguments: list[str], camera: str, seconds: float) -> Profile:
                     node.wait(_STOP_TIMEOUT_S)
                 except subprocess.TimeoutExpired:
                     node.kill()
-            told.seek(0)
-            last = (told.read().strip().splitlines() or ["it said nothing"])[-1]
+            log_file.seek(0)
+            last_line = (log_file.read().strip().splitlines() or ["its log is empty"])[-1]
     if result is None:
-        error = PerceptionError(f"bench: no labels came; {last.removeprefix('error: ')}")
+        error = PerceptionError(f"bench: no labels arrived; {last_line.removeprefix('error: ')}")
         error.exit_code = node.returncode if node.returncode in (2, 3) else 1
         raise error
     return result
@@ -207,7 +210,7 @@ def _print_rows(rows: list["Row"], as_json: bool) -> None:
 
 
 def rows_table(rows: list["Row"]) -> Table:
-    """The comparisons for people."""
+    """The comparisons as a table."""
     table = Table(
         "comparison", "theirs ms", "ours ms", "times", "beyond", "CPU ms", "",
         box=None, pad_edge=False,

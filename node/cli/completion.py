@@ -1,4 +1,4 @@
-"""`perception-node completion`: for the shell."""
+"""`perception-node completion`: the completion script of a shell."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -9,7 +9,7 @@ from node.cli import commands
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print what makes the shell complete commands and options.
+    """Print the script that lets the shell complete commands and options.
 
     Example: perception-node completion bash >> ~/.bashrc
     """

@@ -22,7 +22,7 @@ def command() -> None:
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 def check(file: Path) -> None:
-    """Say whether FILE is valid, and what is wrong if not (exit 2).
+    """Validate FILE; exit 2 with the first problem if it is invalid.
 
     Example: perception-node config check config/default.toml
     """
@@ -39,14 +39,14 @@ def check(file: Path) -> None:
     "file", type=click.Path(path_type=Path), metavar="[FILE]", default=Path("perception-node.toml")
 )
 def init(file: Path) -> None:
-    """Write a commented file with every key, for the camera that is found.
+    """Write a commented file with every key, for the first camera of this computer.
 
     Example: perception-node config init robot.toml
     """
     from node.diagnostics.config_template import found_camera, template_for
 
     if file.exists() or file.is_symlink():
-        raise ConfigError(f"{file} is there already; name another, or delete it")
+        raise ConfigError(f"{file} exists already; name another, or delete it")
     camera = found_camera()
     write_whole(file, template_for(camera).encode())
     source = camera.source if camera else "demo (no camera was found)"

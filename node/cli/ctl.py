@@ -1,4 +1,4 @@
-"""`perception-node ctl`: asks a running node to do things."""
+"""`perception-node ctl`: sends requests to a running node."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -25,17 +25,17 @@ _Result = TypeVar("_Result")
 )  # fmt: skip
 @click.option(
     "--keys", type=click.Path(path_type=Path), metavar="FOLDER",
-    help="This client's folder of keys, where the node asks for them.",
+    help="This client's folder of keys, if the node requires keys.",
 )  # fmt: skip
 @click.option(
     "--timeout", type=Number(0, for_ever=True), default=5.0, show_default=True, metavar="S",
-    help="Wait so long.",
+    help="Seconds to wait for the answer.",
 )  # fmt: skip
 @click.pass_context
 def command(context: click.Context, endpoint: str, keys: Path | None, timeout: float) -> None:
-    """Ask a running node to pause, resume, change settings or its model, or for a snapshot.
+    """Control a running node: pause, resume, settings, model, snapshot, recording.
 
-    Answers are JSON; `first_seq` names the first message of each camera that a change applies to.
+    Answers are JSON; `first_seq` is the number of each camera's first message after a change.
 
     Example: perception-node ctl set detect.score=0.4
     """
@@ -45,7 +45,7 @@ def command(context: click.Context, endpoint: str, keys: Path | None, timeout: f
 @command.command("status")
 @click.pass_obj
 def status_command(connect: Callable[[], Control]) -> None:
-    """Show health, model and the settings that can be changed.
+    """Show health, model and the changeable settings.
 
     Example: perception-node ctl status
     """
@@ -56,7 +56,7 @@ def status_command(connect: Callable[[], Control]) -> None:
 @click.argument("camera", required=False)
 @click.pass_obj
 def pause_command(connect: Callable[[], Control], camera: str | None) -> None:
-    """Look no more, at one camera or at all; their status becomes `paused`.
+    """Stop labelling one camera, or all; their status becomes `paused`.
 
     Example: perception-node ctl pause front
     """
@@ -67,7 +67,7 @@ def pause_command(connect: Callable[[], Control], camera: str | None) -> None:
 @click.argument("camera", required=False)
 @click.pass_obj
 def resume_command(connect: Callable[[], Control], camera: str | None) -> None:
-    """Look again.
+    """Label one camera, or all, again.
 
     Example: perception-node ctl resume
     """
@@ -96,13 +96,13 @@ def set_command(connect: Callable[[], Control], settings: tuple[str, ...]) -> No
 @click.option("--weights", metavar="FILE", help="Weights file of your own, on the node's computer.")
 @click.option(
     "--timeout", type=Number(0, for_ever=True), default=120.0, show_default=True, metavar="S",
-    help="Wait so long.",
+    help="Seconds to wait for the answer.",
 )  # fmt: skip
 @click.pass_obj
 def model_command(
     connect: Callable[[], Control], name: str, weights: str | None, timeout: float
 ) -> None:
-    """Put another model in place of the running one, between two frames; labels go on meanwhile.
+    """Replace the running model between two frames; labelling goes on while the new model loads.
 
     Example: perception-node ctl model resnet18
     """
@@ -111,7 +111,7 @@ def model_command(
 
 @command.command("snapshot")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--camera", metavar="NAME", help="The first one where left out.")
+@click.option("--camera", metavar="NAME", help="Camera of the snapshot; default: the first.")
 @click.option("--quality", type=click.IntRange(1, 100), default=90, show_default=True)
 @click.pass_obj
 def snapshot_command(
@@ -133,7 +133,7 @@ def snapshot_command(
 @click.argument("action", type=click.Choice(["start", "stop", "dump"]))
 @click.pass_obj
 def record_command(connect: Callable[[], Control], action: str) -> None:
-    """Start or stop recording, or write the black box out; prints the file on the node's computer.
+    """Start or stop recording, or write the black box; print the file's path on the node's side.
 
     Example: perception-node ctl record start
     """
@@ -144,7 +144,7 @@ def record_command(connect: Callable[[], Control], action: str) -> None:
 @click.argument("frames", type=click.IntRange(1), default=1)
 @click.pass_obj
 def step_command(connect: Callable[[], Control], frames: int) -> None:
-    """Let a replay that was started with --step label its next frames; prints their messages.
+    """Make a replay with --step label its next frames, and print their messages.
 
     Example: perception-node ctl step 10
     """
@@ -155,6 +155,7 @@ def step_command(connect: Callable[[], Control], frames: int) -> None:
 
 
 def _asked(connect: Callable[[], Control], ask: Callable[[Control], _Result]) -> _Result:
+    """Sends one request. Raises ControlError where the node refuses it or does not answer."""
     with connect() as node:
         try:
             return ask(node)
@@ -166,5 +167,5 @@ def _print_answer(answer: Answer) -> None:
     _print({"settings": answer.settings, "first_seq": answer.first_seq})
 
 
-def _print(what: Mapping[str, Any]) -> None:
-    click.echo(printable_json(json.dumps(what, ensure_ascii=False)))
+def _print(answer: Mapping[str, Any]) -> None:
+    click.echo(printable_json(json.dumps(answer, ensure_ascii=False)))

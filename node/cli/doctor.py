@@ -1,4 +1,4 @@
-"""`perception-node doctor`: what this computer has and what is wrong."""
+"""`perception-node doctor`: checks this computer."""
 
 import dataclasses
 import json
@@ -27,11 +27,11 @@ _MARKS = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "wrong": "[red]wr
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option(
     "--latency", is_flag=True,
-    help="Measure glass to label instead, on a software picture that flashes.",
+    help="Measure the time from light to label instead, with a software picture that flashes.",
 )  # fmt: skip
 @click.option(
     "--camera", is_flag=True,
-    help="With --latency: flash this computer's screen, before the configured camera.",
+    help="With --latency: flash this computer's screen in front of the configured camera.",
 )  # fmt: skip
 @click.option("--flashes", type=click.IntRange(1, 1000), default=30, show_default=True)
 def command(
@@ -42,8 +42,8 @@ def command(
     camera: bool,
     flashes: int,
 ) -> None:
-    """Say what this computer has (cameras, GPU, runtimes, OpenCV's back ends, threads), what is
-    wrong, and the fix. Exit 1 if anything is wrong.
+    """Check this computer's cameras, GPU, runtimes, OpenCV back ends, threads, ports and disk, and
+    report each problem with its fix. Exit 1 if anything is wrong.
 
     Example: perception-node doctor --config config/default.toml
     """
@@ -62,10 +62,10 @@ def command(
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(finding)))
             continue
-        told = escape(printable(f"{finding.what}: {finding.found}"))
-        console.print(f"{_MARKS[finding.verdict]}  {told}")
-        if finding.mend:
-            console.print(f"         {escape(printable(finding.mend))}")
+        line = escape(printable(f"{finding.what}: {finding.found}"))
+        console.print(f"{_MARKS[finding.verdict]}  {line}")
+        if finding.fix:
+            console.print(f"         {escape(printable(finding.fix))}")
     if wrong:
         raise SystemExit(1)
 
@@ -83,16 +83,17 @@ def _glass_to_label(config: NodeConfig, camera: bool, flashes: int) -> "LatencyP
         return measure(config, load_perceiver, screen, flashes, progress)
 
 
-def _print_latency(found: "LatencyProbe", as_json: bool) -> None:
-    told = found.told()
+def _print_latency(probe: "LatencyProbe", as_json: bool) -> None:
+    summary = probe.summary()
     if as_json:
-        click.echo(json.dumps(told))
-    elif not found.total:
-        raise SourceError(f"none of {found.missed} flashes was told by a label in time")
+        click.echo(json.dumps(summary))
+    elif not probe.total:
+        raise SourceError(f"no label showed any of {probe.missed} flashes in time")
     else:
         click.echo(
-            f"glass to label {told['glass_to_label_ms']:.0f} ms (median of {told['flashes']} "
-            f"flashes), 95 % within {told['p95_ms']:.0f}, longest {told['max_ms']:.0f}: "
-            f"{told['glass_to_capture_ms']:.0f} to the frame's stamp, "
-            f"{told['capture_to_publish_ms']:.0f} from there to its labels; {told['missed']} missed"
+            f"glass to label {summary['glass_to_label_ms']:.0f} ms (median of "
+            f"{summary['flashes']} flashes), 95 % within {summary['p95_ms']:.0f}, longest "
+            f"{summary['max_ms']:.0f}: {summary['glass_to_capture_ms']:.0f} to the frame's stamp, "
+            f"{summary['capture_to_publish_ms']:.0f} from there to its labels; "
+            f"{summary['missed']} missed"
         )

@@ -1,4 +1,4 @@
-"""`perception-node export`: recordings for other tools."""
+"""`perception-node export`: writes recordings in the formats of other tools."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +23,16 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 SOURCE = click.argument("source", metavar="RECORDING")
 TO = click.argument("to", type=click.Path(path_type=Path), metavar="OUTPUT")
 LABELS = click.option(
-    "--label", "labels", multiple=True, metavar="NAME", help="Only frames that show this; repeat."
-)
+    "--label", "labels", multiple=True, metavar="NAME",
+    help="Only frames with this label; may be repeated.",
+)  # fmt: skip
 SCORE = click.option(
-    "--min-score", type=Number(0, 1), default=0.0, metavar="S", help="At least this sure."
+    "--min-score", type=Number(0, 1), default=0.0, metavar="S", help="Lowest score of a label."
 )
 EVERY = click.option(
-    "--every", type=click.IntRange(1), default=1, metavar="N", help="One of N that fit."
-)
+    "--every", type=click.IntRange(1), default=1, metavar="N",
+    help="Export one of every N matching frames.",
+)  # fmt: skip
 
 
 @click.group("export")
@@ -47,9 +49,9 @@ def command(settings: tuple[str, ...]) -> None:
 
 @command.command("video")
 @together(SOURCE, TO)
-@click.option("--camera", metavar="NAME", help="The first one where left out.")
+@click.option("--camera", metavar="NAME", help="Camera of the video; default: the first.")
 def video_command(source: str, to: Path, camera: str | None) -> None:
-    """A video of one camera with boxes or labels drawn.
+    """Write a video of one camera with boxes or labels drawn.
 
     Example: perception-node export video drive.mcap drive.mp4 --camera front
     """
@@ -66,10 +68,10 @@ def video_command(source: str, to: Path, camera: str | None) -> None:
 @click.argument("target", metavar="OUTPUT", default="-")
 @click.option(
     "--kind", "kinds", multiple=True, type=click.Choice(["labels", "events", "health", "info"]),
-    default=("labels",), show_default=True, help="Which messages; repeat.",
+    default=("labels",), show_default=True, help="Kind of messages; may be repeated.",
 )  # fmt: skip
 def jsonl_command(source: str, target: str, kinds: tuple[str, ...]) -> None:
-    """The recorded messages, one a line; - is stdout.
+    """Write the recorded messages, one a line; - is stdout.
 
     Example: perception-node export jsonl drive.mcap drive.jsonl --kind labels --kind events
     """
@@ -86,7 +88,7 @@ def jsonl_command(source: str, target: str, kinds: tuple[str, ...]) -> None:
 def coco_command(
     source: str, to: Path, labels: tuple[str, ...], min_score: float, every: int
 ) -> None:
-    """Frames and boxes of a detector as a COCO dataset.
+    """Write frames and boxes of a detector as a COCO dataset.
 
     Example: perception-node export coco drive.mcap dataset --label person --min-score 0.6
     """
@@ -104,7 +106,7 @@ def coco_command(
 def imagefolder_command(
     source: str, to: Path, labels: tuple[str, ...], min_score: float, every: int
 ) -> None:
-    """Frames of a classifier, in a folder for each label.
+    """Write frames of a classifier, into one folder for each label.
 
     Example: perception-node export imagefolder drive.mcap dataset --min-score 0.8 --every 10
     """
@@ -120,7 +122,7 @@ def imagefolder_command(
 @command.command("ros2")
 @together(SOURCE, TO)
 def ros2_command(source: str, to: Path) -> None:
-    """A ROS 2 bag with sensor_msgs/CompressedImage and vision_msgs.
+    """Write a ROS 2 bag with sensor_msgs/CompressedImage and vision_msgs.
 
     Example: perception-node export ros2 drive.mcap drive_bag
     """
@@ -138,7 +140,7 @@ def _opened(source: str) -> "Recording":
     files = find_recording(source)
     if files is None:
         raise SourceError(
-            f"{redacted(str(source))} names no recording (*.mcap), and is no folder of some"
+            f"{redacted(str(source))} is neither a recording (*.mcap) nor a folder of recordings"
         )
     return Recording(files)
 
@@ -149,15 +151,15 @@ def _choice(labels: tuple[str, ...], min_score: float, every: int) -> "Choice":
     return Choice(frozenset(labels) or None, min_score, every)
 
 
-def _done(recording: "Recording", told: str) -> None:
+def _done(recording: "Recording", summary: str) -> None:
     for problem in recording.problems:
         say(f"warning: {problem}", err=True)
-    say(told, err=True)
+    say(summary, err=True)
 
 
 def _say_if_none(count: int) -> None:
     if not count:
         say(
-            "warning: no frame fits --label and --min-score; 'perception-node report' shows what "
-            "was seen", err=True,
+            "warning: no frame matches --label and --min-score; 'perception-node report' shows the "
+            "recorded labels", err=True,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""JSON lines to a file or to stdout."""
+"""Writes JSON lines to a file or to stdout."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,12 +13,16 @@ Write = Callable[[str], None]
 
 @contextlib.contextmanager
 def json_lines(target: str | None) -> Iterator[Write]:
-    """A function that writes one line to `target`: a path, `-` for stdout, None for nowhere.
+    """Yields a function that writes one line to `target`: a path, `-` for stdout, None for nowhere.
 
-    Each line is flushed, so that a reader of a pipe sees it at once. What a file held before goes
-    with the first line, or with the end of a run without one; a command that fails before loses
-    nothing. Raises ConfigError where the file cannot be opened, OutputError where a line cannot be
-    written, ReaderGoneError where nobody reads stdout any more.
+    Each line is flushed, so that the reader of a pipe gets it at once. The file's former content is
+    deleted at the first line, or at the end of a successful run without lines; a command that fails
+    earlier leaves it.
+
+    Raises:
+        ConfigError: the file cannot be opened.
+        OutputError: a line cannot be written.
+        ReaderGoneError: the reader of stdout has gone.
     """
     if target is None:
         yield lambda line: None
@@ -34,7 +38,7 @@ def json_lines(target: str | None) -> Iterator[Write]:
 
 
 class _Lines:
-    """Lines that take the place of what a file held before."""
+    """Lines that replace a file's former content."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,7 +63,7 @@ class _Lines:
         self._begun = True
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # of a line that was reported already
+        with contextlib.suppress(OSError):  # `write` has reported it
             self._file.close()
 
 

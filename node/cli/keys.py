@@ -1,4 +1,4 @@
-"""`perception-node keys`: makes the keys of a node and of its clients."""
+"""`perception-node keys`: generates the keys of a node and of its clients."""
 
 import re
 from pathlib import Path
@@ -15,16 +15,19 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 
 @click.command("keys")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--client", "clients", multiple=True, metavar="NAME", help="Make this client's keys.")
+@click.option(
+    "--client", "clients", multiple=True, metavar="NAME",
+    help="Generate this client's keys; may be repeated.",
+)  # fmt: skip
 @click.option(
     "--allow", "allowed", multiple=True, type=click.Choice(ACCESSES), default=("labels",),
-    show_default=True, help="What the clients may do; give it twice for both.",
+    show_default=True, help="Access of the clients; give it twice for both.",
 )  # fmt: skip
 def command(folder: Path, clients: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    """Make the node's keys in FOLDER, and those of clients, each readable by this user only.
+    """Generate the node's keys in FOLDER, and those of clients, each readable by this user only.
 
-    Labels and control have allow lists of their own: the files in FOLDER/labels and
-    FOLDER/control. Remove a file there and start the node again, and that client stays out.
+    Labels and control have separate allow lists: the files in FOLDER/labels and FOLDER/control. To
+    revoke a client's access, remove its file there and restart the node.
 
     Example: perception-node keys keys/ --client planner --allow labels --allow control
     """
@@ -37,8 +40,9 @@ def command(folder: Path, clients: tuple[str, ...], allowed: tuple[str, ...]) ->
             say("  [wire]")
             say(f'  keys = "{absolute(folder)}"')
         for name in clients:
-            place = make_client(folder, name, allowed)
-            say(f"{place}: may have {' and '.join(allowed)}; move it to the client, then")
+            client_folder = make_client(folder, name, allowed)
+            access = " and ".join(allowed)
+            say(f"{client_folder}: may have {access}; move it to the client, then")
             say(f'  Subscriber("tcp://HOST:PORT", keys="{name}/")')
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error

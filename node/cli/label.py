@@ -1,4 +1,4 @@
-"""`perception-node label`: pictures, folders and videos, offline."""
+"""`perception-node label`: labels pictures, folders and videos offline."""
 
 import logging
 from pathlib import Path
@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """Label pictures, folders, globs and videos.
 
-    Prints the best label of each, or with --jsonl whole messages, each with its `file`. What
-    cannot be read is reported, left out and counted.
+    Prints the best label of each, or with --jsonl complete messages, each with its `file`.
+    Unreadable files are reported, skipped and counted.
 
     Example: perception-node label holiday/ --jsonl labels.jsonl
     """
@@ -60,7 +60,7 @@ def command(
     from node.transport.sequencing import LocalSink
 
     current = files[0]
-    left_out = labelled = 0
+    skipped = labelled = 0
     console = Console(stderr=True)
     perceiver = load_perceiver(config)
     with json_lines(jsonl) as write, progress_bar(console) as progress:
@@ -84,10 +84,10 @@ def command(
                         task, description=f"{escape(printable(current.name))}, {labelled} labelled"
                     )
             except (SourceError, FrameError) as error:
-                left_out += 1
-                log.warning("%s; left out", error)
+                skipped += 1
+                log.warning("%s; skipped", error)
             progress.advance(task)
-    log.info("%d labelled, %d left out because they cannot be read", labelled, left_out)
+    log.info("%d labelled, %d skipped because they cannot be read", labelled, skipped)
     if not labelled:
         raise SourceError(f"nothing was labelled: none of {len(files)} files can be read")
 

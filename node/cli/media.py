@@ -1,4 +1,4 @@
-"""What the offline commands share: the pictures and videos of a path, and a progress bar."""
+"""Shared by the offline commands: the pictures and videos of a path, and progress bars."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 def files_of(path: str) -> Iterator[Path]:
-    """The pictures and videos that a path names. Raises SourceError where there are none."""
+    """Yields the pictures and videos of a path. Raises SourceError where it names none."""
     from node.capture.sources.image_files import find_image_files
 
     folder = expanded(path)
     if folder.is_dir():
-        found = sorted(entry for entry in folder.rglob("*") if _is_media(entry))
-        if not found:
+        files = sorted(entry for entry in folder.rglob("*") if _is_media(entry))
+        if not files:
             raise SourceError(f"{folder} holds no pictures and no videos")
-        yield from found
+        yield from files
     elif (photos := find_image_files(path)) is not None:
         yield from photos
     elif folder.exists():
@@ -50,7 +50,7 @@ def _is_media(path: Path) -> bool:
 
 
 def frames_of(file: Path) -> Iterator["Frame"]:
-    """The frames of a picture or a video. Raises SourceError where there are none."""
+    """Yields the frames of a picture or a video. Raises SourceError where none can be decoded."""
     from node.capture.grabber import number
     from node.capture.sources.open import open_file
 
@@ -68,7 +68,7 @@ def frames_of(file: Path) -> Iterator["Frame"]:
 
 @contextlib.contextmanager
 def share_bar(console: Console, what: str) -> Iterator[Callable[[float], None]]:
-    """A bar for one thing that is long; a function that is told how much is done, 0 to 1."""
+    """A progress bar for one long operation; yields a function that sets the share done, 0 to 1."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -82,7 +82,7 @@ def share_bar(console: Console, what: str) -> Iterator[Callable[[float], None]]:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar on stderr, nothing where that is not a terminal."""
+    """A progress bar with a count; invisible where `console` is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""`perception-node models`: the catalogue, and fetching what is in it."""
+"""`perception-node models`: lists the models, and fetches their weights."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from rich.table import Table
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """List the models by name, task and size, and whether their weights are already here.
+    """List the models by name, task and size, and whether their weights are on this computer.
 
     Example: perception-node models
     """
@@ -23,7 +23,7 @@ def command(context: click.Context, as_json: bool) -> None:
 @command.command("fetch")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 def fetch_command(names: tuple[str, ...]) -> None:
-    """Download models now, so that a robot needs no network later; prints where each lies.
+    """Download weights now, so that a robot needs no network later; prints the path of each.
 
     Example: perception-node models fetch yolox_nano
     """

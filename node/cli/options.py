@@ -1,4 +1,4 @@
-"""What several commands share: options, the configuration they make, logging."""
+"""Shared by several commands: options, the configuration built from them, logging."""
 
 import logging
 import math
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class Number(click.FloatRange):
-    """A number of a range. Unlike click's, it is never nan, which is within every range, and
-    infinite only where a wait may be for ever."""
+    """A number within a range. Unlike `click.FloatRange` it rejects nan, which compares as within
+    any range, and infinity, unless `for_ever` allows an endless wait."""
 
     name = "number"
 
@@ -47,7 +47,7 @@ class Number(click.FloatRange):
 
 
 MOST_S = 1e8
-"""Seconds that an option may ask for: three years, which every clock and timer here can hold."""
+"""Largest number of seconds in an option: three years, which all clocks and timers can hold."""
 SECONDS = Number(0, MOST_S, min_open=True)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -55,7 +55,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 CONFIG = click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="TOML configuration; config/default.toml explains every key.",
+    help="TOML configuration file; config/default.toml explains every key.",
 )  # fmt: skip
 MODEL = click.option(
     "--model",
@@ -77,7 +77,7 @@ LIMITS = click.option(
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, shown in this order."""
+    """Combines several options into one decorator; `--help` shows them in this order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -96,10 +96,12 @@ def configured(
     runtime: str | None = None,
     endpoint: str | None = None,
 ) -> NodeConfig:
-    """The configuration of a command, and logging set up after it. Raises ConfigError.
+    """Builds the configuration of a command, and sets up logging and picture limits from it.
 
-    The command's own options win over `--set`, which wins over the file. A source replaces the
-    cameras of the file by its first one with that source.
+    A command's own options override `--set`, and `--set` overrides the file. A source replaces the
+    file's cameras with the first of them, reading from that source.
+
+    Raises ConfigError.
     """
     options: Mapping[str, str | None] = {
         "camera.0.source": source,
@@ -118,14 +120,13 @@ def configured(
 
 
 def limited(settings: tuple[str, ...]) -> None:
-    """Puts the limits of `--set` in force, for a command that has no other configuration. Raises
-    ConfigError."""
+    """Applies the limits of `--set`, for a command without a configuration. Raises ConfigError."""
     set_limits(load_config(settings=settings).limits.limits)
 
 
 class _Formatter(logging.Formatter):
-    """The last one to see a line: whatever a library or a server put in it, it is one line, moves
-    no cursor, and holds no password of a source."""
+    """The last step before a record is written. Whatever a library or a server put into it, the
+    result is one line without control characters and without a source's password."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
@@ -139,8 +140,8 @@ class _Formatter(logging.Formatter):
 
 
 def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
-    """Imports torch, which takes seconds, and loads the model for so many cameras. All thread
-    counts are set here, from one key. Raises ModelError."""
+    """Imports torch, which takes seconds, and loads the model for `cameras` cameras. Sets all
+    thread counts from `model.threads`. Raises ModelError."""
     from node.image.opencv import cv2
     from node.perception.perceiver import build_perceiver
 
@@ -156,7 +157,7 @@ def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
 
 
 def set_up_logging(level: str = "info", sources: Sequence[str] = ()) -> None:
-    """One line a record on stderr. sources: what may not be in it, see `node.config.redact`."""
+    """Logs one line a record to stderr. sources: addresses to redact, see `node.config.redact`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(sources))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

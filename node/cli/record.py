@@ -1,4 +1,4 @@
-"""`perception-node record`: live labelling that is recorded."""
+"""`perception-node record`: labels live and records."""
 
 import threading
 from pathlib import Path
@@ -25,9 +25,9 @@ from node.config.load import changed
 @together(CONFIG, SOURCE, MODEL, RUNTIME, ENDPOINT, SETTINGS)
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FOLDER",
-    help="Where the files go (recording.folder).",
+    help="Folder of the files (recording.folder).",
 )  # fmt: skip
-@click.option("--duration", type=Number(0.1, MOST_S), metavar="S", help="Stop after so long.")
+@click.option("--duration", type=Number(0.1, MOST_S), metavar="S", help="Stop after S seconds.")
 def command(
     config_file: Path | None,
     source: str | None,
@@ -38,19 +38,19 @@ def command(
     output: Path | None,
     duration: float | None,
 ) -> None:
-    """Do as `run` does, and record frames, labels, events and health into MCAP files.
+    """Run the node, and record frames, labels, events and health into MCAP files.
 
-    Ctrl-C stops. The files open in Foxglove, and `perception-node replay` labels them anew.
+    Ctrl-C stops. Foxglove opens the files, and `perception-node replay` labels them again.
 
     Example: perception-node record --source /dev/video0 --output recordings --duration 60
     """
     config = configured(
         config_file, settings, source=source, model=model, runtime=runtime, endpoint=endpoint
     )
-    wanted: dict[str, object] = {"recording.enabled": True}
+    changes: dict[str, object] = {"recording.enabled": True}
     if output is not None:
-        wanted["recording.folder"] = str(output)
-    config = changed(config, wanted)
+        changes["recording.folder"] = str(output)
+    config = changed(config, changes)
     with stoppable() as stop:
         timer = threading.Timer(duration, stop.set) if duration is not None else None
         label_live(config, stop, on_ready=lambda: _start(timer))
@@ -59,6 +59,6 @@ def command(
 
 
 def _start(timer: threading.Timer | None) -> None:
-    if timer is not None and timer.ident is None:  # one start for all the models of a ladder
+    if timer is not None and timer.ident is None:  # called once for each model of [degrade]
         timer.daemon = True
         timer.start()

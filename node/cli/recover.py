@@ -1,4 +1,4 @@
-"""`perception-node recover`: mends recordings that were cut off or damaged."""
+"""`perception-node recover`: repairs recordings that were cut off or damaged."""
 
 from pathlib import Path
 
@@ -15,18 +15,16 @@ from node.errors import ConfigError, SourceError
 )
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write here instead of beside the file, with `_recovered` in its name.",
+    help="The repaired file; default: beside the broken one, with `_recovered` in its name.",
 )  # fmt: skip
-@click.option(
-    "--in-place", is_flag=True, help="Put the repaired file in the place of the broken one."
-)
+@click.option("--in-place", is_flag=True, help="Replace the broken file with the repaired one.")
 @LIMITS
 def command(
     paths: tuple[Path, ...], output: Path | None, in_place: bool, settings: tuple[str, ...]
 ) -> None:
-    """Save all that can be read of recordings that a crash or a power loss cut off.
+    """Save everything readable of recordings that a crash or a power loss cut off.
 
-    PATH is a file, or a folder of them. Whole files are left as they are. The broken file stays,
+    PATH is a file, or a folder of files. Intact files stay unchanged. The broken file stays,
     unless --in-place is given. A file that is being written is left alone.
 
     Example: perception-node recover recordings/
@@ -41,7 +39,7 @@ def command(
     failed = 0
     for file in files:
         if is_being_written(file):
-            failed += file in paths  # in a folder it is none of those that are to be mended
+            failed += file in paths  # within a folder, a running recording is not a failure
             say(f"{file} is being written, left alone; stop the recording first", err=True)
             continue
         try:
@@ -50,7 +48,7 @@ def command(
                 continue
             to = output or file.with_name(f"{file.stem}_recovered{file.suffix}")
             if in_place:
-                to = file.with_name(f".{file.name}.mending")
+                to = file.with_name(f".{file.name}.repairing")
             if is_being_written(to):
                 failed += file in paths
                 click.echo(f"{file} is being repaired by another command, left alone", err=True)
@@ -61,7 +59,7 @@ def command(
                 if is_whole(to):
                     say(f"{file}: repaired already, in {to}")
                     continue
-                to.unlink()  # of a mending that was cut off itself
+                to.unlink()  # the rest of a repair that was interrupted
             recovered = recover(file, to)
         except SourceError as error:
             failed += 1

@@ -1,4 +1,4 @@
-"""`perception-node replay`: lossless labelling of a recording."""
+"""`perception-node replay`: labels a recording without dropping a frame."""
 
 import functools
 import logging
@@ -62,7 +62,7 @@ class _Speed(click.ParamType[float | None]):
 
 
 def _gate(replay: Callable[..., None]) -> Callable[..., None]:
-    """With --expect a signal is no exit code 0, which would say that all is as expected."""
+    """With --expect, turns a signal's exit code 0 into an error: 0 would mean "as expected"."""
 
     @functools.wraps(replay)
     def gated(*, expect: Path | None, **options: object) -> None:
@@ -84,16 +84,18 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
     help="A multiple of the recording's own rate, or max.",
 )  # fmt: skip
 @click.option("--from", "start", type=Number(0, MOST_S), default=0.0, metavar="S",
-              help="Begin so many seconds into it.")  # fmt: skip
-@click.option("--to", "end", type=Number(0, MOST_S), metavar="S", help="End there.")
-@click.option("--loop", is_flag=True, help="Begin again at the end, until stopped.")
+              help="Start at this position, in seconds.")  # fmt: skip
+@click.option("--to", "end", type=Number(0, MOST_S), metavar="S",
+              help="End before this position, in seconds.")  # fmt: skip
+@click.option("--loop", is_flag=True, help="Start again at the end, until stopped.")
 @click.option(
     "--as-recorded", is_flag=True,
-    help="Only the frames that were labelled when this was recorded: the same drops.",
+    help="Label only the frames that were labelled in the original run: the same drops.",
 )  # fmt: skip
 @click.option(
     "--step", is_flag=True,
-    help="One frame for each request of a simulator (ctl step, node.client.Control.step).",
+    help="Label one frame for each request of a simulator (ctl step, "
+    "perception_client.Control.step).",
 )  # fmt: skip
 @click.option("--jsonl", metavar="FILE", help="Write one message a line; - is stdout.")
 @click.option(
@@ -102,11 +104,11 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
 )  # fmt: skip
 @click.option(
     "--tolerance", type=Number(0, 1), default=0.0, metavar="T",
-    help="With --expect: how far scores may differ, and overlaps of boxes fall short of 1.",
+    help="With --expect: allowed difference of scores, and of box overlaps (IoU) from 1.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="With --expect: what changed, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="With --expect: differences as JSON.")
 @click.option(
-    "--wait-for-subscriber", is_flag=True, help="Start when a subscriber has joined the endpoint."
+    "--wait-for-subscriber", is_flag=True, help="Start when a subscriber joins the endpoint."
 )
 @_gate
 def command(
@@ -130,8 +132,8 @@ def command(
 ) -> None:
     """Label every frame of a recording, video or folder of pictures once, in order.
 
-    SRC is an MCAP file or a folder of them (`perception-node record`), a video, pictures. Publishes
-    as `run` does; with --jsonl or --expect only where --endpoint asks for it.
+    SRC is an MCAP file or a folder of MCAP files (`perception-node record`), a video, or pictures.
+    Publishes as `run` does; with --jsonl or --expect only if --endpoint is given.
 
     Example: perception-node replay drive.mcap --speed max --jsonl labels.jsonl
     """
@@ -220,7 +222,7 @@ def _from_file(
 
     if is_live(source) or source == "demo":
         raise ConfigError(
-            f"replay reads recordings, which have an end; label {redacted(source)} "
+            f"replay reads sources that have an end; label {redacted(source)} "
             "with 'perception-node run --source SRC'"
         )
     camera = config.camera[0]
@@ -307,7 +309,7 @@ def _step_server(config: NodeConfig, stepper: "LockStep") -> "ControlServer":
     server = ControlServer(
         endpoint, stepper.handle, config.wire.keys, insecure=config.wire.insecure
     )
-    log.info("steps are asked for on %s", endpoint)
+    log.info("accepting step requests on %s", endpoint)
     return server
 
 
@@ -327,8 +329,8 @@ def _print_comparison(comparison: Comparison, *, stopped: bool, as_json: bool) -
 
 
 def _with_cameras(config: NodeConfig, names: tuple[str, ...], configured: bool) -> NodeConfig:
-    """The configuration with the recording's cameras: those of the same name as they are in the
-    file, the others as by default."""
+    """The configuration with the recording's cameras. A camera that the configuration file names
+    keeps its settings; the others have the defaults."""
     known = {camera.name: camera for camera in config.camera} if configured else {}
     cameras = tuple(known.get(name) or CameraConfig(name=name) for name in names)
     return config.model_copy(update={"camera": cameras})

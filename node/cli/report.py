@@ -1,4 +1,4 @@
-"""`perception-node report`: what happened in a recording, as one HTML page."""
+"""`perception-node report`: summarises a recording as one HTML page."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from perception_client.paths import expanded
 def command(source: str, output: Path | None, settings: tuple[str, ...]) -> None:
     """Write one HTML page: timeline of labels with pictures, latency, drops, gaps, events.
 
-    The page holds all that it shows; send it to somebody, or open it in a browser.
+    The page is a single file without references; open it in a browser, or send it.
 
     Example: perception-node report drive.mcap --output drive.html
     """
@@ -34,7 +34,7 @@ def command(source: str, output: Path | None, settings: tuple[str, ...]) -> None
     files = find_recording(source)
     if files is None:
         raise SourceError(
-            f"{redacted(str(source))} names no recording (*.mcap), and is no folder of some"
+            f"{redacted(str(source))} is neither a recording (*.mcap) nor a folder of recordings"
         )
     path = expanded(source)
     to = output or (path / "report.html" if path.is_dir() else files[0].with_suffix(".html"))

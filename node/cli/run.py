@@ -1,4 +1,4 @@
-"""`perception-node run`: live labelling."""
+"""`perception-node run`: labels live."""
 
 import logging
 import threading
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SOURCE = click.option(
     "--source", metavar="SRC",
-    help="Camera number, /dev path, URL, gst:PIPELINE, video, folder or glob of pictures, demo.",
+    help="Camera number, /dev path, URL, gst:PIPELINE, video, folder or glob of pictures, or demo.",
 )  # fmt: skip
 
 
@@ -64,7 +64,16 @@ def label_live(
     max_frames: int | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Labels until `stop`. on_ready: called when the model is there. Raises PerceptionError."""
+    """Labels until `stop` is set.
+
+    Args:
+        config: the node's configuration.
+        stop: ends the run.
+        max_frames: ends the run after this many labelled frames; None for no limit.
+        on_ready: called after each model is loaded, on the inference thread.
+
+    Raises PerceptionError as `run_live` does, and SourceError for a source that cannot open.
+    """
     from node.capture.sources.open import check_source
 
     for camera in config.camera:

@@ -1,4 +1,4 @@
-"""say: one line on stdout or stderr, whatever the names in it hold."""
+"""say: prints one line on stdout or stderr, safe for names with control characters."""
 
 import click
 
@@ -6,5 +6,5 @@ from perception_client.text import printable
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Prints a line with its control characters written out."""
+    """Prints a line with its control characters escaped."""
     click.echo(printable(text), err=err)

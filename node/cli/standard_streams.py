@@ -1,12 +1,12 @@
-"""Standard streams: stdin, stdout and stderr as commands can rely on, however they were started.
+"""Standard streams: makes stdin, stdout and stderr reliable, however the process was started.
 
-- One that is closed is /dev/null, so that no socket or file that is opened later gets its number
-  and what is printed.
-- Where stdout's reader has gone (`| head -1`), or it cannot be written (a full disk), a command
-  still does all that it was asked for; one that prints for as long as it runs (`print_line`) ends.
-  The first is no error; the second prints one line and never exits 0.
-- What cannot be written to stderr is lost: there is nowhere left to say so.
-- What an encoding cannot write comes as JSON's escapes, `\\u00e9`.
+- A closed stream becomes /dev/null, so that no socket or file that is opened later gets its
+  descriptor, and receives printed text.
+- If stdout's reader has gone (`| head -1`), or stdout cannot be written (a full disk), a command
+  still completes its work; a command that prints for as long as it runs (`print_line`) ends. A
+  reader that has gone is no error; a failed write prints one line, and the exit code is not 0.
+- Text that cannot be written to stderr is discarded, since no other place remains to report it.
+- Characters that an encoding cannot represent become JSON escapes, `\\u00e9`.
 """
 
 import codecs
@@ -25,31 +25,36 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 ESCAPED = "perception_node.escaped"
-"""Handler of characters that an encoding cannot write, for `open` and `str.encode`."""
+"""Error handler for characters that an encoding cannot represent, for `open` and `str.encode`."""
 
 
 class ReaderGoneError(PerceptionError):
-    """Whoever read our stdout has gone: the command ends, and nothing is wrong."""
+    """The reader of stdout has gone: the command ends successfully."""
 
     exit_code = 0
 
 
 class _Stdout(io.FileIO):
-    """Descriptor 1. reader_has_gone: nobody reads any more. failure: why results are missing, which
-    is to be said once."""
+    """Descriptor 1.
+
+    Attributes:
+        reader_has_gone: the pipe's reader or the terminal is closed.
+        failure: why results are missing; None while all were written.
+        reported: `take_failure` has returned `failure`.
+    """
 
     reader_has_gone = False
     failure: str | None = None
-    said = False
+    reported = False
 
-    def say_failure(self) -> str | None:
-        """Why results are missing; None where that was printed already."""
-        failure = None if self.said else self.failure
-        self.said = self.said or failure is not None
+    def take_failure(self) -> str | None:
+        """Returns why results are missing, the first time; later None."""
+        failure = None if self.reported else self.failure
+        self.reported = self.reported or failure is not None
         return failure
 
     def write(self, data: "ReadableBuffer") -> int:
-        """All of it; nothing more once that failed, or the reader has gone."""
+        """Writes all of `data`; discards it after a failure, or when the reader has gone."""
         view = memoryview(data).cast("B")
         written = 0
         while written < len(view) and not self.reader_has_gone and self.failure is None:
@@ -61,10 +66,10 @@ class _Stdout(io.FileIO):
                 if error.errno == errno.EIO and self.isatty():  # a terminal that was closed
                     self.reader_has_gone = True
                     continue
-                why = error.strerror
-                self.failure = f"stdout cannot be written: {why}; results are missing from it"
+                reason = error.strerror
+                self.failure = f"stdout cannot be written: {reason}; results are missing from it"
             else:
-                if count is None:  # somebody made it non-blocking
+                if count is None:  # another process made the descriptor non-blocking
                     select.select([], [self], [])
                 written += count or 0
         return len(view)
@@ -79,8 +84,8 @@ class _Stderr(io.FileIO):
 
 
 def take_over() -> None:
-    """Puts streams with these properties in place of the process's own. Before anything else is
-    opened, threads are started, or a line is printed."""
+    """Replaces the process's streams. Call it before any file is opened, any thread is started, or
+    any line is printed."""
     _reserve()
     if not os.environ.get("COLUMNS", "80").strip("0"):  # some shells and jobs: tables of no width
         del os.environ["COLUMNS"]
@@ -90,19 +95,19 @@ def take_over() -> None:
 
 
 def lost_result() -> str | None:
-    """Why results are missing from stdout; None where none are, or somebody said so already."""
+    """Returns why results are missing from stdout; None where none are, or it was reported."""
     sys.stdout.flush()
     raw = _raw(sys.stdout)
-    return raw.say_failure() if isinstance(raw, _Stdout) else None
+    return raw.take_failure() if isinstance(raw, _Stdout) else None
 
 
 def print_line(line: str) -> None:
-    """One line of results to stdout, at once. Raises ReaderGoneError where nobody reads it, and
-    OutputError where it cannot be written."""
+    """Prints one line of results to stdout, and flushes it. Raises ReaderGoneError where the reader
+    has gone, and OutputError where stdout cannot be written."""
     print(line, flush=True)
     raw = _raw(sys.stdout)
     if isinstance(raw, _Stdout) and raw.failure is not None:
-        raise OutputError(raw.say_failure() or raw.failure)
+        raise OutputError(raw.take_failure() or raw.failure)
     if isinstance(raw, _Stdout) and raw.reader_has_gone:
         raise ReaderGoneError("nobody reads stdout any more")
 

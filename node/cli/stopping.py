@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: a command that is still getting ready ends at once, a running one
+"""Ctrl-C, SIGTERM and SIGHUP: a command that is still starting ends at once, a running command ends
 cleanly."""
 
 import contextlib
@@ -13,10 +13,10 @@ _waits_for_stop = False
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Ends the command with exit code 0 at the first signal; the second one kills.
+    """Ends the command with exit code 0 at the first signal; the second signal kills the process.
 
-    SIGHUP says that the terminal was closed, and comes from the shell and from the kernel both, so
-    its second one kills nothing. Who started the command with it ignored (`nohup`) has it ignored.
+    SIGHUP means that the terminal was closed. Both the shell and the kernel send it, so a second
+    SIGHUP does not kill. Under `nohup`, which ignores SIGHUP, it stays ignored.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -26,7 +26,7 @@ def stop_on_signals() -> Iterator[None]:
         if not _waits_for_stop:
             raise SystemExit(0)
 
-    _STOP.clear()  # a command before it, in the same process, may have ended by it
+    _STOP.clear()  # a signal may have ended an earlier command of this process
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
@@ -40,7 +40,7 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[threading.Event]:
-    """The event that a signal sets, for a command that stops by itself when it sees it."""
+    """Yields the event that a signal sets, for a command that polls it and stops by itself."""
     global _waits_for_stop
     _waits_for_stop = True
     try:

@@ -1,4 +1,4 @@
-"""`perception-node tune`: finds the fastest way to run a model on this computer."""
+"""`perception-node tune`: finds the fastest runtime and precision of a model on this computer."""
 
 import dataclasses
 import json
@@ -35,11 +35,12 @@ _TABLE_WIDTH = 120
 @together(CONFIG, MODEL, SETTINGS)
 @click.option(
     "--frames", "paths", multiple=True, metavar="PATH",
-    help="Pictures, folder or video of what the robot sees; 50 frames or more also try int8.",
+    help="Pictures, folder or video from the robot's cameras; with 50 frames or more int8 is "
+    "measured too.",
 )  # fmt: skip
 @click.option(
     "--floor", type=Number(0, 1), metavar="SHARE",
-    help="Least share of frames that must keep their best label (default 0.99, int8 0.98).",
+    help="Minimum share of frames that keep their best label (default 0.99, int8 0.98).",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each row.")
 def command(
@@ -50,12 +51,11 @@ def command(
     floor: float | None,
     as_json: bool,
 ) -> None:
-    """Measure the runtimes, precisions and thread counts that this computer has, on real frames,
-    and keep the fastest that names them as torch in float32 does. `runtime = "auto"` uses it from
-    then on.
+    """Measure this computer's runtimes, precisions and thread counts on real frames, and keep the
+    fastest whose labels agree with torch in float32. From then on `runtime = "auto"` uses it.
 
-    With model.threads set, only that thread count is tried. Without --frames it measures on the
-    demo pictures, which is too few to try int8.
+    With model.threads set, only that thread count is measured. Without --frames it measures on the
+    demo pictures, which are too few for int8.
 
     Example: perception-node tune --frames drive.mp4
     """
@@ -71,19 +71,19 @@ def command(
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("reading frames", total=None)
         pixels = _pixels(loaded, _images(files) if files else _demo_images())
-        where = ", ".join(paths) if paths else "demo"
+        origin = ", ".join(paths) if paths else "demo"
 
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
+        def show(step: str, done: int, total: int) -> None:
+            progress.update(task, description=step, completed=done, total=total)
 
-        tuned = tune(
-            loaded, pixels, f"{len(pixels)} frames of {where}", floors, show, config.model.threads
+        result = tune(
+            loaded, pixels, f"{len(pixels)} frames of {origin}", floors, show, config.model.threads
         )
-    _print(tuned, as_json)
-    file = keep(loaded, tuned)
-    winner = tuned.winner
+    _print(result, as_json)
+    file = keep(loaded, result)
+    winner = result.winner
     if winner is None:
-        log.warning("nothing holds the accuracy floor, so nothing is chosen; see %s", file)
+        log.warning("no choice holds the accuracy floor, so auto is unchanged; see %s", file)
     else:
         log.info(
             "auto is now %s %s on %s with %s threads; kept in %s",
@@ -97,28 +97,31 @@ def _images(files: list[Path]) -> Iterator["Image"]:
             for frame in frames_of(file):
                 yield frame.image
         except SourceError as error:
-            log.warning("%s; left out", error)
+            log.warning("%s; skipped", error)
 
 
 def _demo_images() -> Iterator["Image"]:
     from node.capture.sources.demo import FPS, PICTURES, SECONDS_A_PICTURE, DemoSource
 
     source = DemoSource()
-    for place in range(round(len(PICTURES) * SECONDS_A_PICTURE * FPS)):
+    for index in range(round(len(PICTURES) * SECONDS_A_PICTURE * FPS)):
         picture = source.read()
-        if place % _DEMO_STEP == 0:
+        if index % _DEMO_STEP == 0:
             yield picture.image
 
 
 def _pixels(model: "Model", images: Iterator["Image"]) -> list["torch.Tensor"]:
-    """At most MOST_FRAMES of the images, evenly over all of them, as the model gets them."""
+    """The model's input for at most MOST_FRAMES of the images, evenly spread over all of them.
+
+    Each tensor is what `Preprocessor` returns for one image. Raises SourceError without images.
+    """
     from node.perception.preprocess.geometry import Preprocessor
 
     preprocess = Preprocessor(model.preprocess)
     kept: list[torch.Tensor] = []
     every = 1
-    for place, image in enumerate(images):
-        if place % every == 0:
+    for index, image in enumerate(images):
+        if index % every == 0:
             kept.append(preprocess(image).clone())
         if len(kept) > MOST_FRAMES:
             kept, every = kept[::2], 2 * every
@@ -127,10 +130,10 @@ def _pixels(model: "Model", images: Iterator["Image"]) -> list["torch.Tensor"]:
     return kept
 
 
-def _print(tuned: "TuningResult", as_json: bool) -> None:
-    winner = tuned.winner
+def _print(result: "TuningResult", as_json: bool) -> None:
+    winner = result.winner
     if as_json:
-        for row in tuned.measured:
+        for row in result.measured:
             line = dataclasses.asdict(row) | {"winner": row.choice == winner}
             click.echo(json.dumps(line, default=str))
         return
@@ -138,13 +141,13 @@ def _print(tuned: "TuningResult", as_json: bool) -> None:
         "", "runtime", "precision", "device", "threads", "ms", "10-90 %", "CPU ms", "agreement",
         "score diff.", "", box=None, pad_edge=False,
     )  # fmt: skip
-    for row in tuned.measured:
+    for row in result.measured:
         table.add_row("*" if row.choice == winner else "", *_cells(row))
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, _TABLE_WIDTH)
     console.print(table)
-    told = f"{tuned.model} on {tuned.frames}; ms and CPU ms are of one inference"
-    console.print(escape(printable(told)))
+    caption = f"{result.model} on {result.frames}; ms and CPU ms are of one inference"
+    console.print(escape(printable(caption)))
 
 
 def _cells(row: "Measured") -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`perception-node watch`: a subscriber that prints."""
+"""`perception-node watch`: prints the labels that a node publishes."""
 
 import sys
 import time
@@ -38,13 +38,13 @@ _RATE_OVER = 30
 @click.option("--camera", metavar="NAME", help="Only this camera.")
 @click.option(
     "--keys", type=click.Path(path_type=Path), metavar="FOLDER",
-    help="This client's folder of keys, where the node asks for them.",
+    help="This client's folder of keys, if the node requires keys.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="Stop after N messages.")
 @click.option(
     "--timeout", "timeout_s", type=Number(0, min_open=True, for_ever=True), metavar="S",
-    help="Exit 1 when nothing came for S seconds.",
+    help="Exit 1 when no message arrives for S seconds.",
 )  # fmt: skip
 def command(
     endpoint: str,
@@ -76,14 +76,14 @@ def command(
 
 
 class _Silent(PerceptionError):
-    """Nothing came."""
+    """No message arrived in time."""
 
 
 def _why(subscriber: Subscriber, endpoint: str, camera: str | None, timeout_s: float) -> str:
     if subscriber.rejected:
         return (
             f"{endpoint}: nothing readable for {timeout_s:g} s; {subscriber.rejected} messages "
-            f"left out, the newest because: {subscriber.last_rejection}"
+            f"skipped, the newest because: {subscriber.last_rejection}"
         )
     if camera is not None:
         return (
@@ -94,7 +94,7 @@ def _why(subscriber: Subscriber, endpoint: str, camera: str | None, timeout_s: f
 
 
 class _Lines:
-    """One line a message on stdout."""
+    """Prints one line a message on stdout."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -114,7 +114,7 @@ class _Lines:
 
 
 class _Cameras:
-    """A table that stays in place, a row a camera."""
+    """A table that is redrawn in place, one row a camera."""
 
     def __init__(self) -> None:
         self._live = Live(console=Console(), auto_refresh=False)
@@ -207,8 +207,8 @@ def _missing(gap: Gap) -> str:
         f"{gap.lost} lost" if gap.lost else "",
         "node restarted" if gap.restarted else "",
     ]
-    told = ", ".join(part for part in parts if part)
-    return f"  ({told})" if told else ""
+    missing = ", ".join(part for part in parts if part)
+    return f"  ({missing})" if missing else ""
 
 
 def _title(newest: Mapping[str, LabelsMessage], health: HealthMessage | None) -> str:
@@ -222,8 +222,8 @@ def _title(newest: Mapping[str, LabelsMessage], health: HealthMessage | None) ->
         state, "[dim]○"
     )
     model = youngest.model
-    told = f"{model.name}, {model.runtime} {model.precision}" if model is not None else ""
-    return f"[bold]{_safe(youngest.node)}[/]  {mark} {_safe(state)}[/]  [dim]{_safe(told)}[/]"
+    running = f"{model.name}, {model.runtime} {model.precision}" if model is not None else ""
+    return f"[bold]{_safe(youngest.node)}[/]  {mark} {_safe(state)}[/]  [dim]{_safe(running)}[/]"
 
 
 def _caption(health: HealthMessage | None) -> str:
@@ -244,15 +244,15 @@ def _caption(health: HealthMessage | None) -> str:
 
 
 def _safe(text: str) -> str:
-    """What another node says, in a table: neither control characters nor markup."""
+    """Text of another node for a table, with control characters and markup escaped."""
     return escape(printable(text))
 
 
 def _age(message: LabelsMessage) -> str:
     age_s = message.age_bound_s
-    told = f"{age_s * 1000:.0f} ms" if age_s < 10 else f"{age_s:.0f} s"
+    text = f"{age_s * 1000:.0f} ms" if age_s < 10 else f"{age_s:.0f} s"
     late = message.late or age_s > ALIVE_S
-    return f"[red]{told}[/]" if late else told
+    return f"[red]{text}[/]" if late else text
 
 
 def _status(message: LabelsMessage) -> str:

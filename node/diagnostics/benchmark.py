@@ -1,4 +1,4 @@
-"""Bench: what the node is compared with, and how: alternately, in one run, on the same frames."""
+"""Benchmark: compares the node with reference code, alternately, in one run, on the same frames."""
 
 import gc
 import math
@@ -28,10 +28,10 @@ from node.transport.sequencing import LocalSink
 from perception_client.messages.kinds import LabelsMessage, Message
 
 BLOCK = 6
-"""Frames that one side does in a row, after one that is not counted: each has its own code, weights
-and threads at hand then, as in a process of its own."""
+"""Frames that one side processes in a row, after one uncounted frame: the caches then hold this
+side's code and weights, as in a separate process."""
 SETTLE_S = 0.05
-"""Quiet before each side's turn: threads of the other spin on for a while."""
+"""Pause before each side's turn, since the other side's threads spin on for a while."""
 _TORCH_THREADS = torch.get_num_threads()
 
 FPS = 30
@@ -39,39 +39,40 @@ _QUALITY = 95
 
 Work = Callable[[Image], object]
 Arrive = Callable[[Image], Image]
-"""Gives a frame as it is at hand when its turn comes; not part of the time."""
+"""Prepares a frame just before its turn, as capture does; not part of the measured time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side's times: the median in ms a frame, the 10th and 90th percentile, CPU ms a frame."""
+    """Times of one side, in ms a frame."""
 
     ms: float
+    """Median."""
     p10_ms: float
+    """10th percentile."""
     p90_ms: float
+    """90th percentile."""
     cpu_ms: float
+    """Mean CPU time of all threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison. ratio: the median over all frames of theirs by ours, frame by frame.
-
-    beyond: how much longer ours takes, as a share of theirs.
-    """
+    """One comparison of reference code (theirs) and the node's code (ours)."""
 
     name: str
     theirs: Side
     ours: Side
     ratio: float
+    """Median over all frames of their time divided by ours."""
     beyond: float
+    """Our median divided by theirs, minus one."""
     note: str = ""
 
 
 class Decoded:
-    """Frames as a camera's thread has them: decoded a moment ago, from motion JPEG.
-
-    fps: how many a second at most.
-    """
+    """Returns frames as a camera's thread does: just decoded from motion JPEG, at most `fps` a
+    second."""
 
     def __init__(self, frames: Sequence[Image], fps: float = math.inf) -> None:
         self._encoded = {id(frame): encode_jpeg(frame, _QUALITY) for frame in frames}
@@ -79,7 +80,7 @@ class Decoded:
         self._due_s = 0.0
 
     def __call__(self, frame: Image) -> Image:
-        """The frame decoded, the same for both sides, when it is its time."""
+        """Waits until the frame is due, and returns it decoded; the same for both sides."""
         now_s = time.monotonic()
         time.sleep(max(0.0, self._due_s - now_s))
         self._due_s = max(self._due_s, now_s) + self._period_s
@@ -87,8 +88,8 @@ class Decoded:
 
 
 class LiveNode:
-    """What a live node is between its camera and its socket: mailbox, labeller, messages. The
-    caller's thread is the camera's."""
+    """A live node without its camera and its socket: mailbox, inference loop, messages. The
+    caller's thread acts as the camera's."""
 
     def __init__(self, perceiver: Perceiver) -> None:
         self._stop = threading.Event()
@@ -109,7 +110,7 @@ class LiveNode:
         self._inference_loop.ready.wait()
 
     def label(self, image: Image) -> LabelsMessage:
-        """Hands a decoded frame over, and waits for the message that tells what is in it."""
+        """Hands over a decoded frame, [height, width, 3] uint8 BGR, and waits for its message."""
         frame = Frame(image, self._camera, self._frames, Stamp.now(), None, 0)
         self._frames += 1
         self._mailbox.put(self._inference_loop.prefetch(frame))
@@ -119,7 +120,7 @@ class LiveNode:
                 return message
 
     def close(self) -> None:
-        """Ends its thread."""
+        """Ends the inference loop's thread."""
         self._stop.set()
         self._mailbox.wake()
         self._inference_loop.join(5.0)
@@ -134,22 +135,32 @@ def compared(
     note: str = "",
     arrive: Arrive = lambda frame: frame,
 ) -> Row:
-    """Runs both by turns, a few frames each and the same ones, `rounds` frames in all."""
+    """Runs both sides alternately, a block of frames each, on the same `rounds` frames.
+
+    Args:
+        name: of the row.
+        theirs: the reference code, called with one frame.
+        ours: the node's code, called with the same frame.
+        frames: [height, width, 3] uint8 BGR, used cyclically.
+        rounds: number of measured frames of each side.
+        note: printed with the row.
+        arrive: prepares each frame before its measurement.
+    """
     walls = np.zeros((2, rounds))
     cpus = np.zeros((2, rounds))
     gc.collect()
     for first in range(-BLOCK, rounds, BLOCK):  # the first block warms up
-        places = range(first, min(first + BLOCK, rounds))
+        block = range(first, min(first + BLOCK, rounds))
         for side, work in enumerate((theirs, ours)):
             time.sleep(SETTLE_S)
             work(arrive(frames[first % len(frames)]))
-            for place in places:
-                frame = arrive(frames[place % len(frames)])
+            for index in block:
+                frame = arrive(frames[index % len(frames)])
                 cpu, wall = time.process_time(), time.perf_counter()
                 work(frame)
                 if first >= 0:
-                    walls[side, place] = (time.perf_counter() - wall) * 1e3
-                    cpus[side, place] = (time.process_time() - cpu) * 1e3
+                    walls[side, index] = (time.perf_counter() - wall) * 1e3
+                    cpus[side, index] = (time.process_time() - cpu) * 1e3
     side_theirs, side_ours = (_side(walls[side], cpus[side]) for side in range(2))
     ratio = float(np.median(walls[0] / walls[1]))
     return Row(name, side_theirs, side_ours, ratio, side_ours.ms / side_theirs.ms - 1, note)
@@ -161,8 +172,8 @@ def _side(walls: NDArray[np.float64], cpus: NDArray[np.float64]) -> Side:
 
 
 def plain_loop(model: Model) -> Work:
-    """The loop that everybody writes first: PIL image, transforms, torch eager, argmax; with as
-    many threads as torch takes by itself."""
+    """The usual first implementation: PIL image, torchvision transforms, torch eager, argmax, with
+    torch's default number of threads."""
     transform = reference_transform(model.preprocess)
     network = model.network
 
@@ -182,11 +193,11 @@ def rows(
     name: str, model: Model, perceiver: Perceiver, bare: Runtime, frames: Sequence[Image],
     rounds: int,
 ) -> list[Row]:  # fmt: skip
-    """A perceiver against the plain loop, and against a bare runtime of the same kind: frame after
-    frame on one thread, and as the node has it, at a camera's rate."""
+    """Compares a perceiver with the plain loop (if the model has a torch network) and with a bare
+    runtime: frame after frame on one thread, and in the node at a camera's rate."""
     pixels = torch.cat([Preprocessor(model.preprocess)(frames[0])])
-    found = [] if model.build is None else [_against_loop(name, model, perceiver, frames, rounds)]
-    found.append(
+    results = [] if model.build is None else [_against_loop(name, model, perceiver, frames, rounds)]
+    results.append(
         compared(
             f"{name}: bare runtime / ours",
             lambda frame: bare.infer(pixels),
@@ -198,7 +209,7 @@ def rows(
     )
     node = LiveNode(perceiver)
     try:
-        found.append(
+        results.append(
             compared(
                 f"{name}: bare runtime / ours, decoded to message at {FPS} fps",
                 lambda frame: bare.infer(pixels),
@@ -210,7 +221,7 @@ def rows(
         )
     finally:
         node.close()
-    return found
+    return results
 
 
 def _against_loop(
@@ -227,7 +238,7 @@ def _against_loop(
 
 
 def preprocessing(name: str, model: Model, frames: Sequence[Image], rounds: int) -> Row:
-    """Our preprocessing against the reference transform, and how far its pixels are from it."""
+    """Compares our preprocessing with the reference transform, in time and in grey levels."""
     reference = reference_transform(model.preprocess)
     preprocess = Preprocessor(model.preprocess)
     pictures = {id(frame): _picture(frame) for frame in frames}
@@ -256,10 +267,17 @@ def _picture(frame: Image) -> PilImage.Image:
     return PilImage.fromarray(np.ascontiguousarray(frame[:, :, ::-1]))
 
 
-def _difference(model: Model, wanted: torch.Tensor, got: torch.Tensor) -> float:
-    """Mean difference in grey levels of the reference's tensor and our pixels."""
+def _difference(model: Model, reference: torch.Tensor, pixels: torch.Tensor) -> float:
+    """Mean absolute difference in grey levels.
+
+    Args:
+        model: for its normalisation.
+        reference: [3, height, width] float32 RGB, normalised.
+        pixels: [1, height, width, 3] uint8 BGR.
+    """
     mean, std = (
-        torch.tensor(x).view(3, 1, 1) for x in (model.preprocess.mean, model.preprocess.std)
+        torch.tensor(values).view(3, 1, 1)
+        for values in (model.preprocess.mean, model.preprocess.std)
     )
-    levels = (wanted * std + mean) * 255
-    return float((got[0].flip(2).permute(2, 0, 1).float() - levels).abs().mean())
+    levels = (reference * std + mean) * 255
+    return float((pixels[0].flip(2).permute(2, 0, 1).float() - levels).abs().mean())

@@ -1,4 +1,4 @@
-"""The configuration file that explains every key, filled in for the camera that is found here."""
+"""The configuration file that explains every key, with the settings of this computer's camera."""
 
 import re
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from node.errors import ConfigError, SourceError
 
 @dataclass(frozen=True, slots=True)
 class FoundCamera:
-    """A camera of this computer. source: a path that stays the same after a replug, where udev
-    makes one. The rest is what it gives when asked for nothing."""
+    """A camera of this computer. Size, rate and format are its defaults, None where unknown."""
 
     source: str
+    """A path that stays the same after a replug, if udev provides one; else /dev/videoN."""
     width: int | None
     height: int | None
     fps: float | None
@@ -22,7 +22,7 @@ class FoundCamera:
 
 
 def found_camera() -> FoundCamera | None:
-    """The first camera that can be opened."""
+    """The first camera that can be opened; None without one."""
     from node.capture.sources.device import open_device
 
     by_id = sorted(Path("/dev/v4l/by-id").glob("*-video-index0"))
@@ -38,8 +38,8 @@ def found_camera() -> FoundCamera | None:
 
 
 def template_for(camera: FoundCamera | None) -> str:
-    """config/default.toml, with this camera's settings in it. Raises ConfigError where the
-    installation lacks it."""
+    """The text of config/default.toml with this camera's settings. Raises ConfigError where the
+    installation lacks that file."""
     text = _template().read_text(encoding="utf-8")
     if camera is None:
         return text

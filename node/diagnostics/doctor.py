@@ -1,4 +1,4 @@
-"""Doctor: looks at this computer and says what is there, what is wrong, and the mend."""
+"""Doctor: checks this computer and the configuration, and names the fix of each problem."""
 
 import importlib.metadata
 import os
@@ -18,7 +18,7 @@ from node.transport.socket_thread import bind
 
 
 def examine(config: NodeConfig) -> Iterator[Finding]:
-    """Every finding, as it is made."""
+    """Yields each finding as soon as it is known."""
     yield from _computer()
     yield from _opencv()
     yield from cameras(config)
@@ -44,21 +44,21 @@ def _computer() -> Iterator[Finding]:
 
 
 def _opencv() -> Iterator[Finding]:
-    both = [
+    packages = [
         name
         for name in ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
         if _installed(name)
     ]
-    if len(both) > 1:
+    if len(packages) > 1:
         yield Finding(
-            "opencv packages", "wrong", f"{' and '.join(both)} overwrite each other's files",
-            f"pip uninstall {' '.join(both)}, then install one of them",
+            "opencv packages", "wrong", f"{' and '.join(packages)} overwrite each other's files",
+            f"pip uninstall {' '.join(packages)}, then install one of them",
         )  # fmt: skip
     try:
         from node.image.opencv import cv2
     except PerceptionError as error:
-        found, _, mend = str(error).partition("; ")
-        yield Finding("opencv", "wrong", found, mend)
+        problem, _, fix = str(error).partition("; ")
+        yield Finding("opencv", "wrong", problem, fix)
         return
     registry = cv2.videoio_registry
     backends = sorted(
@@ -68,8 +68,8 @@ def _opencv() -> Iterator[Finding]:
     yield Finding("opencv back ends", "ok", ", ".join(backends))
     if "GSTREAMER" not in backends:
         yield Finding(
-            "gstreamer", "note", "this OpenCV has none: sources gst:... do not work",
-            "only if you need them: an OpenCV built with -D WITH_GSTREAMER=ON",
+            "gstreamer", "note", "this OpenCV lacks GStreamer: sources gst:... do not work",
+            "if you need them, install an OpenCV built with -D WITH_GSTREAMER=ON",
         )  # fmt: skip
 
 
@@ -94,10 +94,10 @@ def _torch() -> Iterator[Finding]:
     elif Path("/dev/nvidia0").exists():
         yield Finding(
             "gpu", "wrong", f"an NVIDIA device, but torch {torch.__version__} cannot use it",
-            "update the driver, and see that nvidia-smi lists the GPU",
+            "update the driver, and check that nvidia-smi lists the GPU",
         )  # fmt: skip
     else:
-        yield Finding("gpu", "note", "none that torch can use: the model runs on the CPU")
+        yield Finding("gpu", "note", "torch finds no GPU: the model runs on the CPU")
 
 
 def _other_runtimes() -> Iterator[Finding]:
@@ -123,7 +123,7 @@ def _unloadable(runtime: str, error: ImportError) -> Finding:
         f"runtime {runtime}",
         "note",
         f"does not load: {error}",
-        "only if you need it: install what the lock file names, uv sync --frozen",
+        "if you need it, install the locked packages: uv sync --frozen",
     )
 
 
@@ -131,59 +131,60 @@ def _model(config: NodeConfig) -> Iterator[Finding]:
     from node.perception.models.registry import entries, load_model
 
     name, weights = config.model.name, config.model.weights
-    away = {entry.name for entry in entries() if not entry.weights_here}
-    if weights is None and name in away:
+    missing = {entry.name for entry in entries() if not entry.weights_here}
+    if weights is None and name in missing:
         yield Finding(
-            "model", "note", f"{name}: its weights are not here",
-            "they are downloaded at the first start; efficientnet_lite0 needs no download",
+            "model", "note", f"{name}: its weights are not on this computer",
+            "the first start downloads them; efficientnet_lite0 needs no download",
         )  # fmt: skip
         return
     try:
         model = load_model(name, weights)
     except PerceptionError as error:
-        found, _, mend = str(error).partition("; ")
-        yield Finding("model", "wrong", found, mend or None)
+        problem, _, fix = str(error).partition("; ")
+        yield Finding("model", "wrong", problem, fix or None)
         return
     yield Finding("model", "ok", f"{model.name}, weights here, sha256 {model.digest[:12]}")
 
 
 def _recordings(config: NodeConfig) -> Finding:
     folder = config.recording.folder
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    free_gb = shutil.disk_usage(there).free / 1e9
-    kept_mb = config.recording.keep_free_mb
-    if not os.access(there, os.W_OK):
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    keep_free_mb = config.recording.keep_free_mb
+    if not os.access(existing, os.W_OK):
         return Finding(
             "recordings", "wrong" if config.recording.enabled else "note",
-            f"{there} may not be written to by this user",
-            f"name another recording.folder, or: sudo chown $USER {there}",
+            f"{existing} may not be written to by this user",
+            f"name another recording.folder, or: sudo chown $USER {existing}",
         )  # fmt: skip
-    if free_gb * 1e3 < kept_mb:
+    if free_gb * 1e3 < keep_free_mb:
         return Finding(
             "recordings", "wrong" if config.recording.enabled else "note",
-            f"{folder}: {free_gb:.1f} GB free, and recording.keep_free_mb leaves {kept_mb} MiB",
+            f"{folder}: {free_gb:.1f} GB free; recording.keep_free_mb reserves {keep_free_mb} MiB",
             "make room, set recording.budget_mb, or lower keep_free_mb",
         )  # fmt: skip
     return Finding("recordings", "ok", f"{folder}: {free_gb:.0f} GB free")
 
 
 def endpoint_finding(what: str, endpoint: str) -> Finding:
-    """Whether an endpoint could be bound now; nothing is changed and nothing left behind."""
+    """Checks whether an endpoint could be bound now, without leaving a socket or a file."""
     try:
         if endpoint.startswith("ipc://"):
             _check_socket_file(endpoint)
         else:
             _try_binding(endpoint)
     except EndpointError as error:
-        found, _, mend = str(error).partition("; ")
-        return Finding(what, "wrong", found, mend)
+        problem, _, fix = str(error).partition("; ")
+        return Finding(what, "wrong", problem, fix)
     return Finding(what, "ok", f"{endpoint} is free")
 
 
 def _check_socket_file(endpoint: str) -> None:
-    """Looks, and makes nothing: a socket that is bound leaves a file."""
+    """Inspects the path without binding, since binding an ipc socket leaves a file. Raises
+    EndpointError."""
     check_free(endpoint)
     path = path_of(endpoint)
     if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):

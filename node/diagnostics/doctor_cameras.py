@@ -1,5 +1,4 @@
-"""What the doctor finds of cameras: whether they can be opened, what they give, and whether the bus
-can carry it."""
+"""The doctor's checks of cameras: access, negotiated format, and bus bandwidth."""
 
 import os
 from collections.abc import Iterator
@@ -10,19 +9,19 @@ from node.diagnostics.finding import Finding
 from node.errors import SourceError
 
 USB2_BYTES_PER_S = 35e6
-"""What USB 2 carries in isochronous transfers, about: 24.6 MB/s for one device by its
-specification, shared by all on a hub; more by bulk transfer."""
+"""Approximate throughput of USB 2 for video: 24.6 MB/s for one device by isochronous transfers
+(USB 2.0 specification), shared by all devices of a hub; more by bulk transfers."""
 _UNPACKED = {"YUYV": 2.0, "UYVY": 2.0, "NV12": 1.5, "YU12": 1.5, "BGR3": 3.0, "RGB3": 3.0}
 """Bytes a pixel of V4L2's uncompressed formats."""
 
 
 def cameras(config: NodeConfig) -> Iterator[Finding]:
-    """The devices that are there, then those that are configured."""
+    """Yields findings of this computer's devices, then of the configured cameras."""
     devices = sorted(Path("/dev").glob("video*"))
     if not devices:
         yield Finding(
-            "cameras", "note", "no /dev/video* here",
-            "plug one in, or label a stream, a video, or --source demo",
+            "cameras", "note", "no /dev/video* on this computer",
+            "plug in a camera, or label a stream, a video, or --source demo",
         )  # fmt: skip
     for device in devices:
         if os.access(device, os.R_OK | os.W_OK):
@@ -44,15 +43,15 @@ def _negotiated(camera: CameraConfig) -> Finding:
     try:
         source = open_device(camera)
     except SourceError as error:
-        found, _, mend = str(error).partition("; ")
-        return Finding(what, "wrong", found, mend or "see which cameras there are, above")
+        problem, _, fix = str(error).partition("; ")
+        return Finding(what, "wrong", problem, fix or "use one of the cameras listed above")
     facts = source.facts
     source.close()
     gives = f"{facts.width}x{facts.height}, {facts.fps or 0:g} fps, {facts.pixel_format}"
     if facts.differences:
         return Finding(
             what, "note", f"gives {gives}; {'; '.join(facts.differences)}",
-            'ask for what v4l2-ctl --list-formats-ext lists; fourcc = "MJPG" is often the faster',
+            'configure a format of v4l2-ctl --list-formats-ext; fourcc = "MJPG" is often faster',
         )  # fmt: skip
     return bandwidth(what, gives, facts.pixel_format, facts.width, facts.height, facts.fps)
 
@@ -65,7 +64,15 @@ def bandwidth(
     height: int | None,
     fps: float | None,
 ) -> Finding:
-    """Whether a USB 2 bus carries what a camera gives."""
+    """Checks whether a USB 2 bus can carry a camera's format.
+
+    Args:
+        what: name of the finding.
+        gives: the negotiated format in words.
+        pixel_format: V4L2's four characters; None where unknown.
+        width, height: in pixels; None where unknown.
+        fps: frames a second; None where unknown.
+    """
     per_pixel = _UNPACKED.get(pixel_format or "")
     if per_pixel is None or width is None or height is None or fps is None:
         return Finding(what, "ok", f"gives {gives}")

@@ -1,4 +1,4 @@
-"""Finding: one thing that the doctor looked at."""
+"""Finding: the result of one check of the doctor."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,12 @@ Verdict = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. mend: what to do, None where nothing has to be done."""
+    """The result of one check."""
 
     what: str
+    """Subject of the check."""
     verdict: Verdict
     found: str
-    mend: str | None = None
+    """State of the subject, in words."""
+    fix: str | None = None
+    """The remedy; None where nothing needs one."""

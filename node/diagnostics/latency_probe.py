@@ -1,5 +1,6 @@
-"""Glass to label: how long after something changed before the camera its label arrives. A picture
-flashes between dark and bright, by the whole path of a real run: capture, model, wire, subscriber.
+"""Latency probe: the time from a change in front of the camera to the arrival of its label ("glass
+to label"). A picture flashes between dark and bright, and passes through the complete path of a
+real run: capture, model, wire, subscriber.
 """
 
 import os
@@ -29,16 +30,21 @@ if TYPE_CHECKING:
 SIZE = (720, 1280)
 FPS = 30
 VIEWS = 16
-"""Pictures of each brightness: as few as a driver's buffers would be taken for a frozen camera."""
+"""Pictures of each brightness: fewer, as many as a driver's buffers, would count as frozen."""
 NOISE = 12
-"""Grey levels of noise in the software picture: a still picture would be taken for a frozen one."""
+"""Grey levels of noise in the software picture: a still picture would count as frozen."""
 SETTLE_S = (0.25, 0.6)
-"""Between two flashes, at random, so that they meet the camera at every moment of its period."""
+"""Range of the random time between two flashes, so that they meet every phase of the camera's
+period."""
 LEARN_S = 0.5
-"""How long each is shown at first, so that a camera's exposure settles."""
+"""Duration of each brightness before the measurement, in which a camera's exposure settles."""
 LONGEST_S = 3.0
+"""A flash without a label after this time counts as missed."""
 START_S = 60.0
+"""Time for the node to load its model and label a first frame."""
 _LIGHT = ("dark", "bright")
+_LEAST_CONTRAST = 40
+"""Grey levels between dark and bright; less may be noise or exposure."""
 _NO_WINDOW = (
     "no window can be opened here (no display, or a headless OpenCV); run this on a computer with "
     "a screen, or without --camera for the software source"
@@ -46,30 +52,32 @@ _NO_WINDOW = (
 
 
 class Screen(Protocol):
-    """Something that can be dark or bright."""
+    """A light source that is dark or bright."""
 
     def show(self, bright: bool) -> int:
-        """Changes it; when that was, on CLOCK_MONOTONIC in ns."""
+        """Sets the brightness; returns the time of the change on CLOCK_MONOTONIC in ns."""
         ...
 
     def close(self) -> None:
-        """Puts it away."""
+        """Closes the screen."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyProbe:
-    """In ms, of each flash. to_capture: until the stamp of the frame that shows it; to_publish:
-    from there until its labels were sent; total: until a subscriber had them. missed: flashes that
-    no label told in time."""
+    """The result: one duration in ms for each flash that a label showed."""
 
     to_capture: Sequence[float]
+    """From the flash to the stamp of its frame."""
     to_publish: Sequence[float]
+    """From that stamp to the sending of its labels."""
     total: Sequence[float]
+    """From the flash to the arrival of its labels at a subscriber."""
     missed: int
+    """Flashes without a label in time."""
 
-    def told(self) -> dict[str, float | int]:
-        """Medians and the worst, by name."""
+    def summary(self) -> dict[str, float | int]:
+        """Medians, 95th percentile and maximum, by name."""
         if not self.total:
             return {"flashes": 0, "missed": self.missed}
         return {
@@ -84,11 +92,11 @@ class LatencyProbe:
 
 
 class SoftwareScreen:
-    """A motion JPEG server on loopback in the place of screen and camera: 30 frames a second."""
+    """A motion JPEG server on loopback that replaces screen and camera: 30 frames a second."""
 
     def __init__(self) -> None:
         grain = np.random.default_rng(0).integers(0, NOISE, (*SIZE, 3), np.uint8)
-        # Many of each, since a few pictures again and again would be a camera that froze.
+        # Many pictures of each brightness: a few repeated ones would count as a frozen camera.
         self._parts = [
             [_part(np.roll(grain, shift, axis=1) + np.uint8(level)) for shift in range(VIEWS)]
             for level in (30, 200)
@@ -112,7 +120,7 @@ class SoftwareScreen:
         ).start()
 
     def show(self, bright: bool) -> int:
-        """From the next picture on, as with a real screen."""
+        """Sets the brightness from the next picture on, as a real screen does."""
         self._bright = bright
         return time.monotonic_ns()
 
@@ -138,7 +146,8 @@ class SoftwareScreen:
 
 
 class Window:
-    """A full window on this computer's display, for a camera that is pointed at it."""
+    """A full-screen window on this computer's display, for a camera that points at it. Raises
+    SourceError without a display."""
 
     _NAME = "perception-node: point the camera here"
 
@@ -147,7 +156,7 @@ class Window:
 
         self._cv2 = cv2
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise SourceError(_NO_WINDOW)  # OpenCV's window library would end the process
+            raise SourceError(_NO_WINDOW)  # OpenCV's window library would abort the process
         try:
             cv2.namedWindow(self._NAME, cv2.WINDOW_NORMAL)
             cv2.setWindowProperty(self._NAME, cv2.WND_PROP_FULLSCREEN, cv2.WINDOW_FULLSCREEN)
@@ -155,7 +164,7 @@ class Window:
             raise SourceError(_NO_WINDOW) from error
 
     def show(self, bright: bool) -> int:
-        """Shows it, and waits until the window system has drawn it."""
+        """Sets the brightness, and waits until the window system has drawn it."""
         picture = np.full((*SIZE, 3), 255 if bright else 0, np.uint8)
         self._cv2.imshow(self._NAME, picture)
         self._cv2.waitKey(1)
@@ -173,11 +182,20 @@ def measure(
     flashes: int,
     progress: Callable[[float], None] = lambda done: None,
 ) -> LatencyProbe:
-    """Flashes so often. config: whose first camera sees the screen. The model looks at each frame
-    as in any run; its labels are replaced by what the frame's middle shows.
+    """Measures the latency of a number of flashes with a complete live node.
 
-    Raises PerceptionError where the camera or the model fails, SourceError where the flash
-    cannot be told in the picture.
+    The model infers each frame as in any run; then the brightness of the frame's middle replaces
+    its labels.
+
+    Args:
+        config: its first camera sees the screen.
+        build: loads the model.
+        screen: flashes; this function closes it.
+        flashes: their number.
+        progress: called with the share done, 0 to 1.
+
+    Raises PerceptionError where the camera or the model fails, SourceError where dark and bright
+    cannot be distinguished in the picture.
     """
     from node.pipeline.live import run_live
 
@@ -216,13 +234,13 @@ def _flash(
     to_capture, to_publish, total = [], [], []
     missed = 0
     bright = True
-    for place in range(flashes):
+    for index in range(flashes):
         _settle(subscriber, random.uniform(*SETTLE_S))
         bright = not bright
         shown_ns = screen.show(bright)
         message = _next_that_is(subscriber, bright)
         arrived_ns = time.monotonic_ns()
-        progress((place + 1) / flashes)
+        progress((index + 1) / flashes)
         if message is None:
             missed += 1
             continue
@@ -267,7 +285,8 @@ def _wait_for_labels(subscriber: Subscriber, node: threading.Thread) -> None:
 
 
 def _wait_for(subscriber: Subscriber, screen: Screen, *, bright: bool) -> None:
-    """Until both are told apart; the light meter learns them from the picture itself."""
+    """Shows both levels until labels distinguish them; the light meter learns them from the
+    picture."""
     for level in (not bright, bright, not bright):
         screen.show(level)
         _settle(subscriber, LEARN_S)
@@ -275,13 +294,13 @@ def _wait_for(subscriber: Subscriber, screen: Screen, *, bright: bool) -> None:
     if _next_that_is(subscriber, bright) is not None:
         return
     raise SourceError(
-        "dark and bright cannot be told apart in the picture: point the camera at the screen, from "
-        "near enough that it fills the middle, and turn automatic exposure off"
+        "dark and bright cannot be distinguished in the picture: point the camera at the screen so "
+        "that it fills the middle of the picture, and turn automatic exposure off"
     )
 
 
 class _Lightmeter:
-    """A perceiver whose labels are replaced by dark or bright, when its model has done its work."""
+    """A perceiver that replaces its model's labels with "dark" or "bright" after the inference."""
 
     def __init__(self, perceiver: "Perceiver") -> None:
         self._perceiver = perceiver
@@ -294,23 +313,23 @@ class _Lightmeter:
     def perceive_all(
         self, images: Sequence[Image], ready: Sequence[object | None] = ()
     ) -> "list[InferenceResult]":
-        """As the perceiver, with these labels."""
+        """Infers as `Perceiver.perceive_all` does, and replaces the labels."""
         return list(self._metered(self._perceiver.perceive_all(images, ready), images))
 
     def _metered(
-        self, found: "Iterable[InferenceResult]", images: Sequence[Image]
+        self, results: "Iterable[InferenceResult]", images: Sequence[Image]
     ) -> "Iterable[InferenceResult]":
         from node.perception.tasks.base import Prediction
 
-        for perceived, image in zip(found, images, strict=True):
+        for result, image in zip(results, images, strict=True):
             height, width = image.shape[:2]
             middle = image[height // 3 : 2 * height // 3 : 4, width // 3 : 2 * width // 3 : 4]
             level = float(middle.mean())
             self._low, self._high = min(self._low, level), max(self._high, level)
             bright = int(level > (self._low + self._high) / 2)
-            apart = self._high - self._low > 40
-            labels = (Label(bright, _LIGHT[bright], level / 255),) if apart else ()
-            yield replace(perceived, seen=Prediction(labels=labels))
+            learnt = self._high - self._low > _LEAST_CONTRAST
+            labels = (Label(bright, _LIGHT[bright], level / 255),) if learnt else ()
+            yield replace(result, seen=Prediction(labels=labels))
 
 
 def _part(picture: Image) -> bytes:
@@ -320,5 +339,5 @@ def _part(picture: Image) -> bytes:
 
 
 def software_camera(screen: SoftwareScreen) -> dict[str, object]:
-    """The settings that point the first camera at it."""
+    """The settings by which the first camera reads the software screen."""
     return {"camera.0.source": screen.url, "camera.0.at_start": "wait"}

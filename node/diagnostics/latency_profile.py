@@ -1,4 +1,4 @@
-"""Profile: where a frame's time goes, stage by stage, as its receiver sees it."""
+"""Profile: the duration of each stage of a frame, measured at the receiver."""
 
 import statistics
 from collections.abc import Sequence
@@ -29,31 +29,31 @@ _SHARES = (0.5, 0.95, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a receiver saw. Durations in ms.
-
-    lost: messages sent and not received; dropped: frames given up for newer ones.
-    stages: the steps of one frame in order, with `publish` from the hand-over to the arrival.
-    total: from capture to arrival. interval: between two arrivals; jitter_ms: its standard
-    deviation.
-    """
+    """Latency of one camera's messages at the receiver; durations in ms."""
 
     messages: int
     lost: int
+    """Messages sent and not received."""
     dropped: int
+    """Frames dropped for newer ones."""
     fps: float
     total: Spread
+    """From capture to arrival."""
     stages: dict[str, Spread]
+    """Stages of a frame in order; `publish` lasts from the hand-over to the arrival."""
     interval: Spread
+    """Between two arrivals."""
     jitter_ms: float
+    """Standard deviation of `interval`."""
 
     def as_json(self) -> dict[str, object]:
-        """The same as plain values."""
+        """The profile as plain values."""
         return asdict(self)
 
 
 @dataclass(slots=True)
 class Profiler:
-    """Gathers messages of one camera in the order in which they arrived."""
+    """Collects messages of one camera in the order of their arrival."""
 
     _arrivals_ns: list[int] = field(default_factory=list)
     _totals_ns: list[int] = field(default_factory=list)
@@ -63,9 +63,10 @@ class Profiler:
     _last_seq: int | None = None
 
     def add(self, message: LabelsMessage, arrived_mono_ns: int) -> None:
-        """Takes a message that arrived now, on CLOCK_MONOTONIC of the node's own computer.
+        """Adds a message that arrived at `arrived_mono_ns` on CLOCK_MONOTONIC of the node's
+        computer.
 
-        A retained message, one without a frame and one without stamps of this clock is left out.
+        Skips a retained message, a message without a frame, and one without stamps of this clock.
         """
         timing, published_ns = message.timing_ns, message.published_mono_ns
         if message.retained or timing is None or published_ns is None:
@@ -82,7 +83,7 @@ class Profiler:
         self._stages_ns.setdefault("publish", []).append(arrived_mono_ns - published_ns)
 
     def result(self) -> Profile | None:
-        """The profile so far; None before the third message."""
+        """The profile of all added messages; None before the third."""
         if len(self._arrivals_ns) < 3:
             return None
         pairs = zip(self._arrivals_ns, self._arrivals_ns[1:], strict=False)

@@ -1,1 +1,1 @@
-"""Recording: what a node saw and said, in MCAP files: written, mended and read."""
+"""Recording: writes, reads and recovers MCAP files of a node's frames and messages."""

@@ -1,4 +1,4 @@
-"""BlackBox: the last seconds of everything, in memory."""
+"""BlackBox: the last seconds of a recording, in memory."""
 
 from collections import deque
 
@@ -6,7 +6,7 @@ from node.recording.records import Entry
 
 
 class BlackBox:
-    """Entries of the last `seconds`, at most `most_bytes` of them. Used by one thread."""
+    """Keeps the entries of the last `seconds`, at most `most_bytes` of data. Used by one thread."""
 
     def __init__(self, seconds: float, most_bytes: int) -> None:
         self._kept_ns = int(seconds * 1e9)
@@ -15,7 +15,7 @@ class BlackBox:
         self._bytes = 0
 
     def add(self, entry: Entry) -> None:
-        """Remembers an entry, and forgets what is too old or too much."""
+        """Adds an entry, and removes the oldest ones beyond the limits of time and size."""
         self._entries.append(entry)
         self._bytes += len(entry.data)
         oldest_ns = entry.log_ns - self._kept_ns
@@ -25,7 +25,7 @@ class BlackBox:
             self._bytes -= len(self._entries.popleft().data)
 
     def take(self) -> tuple[Entry, ...]:
-        """All that is remembered, oldest first; from then on it is forgotten."""
+        """Removes and returns all entries, oldest first."""
         entries = tuple(self._entries)
         self._entries.clear()
         self._bytes = 0

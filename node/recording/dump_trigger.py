@@ -1,4 +1,4 @@
-"""DumpTrigger: which messages are a reason to write the black box out, and how often."""
+"""DumpTrigger: decides which messages cause the black box to be written, and how often."""
 
 import logging
 from collections.abc import Hashable
@@ -10,23 +10,27 @@ from perception_client.messages.kinds import EventMessage, LabelsMessage, Messag
 log = logging.getLogger(__name__)
 
 MOST_WAIT_S = 3600.0
-"""Between two black boxes of one cause that comes again and again."""
+"""Longest wait between two black boxes of one recurring cause."""
 
 
 @dataclass(slots=True)
 class _Series:
-    """A cause that came, and may come again."""
+    """Occurrences of one cause; times in seconds on a monotonic clock."""
 
     written_s: float
+    """Of the newest black box."""
     newest_s: float
+    """Of the newest occurrence."""
     wait_s: float
+    """From one black box to the next."""
 
 
 class DumpLimit:
-    """Which of the moments at which a cause comes are written out: the first, then none for a wait.
+    """Limits the black boxes of one cause: allows the first occurrence, then none for a wait.
 
-    While it goes on, each wait is twice the one before, up to an hour: so the first ones are not
-    pushed out of a budget by a night of the same. Where it was quiet for as long, it is new again.
+    While the cause recurs, each wait is twice the previous one, up to an hour, so that a night of
+    recurrences does not push the first black boxes out of the budget. A cause that stayed away for
+    a wait counts as new.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -34,7 +38,7 @@ class DumpLimit:
         self._series: dict[Hashable, _Series] = {}
 
     def allows(self, cause: Hashable, now_s: float) -> bool:
-        """Whether a cause that comes now is to be written out."""
+        """Whether to write a black box for an occurrence at `now_s`."""
         series = self._series.get(cause)
         if series is None or now_s - series.newest_s >= series.wait_s:
             self._series[cause] = _Series(now_s, now_s, self._interval_s)
@@ -48,24 +52,28 @@ class DumpLimit:
 
 
 class DumpTrigger:
-    """Looks at every message. skipped: how many reasons came too soon after one of their cause."""
+    """Checks every message for a reason to write the black box.
+
+    Attributes:
+        skipped: reasons that came too soon after a black box of the same cause.
+    """
 
     def __init__(self, settings: RecordingConfig) -> None:
         self._settings = settings
         self._limit = DumpLimit(settings.black_box_min_interval_s)
         self._statuses: dict[str, Status] = {}
-        self._told: set[Hashable] = set()
+        self._warned: set[Hashable] = set()
         self.skipped = 0
 
     def reason(self, message: Message, now_s: float) -> str | None:
-        """Why the black box is to be written out, as a part of a file's name; else None."""
+        """The reason to write the black box, as a part of a file's name; None without a reason."""
         if isinstance(message, LabelsMessage):
             before = self._statuses.get(message.camera)  # None while the node starts
             self._statuses[message.camera] = message.status
             if before is Status.OK and message.status in (Status.STALLED, Status.NO_CAMERA):
                 return self._limited(str(message.status), ("lost", message.camera), now_s)
         elif isinstance(message, EventMessage) and any(
-            _names(wanted, message) for wanted in self._settings.black_box_events
+            _matches(trigger, message) for trigger in self._settings.black_box_events
         ):
             reason = f"{message.kind}-{_in_file_names(message.name)}"
             cause = (message.kind, message.camera, message.name, message.region)
@@ -74,28 +82,28 @@ class DumpTrigger:
 
     def _limited(self, reason: str, cause: Hashable, now_s: float) -> str | None:
         if self._limit.allows(cause, now_s):
-            self._told.discard(cause)
+            self._warned.discard(cause)
             return reason
         self.skipped += 1
-        if cause not in self._told:
-            self._told.add(cause)
+        if cause not in self._warned:
+            self._warned.add(cause)
             log.warning(
                 "black box (%s) not written: its cause comes again too soon "
-                "(recording.black_box_min_interval_s = %g); health counts what is left out",
+                "(recording.black_box_min_interval_s = %g); health counts the skipped ones",
                 reason, self._settings.black_box_min_interval_s,
             )  # fmt: skip
         return None
 
 
-def _names(wanted: BlackBoxEventConfig, message: EventMessage) -> bool:
+def _matches(trigger: BlackBoxEventConfig, message: EventMessage) -> bool:
     return (
-        wanted.kind == message.kind
-        and wanted.name in (None, message.name)
-        and wanted.region in (None, message.region)
+        trigger.kind == message.kind
+        and trigger.name in (None, message.name)
+        and trigger.region in (None, message.region)
     )
 
 
 def _in_file_names(name: str) -> str:
-    """Letters and digits of a name; a file's name has at most 255 bytes."""
+    """Letters and digits of a name, at most 40 bytes, since a file name has at most 255."""
     safe = "".join(letter if letter.isalnum() else "-" for letter in name)
     return safe.encode()[:40].decode(errors="ignore")

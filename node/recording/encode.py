@@ -1,4 +1,4 @@
-"""From frames and messages to entries, and what is drawn over a frame."""
+"""Encodes frames and messages as entries, and labels as Foxglove's annotations."""
 
 import time
 from collections.abc import Iterator
@@ -37,20 +37,26 @@ _GOLDEN_RATIO = 0.618034
 
 
 class Clock:
-    """The clock of a recording: Unix time at its making, monotonic from then on, so that setting
-    the wall clock neither turns nor stretches it."""
+    """The clock of a recording: Unix time at its creation, monotonic from then on. Setting the wall
+    clock does not change it."""
 
     def __init__(self) -> None:
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
     def at(self, mono_ns: int | None) -> int:
-        """A moment of CLOCK_MONOTONIC (None: now), in ns."""
+        """The recording's time, in ns, of a moment on CLOCK_MONOTONIC; None for now."""
         return self._offset_ns + (time.monotonic_ns() if mono_ns is None else mono_ns)
 
 
 def frame_entries(frame: Frame, log_ns: int, *, quality: int, lost_before: int) -> list[Entry]:
-    """A frame, and what a picture cannot say of it. lost_before: frames of its camera that the
-    recorder could not take since the one before."""
+    """Encodes a frame as two entries: its facts as JSON, and its picture as JPEG.
+
+    Args:
+        frame: its JPEG bytes are kept where it has them.
+        log_ns: time on the recording's clock.
+        quality: of the JPEG, 1 to 100.
+        lost_before: frames of its camera that the recorder lost since the previous entry.
+    """
     stamp = frame.stamp
     stamp_ns = log_ns if stamp is None else stamp.unix_ns
     facts = {
@@ -74,7 +80,7 @@ def frame_entries(frame: Frame, log_ns: int, *, quality: int, lost_before: int) 
 
 
 def message_entries(message: Message, log_ns: int) -> Iterator[Entry]:
-    """A message of the wire, and of labels also what is to be drawn."""
+    """Encodes a message as JSON; labels of status `ok` also as annotations to draw."""
     match message:
         case LabelsMessage():
             channel = message_channel("labels", message.camera)
@@ -97,7 +103,7 @@ def message_entries(message: Message, log_ns: int) -> Iterator[Entry]:
 
 
 def config_entry(config: NodeConfig, settings: int, log_ns: int) -> Entry:
-    """The configuration in force. Sources lose their passwords."""
+    """Encodes the configuration in force, without the passwords of sources."""
     content = config.model_dump(mode="json")
     for camera in content["camera"]:
         camera["source"] = redacted(camera["source"])
@@ -106,16 +112,16 @@ def config_entry(config: NodeConfig, settings: int, log_ns: int) -> Entry:
 
 
 def annotations(message: LabelsMessage) -> ImageAnnotations:
-    """Boxes with their names, or the best labels in the corner; all with the frame's stamp, by
-    which viewers put them on their picture."""
+    """Boxes with their names, or the best labels in the corner. All carry the frame's stamp, by
+    which viewers match them with their picture."""
     drawn = ImageAnnotations()
     stamp_ns = message.stamp_ns if message.stamp_ns is not None else message.published_ns
     for detection in message.detections:
         _add_box(drawn, detection, stamp_ns)
     lines = [f"{label.name} {label.score:.2f}" for label in message.labels[:_LABELS_SHOWN]]
     lines += [f"{area.name} {area.fraction:.0%}" for area in message.areas[:_LABELS_SHOWN]]
-    for place, line in enumerate(lines):
-        _add_text(drawn, line, 8.0, 8.0 + _FONT_PX * 1.4 * (place + 1), stamp_ns, (1, 1, 1))
+    for row, line in enumerate(lines, start=1):
+        _add_text(drawn, line, 8.0, 8.0 + _FONT_PX * 1.4 * row, stamp_ns, (1, 1, 1))
     return drawn
 
 
@@ -153,13 +159,14 @@ def _add_text(
 
 
 def title_of(detection: Detection) -> str:
-    """What stands at a box: `person #3 0.92`."""
+    """The text at a box: `person #3 0.92`."""
     track = "" if detection.track is None else f" #{detection.track}"
     return f"{detection.name}{track} {detection.score:.2f}"
 
 
 def color_of(number: int) -> tuple[float, float, float]:
-    """Red, green, blue, 0 to 1, of a class: hues a golden ratio apart are never near each other."""
+    """The colour of a class: red, green, blue, each 0 to 1. Steps of the golden ratio keep the hues
+    of neighbouring numbers apart."""
     import colorsys
 
     return colorsys.hsv_to_rgb(number * _GOLDEN_RATIO % 1.0, 0.65, 1.0)

@@ -1,5 +1,5 @@
-"""Facts: what a recording says as JSON beside its pictures, checked once, where it is read. A file
-may come from anybody; what reads a recording relies on what is let through here."""
+"""Facts: validates the JSON of a recording once, when it is read. A file may be untrusted, and its
+readers rely on this validation."""
 
 import json
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from perception_client.messages.codec import from_map, from_plain
 from perception_client.messages.kinds import LabelsMessage, Message, MessageKind, Status
 
 MOST_COUNT = 1 << 53
-"""Beyond all frames that a camera takes in its life; exact in JSON's numbers of any reader."""
+"""More than the frames of a camera's life; integers up to here are exact in every JSON reader."""
 MOST_NS = 1 << 63
 """The year 2262, or a duration of 292 years."""
 MOST_PX = 1_000_000.0
-"""Beyond all pictures that are read."""
+"""Larger than any picture within the limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameFacts:
-    """What a picture cannot say of its frame; as in `RecordedFrame`."""
+    """The facts of a frame that its picture does not contain; as in `RecordedFrame`."""
 
     frame_id: int
     stamp_ns: int | None = None
@@ -30,7 +30,7 @@ class FrameFacts:
 
 
 def read_frame_facts(data: bytes) -> FrameFacts:
-    """Raises MessageError, which names the fact that does not fit."""
+    """Reads the facts of a frame. Raises MessageError, which names the invalid fact."""
     facts = from_plain(FrameFacts, "frame", _json(data))
     for name in ("frame_id", "epoch", "lost_before"):
         _check_range(f"frame.{name}", getattr(facts, name), MOST_COUNT)
@@ -39,7 +39,7 @@ def read_frame_facts(data: bytes) -> FrameFacts:
 
 
 def read_message(kind: MessageKind, data: bytes) -> Message:
-    """A message of the wire. Raises MessageError, which names the fact that does not fit."""
+    """Reads a message of the wire. Raises MessageError, which names the invalid fact."""
     message = from_map(kind, _json(data))
     _check_range(f"{kind}.published_ns", message.published_ns, MOST_NS)
     if isinstance(message, LabelsMessage):
@@ -48,7 +48,7 @@ def read_message(kind: MessageKind, data: bytes) -> Message:
 
 
 def read_configuration(data: bytes) -> dict[str, Any]:
-    """The configuration in force. Raises MessageError where it is none."""
+    """Reads the configuration in force. Raises MessageError where `data` is none."""
     content = _json(data)
     config = content.get("config") if isinstance(content, dict) else None
     if not isinstance(config, dict):
@@ -60,7 +60,7 @@ def _json(data: bytes) -> object:
     try:
         text = data.decode()
         content: object = json.loads(text)
-        if "\\u" in text:  # as half a character, which no file and no terminal takes
+        if "\\u" in text:  # may be half a character, which no file and no terminal accepts
             json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise MessageError(f"{len(data)} bytes are no JSON") from None
@@ -73,7 +73,7 @@ def _check_range(name: str, value: int | None, most: int) -> None:
 
 
 def _check_labels(message: LabelsMessage) -> None:
-    """What the types do not say: an `ok` tells of a frame, and boxes are in its pixels."""
+    """Checks what the types do not express: `ok` refers to a frame, and boxes are in its pixels."""
     if message.status is not Status.OK:
         return
     if message.frame_id is None:
@@ -83,7 +83,7 @@ def _check_labels(message: LabelsMessage) -> None:
     _check_range("labels.stamp_ns", message.stamp_ns, MOST_NS)
     if message.detections and message.image is None:
         raise MessageError("labels.image is missing, though there are detections")
-    for one in message.detections:
-        box = one.box
-        if not all(abs(x) <= MOST_PX for x in (box.cx, box.cy, box.w, box.h)):
+    for detection in message.detections:
+        box = detection.box
+        if not all(abs(value) <= MOST_PX for value in (box.cx, box.cy, box.w, box.h)):
             raise MessageError(f"labels.detections.box is {box}, outside of any picture")

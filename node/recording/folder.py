@@ -1,7 +1,7 @@
-"""RecordingFolder: names of files, their order, and how much disk they may take.
+"""RecordingFolder: names and order of recordings, and their disk budget.
 
-The order of files is that of the numbers in their names, each one more than all before it: the
-wall clock, which the names say as well, may be set back at any time.
+The numbers in the names define the order of files; each is one more than the highest before it. The
+names also contain the wall clock's time, which may be set back at any time.
 """
 
 import logging
@@ -22,68 +22,71 @@ SUFFIX = ".mcap"
 BLACK_BOX = "black-box"
 MIB = 1024 * 1024
 MOST_SHARE = 0.02
-"""Of the time that looking for what is over the budget may take: ten thousand files take 0.2 s on
-a slow computer."""
+"""Largest share of the time for checks of the budget: ten thousand files take 0.2 s on a slow
+computer."""
 _NAME = (
     r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ"
     rf"(_(?P<black_box>{BLACK_BOX})_.+?)?(_(?P<number>\d{{6,9}})|_\d{{3}})?(_recovered)?"
     rf"{re.escape(SUFFIX)}"
 )
-"""Behind the node: UTC, why there is a black box, number. Versions before had no number, or one of
-three digits within a second. What has a name of another form was not made here, or renamed to be
-kept."""
+"""After the node's name: UTC, reason of a black box, number. Earlier versions had no number, or one
+of three digits within a second. A file with another name was not made by a recorder, or was renamed
+to keep it."""
 
 
 _OF_ANY_NODE = re.compile(f".+?{_NAME}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
-    """A file that a recorder made. place: in the order of their making; those of versions before,
+class _RecorderName:
+    """The parsed name of a recorder's file. order: sorts by creation; names of earlier versions,
     without a number, come first."""
 
     is_black_box: bool
-    place: tuple[int, str]
+    order: tuple[int, str]
 
     @property
     def number(self) -> int:
-        return self.place[0]
+        return self.order[0]
 
 
-def _made(pattern: re.Pattern[str], name: str) -> _Made | None:
-    found = pattern.fullmatch(name)
-    if found is None:
+def _parsed(pattern: re.Pattern[str], name: str) -> _RecorderName | None:
+    match = pattern.fullmatch(name)
+    if match is None:
         return None
-    return _Made(found["black_box"] is not None, (int(found["number"] or 0), name))
+    return _RecorderName(match["black_box"] is not None, (int(match["number"] or 0), name))
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
-    """Recordings in the order in which they were made, whatever the clock said then; behind them,
-    by name, what has no name of a recorder."""
+    """Sorts recordings by creation, independently of the clock; files without a recorder's name
+    follow, by name."""
 
-    def place(path: Path) -> tuple[bool, tuple[int, str]]:
-        made = _made(_OF_ANY_NODE, path.name)
-        return (True, (0, path.name)) if made is None else (False, made.place)
+    def key(path: Path) -> tuple[bool, tuple[int, str]]:
+        name = _parsed(_OF_ANY_NODE, path.name)
+        return (True, (0, path.name)) if name is None else (False, name.order)
 
-    return sorted(paths, key=place)
+    return sorted(paths, key=key)
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """A file of this node that takes room."""
+class _File:
+    """A recording of this node on the disk. size: in bytes."""
 
     path: Path
-    made: _Made
+    name: _RecorderName
     size: int
 
 
 class RecordingFolder:
-    """Where the recordings of a node are; also of several nodes of one name, which share the
-    budget. Used by one thread.
+    """The folder of a node's recordings. Several nodes of one name may share it and its budget.
+    Used by one thread.
 
-    budget_bytes: what they may take together, None for no limit; keep_free_bytes: what has to stay
-    free on the disk for everybody else; black_box_bytes: what black boxes may take, None for no
-    limit of their own.
+    Args:
+        path: the folder.
+        node: the node's name.
+        budget_bytes: limit of all recordings together; None for no limit.
+        keep_free_bytes: reserve on the disk for other files.
+        black_box_bytes: limit of the black boxes; None for no separate limit.
     """
 
     def __init__(
@@ -101,27 +104,30 @@ class RecordingFolder:
         self._keep_free_bytes = keep_free_bytes
         self._black_box_bytes = black_box_bytes
         self._number = 0
-        self._look_at = float("-inf")
+        self._check_at = float("-inf")
         self._problems: dict[str, str] = {}
 
     @property
     def problem(self) -> str | None:
-        """Why more is there than may be, in words; None where the budgets are held."""
+        """Why the recordings exceed a budget, in words; None while the budgets hold."""
         return next(iter(self._problems.values()), None)
 
     def new_path(self, kind: str = "") -> Path:
-        """A name that no file has: node, UTC, kind, number. Another process may take it before it
-        is used. Raises OSError where the folder cannot be read."""
+        """An unused path: node, UTC, kind, number. Another process may use it first. Raises OSError
+        where the folder cannot be read."""
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-        there = max((made.number for _, made in self._made()), default=0)
-        self._number = max(there, self._number) + 1
+        highest = max((name.number for _, name in self._entries()), default=0)
+        self._number = max(highest, self._number) + 1
         parts = (self._node, moment, *([kind] if kind else []), f"{self._number:06d}")
         return self.path / ("_".join(parts) + SUFFIX)
 
     def make_room(self, *kept: Path) -> None:
-        """Deletes what is over the budget, oldest first and black boxes last; never what is to be
-        kept, nor what any process writes. Raises OSError where the folder cannot be made or read,
-        with ENOSPC where the disk is fuller than it may be."""
+        """Creates the folder, and deletes files beyond the budget: the oldest first, black boxes
+        last; never those in `kept`, nor a file that any process writes.
+
+        Raises OSError where the folder cannot be created or read, with ENOSPC where less than the
+        reserve is free.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         self.keep_budget(*kept)
         free = shutil.disk_usage(self.path).free
@@ -133,44 +139,46 @@ class RecordingFolder:
             )
 
     def make_room_when_due(self, *kept: Path) -> None:
-        """As `make_room`, no more often than a folder of many files lets it."""
-        if time.monotonic() >= self._look_at:
+        """Calls `make_room`, unless that would exceed MOST_SHARE of the time."""
+        if time.monotonic() >= self._check_at:
             self.make_room(*kept)
 
     def make_room_for_black_box(self, *kept: Path) -> None:
-        """Deletes what is over the budget, and over the black boxes' own, when one has come."""
+        """Deletes files beyond the black boxes' budget and the common one, after a black box was
+        written."""
         if self._black_box_bytes is not None:
-            boxes = [x for x in self._taken() if x.made.is_black_box]
-            boxes.sort(key=lambda x: x.made.place)
+            boxes = [file for file in self._files() if file.name.is_black_box]
+            boxes.sort(key=lambda file: file.name.order)
             self._delete_beyond("black_box_budget_mb", self._black_box_bytes, boxes, kept)
         self.keep_budget(*kept)
 
     def keep_budget(self, *kept: Path) -> None:
-        """As `make_room`, however full the disk is."""
+        """Deletes as `make_room` does, without a check of the free space."""
         if self._budget_bytes is not None:
             began_at = time.monotonic()
-            taken = self._taken()
-            taken.sort(key=lambda x: (x.made.is_black_box, x.made.place))
-            self._delete_beyond("budget_mb", self._budget_bytes, taken, kept)
-            self._look_at = time.monotonic() + (time.monotonic() - began_at) / MOST_SHARE
+            files = self._files()
+            files.sort(key=lambda file: (file.name.is_black_box, file.name.order))
+            self._delete_beyond("budget_mb", self._budget_bytes, files, kept)
+            self._check_at = time.monotonic() + (time.monotonic() - began_at) / MOST_SHARE
 
     def _delete_beyond(
-        self, key: str, budget: int, files: Sequence[_Taken], kept: tuple[Path, ...]
+        self, key: str, budget: int, files: Sequence[_File], kept: tuple[Path, ...]
     ) -> None:
-        """Deletes from the first on. What cannot be deleted stays, and is said."""
-        taken = sum(file.size for file in files)
-        stays = False
+        """Deletes from the first file on, until the rest fits; `problem` reports files that cannot
+        be deleted."""
+        total = sum(file.size for file in files)
+        undeletable = False
         for file in files:
-            if taken <= budget:
+            if total <= budget:
                 break
             if file.path in kept:
                 continue
             if self._delete(file.path):
-                log.info("%s is deleted: more is there than recording.%s allows", file.path, key)
-                taken -= file.size
+                log.info("%s is deleted: recordings exceed recording.%s", file.path, key)
+                total -= file.size
             else:
-                stays = True
-        if not stays or taken <= budget:
+                undeletable = True
+        if not undeletable or total <= budget:
             self._problems.pop(key, None)
         elif key not in self._problems:
             self._problems[key] = (
@@ -183,28 +191,28 @@ class RecordingFolder:
     def _delete(self, path: Path) -> bool:
         try:
             return delete_unless_written(path)
-        except FileNotFoundError:  # by another node of this name
+        except FileNotFoundError:  # deleted by another node of this name
             return True
         except OSError as error:
             log.debug("%s cannot be deleted: %s", path, error)
             return False
 
-    def _taken(self) -> list[_Taken]:
-        found = []
-        for entry, made in self._made():
+    def _files(self) -> list[_File]:
+        files = []
+        for entry, name in self._entries():
             try:
-                about = entry.stat(follow_symlinks=False)
-            except OSError:  # gone meanwhile
+                status = entry.stat(follow_symlinks=False)
+            except OSError:  # deleted meanwhile
                 continue
-            if stat.S_ISREG(about.st_mode):
-                found.append(_Taken(self.path / entry.name, made, about.st_size))
-        return found
+            if stat.S_ISREG(status.st_mode):
+                files.append(_File(self.path / entry.name, name, status.st_size))
+        return files
 
-    def _made(self) -> Iterable[tuple["os.DirEntry[str]", _Made]]:
-        """What recorders of this node made: the node `arm` has no say over files of the node
-        `arm_2`."""
+    def _entries(self) -> Iterable[tuple["os.DirEntry[str]", _RecorderName]]:
+        """Files of this node's recorders. Files of the node `arm_2` do not belong to the node
+        `arm`."""
         with os.scandir(self.path) as entries:
             for entry in entries:
-                made = _made(self._names, entry.name)
-                if made is not None:
-                    yield entry, made
+                name = _parsed(self._names, entry.name)
+                if name is not None:
+                    yield entry, name

@@ -1,5 +1,5 @@
-"""ChunkedFile: one MCAP file, chunk by chunk, also where it is cut off or damaged: what can be read
-is read, and what cannot is said."""
+"""ChunkedFile: reads one MCAP file chunk by chunk, even if it is cut off or damaged. It reads what
+is readable, and reports the rest as problems."""
 
 import io
 import itertools
@@ -22,10 +22,11 @@ from node.image.limits import MIB, limits
 from node.recording.unpack import unpacked
 
 MOST_PROBLEMS = 100
-"""More than so many are not told one by one."""
-_OVERLAP = "its chunks are of the same time, more than is kept; some records come too late"
+"""Most problems that are listed one by one."""
+_OVERLAP = "too many of its chunks overlap in time; some records come too late"
 MOST_RECORDS = 100_000
-"""Of one chunk: a record takes far more memory than the shortest has bytes. Ours have hundreds."""
+"""Most records of one chunk: in memory a record is far larger than the shortest on disk. Chunks of
+the node's recorder have hundreds."""
 MOST_DEFINITION_BYTES = 1024 * 1024
 """Longest schema or channel outside the chunks that is loaded."""
 _RECORD_HEAD = struct.Struct("<BQ")
@@ -34,60 +35,62 @@ _FOOTER = struct.Struct("<BQQQI")
 
 @dataclass(frozen=True, slots=True)
 class ChunkAt:
-    """Where a chunk is: offset of its record in bytes, and the times in it, in ns."""
+    """Position of a chunk."""
 
     offset: int
+    """Of its record in the file, in bytes."""
     start_ns: int
+    """First log time in it."""
     end_ns: int
+    """Last log time in it."""
 
 
 @dataclass(slots=True)
 class ChunkedFile:
-    """What a file holds. whole: it has a good index, so it was ended properly.
-
-    told: what of it cannot be read, in words; unknown: messages of channels that nothing defines,
-    by the offset of their chunk. Both grow while it is read.
-    """
+    """Content of one file."""
 
     path: Path
     whole: bool
+    """The file has a valid index, so its writer ended it properly."""
     chunks: list[ChunkAt] = field(default_factory=list)
     channels: dict[int, Channel] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
     metadata: dict[str, Mapping[str, str]] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
+    """Unreadable parts, in words; grows while the file is read."""
     unknown: dict[int, int] = field(default_factory=dict)
+    """Number of messages of undefined channels, by the offset of their chunk; grows as well."""
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What could not be read so far, in words."""
+        """The unreadable parts so far, in words."""
         count = sum(self.unknown.values())
         if not count:
             return tuple(self.told)
-        left_out = f"{count} messages of unknown channels are left out"
-        return (*self.told, f"{self.path}: {left_out}; what defines those is damaged or missing")
+        skipped = f"{count} messages of unknown channels are skipped"
+        return (*self.told, f"{self.path}: {skipped}; their definition is damaged or missing")
 
     def messages(self, stream: IO[bytes], at: ChunkAt) -> list[Message]:
-        """The messages of a chunk in their order; none where it is damaged."""
-        found = self.all_messages(stream, at)
-        self.count_unknown(at, Counter(x.channel_id for x in found))
-        return [x for x in found if x.channel_id in self.channels]
+        """The messages of a chunk in their order; empty for a damaged chunk."""
+        messages = self.all_messages(stream, at)
+        self.count_unknown(at, Counter(message.channel_id for message in messages))
+        return [message for message in messages if message.channel_id in self.channels]
 
     def all_messages(self, stream: IO[bytes], at: ChunkAt) -> list[Message]:
-        """As `messages`, with those of channels that are not known, or not yet."""
+        """The messages of a chunk, including those of channels that are unknown (so far)."""
         try:
             records = _records(stream, at.offset)
         except _DAMAGE as error:
             lost_s = (at.end_ns - at.start_ns) / 1e9
             lost = f"{lost_s:.1f} s" if lost_s else "records"
-            where = f"{self.path}: {lost} at byte {at.offset} are damaged and left out"
-            add_problem(self.told, f"{where} ({_short(error)})")
+            problem = f"{self.path}: {lost} at byte {at.offset} are damaged and skipped"
+            add_problem(self.told, f"{problem} ({_short(error)})")
             return []
         self._learn(records)
-        return [x for x in records if isinstance(x, Message)]
+        return [record for record in records if isinstance(record, Message)]
 
     def count_unknown(self, at: ChunkAt, of_channel: Mapping[int, int]) -> None:
-        """Notes how many messages of a chunk are left out, of those it has of each channel."""
+        """Counts the skipped messages of a chunk. of_channel: its messages by channel id."""
         count = sum(n for channel, n in of_channel.items() if channel not in self.channels)
         self.unknown.pop(at.offset, None)
         if count:
@@ -101,7 +104,7 @@ class ChunkedFile:
                 self.schemas[record.id] = record
 
     def learn_missing(self, record: Channel | Schema) -> None:
-        """Takes a definition of what no chunk has defined."""
+        """Adds a definition, unless a chunk has defined the same id."""
         if isinstance(record, Channel):
             self.channels.setdefault(record.id, record)
         else:
@@ -109,7 +112,7 @@ class ChunkedFile:
 
 
 def open_chunked(path: Path) -> ChunkedFile:
-    """What an MCAP file holds. Raises SourceError where it is none, or nothing can be read."""
+    """Opens an MCAP file. Raises SourceError for any other file, and where nothing is readable."""
     try:
         with path.open("rb") as stream:
             head = stream.read(len(MCAP0_MAGIC))
@@ -125,11 +128,11 @@ def open_chunked(path: Path) -> ChunkedFile:
 
 
 _DAMAGE = (Exception,)
-"""The library raises whatever the bytes make it stumble over."""
+"""On damaged bytes the library may raise any exception."""
 
 
 def _indexed(path: Path, stream: IO[bytes]) -> ChunkedFile | None:
-    """By the index at the end; None where there is no good one."""
+    """Opens a file by the index at its end; None without a valid index."""
     try:
         if not _summary_is_sound(stream):
             return None
@@ -141,19 +144,20 @@ def _indexed(path: Path, stream: IO[bytes]) -> ChunkedFile | None:
         file = ChunkedFile(path, whole=True)
         file.channels, file.schemas = dict(summary.channels), dict(summary.schemas)
         file.chunks = [
-            ChunkAt(x.chunk_start_offset, x.message_start_time, x.message_end_time)
-            for x in summary.chunk_indexes
+            ChunkAt(index.chunk_start_offset, index.message_start_time, index.message_end_time)
+            for index in summary.chunk_indexes
         ]
         if not file.chunks and summary.statistics and summary.statistics.message_count:
             return None  # not chunked, or not indexed
-        file.metadata = {x.name: x.metadata for x in reader.iter_metadata()}
+        file.metadata = {record.name: record.metadata for record in reader.iter_metadata()}
         return file
     except _DAMAGE:
         return None
 
 
 def _summary_is_sound(stream: IO[bytes]) -> bool:
-    """Whether the file has its end, and the index there its checksum (MCAP, "Footer")."""
+    """Whether the file is complete to its end, and its index matches the checksum (MCAP
+    specification, "Footer")."""
     end = stream.seek(0, io.SEEK_END) - len(MCAP0_MAGIC)
     stream.seek(max(end - _FOOTER.size, 0))
     raw = stream.read(_FOOTER.size)
@@ -172,7 +176,7 @@ def _summary_is_sound(stream: IO[bytes]) -> bool:
 
 
 def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
-    """By reading all of it, up to where it is cut off."""
+    """Opens a file by reading all of it, up to the end or the cut."""
     file = ChunkedFile(path, whole=False)
     of_channel: dict[ChunkAt, Counter[int]] = {}
     copies: Counter[tuple[int, bytes]] = Counter()
@@ -187,11 +191,11 @@ def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
         if following > size or not 1 <= opcode < 0x80:
             break
         if opcode == Opcode.CHUNK:
-            found = file.all_messages(stream, ChunkAt(offset, 0, 0))
-            if found:  # its head has times as well, but no checksum
-                times = [x.log_time for x in found]
+            messages = file.all_messages(stream, ChunkAt(offset, 0, 0))
+            if messages:  # the chunk's head has times as well, but no checksum
+                times = [message.log_time for message in messages]
                 at = ChunkAt(offset, min(times), max(times))
-                of_channel[at] = Counter(x.channel_id for x in found)
+                of_channel[at] = Counter(message.channel_id for message in messages)
         elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL) and length <= MOST_DEFINITION_BYTES:
             copies[opcode, stream.read(length)] += 1
         elif opcode == Opcode.METADATA and length <= MOST_DEFINITION_BYTES:
@@ -203,16 +207,16 @@ def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
     file.chunks = [at for at, counted in of_channel.items() if counted.keys() & file.channels]
     if not file.chunks:
         raise _nothing_in(file)
-    told = f"{path} has no good index"
+    problem = f"{path} has no valid index"
     if offset < size:
-        told += f"; {size - offset} bytes at its end cannot be read: it was cut off"
-    file.told.append(f"{told}; repair it with: perception-node recover {path}")
+        problem += f"; {size - offset} bytes at its end cannot be read: it was cut off"
+    file.told.append(f"{problem}; repair it with: perception-node recover {path}")
     return file
 
 
 def _learn_copies(file: ChunkedFile, copies: Counter[tuple[int, bytes]]) -> None:
-    """Takes from the definitions outside the chunks what is in no chunk that can be read. They have
-    no checksum: of copies that differ, the commonest is believed."""
+    """Adds definitions from outside the chunks, for channels that no readable chunk defines. These
+    copies have no checksum: the most frequent one counts."""
     for (opcode, content), _ in copies.most_common():
         stream = ReadDataStream(io.BytesIO(content))
         try:
@@ -239,12 +243,12 @@ def _read_metadata(file: ChunkedFile, stream: IO[bytes]) -> None:
 
 
 def _records(stream: IO[bytes], offset: int) -> list[object]:
-    """All that is in a chunk. Raises whatever damage raises."""
+    """All records of a chunk. Raises any exception (`_DAMAGE`) for a damaged chunk."""
     stream.seek(offset)
     head = stream.read(_RECORD_HEAD.size)
     opcode, length = _RECORD_HEAD.unpack(head)
     if opcode != Opcode.CHUNK:
-        raise ValueError("no chunk is where the index says")
+        raise ValueError("the index points to a record that is no chunk")
     _check_length(length)
     body = stream.read(length)
     if len(body) < length:
@@ -266,7 +270,7 @@ def _check_length(count: int) -> None:
 
 
 def _records_in(data: bytes) -> Iterator[object]:
-    """The messages and definitions of an unpacked chunk; other records are passed over."""
+    """Yields the messages and definitions of an unpacked chunk; skips other records."""
     stream, count = ReadDataStream(io.BytesIO(data)), 0
     while stream.count < len(data):
         opcode, length = stream.read1(), stream.read8()
@@ -290,40 +294,44 @@ def _short(error: Exception) -> str:
     return (first[0] if first else type(error).__name__)[:120]
 
 
-def add_problem(problems: list[str], told: str) -> None:
-    """Adds what was not said yet. They are for people: a few are told, and that there are more."""
-    if told in problems or len(problems) > MOST_PROBLEMS:
+def add_problem(problems: list[str], problem: str) -> None:
+    """Adds a new problem. The list is for people: after MOST_PROBLEMS only a note follows."""
+    if problem in problems or len(problems) > MOST_PROBLEMS:
         return
-    problems.append(told if len(problems) < MOST_PROBLEMS else "and more that is not told")
+    problems.append(problem if len(problems) < MOST_PROBLEMS else "and further problems")
 
 
 def in_log_order(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Message]:
-    """The messages of [start_ns, end_ns), by log time. Chunks may overlap a little; what waits in
-    memory is what overlaps, up to the length of two chunks. Raises SourceError where the file has
-    gone meanwhile."""
+    """Yields the messages of [start_ns, end_ns), sorted by log time.
+
+    Chunks may overlap a little; overlapping messages wait in memory, up to the length of two
+    chunks. Raises SourceError where the file was deleted meanwhile.
+    """
     chunks = sorted(
-        (x for x in file.chunks if x.end_ns >= start_ns and x.start_ns < end_ns),
-        key=lambda x: (x.start_ns, x.offset),
+        (at for at in file.chunks if at.end_ns >= start_ns and at.start_ns < end_ns),
+        key=lambda at: (at.start_ns, at.offset),
     )
     waiting: list[Message] = []
     with opened(file.path) as stream:
-        for at, after in itertools.zip_longest(chunks, chunks[1:]):
+        for at, following in itertools.zip_longest(chunks, chunks[1:]):
             waiting += file.messages(stream, at)
-            waiting.sort(key=lambda x: x.log_time)  # stable: ties stay in the order of writing
-            safe_ns = end_ns if after is None else after.start_ns
-            if sum(len(x.data) for x in waiting) > 2 * limits().max_chunk_bytes:
+            waiting.sort(key=lambda message: message.log_time)  # stable: ties stay as written
+            safe_ns = end_ns if following is None else following.start_ns
+            if sum(len(message.data) for message in waiting) > 2 * limits().max_chunk_bytes:
                 safe_ns = end_ns
                 add_problem(file.told, f"{file.path}: {_OVERLAP}")
-            ready = [x for x in waiting if x.log_time < safe_ns or after is None]
+            ready = [
+                message for message in waiting if message.log_time < safe_ns or following is None
+            ]
             waiting = waiting[len(ready) :]
-            yield from (x for x in ready if start_ns <= x.log_time < end_ns)
+            yield from (message for message in ready if start_ns <= message.log_time < end_ns)
 
 
 def opened(path: Path) -> IO[bytes]:
-    """A file that was there before. Raises SourceError where it has gone meanwhile."""
+    """Opens a file again. Raises SourceError where it was deleted meanwhile."""
     try:
         return path.open("rb")
     except OSError as error:
         raise SourceError(
-            f"{path} can no more be read: {error.strerror}; was it deleted meanwhile?"
+            f"{path} can no longer be read: {error.strerror}; was it deleted meanwhile?"
         ) from error

@@ -1,5 +1,5 @@
-"""RecordingFile: one MCAP file that is being written. Readable up to its last chunk at any moment,
-whatever ends the process."""
+"""RecordingFile: writes one MCAP file. The file is readable up to its last chunk at any moment,
+however the process ends."""
 
 import contextlib
 import errno
@@ -19,25 +19,25 @@ from node import __version__
 from node.recording.records import Channel, Entry
 
 CHUNK_BYTES = 1 << 20
-"""A chunk is what is read at a time, and what a damaged byte costs."""
+"""Size of a chunk: the unit of reading, and the loss by a damaged byte."""
 METADATA = "perception-node"
 SYNC_S = 0.5
-"""How often the file is brought to the disk: so much of it a power cut loses. Flash wears by it."""
+"""Interval of syncs to the disk: a power cut loses as much. More frequent syncs wear flash."""
 MOST_SYNC_S = 2.0
-"""How long the disk may take to bring the file to safety while more is written."""
+"""Longest sync that writing does not wait for."""
 LAST_SYNC_S = 0.5
-"""How long an end waits for that. What is written by then is lost by a power cut only."""
+"""Longest wait for the last sync; after it only a power cut can lose data."""
 REPEAT_S = 5.0
-"""How often the file says anew what its channels are, in 13 kB: a file without its index can be
-read where one copy of them can."""
+"""Interval at which the file repeats the definitions of its channels, 13 kB each time: a file
+without an index is readable if one copy is."""
 
 MOST_LOOKED_AT_S = 0.5
-"""How long a new file waits for others that look whether it is being written."""
+"""Longest wait of a new file for processes that check its lock (`is_being_written`)."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a RecordingFile has a file open, in any process. False where the file system has no
+    """Whether a RecordingFile of any process has the file open. False if the file system has no
     locks, or the file cannot be opened."""
     try:
         with path.open("rb") as stream:
@@ -47,10 +47,12 @@ def is_being_written(path: Path) -> bool:
 
 
 def delete_unless_written(path: Path) -> bool:
-    """Deletes a file, but not one that a RecordingFile has open, in any process; whether it was
-    deleted. Raises OSError where that cannot be looked up or done.
+    """Deletes a file, unless a RecordingFile of any process has it open.
 
-    It is locked until it is gone: whoever makes a file of its name meanwhile sees that it went.
+    The file stays locked until its deletion, so that a process that creates a file of this name
+    meanwhile notices the deletion.
+
+    Returns whether the file was deleted. Raises OSError where it cannot be opened or deleted.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
         if not _is_free(stream) or not _is_at(stream, path):
@@ -60,8 +62,8 @@ def delete_unless_written(path: Path) -> bool:
 
 
 def hold(stream: IO[bytes]) -> bool:
-    """Marks an open file as being written until it is closed (`is_being_written`); whether that
-    could be done. Who looks at that moment is waited for."""
+    """Locks an open file as being written, until it is closed (`is_being_written`). Waits for
+    processes that check the lock at that moment. Returns whether the lock was acquired."""
     until = time.monotonic() + MOST_LOOKED_AT_S
     while True:
         try:
@@ -76,7 +78,7 @@ def hold(stream: IO[bytes]) -> bool:
 
 
 def _is_free(stream: IO[bytes]) -> bool:
-    """Takes a lock that others may have too, or says that a writer has it."""
+    """Tries to acquire a shared lock; returns False if a writer holds the exclusive lock."""
     try:
         fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -87,23 +89,24 @@ def _is_free(stream: IO[bytes]) -> bool:
 
 
 def _is_at(stream: IO[bytes], path: Path) -> bool:
-    """Whether a path still leads to an open file. True where that cannot be told."""
+    """Whether a path still leads to an open file. True if that cannot be determined."""
     try:
-        there, here = os.lstat(path), os.fstat(stream.fileno())
+        at_path, at_stream = os.lstat(path), os.fstat(stream.fileno())
     except OSError as error:
         return error.errno not in _GONE
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+    return (at_path.st_dev, at_path.st_ino) == (at_stream.st_dev, at_stream.st_ino)
 
 
 class RecordingFile:
-    """Used by one thread. Every method raises OSError where the disk does.
+    """One MCAP file that is being written. Used by one thread.
 
-    It is locked while it is open (`is_being_written`), so that nobody replaces or deletes it
-    meanwhile. FileExistsError: another process has taken the path, or took this file away.
+    The file is locked while it is open (`is_being_written`), so that no budget and no `recover`
+    deletes or replaces it. Pictures are compressed already, so chunks are not. Written chunks
+    survive the end of this process. A separate thread syncs them to the disk, where they survive a
+    power cut, since an SD card or a busy disk may take seconds.
 
-    Pictures are compressed already, so chunks are not: each is a copy of what came. Written chunks
-    outlast this process; a thread brings them to the disk, where they outlast a power cut: an SD
-    card, or a disk on which others write, takes seconds for that at times.
+    Every method raises OSError for errors of the disk. The constructor raises FileExistsError where
+    another process has created the path, or deleted this file.
     """
 
     def __init__(self, path: Path, about: Mapping[str, str]) -> None:
@@ -112,7 +115,7 @@ class RecordingFile:
         hold(self._stream)
         if not self.is_in_place:  # deleted before it was locked
             self._stream.close()
-            raise FileExistsError(errno.EEXIST, "taken away at its making", str(path))
+            raise FileExistsError(errno.EEXIST, "deleted at its creation", str(path))
         self._writer = Writer(
             self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE
         )
@@ -133,29 +136,30 @@ class RecordingFile:
 
     @property
     def bytes(self) -> int:
-        """Bytes written so far, without the chunk in progress. 0 of one that was let go."""
+        """Bytes written so far, without the chunk in progress; 0 after `abandon`."""
         return self._bytes if self._stream.closed else self._stream.tell()
 
     @property
     def is_ended(self) -> bool:
-        """Whether all of it was written, with its index."""
+        """Whether the file was written completely, with its index."""
         return self._bytes > 0
 
     @property
     def is_in_place(self) -> bool:
-        """Whether its path still leads to it: not where it, or its folder, was moved or removed."""
+        """Whether its path still leads to it; False after the file or its folder was moved or
+        removed."""
         return _is_at(self._stream, self.path)
 
     @property
     def is_removed(self) -> bool:
-        """Whether no path leads to it any more, so that all of it goes with this process."""
+        """Whether no path leads to it any more, so that its content is lost with this process."""
         try:
             return os.fstat(self._stream.fileno()).st_nlink == 0
-        except OSError:  # of a network's server, on which it is gone
+        except OSError:  # deleted on the server of a network file system
             return True
 
     def write(self, entries: Iterable[Entry]) -> None:
-        """Adds entries; they are in the file at the next `flush`."""
+        """Adds entries; the next `flush` writes them to the file."""
         for entry in entries:
             self._writer.add_message(
                 self._channel(entry.channel),
@@ -168,23 +172,24 @@ class RecordingFile:
             self.last_ns = max(self.last_ns, entry.log_ns)
 
     def flush(self) -> None:
-        """Ends the chunk in progress, writes it, and has it brought to the disk. Waits for a disk
-        that is too slow for that."""
+        """Ends and writes the chunk in progress, and starts a sync if one is due. Waits for a sync
+        that takes longer than MOST_SYNC_S."""
         self._writer.flush()  # type: ignore[no-untyped-call]
         self._repeat_definitions()
         self._holds_something = True
         self._raise_sync_error()
         busy = self._sync is not None and self._sync.is_alive()
         if time.monotonic() - self._sync_began < (MOST_SYNC_S if busy else SYNC_S):
-            return  # a later flush brings this chunk too
+            return  # a later sync includes this chunk
         if self._sync is not None:
             self._sync.join()
             self._raise_sync_error()
         self._begin_sync()
 
     def _repeat_definitions(self) -> None:
-        """Once more outside the chunks: without an index, a damaged chunk would cost every later
-        message of the channels that it defines. New ones at once, all every REPEAT_S."""
+        """Writes copies of the definitions outside the chunks: new definitions at once, all of them
+        every REPEAT_S. In a file without an index, a damaged chunk would otherwise cost all later
+        messages of the channels that it defines."""
         new = self._new_definitions.end()  # type: ignore[no-untyped-call]
         self._definitions += new
         due = time.monotonic() - self._repeated_at >= REPEAT_S
@@ -204,7 +209,7 @@ class RecordingFile:
         try:
             os.fdatasync(descriptor)
         except OSError as error:
-            self._sync_error = error  # raised by who writes
+            self._sync_error = error  # raised by the writing thread
 
     def _raise_sync_error(self) -> None:
         error, self._sync_error = self._sync_error, None
@@ -212,8 +217,8 @@ class RecordingFile:
             raise error
 
     def close(self) -> None:
-        """Writes the index and brings all to the disk. After an OSError: lets go, and leaves what
-        there is for `recover`. Of one that was ended before: nothing."""
+        """Writes the index and syncs the file; does nothing for an ended file. After an OSError the
+        file is closed as it is, for `recover`."""
         if self.is_ended:
             return
         try:
@@ -225,11 +230,11 @@ class RecordingFile:
             self._raise_sync_error()
             self._bytes = self._stream.tell()
         finally:
-            with contextlib.suppress(OSError):  # of a write that was reported already
+            with contextlib.suppress(OSError):  # an earlier write has reported it
                 self._stream.close()
 
     def abandon(self) -> None:
-        """Lets go of a file that can no more be written; where nothing was, it is deleted."""
+        """Closes a file that can no longer be written, and deletes it if it holds nothing."""
         if not self._holds_something and self.is_in_place:
             with contextlib.suppress(OSError):
                 self.path.unlink()

@@ -1,5 +1,5 @@
-"""Recording: what was recorded, read back: frames, messages, the configuration. One file, or all
-the parts of a folder."""
+"""Recording: reads frames, messages and the configuration of a recording: one file, or all parts of
+a run."""
 
 import functools
 import glob
@@ -36,38 +36,40 @@ _IMAGE = "foxglove.CompressedImage"
 _FRAME = "perception.frame"
 _LABELS = "perception.labels"
 MOST_NAME = 64
-"""Letters of a camera's name."""
+"""Most characters of a camera's name."""
 _MOST_AT_ONCE = 10_000
-"""Records of one moment that are held against each other."""
+"""Most records of one log time that are compared to find duplicates."""
 _MOST_LATE_NS = 10_000_000_000
-"""How long after its capture a frame's labels may come: no inference that is waited for takes
-longer (model.inference_timeout_s), but where it is raised."""
+"""Longest time from a frame to its labels: model.inference_timeout_s, 5 s by default, bounds an
+inference. Later labels, possible where it is raised, are not assigned to their frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedFrame:
-    """A frame as it was recorded, not decoded yet.
-
-    log_ns: when, on the recording's clock; media_ns: since the recording's beginning. The rest as
-    in `Frame`. lost_before: frames of its camera that the recorder could not take before it.
-    """
+    """A recorded frame, not decoded yet. Fields without a description are as in `Frame`."""
 
     camera: str
     frame_id: int
     log_ns: int
+    """Time on the recording's clock."""
     media_ns: int
+    """Time since the recording's first frame."""
     stamp_ns: int | None
+    """Unix time of the capture; None where unknown."""
     clock: Clock | None
     epoch: int
     lost_before: int
+    """Frames of its camera that the recorder lost since the previous frame."""
     jpeg: bytes
 
     def image(self) -> Image:
-        """[height, width, 3] uint8 BGR. Raises PictureError where the bytes are damaged."""
+        """Decodes the frame: [height, width, 3] uint8 BGR. Raises PictureError for damaged
+        bytes."""
         return decode_jpeg(self.jpeg)
 
     def frame(self) -> Frame:
-        """The frame as a replay labels it: its stamp is the recording's."""
+        """Decodes the frame for a replay, with the recorded stamp. Raises PictureError for damaged
+        bytes."""
         stamp_ns = self.media_ns if self.stamp_ns is None else self.stamp_ns
         return Frame(
             image=self.image(),
@@ -81,10 +83,12 @@ class RecordedFrame:
 
 
 class Recording:
-    """Open files of one recording, in the order of their times.
+    """The files of one recording, in the order of their times.
 
-    Raises SourceError where a file is no recording, nothing in it can be read, or the files are of
-    several runs. What cannot be read later is left out, and said in `problems`.
+    Readers skip unreadable records, and `problems` lists them.
+
+    Raises SourceError where a file is no recording, nothing in it is readable, or the files belong
+    to several runs.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -93,16 +97,17 @@ class Recording:
         self._problems: list[str] = []
         _check_of_one_run(self._files)
         if not self.cameras:
-            topics = sorted({x.topic for file in self._files for x in file.channels.values()})
-            why = "".join(f"; {problem}" for problem in self.problems[:2])
+            channels = (channel for file in self._files for channel in file.channels.values())
+            topics = sorted({channel.topic for channel in channels})
+            problems = "".join(f"; {problem}" for problem in self.problems[:2])
             raise SourceError(
                 f"{paths[0]} holds no pictures ({_IMAGE}); its topics: "
-                f"{', '.join(topics[:10]) or 'none'}{why}"
+                f"{', '.join(topics[:10]) or 'none'}{problems}"
             )
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the cameras whose frames there are, sorted."""
+        """Names of the cameras with frames, sorted."""
         return tuple(
             sorted(
                 {
@@ -116,14 +121,15 @@ class Recording:
 
     @functools.cached_property
     def start_ns(self) -> int:
-        """Log time of the first frame: what comes before it tells of a model that was loading."""
+        """Log time of the first frame; earlier records are of the time while the model loaded.
+        Raises SourceError where no picture is readable."""
         reader = _FrameReader(0, self._problems)
         for entry in self.entries():
             frame = reader.take(entry)
             if frame is not None:
                 return frame.log_ns
-        why = "".join(f"; {problem}" for problem in self.problems[:2])
-        raise SourceError(f"{self.paths[0]} holds no picture that can be read{why}")
+        problems = "".join(f"; {problem}" for problem in self.problems[:2])
+        raise SourceError(f"{self.paths[0]} holds no picture that can be read{problems}")
 
     @property
     def end_ns(self) -> int:
@@ -137,26 +143,26 @@ class Recording:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What could not be read so far, in words."""
+        """The unreadable parts so far, in words."""
         of_files = (problem for file in self._files for problem in file.problems)
         return (*of_files, *self._problems)
 
     def entries(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[Entry]:
-        """All records of [start_ns, end_ns), by log time. What is in two files, such as a part and
-        a black box of the same time, comes once."""
+        """Yields all records of [start_ns, end_ns), sorted by log time. A record that two files
+        contain, such as a part and a black box of the same time, comes once."""
         at_ns = -1
         seen: set[tuple[str, int, int]] = set()
         for entry in _merged(self._files, start_ns, end_ns):
             if entry.log_ns != at_ns or len(seen) >= _MOST_AT_ONCE:
                 at_ns = entry.log_ns
                 seen.clear()
-            which = (entry.channel.topic, entry.sequence, hash(entry.data))
-            if which not in seen:
-                seen.add(which)
+            identity = (entry.channel.topic, entry.sequence, hash(entry.data))
+            if identity not in seen:
+                seen.add(identity)
                 yield entry
 
     def frames(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[RecordedFrame]:
-        """The frames of all cameras in the order in which they were captured."""
+        """Yields the frames of all cameras in the order of their capture."""
         reader = self._frame_reader()
         for entry in self.entries(start_ns, end_ns):
             frame = reader.take(entry)
@@ -166,8 +172,8 @@ class Recording:
     def labelled_frames(
         self, start_ns: int = 0, end_ns: int = FOREVER_NS
     ) -> Iterator[tuple[RecordedFrame, LabelsMessage | None]]:
-        """As `frames`, each with what was seen in it; None where it was not labelled. What waits in
-        memory are the frames whose labels may still come."""
+        """Yields frames as `frames` does, each with its labels; None for a frame without labels.
+        Frames wait in memory while their labels may still follow."""
         reader = self._frame_reader()
         waiting: deque[_Waiting] = deque()
         for entry in self.entries(start_ns, end_ns + _MOST_LATE_NS):
@@ -182,7 +188,7 @@ class Recording:
                 yield waiting.popleft().both
             if not waiting and entry.log_ns >= end_ns:
                 return
-        yield from (one.both for one in waiting)
+        yield from (pair.both for pair in waiting)
 
     def _frame_reader(self) -> "_FrameReader":
         return _FrameReader(self.start_ns, self._problems)
@@ -190,7 +196,7 @@ class Recording:
     def messages(
         self, *kinds: MessageKind, start_ns: int = 0, end_ns: int = FOREVER_NS
     ) -> Iterator[tuple[int, Message]]:
-        """The messages that went out, with their log times; of some kinds, or of all."""
+        """Yields the published messages of some kinds (default: all) with their log times."""
         names = {
             f"perception.{kind}": kind for kind in kinds or ("labels", "events", "health", "info")
         }
@@ -204,12 +210,12 @@ class Recording:
         try:
             return read_message(kind, entry.data)
         except MessageError as error:
-            add_problem(self._problems, f"{entry.channel.topic}: a message is left out: {error}")
+            add_problem(self._problems, f"{entry.channel.topic}: a message is skipped: {error}")
             return None
 
     @property
     def has_labels(self) -> bool:
-        """Whether messages of labels were recorded."""
+        """Whether the recording contains messages of labels."""
         return any(
             _name(file, channel.schema_id) == _LABELS
             for file in self._files
@@ -217,7 +223,7 @@ class Recording:
         )
 
     def configuration(self) -> dict[str, Any] | None:
-        """The newest configuration that was in force, None where none was recorded."""
+        """The last recorded configuration; None without one."""
         newest = None
         for entry in self.entries():
             if entry.channel.name != "perception.config":
@@ -225,13 +231,13 @@ class Recording:
             try:
                 newest = read_configuration(entry.data)
             except MessageError as error:
-                told = f"{entry.channel.topic}: a configuration is left out: {error}"
-                add_problem(self._problems, told)
+                problem = f"{entry.channel.topic}: a configuration is skipped: {error}"
+                add_problem(self._problems, problem)
         return newest
 
 
 class _FrameReader:
-    """Makes frames of entries, as they come by log time."""
+    """Combines the entries of each frame, in the order of their log times."""
 
     def __init__(self, first_ns: int, problems: list[str]) -> None:
         self._first_ns = first_ns
@@ -240,8 +246,8 @@ class _FrameReader:
         self._count: dict[str, int] = {}
 
     def take(self, entry: Entry) -> RecordedFrame | None:
-        """The frame whose picture this is, None for all other entries. Other recorders tell nothing
-        of a picture; those are counted."""
+        """The frame of a picture's entry; None for any other entry. Pictures of other recorders,
+        which come without facts, are numbered here."""
         if entry.channel.name == _FRAME:
             self._facts[_camera(entry.channel.topic)] = self._read_facts(entry)
             return None
@@ -259,8 +265,8 @@ class _FrameReader:
             )
             return None
         camera = _camera(entry.channel.topic)
-        facts = self._facts.pop(camera, self._counted(camera, entry))
-        if facts is None:  # which frame that was is not known
+        facts = self._facts.pop(camera, self._numbered(camera, entry))
+        if facts is None:  # the facts are damaged, so the frame's number is unknown
             return None
         self._count[camera] = facts.frame_id + 1
         return RecordedFrame(
@@ -275,17 +281,17 @@ class _FrameReader:
             jpeg=image.data,
         )
 
-    def _counted(self, camera: str, entry: Entry) -> FrameFacts:
-        """Of a picture of which its recorder tells nothing."""
+    def _numbered(self, camera: str, entry: Entry) -> FrameFacts:
+        """Facts of a picture whose recorder wrote none: the next number, and the publish time."""
         stamp_ns = entry.publish_ns if entry.publish_ns < MOST_NS else entry.log_ns
         return FrameFacts(self._count.get(camera, 0), stamp_ns)
 
     def _read_facts(self, entry: Entry) -> FrameFacts | None:
-        """None where they do not fit: their picture is left out."""
+        """The facts; None for invalid facts, whose picture is skipped."""
         try:
             return read_frame_facts(entry.data)
         except MessageError as error:
-            add_problem(self._problems, f"{entry.channel.topic}: a frame is left out: {error}")
+            add_problem(self._problems, f"{entry.channel.topic}: a frame is skipped: {error}")
             return None
 
 
@@ -295,7 +301,7 @@ def _is_jpeg(picture_format: str) -> bool:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A frame whose labels have not come yet. passed: those of a later one have."""
+    """A frame whose labels may follow. passed: labels of a later frame came."""
 
     frame: RecordedFrame
     message: LabelsMessage | None = None
@@ -310,19 +316,20 @@ class _Waiting:
 
 
 def _give(waiting: Iterable[_Waiting], message: LabelsMessage) -> None:
-    """A camera's frames are labelled in their order: those before this one never will be."""
-    if message.frame_id is None:  # of somebody else's making: it says of no frame what is in it
+    """Assigns labels to their frame. A camera's frames are labelled in order, so labels of earlier
+    frames cannot follow."""
+    if message.frame_id is None:  # another recorder's message, which belongs to no frame
         return
-    for one in waiting:
-        if one.frame.camera == message.camera and one.frame.frame_id <= message.frame_id:
-            one.passed = True
-            if one.frame.frame_id == message.frame_id:
-                one.message = message
+    for pair in waiting:
+        if pair.frame.camera == message.camera and pair.frame.frame_id <= message.frame_id:
+            pair.passed = True
+            if pair.frame.frame_id == message.frame_id:
+                pair.message = message
 
 
 def _merged(files: Sequence[ChunkedFile], start_ns: int, end_ns: int) -> Iterator[Entry]:
-    """The entries of all files by log time. A file is opened when its time has come: a recording of
-    a hundred parts has a few open at once."""
+    """Yields the entries of all files, sorted by log time. Opens each file when its time comes, so
+    that a recording of a hundred parts has only a few files open."""
     coming = deque(files)
     heads: list[tuple[int, int, Entry, Iterator[Entry]]] = []
     number = 0
@@ -334,13 +341,13 @@ def _merged(files: Sequence[ChunkedFile], start_ns: int, end_ns: int) -> Iterato
                 heapq.heappush(heads, (first.log_ns, number, first, entries))
             number += 1
         if heads:
-            _, place, entry, entries = heads[0]
+            _, file_number, entry, entries = heads[0]
             yield entry
-            after = next(entries, None)
-            if after is None:
+            following = next(entries, None)
+            if following is None:
                 heapq.heappop(heads)
             else:
-                heapq.heapreplace(heads, (after.log_ns, place, after, entries))
+                heapq.heapreplace(heads, (following.log_ns, file_number, following, entries))
 
 
 def _entries(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Entry]:
@@ -353,7 +360,8 @@ def _entries(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Entry]:
 
 
 def _check_of_one_run(files: Sequence[ChunkedFile]) -> None:
-    """Frames are numbered within a run, and between two runs may lie days."""
+    """Raises SourceError for files of several runs: each run numbers its frames from 0, and days
+    may lie between two runs."""
     first_of: dict[str, Path] = {}
     for file in files:
         first_of.setdefault(file.metadata.get(METADATA, {}).get("session", ""), file.path)
@@ -367,8 +375,8 @@ def _check_of_one_run(files: Sequence[ChunkedFile]) -> None:
 
 
 def find_recording(source: str) -> list[Path] | None:
-    """The files of a recording that a path names: one file, a pattern, or a folder that holds some;
-    None where it names none."""
+    """The files of a recording: one file, those of a pattern, or those in a folder. None for a path
+    that names no recording."""
     path = expanded(source)
     if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
         return in_order(path.parent.glob(path.name)) or [path]
@@ -384,8 +392,8 @@ def _start_ns(file: ChunkedFile) -> int:
 
 
 def _camera(topic: str) -> str:
-    """`/front/image` and `frames/front/` are of the camera `front`; a topic of somebody else's is
-    the camera's name, as far as a camera can be called so."""
+    """The camera of a topic: `front` for `/front/image` and `frames/front/`. A topic of another
+    recorder becomes the camera's name, reduced to valid characters."""
     parts = [part for part in topic.split("/") if part]
     if len(parts) == 2 and topic in (f"/{parts[0]}/image", f"/{parts[0]}/annotations"):
         name = parts[0]

@@ -1,7 +1,7 @@
-"""Entry: one record of a recording, and the channels there are.
+"""Entry: one record of a recording. Channel: its topic and schema.
 
-For each camera: its frames as Foxglove's CompressedImage, what the picture format cannot say of
-them, and what was seen as Foxglove's ImageAnnotations. Beside them every message of the wire, as
+Each camera has channels for its frames as Foxglove's CompressedImage, for their facts as JSON, and
+for their labels as Foxglove's ImageAnnotations. Further channels hold every message of the wire, as
 JSON under its own topic, and the configuration in force.
 """
 
@@ -23,15 +23,16 @@ Encoding = Literal["protobuf", "json"]
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What records of one kind and origin have in common. name: of their schema."""
+    """Topic, encoding and schema of records of one kind and origin."""
 
     topic: str
     encoding: Encoding
     name: str
+    """Of the schema."""
 
     @property
     def schema_encoding(self) -> str:
-        """How the schema is written, in the words of the MCAP registry."""
+        """The schema's encoding, as the MCAP registry calls it."""
         return "protobuf" if self.encoding == "protobuf" else "jsonschema"
 
     @property
@@ -42,28 +43,29 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record. log_ns: when, on the recording's clock; publish_ns: when it was made or said,
-    Unix time. The recording's clock is Unix time at its start and monotonic from then on."""
+    """One record."""
 
     channel: Channel
     log_ns: int
+    """Time on the recording's clock, which is Unix time at its start and monotonic from then on."""
     publish_ns: int
+    """Unix time of the capture or publication."""
     sequence: int
     data: bytes
 
 
 def image_channel(camera: str) -> Channel:
-    """The frames of a camera."""
+    """The pictures of a camera."""
     return Channel(f"/{camera}/image", "protobuf", "foxglove.CompressedImage")
 
 
 def annotations_channel(camera: str) -> Channel:
-    """What was seen in them, to draw."""
+    """Boxes and names to draw over a camera's pictures."""
     return Channel(f"/{camera}/annotations", "protobuf", "foxglove.ImageAnnotations")
 
 
 def frames_channel(camera: str) -> Channel:
-    """Number, stamp and clock of each frame."""
+    """The facts of a camera's frames: number, stamp, clock and others."""
     return Channel(f"frames/{camera}/", "json", "perception.frame")
 
 
@@ -108,7 +110,7 @@ _CONFIG = {
 
 
 def _with_imports(descriptor: FileDescriptor) -> bytes:
-    """A FileDescriptorSet of a message's file and all that it imports, as MCAP asks for."""
+    """A FileDescriptorSet of a message's file and all its imports, as MCAP's registry requires."""
     files = FileDescriptorSet()
     seen: set[str] = set()
 

@@ -1,4 +1,5 @@
-"""Recover: a new, whole file of all that can be read of one that was cut off or damaged."""
+"""Recover: writes a new, complete file from the readable parts of a file that was cut off or
+damaged."""
 
 import os
 from dataclasses import dataclass
@@ -16,15 +17,19 @@ from node.recording.mcap_writer import CHUNK_BYTES, hold
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """messages: that were saved; seconds: from the first to the last; problems: what was not."""
+    """The result of a recovery."""
 
     messages: int
+    """Number of saved messages."""
     seconds: float
+    """From the first to the last."""
     problems: tuple[str, ...]
+    """The unreadable parts, in words."""
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every chunk of a file and its index can be read. Raises SourceError."""
+    """Whether every chunk of a file and its index are readable. Raises SourceError where nothing
+    is."""
     file = open_chunked(path)
     if file.whole:
         with opened(path) as stream:
@@ -34,15 +39,15 @@ def is_whole(path: Path) -> bool:
 
 
 def recover(path: Path, to: Path) -> Recovered:
-    """Writes what can be read of `path` to the new file `to`.
+    """Writes the readable parts of `path` to the new file `to`.
 
-    Raises SourceError where nothing can be read, OutputError where it cannot be written. Whatever
-    is raised, no file is left.
+    Raises SourceError where nothing is readable, OutputError where `to` exists or cannot be
+    written. After any exception no new file remains.
     """
     file = open_chunked(path)
     try:
         with to.open("xb") as output:
-            hold(output)  # so that neither a budget nor another `recover` takes it away
+            hold(output)  # so that neither a budget nor another `recover` deletes it
             count = _save_or_unlink(file, output, to)
     except FileExistsError:
         raise OutputError(f"{to} is there already; name another with --output") from None
@@ -65,7 +70,7 @@ def _save_or_unlink(file: ChunkedFile, output: IO[bytes], to: Path) -> int:
 
 
 def _save(file: ChunkedFile, output: IO[bytes]) -> int:
-    """Writes a whole file of all that can be read; how many messages that are."""
+    """Writes a complete file of all readable messages; returns their number."""
     writer = Writer(output, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
     writer.start(library=f"perception-node {__version__}")
     for name, content in file.metadata.items():
@@ -80,7 +85,7 @@ def _save(file: ChunkedFile, output: IO[bytes]) -> int:
                 count += 1
     writer.finish()  # type: ignore[no-untyped-call]
     output.flush()
-    os.fsync(output.fileno())  # it may take the place of the only copy
+    os.fsync(output.fileno())  # it may replace the only copy
     return count
 
 
@@ -111,8 +116,8 @@ def _copy(
 
 
 def _copy_schema(file: ChunkedFile, channel: Channel, writer: Writer) -> int:
-    """Its new number; 0, which is none, where it is lost: records without it are better than
-    none."""
+    """Copies a channel's schema; returns its new id. Returns 0, MCAP's id for no schema, where the
+    schema is lost: records without a schema are better than no records."""
     schema = file.schemas.get(channel.schema_id)
     if schema is None:
         lost = f"{channel.topic}: its schema is damaged or missing; saved without it"

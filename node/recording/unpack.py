@@ -1,5 +1,5 @@
-"""Unpacking the chunks of a recording, up to the length that was said and no further: a few bytes
-can be packed that have no end."""
+"""Unpacks the chunks of a recording up to their declared length: a few packed bytes can unpack
+without end."""
 
 import lz4.frame
 import zstandard
@@ -8,10 +8,15 @@ _PART_BYTES = 1 << 20
 
 
 def unpacked(compression: str, data: bytes, length: int) -> bytes:
-    """The chunk's bytes. compression: as MCAP names it; length: that it says it has.
+    """Unpacks a chunk.
 
-    Raises ValueError where it has another length or the compression is not known, and whatever the
-    libraries raise for damage.
+    Args:
+        compression: MCAP's name of it; empty for none.
+        data: the packed bytes.
+        length: the declared length of the result, in bytes.
+
+    Raises ValueError for another length or an unknown compression, and any exception of the
+    libraries for damaged data.
     """
     if not compression:
         content = data
@@ -22,12 +27,12 @@ def unpacked(compression: str, data: bytes, length: int) -> bytes:
     else:
         raise ValueError(f"its compression {compression[:20]!r} is not known")
     if len(content) != length:
-        raise ValueError(f"it says that it has {length} bytes, and has others")
+        raise ValueError(f"it declares {length} bytes, and contains a different number")
     return content
 
 
 def _unpacked_zstd(data: bytes, length: int) -> bytes:
-    """In parts: the library believes what the data say of their length."""
+    """Unpacks in parts, since the library trusts the length that the data declare."""
     content = bytearray()
     with zstandard.ZstdDecompressor().stream_reader(data) as stream:
         while len(content) <= length and (

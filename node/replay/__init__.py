@@ -1,2 +1,2 @@
-"""Replay: recorded video and pictures through the same pipeline, without losing a frame, and the
-comparison with a golden file."""
+"""Replay: passes recorded video and pictures through the same pipeline without dropping a frame,
+and compares the messages with a golden file."""

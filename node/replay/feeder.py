@@ -1,5 +1,5 @@
 """ReplayFeeder: the threads of a replay that read a source and pass each frame to the inference
-loop at its time; and LockStep, by which a simulator decides when that is."""
+loop when it is due. LockStep lets a simulator decide when that is."""
 
 import contextlib
 import queue
@@ -19,22 +19,22 @@ from perception_client.messages.codec import to_map
 from perception_client.messages.kinds import LabelsMessage, Message
 
 MOST_STEPS = 1000
-"""Frames that one request may ask for."""
+"""Most frames in one request."""
 
 
 AHEAD = 4
-"""Frames that are decoded before their time: those of two cameras may lie closer together than a
-decoding takes."""
+"""Frames that are decoded early: frames of two cameras may lie closer together than a decoding
+takes."""
 
 
-class _Ahead:
-    """Footage that is read a few frames ahead, on a thread of its own. Iterating raises what
-    reading did."""
+class _ReadAhead:
+    """Reads a source's frames up to AHEAD frames early, on its own thread. Iterating raises the
+    error that ended the reading."""
 
     def __init__(self, frames: Iterator[Shown], stop: threading.Event) -> None:
         self._frames = frames
         self._stop = stop
-        self._read: queue.Queue[Shown | Exception | None] = queue.Queue(AHEAD)
+        self._queue: queue.Queue[Shown | Exception | None] = queue.Queue(AHEAD)
         self._thread = threading.Thread(target=self._run, name="read", daemon=True)
 
     def start(self) -> None:
@@ -47,7 +47,7 @@ class _Ahead:
     def __iter__(self) -> Iterator[Shown]:
         while not self._stop.is_set():
             try:
-                item = self._read.get(timeout=0.1)
+                item = self._queue.get(timeout=0.1)
             except queue.Empty:
                 continue
             if isinstance(item, Exception):
@@ -70,16 +70,24 @@ class _Ahead:
     def _put(self, item: Shown | Exception | None) -> None:
         while not self._stop.is_set():
             with contextlib.suppress(queue.Full):
-                self._read.put(item, timeout=0.1)
+                self._queue.put(item, timeout=0.1)
                 return
 
 
 class ReplayFeeder:
-    """Puts each frame once, in order, and waits for the labeller.
+    """Puts each frame of a source into the mailbox once, in order, at the pace of the inference.
 
-    clock: None for as fast as it goes. make_ready: what begins with a frame while the one before is
-    looked at. failure: what ended it before the end of the footage, so
-    that a replay which broke off is not taken for a whole one.
+    Args:
+        frames: the source's frames.
+        mailbox: blocks while the previous frame waits.
+        stop: ends the feeder.
+        clock: delays each frame to its position in the recording; None for full speed.
+        stepper: releases each frame; None without lock step.
+        prefetch: prepares a frame while the previous one is inferred.
+
+    Attributes:
+        failure: the error that ended the feeder before the end of the source, None without one. The
+            pipeline raises it, so that an incomplete replay does not pass for a complete one.
     """
 
     def __init__(
@@ -91,22 +99,22 @@ class ReplayFeeder:
         stepper: "LockStep | None" = None,
         prefetch: Callable[[Frame], Frame] = lambda frame: frame,
     ) -> None:
-        self._frames = _Ahead(frames, stop)
+        self._frames = _ReadAhead(frames, stop)
         self._mailbox = mailbox
         self._stop = stop
         self._clock = clock
         self._stepper = stepper
-        self._make_ready = prefetch
+        self._prefetch = prefetch
         self._thread = threading.Thread(target=self._run, name="play", daemon=True)
         self.failure: Exception | None = None
 
     def start(self) -> None:
-        """Starts showing."""
+        """Starts both threads."""
         self._frames.start()
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the threads ended in time."""
+        """Waits for both threads; returns whether they ended in time."""
         deadline = time.monotonic() + timeout_s
         self._thread.join(timeout_s)
         read = self._frames.join(max(0.0, deadline - time.monotonic()))
@@ -121,37 +129,43 @@ class ReplayFeeder:
                     self._stepper.wait_for_step(self._stop)
                 if self._stop.is_set():
                     return
-                self._mailbox.put(self._make_ready(shown.frame), shown.dropped)
+                self._mailbox.put(self._prefetch(shown.frame), shown.dropped)
         except Exception as error:
-            self.failure = error  # raised again by the pipeline, on the thread that waits for us
+            self.failure = error  # the pipeline raises it on the main thread
         finally:
             if self._stepper is not None:
-                self._stepper.shown_all()
+                self._stepper.end()
             self._mailbox.close_all()
 
 
 @dataclass(slots=True)
-class _Request:
+class _StepRequest:
+    """A request under way. left: frames whose messages are missing."""
+
     left: int
     answer: "Future[Result]" = field(default_factory=Future)
     messages: list[LabelsMessage] = field(default_factory=list)
 
 
 class LockStep:
-    """Lets one frame out for each that is asked for, and answers with its message when that has
-    gone out. Its methods are called from the control server's, the player's and the publisher's
-    threads."""
+    """Releases one frame for each requested step, and answers with its message after publication.
+
+    The threads of the control server, the feeder and the publisher call its methods.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._requests: list[_Request] = []
+        self._requests: list[_StepRequest] = []
         self._allowed = 0
         self._under_way = 0
-        self._over = False
+        self._ended = False
 
     def handle(self, request: Request) -> "Future[Result]":
-        """The control server's requests: `step`, with the number of `frames`. The answer has their
-        `messages`, and `ended` when there are no more. Raises ControlError."""
+        """Handles a request of the control server: `step`, with the number of `frames`.
+
+        The answer contains the frames' `messages`, and `ended`: whether the source ended before
+        the last requested frame. Raises ControlError for any other request.
+        """
         if request.command != "step":
             raise ControlError(
                 f"command {request.command!r:.40}: unknown to a replay; commands: step"
@@ -159,16 +173,16 @@ class LockStep:
         frames = request.arguments.get("frames", 1)
         if type(frames) is not int or not 1 <= frames <= MOST_STEPS:
             raise ControlError(f"step: frames = {frames!r:.20}; give 1 to {MOST_STEPS}")
-        asked = _Request(frames)
+        step = _StepRequest(frames)
         with self._changed:
-            self._requests.append(asked)
+            self._requests.append(step)
             self._allowed += frames
             self._changed.notify_all()
-            self._answer_what_ended()
-        return asked.answer
+            self._answer_rest_if_ended()
+        return step.answer
 
     def wait_for_step(self, stop: threading.Event) -> None:
-        """Returns when the next frame was asked for, or the stop event is set."""
+        """Blocks until the next frame is requested, or the stop event is set."""
         with self._changed:
             while not self._allowed and not stop.is_set():
                 self._changed.wait(0.1)
@@ -177,7 +191,7 @@ class LockStep:
                 self._under_way += 1
 
     def note(self, message: Message) -> None:
-        """A message has gone out."""
+        """Notes a published message; on the publisher's thread."""
         if not isinstance(message, LabelsMessage):
             return
         with self._changed:
@@ -189,21 +203,21 @@ class LockStep:
             first.left -= 1
             if not first.left:
                 self._answer(self._requests.pop(0))
-            self._answer_what_ended()
+            self._answer_rest_if_ended()
 
-    def shown_all(self) -> None:
-        """No frame will come any more."""
+    def end(self) -> None:
+        """Notes that no further frame follows; answers the requests that wait for one."""
         with self._changed:
-            self._over = True
-            self._answer_what_ended()
+            self._ended = True
+            self._answer_rest_if_ended()
 
-    def _answer_what_ended(self) -> None:
-        if self._over and not self._under_way:
+    def _answer_rest_if_ended(self) -> None:
+        if self._ended and not self._under_way:
             while self._requests:
                 self._answer(self._requests.pop(0))
 
-    def _answer(self, request: _Request) -> None:
+    def _answer(self, request: _StepRequest) -> None:
         messages = [to_map(message) for message in request.messages]
         ended = bool(request.left)
-        with contextlib.suppress(InvalidStateError):  # who asked has gone
+        with contextlib.suppress(InvalidStateError):  # the client has disconnected
             request.answer.set_result(Result(0, result={"messages": messages, "ended": ended}))

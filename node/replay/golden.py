@@ -1,4 +1,5 @@
-"""Golden files: the messages of an earlier replay, one JSON object a line, to compare with."""
+"""Golden files: the messages of an earlier replay, one JSON object a line, and the comparison with
+them."""
 
 import json
 from collections import defaultdict, deque
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
 OF_THIS_RUN = frozenset(
     {"session", "published_ns", "published_mono_ns", "published_boot_ns", "timing_ns", "retained"}
 )
-"""Fields that tell of the run and not of the recording; they are not compared."""
+"""Fields that depend on the run and not on the recording; they are not compared."""
 OF_THE_RUNTIME = frozenset({"model", "degraded"})
-"""Fields that tell what ran; compared only where no tolerance is given."""
+"""Fields that depend on the runtime; they are compared only without a tolerance."""
 _COMPARED_APART = frozenset({"labels", "detections", "areas", "masks"})
+"""Fields that are compared item by item."""
 _GRID = 128
-"""Cells a side on which masks of different grids are compared."""
+"""Cells a side of the grid on which masks of different grids are compared."""
+_SAME_OBJECT_IOU = 0.5
+"""Least overlap (intersection over union) of two boxes of one class that count as one object."""
 _CELLS_OF_ROUNDING = 2
-"""In which two masks may differ whatever the tolerance: a small one has few."""
+"""Cells in which two masks may differ at any tolerance: one cell is much of a small mask."""
 
 Map = dict[str, Any]
 Kind = Literal[
@@ -44,25 +48,30 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that changed. line: in the golden file, from 1; None for what was not expected."""
+    """One change."""
 
     kind: Kind
     line: int | None
+    """In the golden file, from 1; None for an unexpected message."""
     camera: str
     frame_id: int | None
     media_ns: int | None
     what: str
+    """The changed field, or the name of the changed label."""
     expected: str
     got: str
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a comparison found. differing: messages with a difference, of `messages`."""
+    """The result of a comparison."""
 
     messages: int
+    """Messages of this run."""
     expected: int
+    """Messages in the golden file."""
     differing: int
+    """Messages of this run with a difference."""
     tolerance: float
     differences: tuple[Difference, ...]
 
@@ -83,11 +92,15 @@ def read_golden(file: Path) -> list[Map]:
 
 
 class Comparison:
-    """Holds messages, as they come, against golden ones, frame by frame.
+    """Compares messages with golden ones as they arrive, frame by frame.
 
-    tolerance: by how much a score or fraction may differ, and by how much the overlap of two boxes
-    or masks (intersection over union) may fall short of 1. 0: all has to be the same, to the last
-    bit. A frame that came several times is compared as often, in the order in which it came.
+    A frame that occurs several times is compared each time, in order.
+
+    Args:
+        golden: the expected messages, in the order of their lines.
+        tolerance: the allowed difference of a score or fraction, and the amount by which the
+            overlap of two boxes or masks (intersection over union) may fall short of 1. With 0
+            everything must be the same to the last bit.
     """
 
     def __init__(self, golden: list[Map], tolerance: float = 0.0) -> None:
@@ -105,28 +118,28 @@ class Comparison:
         """Compares the next message."""
         self._messages += 1
         got: Map = json.loads(json.dumps(message))
-        waiting = self._expected[_key(got)]
-        found: list[Difference]
-        if not waiting:
-            found = [_difference("frame added", None, got, "message", "", _seen_in(got))]
+        candidates = self._expected[_key(got)]
+        differences: list[Difference]
+        if not candidates:
+            differences = [_difference("frame added", None, got, "message", "", _summary(got))]
         else:
-            line, expected = waiting.popleft()
-            found = list(_changes(line, expected, got, self._tolerance))
+            line, expected = candidates.popleft()
+            differences = list(_changes(line, expected, got, self._tolerance))
             if line < self._last_line:
-                found.append(
+                differences.append(
                     _difference("order", line, got, "message", f"before line {self._last_line}", "")
                 )
             self._last_line = max(line, self._last_line)
-        self._differing += bool(found)
-        self._differences += found
+        self._differing += bool(differences)
+        self._differences += differences
 
     def verdict(self) -> Verdict:
-        """What was found, with the messages that did not come."""
+        """The result, in which golden messages without a counterpart are missing frames."""
         missing = [
-            _difference("frame missing", line, message, "message", _seen_in(message), "")
+            _difference("frame missing", line, message, "message", _summary(message), "")
             for line, message in sorted(
-                (one for waiting in self._expected.values() for one in waiting),
-                key=lambda one: one[0],
+                (entry for entries in self._expected.values() for entry in entries),
+                key=lambda entry: entry[0],
             )
         ]
         return Verdict(
@@ -142,14 +155,14 @@ _Key = tuple[str, str, Any]
 
 
 def _key(message: Map) -> _Key:
-    """A message without a frame, of a camera that could not be seen, has its number only."""
+    """Identifies a message by its frame; without a frame (a status other than `ok`) by `seq`."""
     by = "seq" if message.get("frame_id") is None else "frame_id"
     return str(message.get("camera")), by, message.get(by)
 
 
 def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[Difference]:
-    left_out = OF_THIS_RUN | _COMPARED_APART | (OF_THE_RUNTIME if tolerance else frozenset())
-    for key in sorted((expected.keys() | got.keys()) - left_out):
+    ignored = OF_THIS_RUN | _COMPARED_APART | (OF_THE_RUNTIME if tolerance else frozenset())
+    for key in sorted((expected.keys() | got.keys()) - ignored):
         if expected.get(key) != got.get(key):
             yield _difference(
                 "field", line, got, key, _json(expected.get(key)), _json(got.get(key))
@@ -157,13 +170,13 @@ def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[D
     if all(expected.get(key) == got.get(key) for key in _COMPARED_APART):
         return
     before, now = _typed(line, expected), _typed(line, got)
-    found = {
+    changes = {
         "labels": [*_labels(before.labels, now.labels, tolerance)],
         "detections": [*_detections(before.detections, now.detections, tolerance)],
         "areas": [*_areas(before.areas, now.areas, tolerance)],
         "masks": [*_masks(before.masks, now.masks, tolerance)],
     }
-    for key, named in found.items():
+    for key, named in changes.items():
         unnamed = [] if tolerance else _last_bits(key, expected, got)
         for kind, what, old, new in named or unnamed:
             yield _difference(kind, line, got, what, old, new)
@@ -173,7 +186,7 @@ _Change = tuple[Kind, str, str, str]
 
 
 def _last_bits(key: str, expected: Map, got: Map) -> list[_Change]:
-    """What differs in nothing that has a name: the order of equals, a last bit."""
+    """A difference that no kind of change describes: the order of equal items, a last bit."""
     old, new = expected.get(key, []), got.get(key, [])
     return [] if old == new else [("field", key, _json(old), _json(new))]
 
@@ -181,25 +194,25 @@ def _last_bits(key: str, expected: Map, got: Map) -> list[_Change]:
 def _labels(
     before: tuple[Label, ...], now: tuple[Label, ...], tolerance: float
 ) -> Iterator[_Change]:
-    olds, news = {_which(one): one for one in before}, {_which(one): one for one in now}
+    olds, news = ({_class(label): label for label in labels} for labels in (before, now))
     for label in before:
-        same = news.get(_which(label))
+        same = news.get(_class(label))
         if same is None:
             if not _fell_off(label, before, now, tolerance):
                 yield "vanished", label.name, f"{label.score:.4f}", ""
-        elif _apart(label.score, same.score, tolerance):
+        elif _differ(label.score, same.score, tolerance):
             yield "score", label.name, f"{label.score:.6f}", f"{same.score:.6f}"
         elif label.stable != same.stable:
             yield "field", f"{label.name}: stable", str(label.stable), str(same.stable)
         elif label.since_ns != same.since_ns:
             yield "field", f"{label.name}: since_ns", str(label.since_ns), str(same.since_ns)
     for label in now:
-        if _which(label) not in olds and not _fell_off(label, now, before, tolerance):
+        if _class(label) not in olds and not _fell_off(label, now, before, tolerance):
             yield "appeared", label.name, "", f"{label.score:.4f}"
-    shared = [_which(one) for one in before if _which(one) in news]
-    turned = [_which(one) for one in now if _which(one) in olds]
-    for a, b in zip(shared, turned, strict=True):
-        if a != b and _apart(olds[a].score, olds[b].score, 2 * tolerance):
+    old_order = [_class(label) for label in before if _class(label) in news]
+    new_order = [_class(label) for label in now if _class(label) in olds]
+    for a, b in zip(old_order, new_order, strict=True):
+        if a != b and _differ(olds[a].score, olds[b].score, 2 * tolerance):
             yield "order", "labels", olds[a].name, olds[b].name
             return
 
@@ -207,73 +220,79 @@ def _labels(
 def _fell_off(
     label: Label, own: tuple[Label, ...], other: tuple[Label, ...], tolerance: float
 ) -> bool:
-    """Whether a label may be missing from the other list because that ends after so many (top-k),
-    and with scores that are within the tolerance. The best one may not, nor a stable one, which
-    is listed beside those whatever its score."""
+    """Whether a label may be missing from the other list because top-k ends that list, and scores
+    there are within the tolerance. The best label may not be missing, nor a stable one, which is
+    listed in addition to the top k."""
     if not tolerance or not other or label is own[0] or label.stable:
         return False
-    ended = all(one.stable for one in own[len(other) :])
-    return ended and other[-1].score >= label.score - tolerance
+    ends_by_top_k = all(extra.stable for extra in own[len(other) :])
+    return ends_by_top_k and other[-1].score >= label.score - tolerance
 
 
 def _detections(
     before: tuple[Detection, ...], now: tuple[Detection, ...], tolerance: float
 ) -> Iterator[_Change]:
-    left = list(now)
-    for one in before:
-        among = [x for x in left if _which(x) == _which(one)]
-        best = max(among, key=lambda x: one.box.iou(x.box), default=None)
-        if best is None or one.box.iou(best.box) < 0.5:
-            yield "vanished", one.name, _of_detection(one), ""
+    unmatched = list(now)
+    for old in before:
+        best = max(
+            (new for new in unmatched if _class(new) == _class(old)),
+            key=lambda new: old.box.iou(new.box),
+            default=None,
+        )
+        if best is None or old.box.iou(best.box) < _SAME_OBJECT_IOU:
+            yield "vanished", old.name, _of_detection(old), ""
             continue
-        left.remove(best)
-        if one.box != best.box and (not tolerance or 1 - one.box.iou(best.box) > tolerance):
-            yield "box", one.name, _of_detection(one), f"IoU {one.box.iou(best.box):.4f}"
-        if _apart(one.score, best.score, tolerance):
-            yield "score", one.name, f"{one.score:.6f}", f"{best.score:.6f}"
-        if one.track != best.track:
-            yield "track", one.name, str(one.track), str(best.track)
-        for kind, what, old, new in _labels(one.labels, best.labels, tolerance):
-            yield kind, f"{one.name}: {what}", old, new
-    for one in left:
-        yield "appeared", one.name, "", _of_detection(one)
+        unmatched.remove(best)
+        if old.box != best.box and (not tolerance or 1 - old.box.iou(best.box) > tolerance):
+            yield "box", old.name, _of_detection(old), f"IoU {old.box.iou(best.box):.4f}"
+        if _differ(old.score, best.score, tolerance):
+            yield "score", old.name, f"{old.score:.6f}", f"{best.score:.6f}"
+        if old.track != best.track:
+            yield "track", old.name, str(old.track), str(best.track)
+        for kind, what, expected, got in _labels(old.labels, best.labels, tolerance):
+            yield kind, f"{old.name}: {what}", expected, got
+    for new in unmatched:
+        yield "appeared", new.name, "", _of_detection(new)
 
 
 def _masks(before: tuple[Mask, ...], now: tuple[Mask, ...], tolerance: float) -> Iterator[_Change]:
-    left = list(now)
-    for one in before:
-        among = [x for x in left if _which(x) == _which(one)]
-        best = max(among, key=lambda x: (one == x, one.box.iou(x.box)), default=None)
+    unmatched = list(now)
+    for old in before:
+        best = max(
+            (new for new in unmatched if _class(new) == _class(old)),
+            key=lambda new: (old == new, old.box.iou(new.box)),
+            default=None,
+        )
         if best is None:
-            yield "vanished", f"mask of {one.name}", _of_mask(one), ""
+            yield "vanished", f"mask of {old.name}", _of_mask(old), ""
             continue
-        left.remove(best)
-        if one != best and (not tolerance or _cells_apart(one, best, tolerance)):
-            yield "mask", one.name, _of_mask(one), _of_mask(best)
-    for one in left:
-        yield "appeared", f"mask of {one.name}", "", _of_mask(one)
+        unmatched.remove(best)
+        if old != best and (not tolerance or _masks_differ(old, best, tolerance)):
+            yield "mask", old.name, _of_mask(old), _of_mask(best)
+    for new in unmatched:
+        yield "appeared", f"mask of {new.name}", "", _of_mask(new)
 
 
-def _cells_apart(one: Mask, other: Mask, tolerance: float) -> bool:
+def _masks_differ(old: Mask, new: Mask, tolerance: float) -> bool:
     """Whether the overlap of two masks falls short of 1 by more than the tolerance."""
-    if (one.width, one.height, one.box) == (other.width, other.height, other.box):
-        a, b = _cells(one), _cells(other)
+    if (old.width, old.height, old.box) == (new.width, new.height, new.box):
+        a, b = _cells(old), _cells(new)
     else:
-        a, b = (_on_grid(mask, (one.box, other.box)) for mask in (one, other))
+        a, b = (_on_grid(mask, (old.box, new.box)) for mask in (old, new))
     differing, union = int((a ^ b).sum()), int((a | b).sum())
     disjoint = differing == union > 0
     return disjoint or differing > tolerance * union + _CELLS_OF_ROUNDING
 
 
 def _cells(mask: Mask) -> "NDArray[np.bool_]":
-    """[width, height]."""
+    """The mask as [width, height] bool."""
     import numpy as np
 
     return np.frombuffer(mask.cells(), np.uint8).reshape(mask.width, mask.height).astype(bool)
 
 
 def _on_grid(mask: Mask, boxes: tuple[Box, Box]) -> "NDArray[np.bool_]":
-    """[_GRID, _GRID], over both boxes."""
+    """The mask as [_GRID, _GRID] bool (columns, rows) on a grid over both boxes."""
     import numpy as np
 
     left, right = min(b.cx - b.w / 2 for b in boxes), max(b.cx + b.w / 2 for b in boxes)
@@ -293,27 +312,28 @@ def _of_mask(mask: Mask) -> str:
 
 
 def _areas(before: tuple[Area, ...], now: tuple[Area, ...], tolerance: float) -> Iterator[_Change]:
-    olds, news = {_which(one): one for one in before}, {_which(one): one for one in now}
+    olds, news = ({_class(area): area for area in areas} for areas in (before, now))
     for number in sorted(olds.keys() | news.keys()):
         old, new = olds.get(number), news.get(number)
         fractions = (old.fraction if old else 0.0, new.fraction if new else 0.0)
-        if not _apart(*fractions, tolerance):
+        if not _differ(*fractions, tolerance):
             continue
         kind: Kind = "score" if old and new else "vanished" if old else "appeared"
         name = old.name if old else new.name if new else ""
         yield kind, name, f"{fractions[0]:.4f}", f"{fractions[1]:.4f}"
 
 
-def _which(one: Label | Detection | Area | Mask) -> tuple[int, str]:
-    return one.id, one.name
+def _class(item: Label | Detection | Area | Mask) -> tuple[int, str]:
+    return item.id, item.name
 
 
-def _apart(a: float, b: float, tolerance: float) -> bool:
+def _differ(a: float, b: float, tolerance: float) -> bool:
     return a != b if not tolerance else abs(a - b) > tolerance
 
 
-def _of_detection(one: Detection) -> str:
-    return f"{one.score:.4f} at {one.box.cx:.0f}, {one.box.cy:.0f}, {one.box.w:.0f}x{one.box.h:.0f}"
+def _of_detection(detection: Detection) -> str:
+    box = detection.box
+    return f"{detection.score:.4f} at {box.cx:.0f}, {box.cy:.0f}, {box.w:.0f}x{box.h:.0f}"
 
 
 def _difference(
@@ -331,9 +351,10 @@ def _difference(
     )
 
 
-def _seen_in(message: Mapping[str, Any]) -> str:
-    seen = message.get("detections") or message.get("labels") or message.get("areas") or []
-    names = [str(one.get("name")) for one in seen[:3] if isinstance(one, dict)]
+def _summary(message: Mapping[str, Any]) -> str:
+    """The first names in a message; its status where it has no names."""
+    items = message.get("detections") or message.get("labels") or message.get("areas") or []
+    names = [str(item.get("name")) for item in items[:3] if isinstance(item, dict)]
     return ", ".join(names) or str(message.get("status"))
 
 
@@ -365,11 +386,11 @@ def _is_whole(mask: Mask) -> bool:
 def _read_line(file: Path, number: int, line: str) -> Map:
     try:
         message = json.loads(line)
-    except (ValueError, RecursionError):  # nested a thousand times
+    except (ValueError, RecursionError):  # RecursionError: nested a thousand times
         message = None
     if not isinstance(message, dict):
         raise ConfigError(f"{file}, line {number} is not a JSON object; was it made by --jsonl?")
-    for key in ("frame_id", "seq"):  # by which messages are found
+    for key in ("frame_id", "seq"):  # `_key` identifies messages by them
         if not isinstance(message.get(key), int | None):
             raise ConfigError(
                 f"{file}, line {number}: {key} is {_json(message[key]):.40}, not a number; "

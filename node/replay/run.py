@@ -1,4 +1,4 @@
-"""run_replay: labels every frame of footage once, in order, the same every time."""
+"""run_replay: labels every frame of a replay source once, in order, the same every time."""
 
 import threading
 
@@ -26,11 +26,19 @@ def run_replay(
     loop: bool = False,
     stepper: LockStep | None = None,
 ) -> Outcome:
-    """Labels footage; `config` has a camera for each of its.
+    """Labels the frames of a source one by one, in the order of their capture; no result depends on
+    how long the inference takes.
 
-    speed: a multiple of the footage's own time, None for as fast as it goes. stepper: frames come
-    when it lets them. Frames are looked at one by one, in the order in which they were captured,
-    and nothing depends on how long that takes.
+    Args:
+        config: with a camera for each of the source's.
+        build: loads the model.
+        message_builder: makes the messages of this run.
+        sink: receives the messages.
+        stop: ends the replay.
+        replay_source: its frames.
+        speed: a multiple of the source's own rate; None for full speed.
+        loop: starts again at the end, until `stop`.
+        stepper: releases each frame; None without lock step.
 
     Raises PerceptionError as `run_live` does, and whatever the sink's observer raised.
     """
@@ -39,6 +47,6 @@ def run_replay(
     clock = None if speed is None else MediaClock(speed, stop)
     steady = config.model_copy(update={"degrade": DegradeConfig()})
     inference_loop = InferenceLoop(steady, build, mailbox, message_builder, sink, stop)
-    player = ReplayFeeder(frames, mailbox, stop, clock, stepper, inference_loop.prefetch)
-    stopped = run_threads(inference_loop, [player], stop, each_tick=lambda ready: None)
+    feeder = ReplayFeeder(frames, mailbox, stop, clock, stepper, inference_loop.prefetch)
+    stopped = run_threads(inference_loop, [feeder], stop, each_tick=lambda ready: None)
     return Outcome(inference_loop.frames, mailbox.dropped_ever, replay_source.summary(), stopped)

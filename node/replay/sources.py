@@ -1,4 +1,4 @@
-"""ReplaySource: the frames of a replay: those of a video, a folder of pictures or a recording."""
+"""ReplaySource: the frames of a replay, from a video, a folder of pictures or a recording."""
 
 import dataclasses
 import logging
@@ -19,53 +19,55 @@ from node.recording.reader import RecordedFrame, Recording
 log = logging.getLogger(__name__)
 
 _STEP_NS = 33_333_333
-"""Between the laps of footage of a single frame."""
+"""Time between the laps of a source with a single frame: 30 a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which part: positions in seconds from the beginning, `end_s` excluded, None for the end."""
+    """A part of a source: positions in seconds from its beginning. It excludes `end_s`; None means
+    the source's end."""
 
     start_s: float = 0.0
     end_s: float | None = None
 
     @property
     def start_ns(self) -> int:
-        """The first position."""
+        """The first position, in ns."""
         return round(self.start_s * 1e9)
 
     def is_over(self, media_ns: int) -> bool:
-        """Whether a position lies behind it."""
+        """Whether a position, in ns, lies behind the span."""
         return self.end_s is not None and media_ns >= round(self.end_s * 1e9)
 
-    def shows_nothing(self, what: str) -> SourceError:
-        """The error of footage without a frame in this part."""
+    def shows_nothing(self, source: str) -> SourceError:
+        """The error of a source without a frame in the span."""
         end = "its end" if self.end_s is None else f"{self.end_s:g} s"
-        return SourceError(f"{what}: there is no frame to show from {self.start_s:g} s to {end}")
+        return SourceError(f"{source}: there is no frame to show from {self.start_s:g} s to {end}")
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A frame that is to be labelled. dropped: frames of its camera left out before it."""
+    """A frame to label."""
 
     frame: Frame
     dropped: int = 0
+    """Frames of its camera that the original run dropped before it."""
 
 
 class ReplaySource(Protocol):
-    """Frames in order, of one camera or several, as often as `frames` is called."""
+    """Frames in order, of one camera or several. Each call of `frames` starts again."""
 
     def frames(self) -> Iterator[Shown]:
-        """From the beginning. Raises SourceError."""
+        """Yields the frames from the beginning. Raises SourceError."""
         ...
 
     def summary(self) -> tuple[str, ...]:
-        """What was really read, and what could not be, in words."""
+        """The amount read, and the problems, in words."""
         ...
 
 
 class FileReplay:
-    """A video or pictures, as one camera."""
+    """A video or pictures, replayed as one camera."""
 
     def __init__(self, camera: CameraConfig, span: Span) -> None:
         self._camera = camera
@@ -73,8 +75,8 @@ class FileReplay:
         self._summary: str | None = None
 
     def frames(self) -> Iterator[Shown]:
-        """From the beginning of the span; the frames before it are passed over undecoded where the
-        source can."""
+        """Yields the frames of the span; skips earlier frames without decoding, if the source can.
+        Raises SourceError, also for a span without a frame."""
         source = open_source(self._camera)
         empty = True
         try:
@@ -102,12 +104,20 @@ class FileReplay:
             raise self._span.shows_nothing(redacted(self._camera.source))
 
     def summary(self) -> tuple[str, ...]:
-        """What was read, where it was read to its end."""
+        """The amount read; empty before the source's end."""
         return () if self._summary is None else (self._summary,)
 
 
 class RecordingReplay:
-    """A recording. as_recorded: only the frames that were labelled when it was made."""
+    """A recording.
+
+    Args:
+        recording: its files.
+        span: the part to label.
+        as_recorded: label only the frames that were labelled in the original run.
+
+    Raises SourceError with `as_recorded` for a recording without labels.
+    """
 
     def __init__(self, recording: Recording, span: Span, *, as_recorded: bool) -> None:
         self._recording = recording
@@ -116,36 +126,38 @@ class RecordingReplay:
         self._as_recorded = as_recorded
         if as_recorded and not recording.has_labels:
             raise SourceError(
-                f"{recording.paths[0]} holds no labels, so nothing is to be shown as recorded"
+                f"{recording.paths[0]} holds no labels; leave out --as-recorded to label every "
+                "frame"
             )
 
     def frames(self) -> Iterator[Shown]:
-        """From the beginning of the span; a picture that is damaged is left out and counted."""
-        skipped: dict[str, int] = {}
+        """Yields the frames of the span; skips and counts damaged pictures. Raises SourceError,
+        also for a span without a frame."""
+        dropped: dict[str, int] = {}
         empty = True
-        for recorded, wanted in self._all():
+        for recorded, was_labelled in self._all():
             if self._span.is_over(recorded.media_ns):
                 break
             camera = recorded.camera
             self._lost += recorded.lost_before
-            if not wanted:
-                skipped[camera] = skipped.get(camera, 0) + 1
+            if not was_labelled:
+                dropped[camera] = dropped.get(camera, 0) + 1
                 continue
             try:
                 frame = recorded.frame()
             except PictureError as error:
                 self._damaged += 1
-                log.warning("camera '%s', frame %d: %s; left out", camera, recorded.frame_id, error)
+                log.warning("camera '%s', frame %d: %s; skipped", camera, recorded.frame_id, error)
                 continue
             self._read += 1
             empty = False
-            yield Shown(frame, skipped.pop(camera, 0))
+            yield Shown(frame, dropped.pop(camera, 0))
         if empty:
-            what = f"{self._recording.paths[0]} ({self._recording.length_s:.1f} s)"
-            raise self._span.shows_nothing(what)
+            source = f"{self._recording.paths[0]} ({self._recording.length_s:.1f} s)"
+            raise self._span.shows_nothing(source)
 
     def _all(self) -> Iterator[tuple[RecordedFrame, bool]]:
-        """The frames of the span, and whether each is to be labelled."""
+        """The frames from the span's start, and whether each is to be labelled."""
         start_ns = self._recording.start_ns + self._span.start_ns
         if self._as_recorded:
             for frame, labels in self._recording.labelled_frames(start_ns):
@@ -155,25 +167,26 @@ class RecordingReplay:
                 yield frame, True
 
     def summary(self) -> tuple[str, ...]:
-        """What was read, and what is missing."""
+        """The amount read, the skipped and lost frames, and the recording's problems."""
         names = ", ".join(str(path) for path in self._recording.paths[:3])
-        left_out = f", {self._damaged} damaged ones left out" if self._damaged else ""
+        skipped = f", {self._damaged} damaged frames skipped" if self._damaged else ""
         lost = f"; {self._lost} were lost while recording" if self._lost else ""
-        return (f"{names}: {self._read} frames read{left_out}{lost}", *self._recording.problems)
+        return (f"{names}: {self._read} frames read{skipped}{lost}", *self._recording.problems)
 
 
 def open_replay_source(
     camera: CameraConfig, recording: list[Path] | None, span: Span, *, as_recorded: bool
 ) -> ReplaySource:
-    """What a source names. Raises SourceError."""
+    """Opens a replay source: a recording, or the files that `camera.source` names. Raises
+    SourceError."""
     if recording is not None:
         return RecordingReplay(Recording(recording), span, as_recorded=as_recorded)
     return FileReplay(camera, span)
 
 
 def looped(frames: Callable[[], Iterator[Shown]]) -> Iterator[Shown]:
-    """One lap after the other for ever; numbers and times go on growing, and each lap is another
-    scene. Ends where a lap shows nothing."""
+    """Yields one lap after another, without end. Frame numbers and times keep growing, and each lap
+    starts a new scene (`Frame.epoch`). Ends only after a lap without a frame."""
     ids: dict[str, int] = {}
     shift_ns = epochs = 0
     while True:

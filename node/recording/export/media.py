@@ -1,4 +1,4 @@
-"""Export: a recording as video, JSON lines, or a dataset to train on."""
+"""Exports a recording as video, JSON lines, or a training dataset."""
 
 import itertools
 import json
@@ -22,20 +22,22 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which frames of a dataset. labels: of these names, None for all; score: at least; every: of
-    each so many that fit, one."""
+    """Selects the frames of a dataset."""
 
     labels: frozenset[str] | None = None
+    """Names that count; None for all."""
     score: float = 0.0
+    """Lowest score that counts."""
     every: int = 1
+    """One of so many matching frames is exported."""
 
-    def fits(self, thing: Detection | Label) -> bool:
-        """Whether a thing that was seen counts."""
-        return thing.score >= self.score and (self.labels is None or thing.name in self.labels)
+    def fits(self, item: Detection | Label) -> bool:
+        """Whether a detection or label counts."""
+        return item.score >= self.score and (self.labels is None or item.name in self.labels)
 
 
 def write_jsonl(recording: Recording, write: Callable[[str], None], kinds: tuple[Any, ...]) -> int:
-    """One message a line, of some kinds; how many."""
+    """Writes one message a line, of the given kinds; returns their number."""
     count = 0
     for _, message in recording.messages(*kinds):
         write(to_json(message))
@@ -46,10 +48,18 @@ def write_jsonl(recording: Recording, write: Callable[[str], None], kinds: tuple
 def write_video(
     recording: Recording, to: Path, camera: str | None, progress: Progress = lambda done: None
 ) -> int:
-    """A video of one camera (the first) with its labels drawn, at the mean rate; how many frames.
+    """Writes a video of one camera with its labels drawn, at the mean rate.
 
-    A frame that was not labelled says so. Raises SourceError for a camera that is not there,
-    OutputError where it cannot be written, and leaves no file then.
+    A frame without labels shows "not labelled".
+
+    Args:
+        recording: its frames and labels.
+        to: the file; unchanged after an error.
+        camera: its name; None for the first.
+        progress: called with the share done, 0 to 1.
+
+    Returns the number of frames. Raises SourceError for an unknown camera or one without readable
+    frames, OutputError where the file cannot be written.
     """
     name = _camera(recording, camera)
     moments = [frame.media_ns for frame in recording.frames() if frame.camera == name]
@@ -70,7 +80,7 @@ class _Pace:
 def _write_frames(
     recording: Recording, to: Path, beside: Path, name: str, pace: _Pace, progress: Progress
 ) -> int:
-    """to: what the file is going to be called, for errors."""
+    """Writes the video to `beside`. to: the final path, for errors."""
     writer: cv2.VideoWriter | None = None
     size = (0, 0)
     count = 0
@@ -102,49 +112,54 @@ def _write_frames(
     return count
 
 
-def _check_video(to: Path, there: int, count: int) -> None:
-    """OpenCV does not say that a disk was full. Raises OutputError where not all frames are in the
-    file."""
-    if there != count:
+def _check_video(to: Path, written: int, count: int) -> None:
+    """Raises OutputError where frames are missing from the file: OpenCV does not report a full
+    disk."""
+    if written != count:
         raise OutputError(
-            f"{to} cannot be written: {there} of {count} frames arrived in it; is the disk full?"
+            f"{to} cannot be written: {written} of {count} frames arrived in it; is the disk full?"
         )
 
 
 def _frames_in(file: Path) -> int:
-    """Counted one by one, without decoding: a header may tell of more than came after it."""
+    """Counts a video's frames one by one, without decoding: a header may promise more frames than
+    follow."""
     import av  # takes 0.1 s
 
     try:
         with av.open(str(file)) as container:
             packets = container.demux(video=0)
             return sum(1 for packet in packets if packet.size and not packet.is_corrupt)
-    except (av.FFmpegError, IndexError):  # no index, or no stream in it
+    except (av.FFmpegError, IndexError):  # no index, or no stream
         return 0
 
 
 def _why_no_video(to: Path) -> str:
-    """OpenCV does not say."""
+    """The likely reasons, since OpenCV reports none."""
     return f"{to} cannot be written as a video; name it .mp4 or .avi, and make room for it"
 
 
 def write_coco(
     recording: Recording, to: Path, choice: Choice, progress: Progress = lambda done: None
 ) -> int:
-    """A COCO dataset: `images/` and `annotations.json`, with the frames that show a chosen
-    detection; how many frames. Boxes are [x, y, width, height] in pixels. A category's id is the
-    model's and 1, but where the model was changed and another's name has it. Raises OutputError,
-    and leaves nothing then."""
+    """Writes a COCO dataset, `images/` and `annotations.json`, of the frames with a matching
+    detection.
+
+    Boxes are [x, y, width, height] in pixels. A category's id is the model's class id plus 1; after
+    a change of the model, classes whose id is taken get higher numbers.
+
+    Returns the number of frames. Raises OutputError, and then leaves no folder.
+    """
     with fresh_folder(to):
         return _write_coco(recording, to, choice, progress)
 
 
 def _write_coco(recording: Recording, to: Path, choice: Choice, progress: Progress) -> int:
     images: list[dict[str, Any]] = []
-    found: list[tuple[Detection, int]] = []
-    folder = _made(to / "images")
+    objects: list[tuple[Detection, int]] = []
+    folder = _created(to / "images")
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
-    for frame, message in _chosen(recording, choice, lambda told: told.detections):
+    for frame, message in _chosen(recording, choice, lambda message: message.detections):
         progress(frame.media_ns / duration_ns)
         size = message.image or _size(frame)
         name = f"{frame.camera}_{frame.frame_id:08d}.jpg"
@@ -157,16 +172,16 @@ def _write_coco(recording: Recording, to: Path, choice: Choice, progress: Progre
                 "height": size.height,
             }
         )
-        for one in message.detections:
-            if choice.fits(one):
-                found.append((one, len(images)))
-    categories = _categories(one for one, _ in found)
+        for detection in message.detections:
+            if choice.fits(detection):
+                objects.append((detection, len(images)))
+    categories = _categories(detection for detection, _ in objects)
     content = {
         "info": {"description": f"labelled by perception-node from {recording.paths[0].name}"},
         "images": images,
         "annotations": [
-            _annotation(one, number, image, categories[one.id, one.name])
-            for number, (one, image) in enumerate(found, start=1)
+            _annotation(detection, number, image, categories[detection.id, detection.name])
+            for number, (detection, image) in enumerate(objects, start=1)
         ],
         "categories": [
             {"id": number, "name": name}
@@ -180,21 +195,23 @@ def _write_coco(recording: Recording, to: Path, choice: Choice, progress: Progre
 def write_image_folder(
     recording: Recording, to: Path, choice: Choice, progress: Progress = lambda done: None
 ) -> int:
-    """A folder for each label with the frames whose best label it is (torchvision's ImageFolder);
-    how many frames. Raises OutputError, and leaves nothing then."""
+    """Writes frames into a folder for each best label (torchvision's ImageFolder).
+
+    Returns the number of frames. Raises OutputError, and then leaves no folder.
+    """
     count = 0
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
     with fresh_folder(to):
-        for frame, message in _chosen(recording, choice, lambda told: told.labels[:1]):
+        for frame, message in _chosen(recording, choice, lambda message: message.labels[:1]):
             progress(frame.media_ns / duration_ns)
-            folder = _made(to / _folder_name(message.labels[0].name))
+            folder = _created(to / _folder_name(message.labels[0].name))
             _write(folder / f"{frame.camera}_{frame.frame_id:08d}.jpg", frame.jpeg)
             count += 1
     return count
 
 
 def _size(frame: RecordedFrame) -> ImageSize:
-    """Of a frame whose message does not tell."""
+    """The size of a frame whose message lacks it."""
     height, width = frame.image().shape[:2]
     return ImageSize(width, height)
 
@@ -202,11 +219,11 @@ def _size(frame: RecordedFrame) -> ImageSize:
 def _chosen(
     recording: Recording,
     choice: Choice,
-    things: Callable[[LabelsMessage], tuple[Detection, ...] | tuple[Label, ...]],
+    items: Callable[[LabelsMessage], tuple[Detection, ...] | tuple[Label, ...]],
 ) -> Iterator[tuple[RecordedFrame, LabelsMessage]]:
     fitting = 0
     for frame, message in recording.labelled_frames():
-        if message is None or not any(choice.fits(thing) for thing in things(message)):
+        if message is None or not any(choice.fits(item) for item in items(message)):
             continue
         if fitting % choice.every == 0:
             yield frame, message
@@ -214,20 +231,20 @@ def _chosen(
 
 
 def _categories(detections: Iterable[Detection]) -> dict[tuple[int, str], int]:
-    """A number, from 1, for each id and name: two models give one id to different things. Who comes
-    first keeps the id, the others are numbered after the highest."""
-    classes = list(dict.fromkeys((one.id, one.name) for one in detections))
+    """A number, from 1, for each pair of id and name, since two models may use one id for different
+    classes. The first class of an id gets id + 1, the others numbers above the highest."""
+    classes = list(dict.fromkeys((detection.id, detection.name) for detection in detections))
     free = itertools.count(max((id_ for id_, _ in classes), default=0) + 2)
     numbers: dict[tuple[int, str], int] = {}
-    taken: set[int] = set()
+    used_ids: set[int] = set()
     for id_, name in classes:
-        numbers[id_, name] = next(free) if id_ in taken else id_ + 1
-        taken.add(id_)
+        numbers[id_, name] = next(free) if id_ in used_ids else id_ + 1
+        used_ids.add(id_)
     return numbers
 
 
-def _annotation(one: Detection, number: int, image: int, category: int) -> dict[str, Any]:
-    box = one.box
+def _annotation(detection: Detection, number: int, image: int, category: int) -> dict[str, Any]:
+    box = detection.box
     return {
         "id": number,
         "image_id": image,
@@ -235,7 +252,7 @@ def _annotation(one: Detection, number: int, image: int, category: int) -> dict[
         "bbox": [box.cx - box.w / 2, box.cy - box.h / 2, box.w, box.h],
         "area": box.area,
         "iscrowd": 0,
-        "score": one.score,
+        "score": detection.score,
     }
 
 
@@ -250,11 +267,11 @@ def _camera(recording: Recording, camera: str | None) -> str:
 
 
 def _folder_name(label: str) -> str:
-    """A label names a folder here, and never one elsewhere."""
+    """A label as the name of one folder, never a path that leads elsewhere."""
     return label.replace("/", "-").replace("\0", "-").lstrip(".") or "unnamed"
 
 
-def _made(folder: Path) -> Path:
+def _created(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Overlay: draws what was seen over its frame."""
+"""Overlay: draws labels over their frame."""
 
 import numpy as np
 
@@ -10,12 +10,19 @@ from perception_client.messages.kinds import Detection, LabelsMessage, Status
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LABELS_SHOWN = 5
 _BAND = 0.35
-"""How much of the picture shines through behind text."""
+"""Share of the picture's brightness that remains behind text."""
 
 
 def draw(image: Image, message: LabelsMessage | None) -> Image:
-    """A copy of [height, width, 3] uint8 BGR with boxes and names, or the best labels; with a
-    status other than `ok`, that in words. None: the frame was not labelled."""
+    """Draws a message over a copy of its frame: boxes and names, or the best labels, or a status
+    other than `ok` in words.
+
+    Args:
+        image: [height, width, 3] uint8 BGR; unchanged.
+        message: of the frame; None for a frame without labels.
+
+    Returns an image of the same shape.
+    """
     drawn = image.copy()
     size = max(0.4, image.shape[0] / 900)
     if message is None:
@@ -28,25 +35,26 @@ def draw(image: Image, message: LabelsMessage | None) -> Image:
         _box(drawn, detection, size)
     lines = [f"{label.name} {label.score:.2f}" for label in message.labels[:_LABELS_SHOWN]]
     lines += [f"{area.name} {area.fraction:.0%}" for area in message.areas[:_LABELS_SHOWN]]
-    for place, line in enumerate(lines):
-        _text(drawn, line, (8, int(28 * size * (place + 1))), size, (255, 255, 255))
+    for row, line in enumerate(lines, start=1):
+        _text(drawn, line, (8, int(28 * size * row)), size, (255, 255, 255))
     return drawn
 
 
-def _box(drawn: Image, one: Detection, size: float) -> None:
-    red, green, blue = (round(255 * part) for part in color_of(one.track or one.id))
-    color = (blue, green, red)
-    left, top = round(one.box.cx - one.box.w / 2), round(one.box.cy - one.box.h / 2)
-    right, bottom = round(one.box.cx + one.box.w / 2), round(one.box.cy + one.box.h / 2)
+def _box(drawn: Image, detection: Detection, size: float) -> None:
+    red, green, blue = (round(255 * part) for part in color_of(detection.track or detection.id))
+    color, box = (blue, green, red), detection.box
+    left, top = round(box.cx - box.w / 2), round(box.cy - box.h / 2)
+    right, bottom = round(box.cx + box.w / 2), round(box.cy + box.h / 2)
     cv2.rectangle(drawn, (left, top), (right, bottom), color, max(1, round(2 * size)), cv2.LINE_AA)
-    _text(drawn, title_of(one), (left, max(top - 6, int(20 * size))), size * 0.85, color)
+    _text(drawn, title_of(detection), (left, max(top - 6, int(20 * size))), size * 0.85, color)
 
 
 def _text(
-    drawn: Image, text: str, place: tuple[int, int], size: float, color: tuple[int, int, int]
+    drawn: Image, text: str, corner: tuple[int, int], size: float, color: tuple[int, int, int]
 ) -> None:
+    """corner: lower left, in pixels."""
     (width, height), base = cv2.getTextSize(text, _FONT, size, 1)
-    x, y = place
+    x, y = corner
     band = drawn[max(0, y - height - 4) : y + base + 2, max(0, x - 3) : x + width + 3]
     band[:] = (band * _BAND).astype(np.uint8)
-    cv2.putText(drawn, text, place, _FONT, size, color, 1, cv2.LINE_AA)
+    cv2.putText(drawn, text, corner, _FONT, size, color, 1, cv2.LINE_AA)

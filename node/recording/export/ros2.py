@@ -1,5 +1,5 @@
-"""ROS 2 bags: frames and labels as sensor_msgs and vision_msgs. The types are those of the package
-rosbags, with vision_msgs (Humble to Jazzy) added from its own definitions."""
+"""ROS 2 bags: frames and labels as sensor_msgs and vision_msgs. The package rosbags provides the
+types; this module adds vision_msgs (Humble to Jazzy) from its published definitions."""
 
 import functools
 import shutil
@@ -45,7 +45,7 @@ _DEFINITIONS = {
 
 @functools.cache
 def typestore() -> Typestore:
-    """ROS 2's types, with those of vision_msgs."""
+    """The types of ROS 2 Humble and of vision_msgs."""
     store = get_typestore(Stores.ROS2_HUMBLE)
     for name, definition in _DEFINITIONS.items():
         store.register(get_types_from_msg(definition, name))
@@ -53,14 +53,14 @@ def typestore() -> Typestore:
 
 
 def make(name: str, /, **fields: Any) -> Any:
-    """A message of the typestore."""
+    """Creates a message of the typestore."""
     if name == "geometry_msgs/msg/PoseWithCovariance":
         fields["covariance"] = np.asarray(fields["covariance"], np.float64)
     return typestore().types[name](**fields)
 
 
 def of_frame(frame: RecordedFrame) -> Any:
-    """CompressedImage. Raises SourceError for a stamp that ROS 2 has no number for."""
+    """A frame as CompressedImage. Raises SourceError for a stamp that ROS 2 cannot represent."""
     stamp_ns = frame.stamp_ns or frame.log_ns
     _check_stamp(stamp_ns, frame.camera)
     return make(
@@ -74,15 +74,18 @@ def of_frame(frame: RecordedFrame) -> Any:
 def _check_stamp(stamp_ns: int, camera: str) -> None:
     if stamp_ns >= _MOST_STAMP_NS:
         raise SourceError(
-            f"camera '{camera}': a stamp of {stamp_ns / 1e9:.0f} s is beyond January 2038, where "
-            "ROS 2's end; export it as jsonl instead"
+            f"camera '{camera}': a stamp of {stamp_ns / 1e9:.0f} s is beyond January 2038, the "
+            "end of ROS 2's time; export it as jsonl instead"
         )
 
 
 def write_bag(recording: Recording, to: Path, progress: Progress = lambda done: None) -> int:
     """Writes a rosbag2 folder (storage mcap) with `/CAMERA/image/compressed` and
-    `/CAMERA/detections` or `/CAMERA/classification`; how many messages. Raises OutputError, and
-    SourceError for a stamp that ROS 2 has no number for."""
+    `/CAMERA/detections` or `/CAMERA/classification`.
+
+    Returns the number of messages. Raises OutputError, and SourceError for a stamp that ROS 2
+    cannot represent; then leaves no folder.
+    """
     if to.exists():
         raise OutputError(f"{to} is there already; name another folder")
     try:
@@ -116,17 +119,18 @@ def _messages(recording: Recording, progress: Progress) -> Iterator[tuple[str, i
         for log_ns, message in recording.messages("labels")
         if isinstance(message, LabelsMessage)
     )
-    frame, told = next(frames, None), next(labels, None)
-    while frame is not None or told is not None:
-        if told is None or (frame is not None and frame.log_ns <= told[0]):
+    frame, label = next(frames, None), next(labels, None)
+    while frame is not None or label is not None:
+        if label is None or (frame is not None and frame.log_ns <= label[0]):
             assert frame is not None
             progress(frame.media_ns / duration_ns)
             yield f"/{frame.camera}/image/compressed", frame.log_ns, of_frame(frame)
             frame = next(frames, None)
             continue
-        _check_stamp(told[1].stamp_ns or told[1].published_ns, told[1].camera)
-        converted = of_labels(told[1], make)
+        log_ns, message = label
+        _check_stamp(message.stamp_ns or message.published_ns, message.camera)
+        converted = of_labels(message, make)
         if converted is not None:
             kind = "detections" if converted.__msgtype__ == DETECTIONS else "classification"
-            yield f"/{told[1].camera}/{kind}", told[0], converted
-        told = next(labels, None)
+            yield f"/{message.camera}/{kind}", log_ns, converted
+        label = next(labels, None)

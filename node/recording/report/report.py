@@ -1,4 +1,4 @@
-"""Report: one HTML page that tells what happened in a recording. It holds all that it shows."""
+"""Report: one HTML page that summarises a recording, without references to other files."""
 
 import base64
 import math
@@ -28,12 +28,13 @@ from perception_client.messages.kinds import (
 THUMBNAILS = 12
 THUMBNAIL_PX = 160
 MOST_ROWS = 12
-"""Classes that get a row of the timeline: those that were seen longest."""
+"""Classes with a row in the timeline: the most frequent ones."""
 MOST_EVENTS = 200
 MOST_CHANGES = 1000
-"""Of status and health: they are few but where something flaps, and none is left out for events."""
+"""Most listed changes of status and health: they are few unless something flaps, and have their own
+limit, so that events do not displace them."""
 _WIDTH = 1000.0
-"""Of the timelines, in units of the drawing."""
+"""Width of the timelines, in units of the drawing."""
 _BINS = 24
 _GAP_NS = 1_000_000_000
 """Labels further apart than this are two stretches of time."""
@@ -43,7 +44,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A time during which something lasted: place and width in the drawing, and what it was."""
+    """A stretch of time in a timeline. x, width: in units of the drawing."""
 
     x: float
     width: float
@@ -53,7 +54,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A class in the timeline. share: of the camera's labelled frames that show it."""
+    """A class in the timeline. share: its share of the camera's labelled frames, 0 to 1."""
 
     name: str
     share: float
@@ -62,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small picture: its time, and the picture as a data address."""
+    """A small picture. at_s: its time from the start; data: the picture as a data URL."""
 
     at_s: float
     data: str
@@ -71,7 +72,7 @@ class Thumbnail:
 
 @dataclass(slots=True)
 class CameraReport:
-    """All about one camera."""
+    """The report's section of one camera."""
 
     name: str
     size: str = "unknown"
@@ -97,8 +98,8 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One line of the list of what happened."""
+class LogLine:
+    """One line of the list of events and changes. at_s: time from the start."""
 
     at_s: float
     camera: str
@@ -107,8 +108,8 @@ class Told:
 
 
 def write_report(recording: Recording, to: Path, progress: Progress = lambda done: None) -> None:
-    """Writes the page. progress: told how much is done, 0 to 1. Raises OutputError, and leaves what
-    was there."""
+    """Writes the page. progress: called with the share done, 0 to 1. Raises OutputError, and then
+    leaves the file's former content."""
     write_whole(to, render(recording, progress).encode("utf-8", "xmlcharrefreplace"))
 
 
@@ -121,12 +122,12 @@ def render(recording: Recording, progress: Progress = lambda done: None) -> str:
     cameras = [CameraReport(name) for name in recording.cameras]
     by_name = {camera.name: camera for camera in cameras}
     for camera in cameras:
-        _tell_labels(camera, messages.labels[camera.name], scale)
-    lost = _tell_frames(recording, by_name, scale, duration_ns, progress)
+        _add_labels(camera, messages.labels[camera.name], scale)
+    lost = _add_frames(recording, by_name, scale, duration_ns, progress)
     for camera in cameras:
         camera.missing = (*_drops(messages.labels[camera.name], scale), *lost[camera.name])
         camera.fps = camera.frames / (duration_ns / 1e9)
-    latencies = [latency for found in messages.latencies_ms.values() for latency in found]
+    latencies = [latency for values in messages.latencies_ms.values() for latency in values]
     return _template().render(
         title=recording.paths[0].stem,
         files=[path.name for path in recording.paths],
@@ -136,14 +137,14 @@ def render(recording: Recording, progress: Progress = lambda done: None) -> str:
         width=_WIDTH,
         bars=_histogram(latencies),
         latency=_percentiles(latencies),
-        told=_told(messages, start_ns),
+        log_lines=_log_lines(messages, start_ns),
         models=sorted({_model(model) for model in messages.models}),
         problems=recording.problems,
     )
 
 
 class _Messages:
-    """The messages of a recording, by what the report makes of them."""
+    """The messages of a recording, sorted by kind."""
 
     def __init__(self, recording: Recording, progress: Progress) -> None:
         self.labels: defaultdict[str, list[tuple[int, LabelsMessage]]] = defaultdict(list)
@@ -189,14 +190,14 @@ class _Scale:
 
 
 def _latency_ns(message: LabelsMessage) -> int:
-    """Capture to publish where both have a clock of their own, else what the stages took."""
+    """From capture to publish by the monotonic clock; without its times the sum of the stages."""
     if message.published_mono_ns is not None and message.stamp_mono_ns is not None:
         return message.published_mono_ns - message.stamp_mono_ns
     assert message.timing_ns is not None
     return message.timing_ns.total
 
 
-def _tell_labels(
+def _add_labels(
     camera: CameraReport, messages: Sequence[tuple[int, LabelsMessage]], scale: _Scale
 ) -> None:
     seen: defaultdict[str, list[int]] = defaultdict(list)
@@ -223,9 +224,9 @@ def _tell_labels(
 
 def _names(message: LabelsMessage) -> set[str]:
     if message.detections or message.areas:
-        found = {one.name for one in message.detections}
-        return found | {one.name for one in message.areas}
-    return {one.name for one in message.stable or message.labels[:1]}
+        detected = {detection.name for detection in message.detections}
+        return detected | {area.name for area in message.areas}
+    return {label.name for label in message.stable or message.labels[:1]}
 
 
 def _stretches(moments: Sequence[int]) -> Iterable[tuple[int, int]]:
@@ -252,18 +253,18 @@ def _statuses(messages: Sequence[tuple[int, LabelsMessage]], scale: _Scale) -> I
 
 
 def _drops(messages: Sequence[tuple[int, LabelsMessage]], scale: _Scale) -> Iterable[Stretch]:
-    """Drops of each hundredth of the time, so that many are no more to draw than a few."""
-    by_place: Counter[int] = Counter()
+    """Sums drops over each hundredth of the time, which bounds the number of stretches to draw."""
+    by_bin: Counter[int] = Counter()
     for log_ns, message in messages:
         if message.dropped:
-            by_place[int(scale.x(log_ns) / _WIDTH * 99.999)] += message.dropped
+            by_bin[int(scale.x(log_ns) / _WIDTH * 99.999)] += message.dropped
     step_ns = scale.duration_ns // 100
-    for place, count in sorted(by_place.items()):
-        first_ns = scale.start_ns + place * step_ns
+    for bin_number, count in sorted(by_bin.items()):
+        first_ns = scale.start_ns + bin_number * step_ns
         yield scale.stretch(first_ns, first_ns + step_ns, f"{count} dropped", "dropped")
 
 
-def _tell_frames(
+def _add_frames(
     recording: Recording,
     cameras: dict[str, CameraReport],
     scale: _Scale,
@@ -278,8 +279,8 @@ def _tell_frames(
         camera.frames += 1
         if frame.lost_before:
             camera.lost += frame.lost_before
-            told = f"{frame.lost_before} not recorded"
-            lost[frame.camera].append(scale.stretch(frame.log_ns - 1, frame.log_ns, told, "lost"))
+            title = f"{frame.lost_before} not recorded"
+            lost[frame.camera].append(scale.stretch(frame.log_ns - 1, frame.log_ns, title, "lost"))
         if frame.media_ns >= due[frame.camera]:
             due[frame.camera] += duration_ns / THUMBNAILS
             thumbnail = _thumbnail(frame)
@@ -305,10 +306,10 @@ def _thumbnail(frame: RecordedFrame) -> tuple[str, Thumbnail] | None:
 
 
 def _ticks(duration_s: float) -> list[tuple[float, str]]:
-    """About eight round times, with their places."""
+    """About eight round times, with their positions in the drawing."""
     raw = duration_s / 8
     magnitude = 10 ** math.floor(math.log10(max(raw, 1e-3)))
-    step = next(x * magnitude for x in (1, 2, 5, 10) if x * magnitude >= raw)
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
     count = int(duration_s / step + 1e-9)
     return [(i * step / duration_s * _WIDTH, f"{i * step:g} s") for i in range(count + 1)]
 
@@ -320,7 +321,8 @@ def _histogram(latencies_ms: Sequence[float]) -> list[Bar]:
     low, high = max(min(latencies_ms), 0.01), max(*latencies_ms, 0.02)
     ratio = (high / low) ** (1 / _BINS) if high > low else 1.01
     counts = Counter(
-        min(int(math.log(max(x, low) / low) / math.log(ratio)), _BINS - 1) for x in latencies_ms
+        min(int(math.log(max(latency_ms, low) / low) / math.log(ratio)), _BINS - 1)
+        for latency_ms in latencies_ms
     )
     most = max(counts.values())
     return [
@@ -336,56 +338,56 @@ def _percentiles(latencies_ms: Sequence[float]) -> dict[str, float] | None:
     return {"p50": hundredths[49], "p99": hundredths[98], "maximum": max(latencies_ms)}
 
 
-def _told(messages: _Messages, start_ns: int) -> list[Told]:
-    """Events, and what status and health say when they change, by time."""
+def _log_lines(messages: _Messages, start_ns: int) -> list[LogLine]:
+    """Events, and changes of status and health, sorted by time."""
     events = [
-        Told((log_ns - start_ns) / 1e9, event.camera, _of_event(event), event.kind)
+        LogLine((log_ns - start_ns) / 1e9, event.camera, _of_event(event), event.kind)
         for log_ns, event in messages.events
     ]
     changes = [*_status_changes(messages, start_ns), *_health_changes(messages, start_ns)]
-    found = [
+    lines = [
         *_first(events, MOST_EVENTS, "event"),
         *_first(changes, MOST_CHANGES, "change"),
     ]
-    return sorted(found, key=lambda one: one.at_s)
+    return sorted(lines, key=lambda line: line.at_s)
 
 
-def _first(found: Sequence[Told], most: int, what: str) -> list[Told]:
-    """The first so many, and at the time of the next one how many more there are."""
-    by_time = sorted(found, key=lambda one: one.at_s)
+def _first(lines: Sequence[LogLine], most: int, noun: str) -> list[LogLine]:
+    """The first `most` lines; then, at the time of the next line, the number of further lines."""
+    by_time = sorted(lines, key=lambda line: line.at_s)
     rest = by_time[most:]
     if not rest:
         return by_time
-    text = f"and {len(rest)} more {what}{'s' if len(rest) != 1 else ''} from here on, not listed"
-    return [*by_time[:most], Told(rest[0].at_s, "", text, "more")]
+    text = f"and {len(rest)} more {noun}{'s' if len(rest) != 1 else ''} from here on, not listed"
+    return [*by_time[:most], LogLine(rest[0].at_s, "", text, "more")]
 
 
-def _status_changes(messages: _Messages, start_ns: int) -> Iterable[Told]:
+def _status_changes(messages: _Messages, start_ns: int) -> Iterable[LogLine]:
     for camera, labels in messages.labels.items():
         before: Status | None = None
         for log_ns, message in labels:
             if message.status is not before:
                 text = str(message.status) if before is None else f"{before} → {message.status}"
-                yield Told((log_ns - start_ns) / 1e9, camera, text, str(message.status))
+                yield LogLine((log_ns - start_ns) / 1e9, camera, text, str(message.status))
             before = message.status
 
 
-def _health_changes(messages: _Messages, start_ns: int) -> Iterable[Told]:
+def _health_changes(messages: _Messages, start_ns: int) -> Iterable[LogLine]:
     state, error = "", None
     for log_ns, health in messages.health:
         at_s = (log_ns - start_ns) / 1e9
         if health.state != state:
-            yield Told(at_s, "", f"node {health.state}", health.state)
+            yield LogLine(at_s, "", f"node {health.state}", health.state)
         if health.last_error not in (None, error):
-            yield Told(at_s, "", str(health.last_error), "failed")
+            yield LogLine(at_s, "", str(health.last_error), "failed")
         state, error = health.state, health.last_error
 
 
 def _of_event(event: EventMessage) -> str:
-    what = event.name if event.track is None else f"{event.name} #{event.track}"
-    where = "" if event.region is None else f" ({event.region})"
-    lasted = "" if event.duration_ns is None else f" after {event.duration_ns / 1e9:.1f} s"
-    return f"{what} {event.kind.replace('_', ' ')}{where}{lasted}"
+    subject = event.name if event.track is None else f"{event.name} #{event.track}"
+    region = "" if event.region is None else f" ({event.region})"
+    duration = "" if event.duration_ns is None else f" after {event.duration_ns / 1e9:.1f} s"
+    return f"{subject} {event.kind.replace('_', ' ')}{region}{duration}"
 
 
 def _model(model: ModelInfo) -> str:

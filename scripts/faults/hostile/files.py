@@ -95,8 +95,8 @@ def pictures(budget: Budget) -> Outcome:
     without, attacked = (command("label", folder, "--jsonl", "-") for folder in (plain, hostile))
     bad = len(list(hostile.iterdir())) - 3  # a folder is searched for regular files only
     wrong = []
-    if f"6 labelled, {bad} left out" not in attacked.said:
-        wrong.append(f"not all of {bad} were left out: {attacked.said[-200:]}")
+    if f"6 labelled, {bad} skipped" not in attacked.said:
+        wrong.append(f"not all of {bad} were skipped: {attacked.said[-200:]}")
     return _judged(
         f"label of {bad} bombs beside a good picture and video", without, attacked, wrong
     )
