@@ -70,8 +70,8 @@ class CaptureState:
     summary: str | None = None
 
 
-class _Turn:
-    """The state of one capture thread. Only the thread of the current turn may change the grabber.
+class _Worker:
+    """A capture thread of one camera. Only the current worker may change the grabber's state.
 
     Attributes:
         entered_ns: start of the call of the source in progress, in awake time; None outside such
@@ -127,13 +127,13 @@ class Grabber:
         self._awake = awake or AwakeClock()
         self._state = CaptureState()
         self._lock = threading.Lock()
-        self._turn = _Turn()
-        self._abandoned: list[_Turn] = []
+        self._worker = _Worker()
+        self._abandoned: list[_Worker] = []
         self._opened_before = False
         self._opened_ns = 0
         self._live = False
         self._epoch = -1
-        # Shared by all turns: a reopened camera may still be frozen.
+        # Shared by all workers: a reopened camera may still be frozen.
         self._frozen_detector = FrozenDetector()
         self._cadence = Cadence()
 
@@ -170,20 +170,20 @@ class Grabber:
     @property
     def degraded(self) -> tuple[str, ...]:
         """Why the camera delivers less than it could, in words; empty during normal operation."""
-        source = self._turn.source
+        source = self._worker.source
         reason = source.shortfall if isinstance(source, FallsShort) else None
         return (reason,) if reason is not None else ()
 
     def start(self) -> None:
         """Starts capturing."""
-        self._start_thread(_Turn())
+        self._start_thread(_Worker())
 
     def look_after(self) -> None:
         """Abandons the capture thread if it hangs. One thread has to call this periodically."""
-        turn = self._turn
+        worker = self._worker
         for reason in self.degraded:
-            self._update_state(turn, last_error=reason)
-        entered_ns = turn.entered_ns
+            self._update_state(worker, last_error=reason)
+        entered_ns = worker.entered_ns
         if entered_ns is None or not (self._live or self._retry_first):
             return
         hung_after_s = self._hung_after_s + self._period_s
@@ -195,84 +195,84 @@ class Grabber:
         if len(self._abandoned) >= MOST_HUNG:
             return
         self._report_problem(
-            turn, f"camera '{self.camera}' hangs in its driver for {hung_after_s:.3g} s"
+            worker, f"camera '{self.camera}' hangs in its driver for {hung_after_s:.3g} s"
         )
-        self._abandoned.append(turn)
-        self._start_thread(_Turn())
+        self._abandoned.append(worker)
+        self._start_thread(_Worker())
 
     def join(self, timeout_s: float) -> bool:
         """Waits for the capture thread and returns whether it ended in time. A thread that hangs in
         a driver ends with the process."""
-        thread = self._turn.thread
+        thread = self._worker.thread
         if thread is None:
             return True
         thread.join(timeout_s)
         return not thread.is_alive()
 
-    def _start_thread(self, turn: _Turn) -> None:
+    def _start_thread(self, worker: _Worker) -> None:
         name = f"capture-{self.camera}"
-        turn.thread = threading.Thread(target=self._run, args=(turn,), name=name, daemon=True)
+        worker.thread = threading.Thread(target=self._run, args=(worker,), name=name, daemon=True)
         with self._lock:
-            self._turn = turn
-        turn.thread.start()
+            self._worker = worker
+        worker.thread.start()
 
-    def _is_current(self, turn: _Turn) -> bool:
-        return turn is self._turn and not self._stop.is_set()
+    def _is_current(self, worker: _Worker) -> bool:
+        return worker is self._worker and not self._stop.is_set()
 
-    def _run(self, turn: _Turn) -> None:
+    def _run(self, worker: _Worker) -> None:
         try:
-            self._capture(turn)
+            self._capture(worker)
         except Exception as error:
             failure = self._as_source_error(error)
-            self._update_state(turn, failure=failure, last_error=str(failure))
+            self._update_state(worker, failure=failure, last_error=str(failure))
         finally:
-            if turn is self._turn:
-                self._update_state(turn, open=False, ended=True)
+            if worker is self._worker:
+                self._update_state(worker, open=False, ended=True)
                 self._mailbox.close(self.camera)
 
-    def _capture(self, turn: _Turn) -> None:
+    def _capture(self, worker: _Worker) -> None:
         backoff_s = FIRST_BACKOFF_S
-        while self._is_current(turn):
+        while self._is_current(worker):
             frames_before = self._state.frames
             began_ns = time.monotonic_ns()
             try:
-                with self._calling(turn):
+                with self._calling(worker):
                     source = self._open_source()
             except SourceError as error:
                 if not (self._opened_before or self._retry_first):
                     raise
-                self._report_problem(turn, str(error))
+                self._report_problem(worker, str(error))
             else:
                 try:
-                    self._start_turn(turn, source)
-                    self._read_all(turn, source, began_ns)
+                    self._record_opening(worker, source)
+                    self._read_all(worker, source, began_ns)
                     return
                 except Exception as error:
                     # An unforeseen error, too, only reopens the source.
                     if not source.live:
                         raise
-                    self._report_problem(turn, str(self._as_source_error(error)))
+                    self._report_problem(worker, str(self._as_source_error(error)))
                 finally:
-                    turn.source = None
-                    with contextlib.suppress(SourceError), self._calling(turn):
+                    worker.source = None
+                    with contextlib.suppress(SourceError), self._calling(worker):
                         source.close()
             if self._state.frames > frames_before:
                 backoff_s = FIRST_BACKOFF_S
             self._stop.wait(backoff_s)
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
-    def _start_turn(self, turn: _Turn, source: Source) -> None:
-        if not self._is_current(turn):
+    def _record_opening(self, worker: _Worker, source: Source) -> None:
+        if not self._is_current(worker):
             return
         for difference in source.facts.differences:
             log.warning("camera '%s': %s", self.camera, difference)
-        turn.source = source
+        worker.source = source
         if self._opened_before:
             log.info("camera '%s' is open again", self.camera)
         self._opened_ns = time.monotonic_ns()
         is_first = self._state.newest_mono_ns is None
         self._update_state(
-            turn,
+            worker,
             open=True,
             facts=source.facts,
             reconnects=self._state.reconnects + self._opened_before,
@@ -281,65 +281,66 @@ class Grabber:
         self._opened_before = True
         self._live = source.live
 
-    def _read_all(self, turn: _Turn, source: Source, began_ns: int) -> None:
+    def _read_all(self, worker: _Worker, source: Source, began_ns: int) -> None:
         frozen_detector = (
             self._frozen_detector if source.live and self._config.detect_frozen else None
         )
         sizes = _Sizes(self._state.facts)
         began_epoch = self._epoch + 1
         self._cadence.interrupt()
-        while self._is_current(turn):
+        while self._is_current(worker):
             try:
-                with self._calling(turn):
+                with self._calling(worker):
                     picture = source.read()
             except BacklogError as error:
-                self._update_state(turn, last_error=str(error))
+                self._update_state(worker, last_error=str(error))
                 self._reopen_if_unproductive(str(error))
                 continue
             except PictureError as error:
-                self._record_arrival(turn, source, began_ns)
-                self._update_state(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
+                self._record_arrival(worker, source, began_ns)
+                self._update_state(worker, corrupt=self._state.corrupt + 1, last_error=str(error))
                 self._reopen_if_unproductive(f"{self._label} delivers nothing that can be decoded")
                 continue
             if picture is None:
-                self._update_state(turn, summary=source.summary())
+                self._update_state(worker, summary=source.summary())
                 return
-            # The detector and counters belong to another turn by now.
-            if not self._is_current(turn):
+            # A replaced worker must not use the detector and the counters.
+            if not self._is_current(worker):
                 return
-            self._record_arrival(turn, source, began_ns)
+            self._record_arrival(worker, source, began_ns)
             if (
                 frozen_detector is not None
                 and (repeated_part := frozen_detector.repeats(picture)) is not None
             ):
-                self._update_state(turn, repeated=self._state.repeated + 1)
+                self._update_state(worker, repeated=self._state.repeated + 1)
                 if (self.silent_s or 0.0) > self.stall_after_s:
                     self._update_state(
-                        turn, last_error=f"camera '{self.camera}' repeats the same {repeated_part}"
+                        worker,
+                        last_error=f"camera '{self.camera}' repeats the same {repeated_part}",
                     )
                     self._reopen_if_unproductive(f"{self._label} repeats the same {repeated_part}")
                     continue
             else:
-                self._update_state(turn, newest_mono_ns=time.monotonic_ns())
+                self._update_state(worker, newest_mono_ns=time.monotonic_ns())
             facts = sizes.seen(picture)
             self._epoch = began_epoch + picture.lap + sizes.changes
             frame_id = self._state.frames + picture.dropped
             frame = number(picture, self.camera, frame_id, self._epoch, self.degraded)
-            self._update_state(turn, facts=facts, frames=frame.frame_id + 1)
-            # This turn may have been replaced just now.
-            if self._is_current(turn):
+            self._update_state(worker, facts=facts, frames=frame.frame_id + 1)
+            # The worker may have been replaced just now.
+            if self._is_current(worker):
                 self._mailbox.put(frame)
 
-    def _record_arrival(self, turn: _Turn, source: Source, began_ns: int) -> None:
+    def _record_arrival(self, worker: _Worker, source: Source, began_ns: int) -> None:
         """Records the arrival of a picture, valid or not. Raises SourceError if this process stood
         still since the source was opened at `began_ns`."""
-        if not self._is_current(turn):
+        if not self._is_current(worker):
             return
         self._cadence.note(time.monotonic_ns(), self._limit.max_fps)
         if source.live and self._awake.resumed_ns > began_ns:
             raise SourceError(
-                f"camera '{self.camera}': this process or computer stood still; what waited in "
-                "buffers meanwhile is thrown away"
+                f"camera '{self.camera}': this process or computer stood still; the pictures "
+                "buffered meanwhile are dropped"
             )
 
     def _reopen_if_unproductive(self, complaint: str) -> None:
@@ -350,22 +351,22 @@ class Grabber:
         if min(self.silent_s or 0.0, open_s) > patience_s:
             raise SourceError(f"{complaint} for {patience_s:g} s")
 
-    def _report_problem(self, turn: _Turn, problem: str) -> None:
+    def _report_problem(self, worker: _Worker, problem: str) -> None:
         if problem != self._state.last_error or self._state.open:
             log.warning("%s; trying again", problem)
-        self._update_state(turn, open=False, last_error=problem)
+        self._update_state(worker, open=False, last_error=problem)
 
-    def _update_state(self, turn: _Turn, **changes: Any) -> None:
+    def _update_state(self, worker: _Worker, **changes: Any) -> None:
         with self._lock:
-            # An abandoned turn must not change the state.
-            if turn is self._turn:
+            # An abandoned worker must not change the state.
+            if worker is self._worker:
                 self._state = replace(self._state, **changes)
 
     @contextlib.contextmanager
-    def _calling(self, turn: _Turn) -> Iterator[None]:
+    def _calling(self, worker: _Worker) -> Iterator[None]:
         """Marks a call of the source as in progress, since it may hang. Converts every exception of
         a driver or decoder to SourceError, so that it affects this camera only."""
-        turn.entered_ns = self._awake.now_ns()
+        worker.entered_ns = self._awake.now_ns()
         try:
             yield
         except SourceError:
@@ -373,7 +374,7 @@ class Grabber:
         except Exception as error:
             raise self._as_source_error(error) from error
         finally:
-            turn.entered_ns = None
+            worker.entered_ns = None
 
     def _as_source_error(self, error: Exception) -> SourceError:
         if isinstance(error, SourceError):

@@ -15,9 +15,9 @@ class Picture:
     Attributes:
         image: [height, width, 3] uint8, BGR.
         stamp: when it was taken; None if unknown.
-        media_ns: position in the recording, None for a live source.
+        media_ns: position in the recording, None for a live source and a photograph.
         capture_ns: time from the stamp to the decoded image.
-        file: the file that it was read from, None for a live source.
+        file: the file that it was read from, None for other sources.
         lap: how often a looping recording has restarted.
         jpeg: the JPEG bytes that it was decoded from, None for another format.
         dropped: pictures dropped since the previous one.

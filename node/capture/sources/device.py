@@ -195,8 +195,8 @@ def open_device(config: CameraConfig, limit: RateLimit | None = None) -> LiveSou
 
 
 def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
-    """Opens the stream at an address. H.264, H.265 and motion JPEG are decoded by this package,
-    which rejects damage. Raises SourceError."""
+    """Opens the stream at an address. H.264, H.265 and motion JPEG are decoded by this package
+    where it can, since OpenCV reports no damage. Raises SourceError."""
     label = f"camera '{config.name}': {redacted(config.source)}"
     opened_ns = time.monotonic_ns()
     capture = cv2.VideoCapture(
