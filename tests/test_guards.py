@@ -34,16 +34,17 @@ from perception_client.subscriber import (
 WAIT_S = 10.0
 SPEAKS = """
 import sys, time
-from node.pipeline.message_builder import Composer, PerceptionHealth, Usage
+from node.pipeline.message_builder import MessageBuilder, PerceptionHealth, Usage
 from perception_client.messages.kinds import Status
 from node.transport.publisher import Publisher
 
-composer, publisher, began = Composer("node"), Publisher(sys.argv[1]), time.monotonic()
+message_builder, publisher = MessageBuilder("node"), Publisher(sys.argv[1])
+began = time.monotonic()
 while True:
-    publisher.send(composer.blind("front", Status.STALLED))
+    publisher.send(message_builder.unavailable("front", Status.STALLED))
     for _ in range(5):
         usage = Usage(0, 0.0, time.monotonic() - began, 0)
-        publisher.send(composer.health("running", (), None, usage, PerceptionHealth()))
+        publisher.send(message_builder.health("running", (), None, usage, PerceptionHealth()))
         time.sleep(0.02)
 """
 
@@ -57,7 +58,7 @@ class Node:
         self.message_builder = MessageBuilder("node")
         self.began = time.monotonic()
 
-    def blind(self, status: Status, camera: str = "front") -> None:
+    def unavailable(self, status: Status, camera: str = "front") -> None:
         self.publisher.send(self.message_builder.unavailable(camera, status))
 
     def health(self) -> None:

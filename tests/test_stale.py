@@ -59,7 +59,7 @@ class Node:
             )
         )  # fmt: skip
 
-    def blind(self, status: Status, camera: str = "front") -> None:
+    def unavailable(self, status: Status, camera: str = "front") -> None:
         self.publisher.send(self.message_builder.unavailable(camera, status))
 
     def health(self, state: NodeState = "running") -> None:
