@@ -134,10 +134,10 @@ class ControlCommands:
                 answer.set_exception(error)
                 return
             result = future.result()
-            told = {"settings": result.settings, "first_seq": result.first_seq, **result.result}
+            content = {"settings": result.settings, "first_seq": result.first_seq, **result.result}
             if command == "status":
-                told["settings"] = result.result["settings"]
-            answer.set_result(told)
+                content["settings"] = result.result["settings"]
+            answer.set_result(content)
 
         future = self.handle(Request(0, command, arguments, asking))
         future.add_done_callback(done)
@@ -158,8 +158,7 @@ class ControlCommands:
             self._changes[0].until_ns <= now_ns or self._changes[0].answer.done()
         ):
             self._changes.popleft().refuse(
-                f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; nothing was "
-                "changed"
+                f"the inference in progress took over {BETWEEN_FRAMES_S:g} s; nothing was changed"
             )
 
     def close(self) -> None:
@@ -228,12 +227,12 @@ class ControlCommands:
         if not self._loading.acquire(blocking=False):
             raise ControlError("another model is being loaded; ask again")
         try:
-            wanted = {"model.name": name, "model.weights": weights}
-            perceiver = self._built(changed(self._inference_loop.config, wanted))
+            changes = {"model.name": name, "model.weights": weights}
+            perceiver = self._built(changed(self._inference_loop.config, changes))
             settled: list[Future[None]] = []
 
             def change() -> None:  # the settings may have changed during the load
-                config = changed(self._inference_loop.config, wanted)
+                config = changed(self._inference_loop.config, changes)
                 perceiver.use(perceiver.task_for(config))
                 settled.append(self._inference_loop.swap(perceiver, config))
 
@@ -266,14 +265,14 @@ class ControlCommands:
         if type(quality) is not int or not 1 <= quality <= 100:
             raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
         patience_s = max(SNAPSHOT_S, self._watch.stall_after_s(camera))
-        taken = self._inference_loop.snapshot(camera)
-        self._awake.wait_for_any((taken, request.client.gone), patience_s)
-        if not taken.done():
-            taken.cancel()
+        future = self._inference_loop.snapshot(camera)
+        self._awake.wait_for_any((future, request.client.gone), patience_s)
+        if not future.done():
+            future.cancel()
             raise ControlError(
                 f"camera {camera!r}: no labelled frame for {patience_s:g} s; is it paused or lost?"
             )
-        snapshot = taken.result()
+        snapshot = future.result()
         return Result(
             self._inference_loop.settings,
             result={
@@ -339,12 +338,12 @@ class ControlCommands:
     def _cameras(self, arguments: _Arguments) -> frozenset[str]:
         """The named camera, or all cameras."""
         names = [camera.name for camera in self._inference_loop.config.camera]
-        wanted = arguments.get("camera")
-        if wanted is None:
+        name = arguments.get("camera")
+        if name is None:
             return frozenset(names)
-        if wanted not in names:
-            raise ControlError(f"no camera {wanted!r:.40}; cameras: {', '.join(names)}")
-        return frozenset([wanted])
+        if name not in names:
+            raise ControlError(f"no camera {name!r:.40}; cameras: {', '.join(names)}")
+        return frozenset([name])
 
 
 class _Change:
@@ -379,14 +378,16 @@ class _Change:
 
 def _check_changeable(key: object) -> None:
     if isinstance(key, str):
-        if any(key == x or (x.endswith(".") and key.startswith(x)) for x in CHANGEABLE):
+        if any(
+            key == known or (known.endswith(".") and key.startswith(known)) for known in CHANGEABLE
+        ):
             return
         parts: Sequence[str] = key.split(".")
         if len(parts) == 3 and parts[0] == "camera" and parts[2] == "max_fps":
             return
     raise ControlError(
         f"set: {key!r:.60} cannot be changed while the node runs; what can: "
-        f"{', '.join(f'{x}*' if x.endswith('.') else x for x in CHANGEABLE)}, camera.NAME.max_fps"
+        f"{', '.join(f'{k}*' if k.endswith('.') else k for k in CHANGEABLE)}, camera.NAME.max_fps"
     )
 
 

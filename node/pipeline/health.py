@@ -91,7 +91,7 @@ class HealthReporter:
 
     def stall_after_s(self, camera: str) -> float:
         """Seconds without a new frame after which a camera is `stalled`."""
-        return next(x.stall_after_s for x in self._grabbers if x.camera == camera)
+        return next(grabber.stall_after_s for grabber in self._grabbers if grabber.camera == camera)
 
     def hung(self) -> None:
         """Publishes that inference has stopped: every camera is `stalled`."""
@@ -108,7 +108,7 @@ class HealthReporter:
     def health_of(self, statuses: list[Status], elapsed_s: float) -> tuple[CameraHealth, ...]:
         """The health of each camera. elapsed_s: since the previous call."""
         return tuple(
-            self._camera_health(place, status, elapsed_s) for place, status in enumerate(statuses)
+            self._camera_health(index, status, elapsed_s) for index, status in enumerate(statuses)
         )
 
     def _node_state(self, running: bool, statuses: list[Status]) -> NodeState:
@@ -153,11 +153,11 @@ class HealthReporter:
         if isinstance(message, HealthMessage):
             self.health = message
 
-    def _camera_health(self, place: int, status: Status, elapsed_s: float) -> CameraHealth:
-        grabber = self._grabbers[place]
+    def _camera_health(self, index: int, status: Status, elapsed_s: float) -> CameraHealth:
+        grabber = self._grabbers[index]
         state = grabber.state
-        fps = (state.frames - self._frames_before[place]) / elapsed_s
-        self._frames_before[place] = state.frames
+        fps = (state.frames - self._frames_before[index]) / elapsed_s
+        self._frames_before[index] = state.frames
         return CameraHealth(
             camera=grabber.camera,
             status=status,

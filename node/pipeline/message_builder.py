@@ -1,4 +1,4 @@
-"""MessageBuilder: turns what the node did into the messages of one session of one node."""
+"""MessageBuilder: builds the messages of a node, all of one session."""
 
 import secrets
 from collections.abc import Callable, Mapping

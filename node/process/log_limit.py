@@ -74,7 +74,7 @@ def limit_library_logs(*names: str) -> None:
     request."""
     for name in names:
         logger = logging.getLogger(name)
-        if not any(isinstance(one, _Filter) for one in logger.filters):
+        if not any(isinstance(known, _Filter) for known in logger.filters):
             logger.addFilter(_Filter())
 
 

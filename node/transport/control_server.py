@@ -134,7 +134,7 @@ class ControlServer:
         self._answers: queue.SimpleQueue[_Done] = queue.SimpleQueue()
         self._log = LimitedLog(log)
         self._clients: dict[Connection, Client] = {}
-        self._asked: defaultdict[Client, dict[_Asked, Future[Result]]] = defaultdict(dict)
+        self._open: defaultdict[Client, dict[_OpenRequest, Future[Result]]] = defaultdict(dict)
         self._wake_up = WakeUp()
         self._thread = SocketThread(
             "control",
@@ -194,9 +194,7 @@ class ControlServer:
             self._send_answers(router)
             if more:
                 self._thread.closing.wait(_REST_S)
-        self._send_answers(
-            router
-        )  # of requests done just before the end, as the last step of a replay
+        self._send_answers(router)  # requests may end with the node, as the last step of a replay
 
     def _take_some(self, router: "zmq.Socket[Any]", connections: Connections) -> bool:
         """Reads a bounded number of requests; whether more may wait."""
@@ -220,7 +218,7 @@ class ControlServer:
         client = self._clients.pop(connection, None)
         if client is not None:
             client.leave()
-            for future in self._asked.pop(client, {}).values():
+            for future in self._open.pop(client, {}).values():
                 future.cancel()
 
     def _take(self, router: "zmq.Socket[Any]", parts: list[bytes], connection: Connection) -> None:
@@ -234,7 +232,7 @@ class ControlServer:
                 raise MessageError(f"a request has one part, this has {len(parts) - 1}")
             request = decode_request(body)
             number = request.id
-            if len(self._asked[client]) >= MOST_OPEN:
+            if len(self._open[client]) >= MOST_OPEN:
                 raise MessageError(f"{MOST_OPEN} requests of yours wait already; ask again")
             future = self._handle(replace(request, client=client))
         except PerceptionError as error:
@@ -244,32 +242,32 @@ class ControlServer:
             self._log.warning("request", f"control: a request failed: {error!r}")
             _send(router, envelope, _refusal(number, repr(error)))
             return
-        asked = _Asked(client, connection, tuple(envelope), number)
-        self._asked[client][asked] = future
-        future.add_done_callback(lambda done: self._done(asked, done))
+        opened = _OpenRequest(client, connection, tuple(envelope), number)
+        self._open[client][opened] = future
+        future.add_done_callback(lambda done: self._done(opened, done))
 
-    def _done(self, asked: "_Asked", future: "Future[Result]") -> None:
-        self._answers.put((asked, future))
+    def _done(self, request: "_OpenRequest", future: "Future[Result]") -> None:
+        self._answers.put((request, future))
         self._wake_up.wake()
 
     def _send_answers(self, router: "zmq.Socket[Any]") -> None:
         while True:
             try:
-                asked, future = self._answers.get_nowait()
+                request, future = self._answers.get_nowait()
             except queue.Empty:
                 return
-            if asked.client.gone.done():
+            if request.client.gone.done():
                 continue
-            self._asked[asked.client].pop(asked, None)
-            body = msgpack.packb(_answer(asked.number, future))
-            if not self._unread.admit(asked.connection, len(body)):
+            self._open[request.client].pop(request, None)
+            body = msgpack.packb(_answer(request.number, future))
+            if not self._unread.admit(request.connection, len(body)):
                 why = "large answers of yours or others are not read yet; read yours, ask again"
-                body = msgpack.packb(_refusal(asked.number, why))
-            _send_body(router, list(asked.envelope), body)
+                body = msgpack.packb(_refusal(request.number, why))
+            _send_body(router, list(request.envelope), body)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
+class _OpenRequest:
     """An open request. It does not refer to its Future, which refers to it: a reference cycle would
     keep the picture of each answer until the next garbage collection."""
 
@@ -279,7 +277,7 @@ class _Asked:
     number: int
 
 
-_Done = tuple[_Asked, "Future[Result]"]
+_Done = tuple[_OpenRequest, "Future[Result]"]
 
 
 @contextlib.contextmanager
@@ -306,8 +304,8 @@ def _answer(number: int, done: "Future[Result]") -> dict[str, Any]:
     error = done.exception()
     if error is None:
         return {"schema": SCHEMA, "id": number, "ok": True, "error": None, **asdict(done.result())}
-    told = str(error) if isinstance(error, PerceptionError | TimeoutError) else repr(error)
-    return _refusal(number, told)
+    reason = str(error) if isinstance(error, PerceptionError | TimeoutError) else repr(error)
+    return _refusal(number, reason)
 
 
 def _refusal(number: int, why: str) -> dict[str, Any]:

@@ -77,8 +77,8 @@ def make_server(folder: Path) -> bool:
     """Makes the key pair of the node and the folders, readable by this user only, where they do not
     exist; whether the pair was made."""
     with _only_mine():
-        for place in (folder, *(folder / access for access in ACCESSES), folder / "clients"):
-            place.mkdir(parents=True, exist_ok=True)
+        for path in (folder, *(folder / access for access in ACCESSES), folder / "clients"):
+            path.mkdir(parents=True, exist_ok=True)
         if (folder / _SECRET).exists():
             return False
         create_certificates(folder, "server")
@@ -88,20 +88,22 @@ def make_server(folder: Path) -> bool:
 def make_client(folder: Path, name: str, allowed: Sequence[str]) -> Path:
     """Makes the key pair of a client and adds it to the allow lists. Returns the folder to copy to
     the computer of the client. Raises ConfigError for a name that exists."""
-    place = folder / "clients" / name
-    if place.exists():
-        raise ConfigError(f"{place}: this client has its keys already; remove it to make new ones")
+    destination = folder / "clients" / name
+    if destination.exists():
+        raise ConfigError(
+            f"{destination}: this client has its keys already; remove it to make new ones"
+        )
     with _only_mine():
-        place.mkdir(parents=True)
-        public, _ = create_certificates(place, name)
+        destination.mkdir(parents=True)
+        public, _ = create_certificates(destination, name)
         for access in ACCESSES:
             listed = folder / access / f"{name}.key"
             listed.unlink(missing_ok=True)
             if access in allowed:
                 shutil.copyfile(public, listed)
-        shutil.copyfile(folder / SERVER_FILE, place / SERVER_FILE)
+        shutil.copyfile(folder / SERVER_FILE, destination / SERVER_FILE)
         Path(public).unlink()
-    return place
+    return destination
 
 
 @contextlib.contextmanager

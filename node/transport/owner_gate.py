@@ -23,6 +23,7 @@ from node.errors import EndpointError
 from node.transport import connections
 from node.transport.local_peer import LocalPeers
 from node.transport.socket_file import in_use
+from node.transport.socket_thread import WakeUp
 from perception_client.endpoint import address_of
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,8 @@ class OwnerGate:
         self._listener = _listening(endpoint)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._wake_up = WakeUp()
+        self._selector.register(self._wake_up.reader, selectors.EVENT_READ)
         self._connections = 0
         self._refused = 0
         self._logged_at = -_BETWEEN_LOG_LINES_S
@@ -78,8 +79,7 @@ class OwnerGate:
     def close(self, timeout_s: float = 1.0) -> None:
         """Closes the endpoint and every connection."""
         self._closing.set()
-        with contextlib.suppress(OSError):
-            self._wake_writer.send(b"\0")
+        self._wake_up.wake()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -95,7 +95,7 @@ class OwnerGate:
                 if isinstance(key.fileobj, socket.socket):
                     key.fileobj.close()
             self._selector.close()
-            self._wake_writer.close()
+            self._wake_up.close()
 
     def _accept(self) -> None:
         accepted = self._accepted()
@@ -120,7 +120,7 @@ class OwnerGate:
             self._refuse(connection, f"{MOST_CONNECTIONS} connections are open already")
             return
         if uid not in (0, os.geteuid()):
-            who = "a process that has gone or is in a container" if uid is None else f"uid {uid}"
+            who = "a process that has ended or is in a container" if uid is None else f"uid {uid}"
             self._refuse(connection, f"{who} is not the node's user, uid {os.geteuid()}")
             return
         with contextlib.ExitStack() as unless_joined:
@@ -165,10 +165,10 @@ class OwnerGate:
         end.other.write()
         if end.over or end.other.over:
             self._connections -= 1
-        for one in (end, end.other):
-            self._watch(one)
+        for side in (end, end.other):
+            self._watch(side)
             if end.over or end.other.over:
-                one.socket.close()
+                side.socket.close()
 
     def _watch(self, end: "_End") -> None:
         """Registers the events that an end wants now, which may be none."""

@@ -172,8 +172,8 @@ class Publisher:
         sequencer = Sequencer()
         sockets = xpub, connections.events
         listening, resting = select.poll(), select.poll()
-        for one in sockets:
-            listening.register(int(one.getsockopt(zmq.FD)), select.POLLIN)
+        for watched in sockets:
+            listening.register(int(watched.getsockopt(zmq.FD)), select.POLLIN)
         listening.register(self._wake_up.reader, select.POLLIN)
         resting.register(self._wake_up.reader, select.POLLIN)
         rest_until = 0.0

@@ -39,7 +39,7 @@ class Unread:
         self._forget_what_was_read()
         now = time.monotonic()
         of_one = self._waiting.get(connection, _Waiting(0, now))
-        of_all = sum(one.size for one in self._waiting.values())
+        of_all = sum(waiting.size for waiting in self._waiting.values())
         if (of_one.size and of_one.size + size > MOST_OF_ONE) or (
             of_all and of_all + size > MOST_OF_ALL
         ):

@@ -62,8 +62,11 @@ class Gate:
         one."""
         self._open[transport] = guarded
         if len(self._open) > MOST_CONNECTIONS:
-            idle = [(one.until, number) for number, one in enumerate(self._open.values())
-                    if not one.working]  # fmt: skip
+            idle = [
+                (connection.until, number)
+                for number, connection in enumerate(self._open.values())
+                if not connection.working
+            ]
             number = min(idle)[1] if idle else len(self._open) - 1
             victim = tuple(self._open)[number]
             del self._open[victim]

@@ -70,7 +70,7 @@ class LiveState:
             "state": health.state if health else "starting",
             "session": health.session if health else None,
             "model": asdict(info) if info else None,
-            "settings": max((one.settings for one in labels.values()), default=None),
+            "settings": max((message.settings for message in labels.values()), default=None),
             "degraded": list(health.degraded) if health else [],
             "last_error": health.last_error if health else None,
             "uptime_s": health.uptime_s if health else None,
@@ -78,7 +78,7 @@ class LiveState:
             "rss_bytes": health.rss_bytes if health else None,
             "subscribers": health.subscribers if health else None,
             "recording": asdict(health.recording) if health and health.recording else None,
-            "latency": [_latency(one) for one in past],
+            "latency": [_latency(message) for message in past],
             "cameras": [
                 {
                     "name": name,

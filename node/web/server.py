@@ -222,10 +222,10 @@ class WebServer:
     def _has_token(self, request: web.Request, given: str | None) -> bool:
         assert self._token is not None
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        offered = [x for x in (given, bearer, request.cookies.get(COOKIE)) if x]
+        tokens = [token for token in (given, bearer, request.cookies.get(COOKIE)) if token]
         return any(
-            hmac.compare_digest(x.encode(errors="surrogateescape"), self._token.encode())
-            for x in offered
+            hmac.compare_digest(token.encode(errors="surrogateescape"), self._token.encode())
+            for token in tokens
         )
 
     def _names_this_host(self, request: web.Request) -> bool:
@@ -260,8 +260,8 @@ class WebServer:
         assert self._gate is not None
         self._gate.idle(request.transport)  # until all of it is here
         try:
-            asked = await request.json()
-            name, arguments = asked["command"], asked.get("arguments", {})
+            content = await request.json()
+            name, arguments = content["command"], content.get("arguments", {})
         except _UNREADABLE:
             return web.json_response({"error": "a JSON object with command, arguments"}, status=400)
         self._gate.working(request.transport)
@@ -285,7 +285,7 @@ class WebServer:
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         if self._viewers >= MOST_VIEWERS:
-            return web.Response(status=503, text=f"{MOST_VIEWERS} are looking already\n")
+            return web.Response(status=503, text=f"{MOST_VIEWERS} viewers are connected already\n")
         socket = web.WebSocketResponse(
             heartbeat=5.0,
             max_msg_size=4096,
@@ -374,10 +374,10 @@ def read_token(file: Path) -> str:
 
 def _cameras_in(text: str) -> list[str]:
     try:
-        asked = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         return []
-    names = asked.get("pictures") if isinstance(asked, dict) else None
+    names = content.get("pictures") if isinstance(content, dict) else None
     return [name for name in names if isinstance(name, str)][:64] if isinstance(names, list) else []
 
 
