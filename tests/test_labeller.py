@@ -24,6 +24,7 @@ from node.pipeline.camera_status import StatusAnnouncer
 from node.pipeline.control_commands import SNAPSHOT_S, ControlCommands
 from node.pipeline.inference_loop import InferenceLoop
 from node.pipeline.message_builder import MessageBuilder
+from node.pipeline.work_timer import WorkTimer
 from node.process.awake import AwakeClock
 from node.transport.control_server import Client, Request
 from node.transport.sequencing import LocalSink
@@ -292,6 +293,23 @@ def test_time_in_which_the_process_stood_still_is_not_the_models() -> None:
             rig.show(next(numbers), a=DARK)
             time.sleep(0.01)
             assert time.monotonic() < until + WAIT_S
+
+
+def test_a_hang_after_a_batchs_first_message_is_noticed() -> None:
+    """A send suspends the timer; the rest of the batch is timed from its end, in awake time."""
+    now_ns = [10**15]
+    timer = WorkTimer(AwakeClock(lambda: now_ns[0]))
+    with timer.suspended():
+        assert timer.busy_s == 0.0
+    assert timer.busy_s == 0.0
+    timer.start()
+    with timer.suspended():
+        now_ns[0] += 5 * 10**9
+        assert timer.busy_s == 0.0
+    now_ns[0] += 2 * 10**9
+    assert timer.busy_s == 2.0
+    timer.stop()
+    assert timer.busy_s == 0.0
 
 
 @pytest.mark.parametrize(

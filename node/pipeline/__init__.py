@@ -1,2 +1,2 @@
-"""Pipeline: a live node: its threads, the loop from frame to message, its health and its
-control."""
+"""Pipeline: the live node: its threads, the loop from frame to message, its health and its control
+commands."""

@@ -1,4 +1,4 @@
-"""Admission: how many requests of each kind may be in work, of one client and of all."""
+"""Admission: limits the open requests of each command, per client and in total."""
 
 import threading
 from collections import Counter
@@ -10,17 +10,20 @@ from node.errors import ControlError
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many requests of one kind may be in work. of_all: None where they hold nothing that
-    could run out, so that nobody's requests can have another's refused."""
+    """Limits of the open requests of one command.
+
+    of_one: of one client. of_all: of all clients; None where a request holds no limited resource,
+    so that the requests of one client never cause a refusal for another.
+    """
 
     of_one: int
     of_all: int | None = None
 
 
 class Admission:
-    """Counts the requests in work. Any thread.
+    """Counts the open requests. Safe to call from any thread.
 
-    shares: by command. other: of each command that is not in it.
+    shares: limits by command. other: limits of each other command.
     """
 
     def __init__(self, shares: Mapping[str, Share], other: Share) -> None:
@@ -31,7 +34,7 @@ class Admission:
         self._of_all: Counter[str] = Counter()
 
     def enter(self, command: str, client: str) -> None:
-        """Admits a request, or raises ControlError."""
+        """Counts a request as open. Raises ControlError beyond a limit."""
         share = self._shares.get(command, self._other)
         with self._lock:
             if self._of_client[command, client] >= share.of_one:
@@ -44,7 +47,7 @@ class Admission:
             self._of_all[command] += 1
 
     def leave(self, command: str, client: str) -> None:
-        """A request that was admitted is done."""
+        """Counts an admitted request as done."""
         with self._lock:
             self._of_all[command] -= 1
             self._of_client[command, client] -= 1

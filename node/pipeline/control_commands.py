@@ -1,4 +1,4 @@
-"""ControlCommands: what each request to a running node does."""
+"""ControlCommands: carries out the requests to a running node."""
 
 import logging
 import threading
@@ -29,30 +29,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHANGEABLE = ("detect.", "segment.", "smooth.", "model.top_k")
-"""Keys of the configuration that `set` takes, beside each camera's max_fps."""
+"""Keys of the configuration that `set` accepts, beside the max_fps of each camera."""
 SHARES = {
     "snapshot": Share(of_one=4, of_all=16),
     "record": Share(of_one=2, of_all=4),
     "model": Share(of_one=1, of_all=1),
 }
-"""Each of these holds a thread: a snapshot of a camera that is paused or lost for `SNAPSHOT_S`."""
+"""Commands that hold a thread each: a snapshot of a paused or lost camera holds its thread for
+`SNAPSHOT_S`."""
 OTHERS = Share(of_one=32)
-"""Of each other command: one for each camera that a node may have. What stops a robot is never
-refused for what somebody else asked."""
+"""Of each other command: one for each camera that a node may have. A request that stops a robot is
+never refused because of the requests of other clients."""
 BETWEEN_FRAMES_S = 10.0
-"""How long a change waits for the frame that is being looked at."""
+"""How long a change waits for the inference in progress."""
 SNAPSHOT_S = 5.0
-"""How long a snapshot waits for its frame; of a slow source as long as that is not stalled."""
+"""How long a snapshot waits for its frame; longer for a slow source that is not stalled yet."""
 DISK_S = 30.0
 SETTLE_S = 5.0
-"""How long an answer waits for the first frames of another model."""
+"""How long an answer waits for the probation of another model."""
 _Arguments = Mapping[str, Any]
 _Command = Callable[[Request], "Future[Result]"]
 
 
 class ControlCommands:
-    """Carries out requests so that none holds another: what waits for a disk, a model or a picture
-    on a few threads of its own, all else between two frames."""
+    """Carries out requests so that no request delays another: requests that wait for a disk, a
+    model or a frame run on a few threads of their own, all others between two batches."""
 
     def __init__(
         self,
@@ -71,7 +72,6 @@ class ControlCommands:
         self._awake = awake
         self._permitted = PermittedModels(inference_loop.config)
         self._admission = Admission(SHARES, OTHERS)
-        # What waits for a frame, a disk or a model holds nothing else.
         self._pools = {
             name: ThreadPoolExecutor(share.of_all, thread_name_prefix=f"control-{name}")
             for name, share in SHARES.items()
@@ -89,7 +89,7 @@ class ControlCommands:
         }
 
     def handle(self, request: Request) -> "Future[Result]":
-        """Begins a request. Raises ControlError for one that is unknown or too early."""
+        """Begins a request. Raises ControlError for an unknown one, and while the model loads."""
         known = self._commands.get(request.command)
         if known is None:
             if request.command == "step":
@@ -121,8 +121,8 @@ class ControlCommands:
     def ask(
         self, command: str, arguments: _Arguments, client: str = "page"
     ) -> "Future[_Arguments]":
-        """As `handle`, for the page: its answer is what the command gives, beside `first_seq`.
-        Cancelling it gives the request up. client: name of who asks."""
+        """As `handle`, for the page: the answer has the result of the command, `settings` and
+        `first_seq`. Cancelling the Future withdraws the request. client: name of the connection."""
         answer: Future[_Arguments] = Future()
         asking = Client(client)
 
@@ -134,10 +134,10 @@ class ControlCommands:
                 answer.set_exception(error)
                 return
             result = future.result()
-            told = {"settings": result.settings, "first_seq": result.first_seq, **result.result}
+            content = {"settings": result.settings, "first_seq": result.first_seq, **result.result}
             if command == "status":
-                told["settings"] = result.result["settings"]
-            answer.set_result(told)
+                content["settings"] = result.result["settings"]
+            answer.set_result(content)
 
         future = self.handle(Request(0, command, arguments, asking))
         future.add_done_callback(done)
@@ -151,19 +151,18 @@ class ControlCommands:
         return answer
 
     def look_after(self) -> None:
-        """Refuses the changes that have waited too long for the frame that is being looked at. One
-        thread, now and then."""
+        """Refuses the changes that have waited too long for the inference in progress. Called
+        periodically, by one thread."""
         now_ns = self._awake.now_ns()
         while self._changes and (
             self._changes[0].until_ns <= now_ns or self._changes[0].answer.done()
         ):
             self._changes.popleft().refuse(
-                f"the frame that is being looked at took over {BETWEEN_FRAMES_S:g} s; nothing was "
-                "changed"
+                f"the inference in progress took over {BETWEEN_FRAMES_S:g} s; nothing was changed"
             )
 
     def close(self) -> None:
-        """Begins nothing more."""
+        """Begins no further request; open ones are cancelled where they have not begun."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -210,9 +209,9 @@ class ControlCommands:
         for key in settings:
             _check_changeable(key)
 
-        def change() -> None:  # from what is in force then: others change it too
+        def change() -> None:  # from the configuration in force then: other clients change it too
             config = changed(self._inference_loop.config, settings)
-            self._inference_loop.reconfigure(config)  # the last that can refuse it
+            self._inference_loop.reconfigure(config)  # the last step that can refuse
             for camera in config.camera:
                 if self._limits[camera.name].max_fps != camera.max_fps:
                     self._limits[camera.name].change(camera.max_fps)
@@ -228,12 +227,12 @@ class ControlCommands:
         if not self._loading.acquire(blocking=False):
             raise ControlError("another model is being loaded; ask again")
         try:
-            wanted = {"model.name": name, "model.weights": weights}
-            perceiver = self._built(changed(self._inference_loop.config, wanted))
+            changes = {"model.name": name, "model.weights": weights}
+            perceiver = self._built(changed(self._inference_loop.config, changes))
             settled: list[Future[None]] = []
 
-            def change() -> None:  # settings may have been changed while it was loaded
-                config = changed(self._inference_loop.config, wanted)
+            def change() -> None:  # the settings may have changed during the load
+                config = changed(self._inference_loop.config, changes)
                 perceiver.use(perceiver.task_for(config))
                 settled.append(self._inference_loop.swap(perceiver, config))
 
@@ -247,12 +246,12 @@ class ControlCommands:
             self._loading.release()
 
     def _built(self, config: NodeConfig) -> "Perceiver":
-        """Loaded and warm beside the running one, and tried on what each camera saw last."""
+        """Loads a model beside the active one, and tries it on the newest frame of each camera."""
         perceiver = self._build(config)
         for camera, image in list(self._inference_loop.newest.items()):
             try:
                 perceiver.perceive(image)
-            except Exception as error:  # whatever a model raises: it does not serve
+            except Exception as error:  # any error of a model makes the model unusable
                 raise ControlError(
                     f"model {config.model.name!r} failed on a frame of camera {camera!r} "
                     f"({error}); the one before goes on"
@@ -266,14 +265,14 @@ class ControlCommands:
         if type(quality) is not int or not 1 <= quality <= 100:
             raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
         patience_s = max(SNAPSHOT_S, self._watch.stall_after_s(camera))
-        taken = self._inference_loop.snapshot(camera)
-        self._awake.wait_for_any((taken, request.client.gone), patience_s)
-        if not taken.done():
-            taken.cancel()
+        future = self._inference_loop.snapshot(camera)
+        self._awake.wait_for_any((future, request.client.gone), patience_s)
+        if not future.done():
+            future.cancel()
             raise ControlError(
                 f"camera {camera!r}: no labelled frame for {patience_s:g} s; is it paused or lost?"
             )
-        snapshot = taken.result()
+        snapshot = future.result()
         return Result(
             self._inference_loop.settings,
             result={
@@ -307,9 +306,12 @@ class ControlCommands:
     def _between_frames(
         self, change: Callable[[], object], say: Callable[[], object] = lambda: None
     ) -> "Future[Result]":
-        """Makes a change between two frames; from which messages on it holds. say: what makes the
-        first of them, so that none that says the change can come before. No thread waits for it,
-        so that any number of them can."""
+        """Makes a change between two batches. The result has the first message of each camera to
+        which the change applies.
+
+        say: sends the first of these messages; it runs after their numbers are known, so that no
+        message with the change precedes them. No thread waits, so any number of changes can.
+        """
         waiting = _Change(self._awake.now_ns() + int(BETWEEN_FRAMES_S * 1e9))
 
         def work() -> None:
@@ -322,7 +324,7 @@ class ControlCommands:
                     self._inference_loop.first_seqs(),
                 )
                 say()
-            except Exception as error:  # whatever it is, the client gets it as the answer
+            except Exception as error:  # any error is the answer to the client
                 waiting.answer.set_exception(error)
                 return
             first_seqs.add_done_callback(
@@ -334,20 +336,20 @@ class ControlCommands:
         return waiting.answer
 
     def _cameras(self, arguments: _Arguments) -> frozenset[str]:
-        """The one that is named, or all."""
+        """The named camera, or all cameras."""
         names = [camera.name for camera in self._inference_loop.config.camera]
-        wanted = arguments.get("camera")
-        if wanted is None:
+        name = arguments.get("camera")
+        if name is None:
             return frozenset(names)
-        if wanted not in names:
-            raise ControlError(f"no camera {wanted!r:.40}; cameras: {', '.join(names)}")
-        return frozenset([wanted])
+        if name not in names:
+            raise ControlError(f"no camera {name!r:.40}; cameras: {', '.join(names)}")
+        return frozenset([name])
 
 
 class _Change:
-    """A change that waits for its turn. Either it begins, or it is refused: never both.
+    """A change that waits for its turn. A change either begins or is refused, never both.
 
-    until_ns: when it has waited too long, in awake time.
+    until_ns: end of the wait, in awake time.
     """
 
     def __init__(self, until_ns: int) -> None:
@@ -357,18 +359,18 @@ class _Change:
         self._claimed = False
 
     def claim(self) -> bool:
-        """Whether the caller is the first to decide about it, and nobody gave it up."""
+        """Whether the caller is the first to decide, and the client has not cancelled."""
         with self._lock:
             first, self._claimed = not self._claimed, True
         return first and self.answer.set_running_or_notify_cancel()
 
     def refuse(self, why: str) -> None:
-        """Refuses it, unless it has begun."""
+        """Refuses the change, unless it has begun."""
         if self.claim():
             self.answer.set_exception(ControlError(why))
 
     def fail_as(self, call: "Future[None]") -> None:
-        """Fails as the call that was to make it, unless it has begun."""
+        """Fails with the error of the queued call, unless the change has begun."""
         error = call.exception()
         if error is not None and self.claim():
             self.answer.set_exception(error)
@@ -376,14 +378,16 @@ class _Change:
 
 def _check_changeable(key: object) -> None:
     if isinstance(key, str):
-        if any(key == x or (x.endswith(".") and key.startswith(x)) for x in CHANGEABLE):
+        if any(
+            key == known or (known.endswith(".") and key.startswith(known)) for known in CHANGEABLE
+        ):
             return
         parts: Sequence[str] = key.split(".")
         if len(parts) == 3 and parts[0] == "camera" and parts[2] == "max_fps":
             return
     raise ControlError(
         f"set: {key!r:.60} cannot be changed while the node runs; what can: "
-        f"{', '.join(f'{x}*' if x.endswith('.') else x for x in CHANGEABLE)}, camera.NAME.max_fps"
+        f"{', '.join(f'{k}*' if k.endswith('.') else k for k in CHANGEABLE)}, camera.NAME.max_fps"
     )
 
 

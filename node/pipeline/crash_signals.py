@@ -1,5 +1,5 @@
-"""Crash signals: what is still done when something kills this process with a signal that can be
-caught. systemd's watchdog sends SIGABRT."""
+"""Crash signals: runs a last action before a signal that can be caught ends this process. The
+watchdog of systemd sends SIGABRT."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 CAUGHT = (signal.SIGABRT, signal.SIGQUIT)
-"""A fault of the processor's own (SIGSEGV, SIGBUS) leaves nothing to run Python on."""
+"""Not SIGSEGV and SIGBUS: after a fault of the process itself, Python cannot run safely."""
 
 
 @contextlib.contextmanager
 def on_crash_signal(last_words: Callable[[str], None]) -> Iterator[None]:
-    """Calls `last_words` with the signal's name, then lets the signal do what it does.
+    """Calls `last_words` with the name of the signal, then lets the signal take its default action.
 
-    Only the main thread gets signals; on another this does nothing.
+    Only the main thread receives signals; on another thread this context has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,18 +1,21 @@
-"""Degradation: steps down when labels are late, and up again when they have long not been."""
+"""Degradation: steps down when labels are late, and up again after a period without late labels."""
 
 from collections import deque
 
 from node.config.schema import DegradeConfig, StepConfig
 
 _LATE_SHARE = 0.5
-"""Share of late messages that counts as not holding the deadline."""
+"""Share of late messages above which the deadline counts as missed."""
 _LONGEST_WAIT = 8
-"""How much longer than `up_after_s` the next try up may wait after tries that failed."""
+"""Largest factor on `up_after_s` after failed attempts to step up."""
 
 
 class Degradation:
-    """Which step to be on. Each try up that fails doubles the wait for the next, so a load just
-    above what can be borne does not make it go up and down. Used by one thread."""
+    """Chooses the step. Each failed attempt to step up doubles the wait for the next one, so a load
+    just above the capacity does not cause oscillation. Used by one thread.
+
+    level: number of the step in force, 0 at the configured level.
+    """
 
     def __init__(self, config: DegradeConfig) -> None:
         self._config = config
@@ -25,12 +28,12 @@ class Degradation:
 
     @property
     def step(self) -> StepConfig | None:
-        """The step in force; None at the top, where everything is as configured."""
+        """The step in force; None at the configured level."""
         return self._config.steps[self.level - 1] if self.level else None
 
     @property
     def reason(self) -> tuple[str, ...]:
-        """For `degraded`; nothing at the top."""
+        """The reason for `degraded`; empty at the configured level."""
         if self.step is None:
             return ()
         what = [f"model {self.step.model}"] if self.step.model else []
@@ -39,7 +42,7 @@ class Degradation:
         return (f"deadline not held, step {self.level} of {total}: {', '.join(what)}",)
 
     def note(self, late: bool, at_s: float) -> bool:
-        """Notes one message. at_s: on a clock that only grows. Whether the step changed."""
+        """Notes one message; whether the step changed. at_s: time on a monotonic clock."""
         if self._changed_s is None:
             self._changed_s = at_s
         if late:

@@ -1,5 +1,5 @@
-"""HealthReporter: supervises the cameras of a live run and publishes their status and the health of
-the node."""
+"""HealthReporter: supervises the cameras of a live run, and publishes their status and the health
+of the node."""
 
 import logging
 import time
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 HEALTH_PERIOD_S = 1.0
 STOPPING_S = 0.2
-"""How long the last health waits for a publisher that is busy; two seconds are all there is."""
+"""How long the last health message waits for a busy publisher; the whole stop has 2 s."""
 
 
 class LatencyStats:
-    """What the labeller's messages tell: how late they are. ok_at: by camera when the newest was
-    sent, on the monotonic clock."""
+    """Latency of the labels messages. misses: missed deadlines by camera. ok_at: by camera the time
+    of its newest labels, on CLOCK_MONOTONIC in s."""
 
     def __init__(self, cameras: list[str]) -> None:
         self.latency = LatencyMeter()
@@ -35,14 +35,14 @@ class LatencyStats:
         self.ok_at = dict.fromkeys(cameras, 0.0)
 
     def add(self, labelled: Labelled) -> None:
-        """Notes one message; on the labeller's thread."""
+        """Notes one labelled frame. On the inference thread."""
         self.latency.add(labelled.latency_ns)
         self.misses[labelled.camera] += labelled.late
         self.ok_at[labelled.camera] = time.monotonic()
 
 
 class HealthReporter:
-    """Used by the pipeline's own thread only."""
+    """Used by the thread of the node alone. health: the newest health message that was sent."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class HealthReporter:
         self._frames_before = [0] * len(grabbers)
 
     def tick(self, running: bool) -> None:
-        """Publishes what is due."""
+        """Publishes the messages that are due."""
         for grabber in self._grabbers:
             grabber.look_after()
         statuses = self.statuses()
@@ -83,32 +83,32 @@ class HealthReporter:
             self._send_health(self._node_state(running, statuses), statuses)
 
     def statuses(self) -> list[Status]:
-        """Of each camera, now."""
+        """The current status of each camera."""
         return [
             Status.PAUSED if camera.name in self._inference_loop.paused else _status(grabber)
             for camera, grabber in zip(self._config.camera, self._grabbers, strict=True)
         ]
 
     def stall_after_s(self, camera: str) -> float:
-        """Seconds without a new picture that make a camera `stalled`."""
-        return next(x.stall_after_s for x in self._grabbers if x.camera == camera)
+        """Seconds without a new frame after which a camera is `stalled`."""
+        return next(grabber.stall_after_s for grabber in self._grabbers if grabber.camera == camera)
 
     def hung(self) -> None:
-        """Says that nothing is looked at any more."""
+        """Publishes that inference has stopped: every camera is `stalled`."""
         for grabber in self._grabbers:
             self._publisher.send(self._message_builder.unavailable(grabber.camera, Status.STALLED))
         self._send_health("stalled", [Status.STALLED] * len(self._grabbers))
 
     def stopping(self) -> None:
-        """Says that the node goes, where the publisher still takes it."""
+        """Publishes the state `stopping`, where the publisher accepts it in time."""
         health = self._health("stopping", [Status.NO_CAMERA] * len(self._grabbers))
         self._publisher.offer(health, STOPPING_S)
         self._process.close()
 
     def health_of(self, statuses: list[Status], elapsed_s: float) -> tuple[CameraHealth, ...]:
-        """Of each camera. elapsed_s: since this was asked before."""
+        """The health of each camera. elapsed_s: since the previous call."""
         return tuple(
-            self._camera_health(place, status, elapsed_s) for place, status in enumerate(statuses)
+            self._camera_health(index, status, elapsed_s) for index, status in enumerate(statuses)
         )
 
     def _node_state(self, running: bool, statuses: list[Status]) -> NodeState:
@@ -153,11 +153,11 @@ class HealthReporter:
         if isinstance(message, HealthMessage):
             self.health = message
 
-    def _camera_health(self, place: int, status: Status, elapsed_s: float) -> CameraHealth:
-        grabber = self._grabbers[place]
+    def _camera_health(self, index: int, status: Status, elapsed_s: float) -> CameraHealth:
+        grabber = self._grabbers[index]
         state = grabber.state
-        fps = (state.frames - self._frames_before[place]) / elapsed_s
-        self._frames_before[place] = state.frames
+        fps = (state.frames - self._frames_before[index]) / elapsed_s
+        self._frames_before[index] = state.frames
         return CameraHealth(
             camera=grabber.camera,
             status=status,

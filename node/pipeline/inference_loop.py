@@ -79,7 +79,9 @@ class InferenceLoop:
         self._deadlines = DeadlineMonitor(
             config.camera, awake, on_labelled, self._model.note_latency
         )
-        self._cut_cameras = frozenset(x.name for x in config.camera if x.roi is not None)
+        self._cut_cameras = frozenset(
+            camera.name for camera in config.camera if camera.roi is not None
+        )
         self._calls = CallQueue(mailbox.wake)
         self._snapshots = SnapshotRequests(self._calls)
         self._failures = InferenceFailures()

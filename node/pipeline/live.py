@@ -73,7 +73,12 @@ class LiveNode:
         raise_descriptor_limit()
         names = [camera.name for camera in config.camera]
         message_builder = MessageBuilder(
-            config.name, {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
+            config.name,
+            {
+                camera.name: camera.deadline_s
+                for camera in config.camera
+                if camera.deadline_s is not None
+            },
         )
         latency_stats = LatencyStats(names)
         self._config = config

@@ -1,4 +1,4 @@
-"""MessageBuilder: turns what the node did into the messages of one session of one node."""
+"""MessageBuilder: builds the messages of a node, all of one session."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -33,8 +33,8 @@ from perception_client.messages.kinds import (
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the process uses. rss_bytes: None where it is not known; cpu: seconds of CPU time per
-    second."""
+    """Resources of the process. rss_bytes: resident memory, None where unknown. cpu: seconds of CPU
+    time per second. uptime_s: since the start. subscribers: topics subscribed to."""
 
     rss_bytes: int | None
     cpu: float
@@ -44,7 +44,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class PerceptionHealth:
-    """How the model does. lost_frames: that it failed on; last_error: its newest failure."""
+    """Health of the model. lost_frames: frames that the model failed on. last_error: the newest
+    failure. degraded: why the node runs below its configuration."""
 
     lost_frames: int = 0
     last_error: str | None = None
@@ -52,10 +53,10 @@ class PerceptionHealth:
 
 
 class MessageBuilder:
-    """Makes messages for the sink; safe to call from any thread.
+    """Builds messages for a sink; safe to call from any thread.
 
-    settings: number of the settings in force, for who changes them to raise.
-    deadlines_s: by camera, for those that have one.
+    session: random name of this run. settings: number of the settings in force, which the thread
+    that changes them raises.
     """
 
     def __init__(self, node: str, deadlines_s: Mapping[str, float] | None = None) -> None:
@@ -78,7 +79,8 @@ class MessageBuilder:
         degraded: tuple[str, ...] = (),
         on_finalised: Callable[[Message], None] | None = None,
     ) -> Outgoing:
-        """What was seen in a frame."""
+        """The labels of a frame. dropped: frames of the camera without labels since its last
+        ones."""
         stamp = frame.stamp
         live = stamp is not None and stamp.mono_ns is not None
         height, width = frame.image.shape[:2]
@@ -118,7 +120,7 @@ class MessageBuilder:
         return Outgoing(topic("labels", frame.camera), finalise, on_finalised=on_finalised)
 
     def event(self, frame: Frame, event: SceneEvent) -> Outgoing:
-        """That something came, changed or went."""
+        """An event of a frame: an object or label appeared, changed or disappeared."""
         stamp = frame.stamp
         live = stamp is not None and stamp.mono_ns is not None
 
@@ -152,7 +154,7 @@ class MessageBuilder:
         return Outgoing(topic("events", frame.camera), finalise, event.key, event.ends)
 
     def unavailable(self, camera: str, status: Status) -> Outgoing:
-        """That a camera's labels are missing, and why."""
+        """The labels of a camera are unavailable. status: the reason."""
         settings = self.settings
 
         def finalise(envelope: Header) -> LabelsMessage:
@@ -181,7 +183,7 @@ class MessageBuilder:
         perception: PerceptionHealth,
         recording: RecordingHealth | None = None,
     ) -> Outgoing:
-        """How the node is."""
+        """The health of the node."""
 
         def finalise(envelope: Header) -> HealthMessage:
             return HealthMessage(
@@ -213,7 +215,7 @@ class MessageBuilder:
         crop_model: ModelInfo | None = None,
         crop_names: tuple[str, ...] = (),
     ) -> Outgoing:
-        """What the label ids mean, and where the cameras look."""
+        """The names of the label ids, and the calibrations of the cameras."""
 
         def finalise(envelope: Header) -> InfoMessage:
             return InfoMessage(

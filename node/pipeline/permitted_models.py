@@ -1,5 +1,5 @@
-"""PermittedModels: which models a request to a running node may name. A model is code that the node
-runs, and its files are read with the node's rights, so a request names no file that it likes."""
+"""PermittedModels: the models that a request to a running node may name. A model is code that the
+node runs, and its files are read with the rights of the node, so arbitrary files are refused."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from node.errors import ControlError
 
 
 class PermittedModels:
-    """Names of the catalogue, files inside `control.models`, and what the node's own configuration
-    names. config: as the node was started with."""
+    """Permits the names of the registry, files inside `control.models`, and the models of the
+    configuration. config: the configuration that the node was started with."""
 
     def __init__(self, config: NodeConfig) -> None:
         self._folder = config.control.models
         named = [(config.model.name, config.model.weights)]
         named += [(step.model, step.weights) for step in config.degrade.steps if step.model]
-        self._configured = {x for pair in named for x in pair if x is not None}
+        self._configured = {value for pair in named for value in pair if value is not None}
 
     def model(self, name: str) -> str:
         """The model to load for a name in a request: the name, or the path of a file. Raises
@@ -33,7 +33,7 @@ class PermittedModels:
         return str(self._inside("weights", file))
 
     def _inside(self, what: str, file: str) -> Path:
-        """A file in the folder, by its path or its name there; links are followed first."""
+        """A file in the folder, by its path or name; links are resolved first."""
         if self._folder is None:
             raise ControlError(
                 f"{what} {file!r:.80}: a request may name models of the catalogue; name the folder "
@@ -41,11 +41,11 @@ class PermittedModels:
             )
         try:
             folder = self._folder.resolve()
-            found = (folder / file).resolve()
+            path = (folder / file).resolve()
         except (OSError, RuntimeError, ValueError):  # a circle of links, a zero byte
-            found = Path("/")
-        if not found.is_relative_to(folder):
+            path = Path("/")
+        if not path.is_relative_to(folder):
             raise ControlError(
                 f"{what} {file!r:.80}: is outside of control.models, {self._folder}; put it there"
             )
-        return found
+        return path

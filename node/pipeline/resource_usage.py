@@ -1,4 +1,4 @@
-"""What the process uses of the computer, and how old its labels are when they go out."""
+"""Meters of the process: CPU time, memory, and the latency of the labels."""
 
 import contextlib
 import os
@@ -16,8 +16,8 @@ _MOST_KEPT = 4096
 
 
 class ProcessMeter:
-    """CPU and memory of this process. One thread reads it. A meter that fails costs its number,
-    and nothing else: it needs no descriptor that it does not have from the start."""
+    """CPU time and memory of this process. Used by one thread. A value that cannot be read is None;
+    the only descriptor is opened at the start, so later none can be missing."""
 
     def __init__(self, statm: Path = Path("/proc/self/statm")) -> None:
         self._statm: int | None = None
@@ -27,7 +27,7 @@ class ProcessMeter:
         self._last = (time.monotonic(), time.process_time())
 
     def rss_bytes(self) -> int | None:
-        """Resident memory; None where the kernel does not tell it."""
+        """Resident memory; None where the kernel does not report it."""
         if self._statm is None:
             return None
         try:
@@ -48,14 +48,14 @@ class ProcessMeter:
         return time.monotonic() - self._started
 
     def close(self) -> None:
-        """Lets go of its descriptor."""
+        """Closes the descriptor."""
         if self._statm is not None:
             os.close(self._statm)
             self._statm = None
 
 
 class LatencyMeter:
-    """Capture to publish of the latest messages. Bounded; any thread."""
+    """Latency from capture to publish of the newest messages. Bounded memory; any thread."""
 
     def __init__(self) -> None:
         self._recent: deque[int] = deque(maxlen=_MOST_KEPT)
@@ -67,7 +67,7 @@ class LatencyMeter:
             self._recent.append(latency_ns)
 
     def take(self) -> Latency | None:
-        """Percentiles in ns of what was noted since the last call; None if nothing was."""
+        """Percentiles in ns since the last call; None without a message."""
         with self._lock:
             recent = np.array(self._recent)
             self._recent.clear()

@@ -1,5 +1,5 @@
-"""AwakeClock: time in which this process ran. A process that is stopped (SIGSTOP, the cgroup
-freezer), and a computer that is suspended, leave every other clock with a jump in it."""
+"""AwakeClock: time in which this process ran. A stopped process (SIGSTOP, the cgroup freezer) and a
+suspended computer make every other clock jump."""
 
 import threading
 import time
@@ -12,9 +12,9 @@ from perception_client.messages.clock import boottime_ns
 
 BEAT_S = 0.05
 STANDSTILL_S = 1.0
-"""A pulse that is this late was not delayed by load: the process stood still."""
+"""A beat that is this late was not delayed by load: the process stood still."""
 _LONGEST_NS = 100_000_000
-"""What the time between two beats counts for at most."""
+"""Most that the time between two beats counts for."""
 _Result = TypeVar("_Result")
 
 
@@ -26,15 +26,15 @@ class _Beat:
 
 
 class AwakeClock:
-    """A clock that does not count what its own pulse slept through: who watches others for hanging
-    must not blame them for the time in which it stood still itself. A process freezes as a whole,
-    so one thread that only beats knows it of all.
+    """A clock that does not count standstills of its process. A supervisor of other threads needs
+    it: a thread does not hang while the whole process stands still. A process freezes as a whole,
+    so one thread that only beats notices for all.
 
-    Any thread may read it. Until `start` it is an ordinary clock. read_ns: a clock in ns that goes
-    on during suspend.
+    Any thread may read the clock. Until `start` it is an ordinary clock.
     """
 
     def __init__(self, read_ns: Callable[[], int] = boottime_ns) -> None:
+        """read_ns: a clock in ns that counts suspend."""
         self._read_ns = read_ns
         self._began_ns = read_ns()
         self._beat: _Beat | None = None
@@ -42,18 +42,18 @@ class AwakeClock:
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
     def start(self) -> None:
-        """Begins to beat."""
+        """Starts the thread that beats."""
         self.beat()
         self._thread.start()
 
     def close(self) -> None:
-        """Beats no more."""
+        """Ends the thread that beats."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(1.0)
 
     def now_ns(self) -> int:
-        """Awake time in ns; never goes back."""
+        """Awake time in ns; never decreases."""
         beat, now_ns = self._beat, self._read_ns()
         if beat is None:
             return now_ns - self._began_ns
@@ -61,8 +61,8 @@ class AwakeClock:
 
     @property
     def resumed_ns(self) -> int:
-        """When the process last went on after it had stood still for over STANDSTILL_S, on
-        CLOCK_MONOTONIC in ns; 0 where it never did."""
+        """End of the last standstill of over `STANDSTILL_S`, on CLOCK_MONOTONIC in ns; 0 without a
+        standstill."""
         beat = self._beat
         if beat is None:
             return 0
@@ -70,19 +70,19 @@ class AwakeClock:
         return time.monotonic_ns() if late else beat.resumed_ns
 
     def result(self, future: "Future[_Result]", timeout_s: float) -> _Result:
-        """A Future's result. Raises TimeoutError after so long in awake time."""
+        """The result of a Future. Raises TimeoutError after `timeout_s` of awake time."""
         self.wait_for_any((future,), timeout_s)
         return future.result(0)
 
     def wait_for_any(self, futures: "Collection[Future[Any]]", timeout_s: float) -> None:
-        """Returns when the first of some Futures is done, or after so long in awake time."""
+        """Returns when the first Future is done, or after `timeout_s` of awake time."""
         until_ns = self.now_ns() + int(timeout_s * 1e9)
         while (left_s := (until_ns - self.now_ns()) / 1e9) > 0:
             if wait(futures, min(left_s, 2 * BEAT_S), FIRST_COMPLETED).done:
                 return
 
     def beat(self) -> None:
-        """One beat. Called by the pulse alone."""
+        """One beat. Called by the thread that beats alone."""
         resumed_ns, awake_ns = self.resumed_ns, self.now_ns()
         self._beat = _Beat(self._read_ns(), awake_ns, resumed_ns)
 

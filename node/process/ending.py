@@ -1,4 +1,7 @@
-"""Ending: the steps that close the parts of a node. Every step runs, whatever the others raise."""
+"""Ending: the steps that close the parts of a node. Every step runs, whatever other steps raise.
+
+Rejected: contextlib.ExitStack, in which the error of a step replaces the error of the block.
+"""
 
 import contextlib
 import logging
@@ -9,17 +12,17 @@ log = logging.getLogger(__name__)
 
 
 class Ending(contextlib.AbstractContextManager["Ending"]):
-    """Runs the steps that were added, the newest first, at the end of a `with` block.
+    """Runs the added steps, the newest first, at the end of a `with` block.
 
-    A step that raises is logged with its name. The error of the block itself is raised on; where
-    the block had none, the first error of a step is raised after the last step.
+    A step that raises is logged with its name. The error of the block itself is raised on; without
+    one, the first error of a step is raised after the last step.
     """
 
     def __init__(self) -> None:
         self._steps: list[tuple[str, Callable[[], object]]] = []
 
     def add(self, name: str, step: Callable[[], object]) -> None:
-        """Adds a step. name: the part that it closes, for the log."""
+        """Adds a step. name: the part that the step closes, for the log."""
         self._steps.append((name, step))
 
     def __exit__(
@@ -33,7 +36,7 @@ class Ending(contextlib.AbstractContextManager["Ending"]):
             name, step = self._steps.pop()
             try:
                 step()
-            except Exception as failure:  # the steps that follow close other parts
+            except Exception as failure:  # the following steps close other parts
                 log.error("closing the %s failed: %s", name, str(failure) or repr(failure))
                 first = first or failure
         if first is not None and error is None:

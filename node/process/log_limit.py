@@ -1,4 +1,4 @@
-"""Log limit: a stranger can cause one line in a while, never one line a request."""
+"""Log limit: bounds the lines that foreign clients cause: one a period, never one a request."""
 
 import logging
 import threading
@@ -6,13 +6,13 @@ import time
 from collections import OrderedDict
 
 PERIOD_S = 10.0
-"""Between two lines of one kind: an attack that lasts is visible, and a day of it is under 2 MB."""
+"""Shortest time between two lines of a kind: an attack stays visible, a day of it is under 2 MB."""
 _MOST_KINDS = 64
 _MOST_CHARACTERS = 300
 
 
 class LogLimit:
-    """Admits one line of each kind in `period_s`. Any thread may ask."""
+    """Admits one line of each kind in `period_s`. Any thread."""
 
     def __init__(self, period_s: float = PERIOD_S) -> None:
         self._period_s = period_s
@@ -20,13 +20,13 @@ class LogLimit:
         self._kinds: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def admit(self, kind: str) -> int | None:
-        """The number of lines of this kind that were suppressed since the last one, where a line
-        may be written now; else None, and the line counts as suppressed."""
+        """Whether a line of a kind may be written now. Returns the number of lines suppressed since
+        the last one; None where the line is to be suppressed, and is counted."""
         now = time.monotonic()
         with self._lock:
-            said_at, suppressed = self._kinds.pop(kind, (None, 0))
-            if said_at is not None and now - said_at < self._period_s:
-                self._kinds[kind] = (said_at, suppressed + 1)
+            written_at, suppressed = self._kinds.pop(kind, (None, 0))
+            if written_at is not None and now - written_at < self._period_s:
+                self._kinds[kind] = (written_at, suppressed + 1)
                 return None
             self._kinds[kind] = (now, 0)
             if len(self._kinds) > _MOST_KINDS:
@@ -35,22 +35,21 @@ class LogLimit:
 
 
 class LimitedLog:
-    """A logger for what strangers cause."""
+    """A logger for events that foreign clients cause."""
 
     def __init__(self, logger: logging.Logger, period_s: float = PERIOD_S) -> None:
         self._logger = logger
         self._limit = LogLimit(period_s)
 
     def warning(self, kind: str, text: str) -> None:
-        """Writes one line, cut to a length that no stranger chooses. kind: lines of one kind count
-        together."""
+        """Writes one line, truncated to a bounded length. kind: lines of one kind share a limit."""
         suppressed = self._limit.admit(kind)
         if suppressed is not None:
             self._logger.warning("%.300s%s", text, _more(suppressed))
 
 
 class _Filter(logging.Filter):
-    """Keeps another library's records to one short line of each kind in a while."""
+    """Limits the records of a library to one short line of each kind a period."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,11 +70,11 @@ class _Filter(logging.Filter):
 
 
 def limit_library_logs(*names: str) -> None:
-    """Limits the loggers of libraries that write a line, or a stack trace, for what a stranger
-    sent."""
+    """Limits the loggers of libraries that write a line, or a stack trace, for a malformed
+    request."""
     for name in names:
         logger = logging.getLogger(name)
-        if not any(isinstance(one, _Filter) for one in logger.filters):
+        if not any(isinstance(known, _Filter) for known in logger.filters):
             logger.addFilter(_Filter())
 
 

@@ -1,4 +1,4 @@
-"""Files that commands write: whole, or not there at all; what they held before stays until then."""
+"""Output files of commands: written whole or not at all. The old content stays until then."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from node.errors import OutputError
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Writes a file. Raises OutputError where it cannot, and leaves what was there."""
+    """Writes a file. Raises OutputError, and leaves the old content, where that fails."""
     with whole_file(file) as beside:
         try:
             beside.write_bytes(data)
@@ -24,9 +24,11 @@ def write_whole(file: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """A path beside `file`, of the same suffix, to write to; it takes the place of `file` at the
-    end, and is deleted where that is not reached. A device or a pipe is written to itself, and so
-    is at the end a file that is there, whose folder takes no other or that is mounted by itself.
+    """A path beside `file`, with the same suffix, to write to. It replaces `file` at the end of the
+    block, and is deleted where the block fails.
+
+    A device or a pipe is written directly. An existing file is overwritten at the end where it
+    cannot be replaced: its folder is not writable, or the file is a mount point.
 
     Raises OutputError where the folder or the file cannot be written.
     """
@@ -58,8 +60,8 @@ def whole_file(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
-    """A folder with nothing in it, made where it is not there yet. Where its body fails nothing is
-    left of it. Raises OutputError."""
+    """An empty folder, created where it does not exist. Where the block fails, its content is
+    removed. Raises OutputError for a folder with content."""
     was_there = folder.is_dir()
     if folder.exists() and not (was_there and not any(folder.iterdir())):
         raise OutputError(f"{folder} is there already; name another folder")
@@ -77,7 +79,7 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """What to say of a path that cannot be written."""
+    """The error of a path that cannot be written."""
     why = error.strerror or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return OutputError(f"{path} cannot be written: there is no folder {path.parent}")
@@ -85,7 +87,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
 
 
 def _beside(target: Path, stack: contextlib.ExitStack) -> Path:
-    """A name in the target's folder, or where that takes no file in one of its own."""
+    """A path in the folder of the target, or in a temporary folder where that is not writable."""
     name = f".{secrets.token_hex(8)}{target.suffix[:32]}"
     if target.exists() and not os.access(target.parent, os.W_OK | os.X_OK):
         return Path(stack.enter_context(tempfile.TemporaryDirectory())) / name
@@ -96,7 +98,7 @@ def _take_place(beside: Path, target: Path) -> None:
     try:
         beside.replace(target)
     except OSError as error:
-        # Another file system, a folder that takes no other, or a file that is a mount of its own.
+        # Another file system, a folder that is not writable, or a file that is a mount point.
         if error.errno not in (errno.EXDEV, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         if not target.exists():
@@ -105,7 +107,7 @@ def _take_place(beside: Path, target: Path) -> None:
 
 
 def _create(beside: Path, target: Path) -> None:
-    """An empty file with the rights of the one whose place it takes, or of a new one."""
+    """Creates an empty file with the mode of the target, or of a new file."""
     os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     if target.exists():
         beside.chmod(stat.S_IMODE(target.stat().st_mode))

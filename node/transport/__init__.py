@@ -1,2 +1,2 @@
-"""Transport: the sockets that the node binds: publisher, control, and what strangers may cost
-there."""
+"""Transport: the sockets that the node binds, publisher and control, and the limits of their
+clients."""

@@ -1,10 +1,10 @@
-"""Connections: who is connected to a bound ZeroMQ socket, and what each peer may cost.
+"""Connections: the peers of a bound ZeroMQ socket, and the limits of what each may cost.
 
-libzmq tells which connection a message came by (`ZMQ_SRCFD`) and, through its monitor, which
-connections came and went, each by its file descriptor. It has no call that closes one of them, but
-notices an end of file by itself: a connection is closed by shutting its descriptor down. The
-descriptor stays libzmq's own. The kernel's cookie of a socket (`SO_COOKIE`) is never used again,
-so that a descriptor whose number was used again is not mistaken for the one that was meant.
+libzmq reports the connection of a message (`ZMQ_SRCFD`) and, through its monitor, the begin and end
+of connections, each by its file descriptor. libzmq has no call that closes a connection, but
+notices an end of file by itself: a shutdown of the descriptor closes the connection. libzmq keeps
+the descriptor. The kernel never reuses the cookie of a socket (`SO_COOKIE`), so a descriptor whose
+number was reused is not mistaken for the previous one.
 """
 
 import contextlib
@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 MOST_CONNECTIONS = 256
 """Connections of one socket; a robot has a few dozen."""
 HANDSHAKE_MS = 5000
-"""A connection that has not said by then that it speaks ZeroMQ is closed (libzmq's own: 30 s)."""
+"""Time for the ZeroMQ handshake of a connection, before it is closed (default of libzmq: 30 s)."""
 PROTECTED = MOST_CONNECTIONS // 2
-"""Of them, those that came first keep their place while they are not idle."""
+"""The oldest connections that keep their place while they are not idle."""
 GRACE_S = 0.5
-"""Until it is that old a connection that has not done anything yet is not idle."""
+"""Age up to which a connection without activity does not count as idle."""
 BACKLOG = 1024
-"""Connections that the kernel holds until they are accepted. Where it is full, who connects has to
-try again a second later; in a flood of connections that meets everybody."""
+"""Connections that the kernel holds until they are accepted. With a full backlog, each new client
+has to retry after a second; in a flood of connections that affects every client."""
 _TURN_S = 0.005
 _SWEEP_S = 1.0
 _LEFT_OVER_S = 0.2
-"""How long what a closed connection sent can still be in the socket's queue."""
+"""How long messages of a closed connection can still be in the queue of the socket."""
 _MUCH_BYTES = 2048
-"""Sent within the last second by one of those that hold the socket's thread: 30 subscriptions."""
+"""Bytes within a second that make a connection a flood: 30 subscriptions."""
 _CHUNK_BYTES = 64 * 1024
 _SO_COOKIE = 57
 _BYTES_RECEIVED = struct.Struct("@128xQ")
@@ -53,8 +53,11 @@ _endpoints = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one peer may send. messages_s: messages a second in the long run; burst: messages at
-    once; bytes_s: bytes a second, of any kind, over TCP; burst_bytes: bytes at once."""
+    """Limits of what one peer may send.
+
+    messages_s: messages a second in the long run. burst: messages at once. bytes_s: bytes a
+    second, of any kind, over TCP. burst_bytes: bytes at once.
+    """
 
     messages_s: float
     burst: float
@@ -64,9 +67,10 @@ class Allowance:
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One peer. address: its computer; number: the position among all that ever came.
+    """One peer.
 
-    active: whether it did what the socket is for. topics: what it subscribes to.
+    address: IP address, empty on this host. number: count of earlier connections. active: whether
+    the peer has used the socket for its purpose. topics: the subscriptions of the peer.
     """
 
     descriptor: int
@@ -84,31 +88,32 @@ class Connection:
 
 
 Victim = Callable[[Collection[Connection]], Connection]
-"""Chooses which of too many connections is closed."""
+"""Chooses the connection to close beyond the limit."""
 
 
 def idle_first(connections: Collection[Connection]) -> Connection:
-    """The oldest that is idle. Where none is, the oldest of the computer with the most, but for
-    those that were there before: who came first stays served, and who comes now gets a place."""
+    """The oldest idle connection. Without one, the oldest of the computer with the most
+    connections, except for the protected ones: early clients stay served, and a new client gets a
+    place."""
     long_here = time.monotonic() - GRACE_S
     for connection in connections:  # in the order in which they came
         if not connection.active and connection.came_at < long_here:
             return connection
     later = tuple(connections)[PROTECTED:]
-    crowd = Counter(one.address for one in later)
-    return max(later, key=lambda one: (crowd[one.address], -one.number))
+    per_address = Counter(peer.address for peer in later)
+    return max(later, key=lambda peer: (per_address[peer.address], -peer.number))
 
 
 def longest_silent(connections: Collection[Connection]) -> Connection:
-    """The one that was not heard of for longest: who asks now is answered."""
-    return min(connections, key=lambda one: one.heard_at)
+    """The connection whose last message is the oldest: the client that sends now is answered."""
+    return min(connections, key=lambda peer: peer.heard_at)
 
 
 class Connections:
-    """Used by the thread that owns the socket; `close_floods` is for another one, while that thread
-    is held in a call of libzmq. `events` is to be polled beside the socket.
+    """Used by the thread that owns the socket; only `close_floods` is for another thread, while the
+    owner is held in a call of libzmq.
 
-    name: of the socket, for the log. gone: called with each connection that has ended.
+    events: the monitor, which the owner polls beside the socket.
     """
 
     def __init__(
@@ -121,6 +126,9 @@ class Connections:
         *,
         gone: Callable[[Connection], None] = lambda connection: None,
     ) -> None:
+        """watched: the socket, before its bind. name: of the socket, for the log. victim: chooses
+        the connection to close beyond the limit. gone: called with each connection that has
+        ended."""
         self._lock = threading.RLock()
         self._name = name
         self._allowance = allowance
@@ -136,7 +144,7 @@ class Connections:
         watched.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         watched.setsockopt(zmq.BACKLOG, BACKLOG)
         address = f"inproc://connections-{next(_endpoints)}"
-        # Without a limit: libzmq's I/O thread would wait for who does not read its events.
+        # Without a limit: the I/O thread of libzmq would wait for a reader of its events.
         self.events: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         self.events.setsockopt(zmq.RCVHWM, 0)
         self.events.setsockopt(zmq.LINGER, 0)
@@ -144,7 +152,7 @@ class Connections:
         self.events.connect(address)
 
     def close(self) -> None:
-        """Before the socket itself is closed."""
+        """Ends the monitor. To be called before the socket is closed."""
         with self._lock:
             self._watched.disable_monitor()
             self.events.close(linger=0)
@@ -155,25 +163,26 @@ class Connections:
 
     @property
     def unread(self) -> bool:
-        """Whether connections came or went that `look_after` has not noted yet."""
+        """Whether a begin or end of a connection waits for `look_after`."""
         with self._lock:
             return bool(int(self.events.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     @property
     def topics(self) -> int:
-        """Subscriptions of all connections together."""
-        return sum(len(one.topics) for one in self if one.topics)
+        """Number of subscriptions of all connections."""
+        return sum(len(peer.topics) for peer in self if peer.topics)
 
     def look_after(self) -> None:
-        """Notes who came and went, and closes what is too much. Bounded work."""
+        """Notes new and ended connections, and closes those beyond a limit. Bounded work."""
         with self._lock:
             self._read_events()
             if time.monotonic() - self._swept_at >= _SWEEP_S:
                 self._sweep()
 
     def close_floods(self, since: float) -> None:
-        """For another thread than the socket's, while that one is held in a call since `since`:
-        closes who sent much, and who came meanwhile, before it can send anything."""
+        """Closes connections that send much, and new ones before they can send. For a thread beside
+        the owner, which is held in a call of libzmq. since: begin of that call, on CLOCK_MONOTONIC
+        in s."""
         with self._lock:
             if self.events.closed:
                 return
@@ -186,8 +195,8 @@ class Connections:
                     self.end(connection, "it came while others flood the socket")
 
     def heard(self, message: "zmq.Frame") -> Connection | None:
-        """The connection that a message came by. None where the message is to be ignored: it is of
-        a connection that has ended, or that sends too much and is closed with this call."""
+        """The connection of a message. None where the message is to be ignored: its connection has
+        ended, or exceeds its allowance and is closed by this call."""
         descriptor = _descriptor(message)
         if descriptor is None:
             return None
@@ -211,12 +220,12 @@ class Connections:
         return connection
 
     def all_heard(self) -> None:
-        """The socket's queue is empty: nothing is left in it of connections that were closed."""
+        """Notes that the queue of the socket is empty: it has no message of a closed connection."""
         if self._condemned_at:
             self._condemned_at.clear()
 
     def end(self, connection: Connection, why: str) -> None:
-        """Closes a connection."""
+        """Closes a connection. why: the reason, for the log."""
         with self._lock:
             if self._open.pop(connection.descriptor, None) is None:
                 return
@@ -229,10 +238,10 @@ class Connections:
             if _cookie(borrowed) == connection.cookie:
                 borrowed.shutdown(socket.SHUT_RDWR)
                 while borrowed.recv(_CHUNK_BYTES, socket.MSG_DONTWAIT):
-                    pass  # libzmq would read all of it before it comes to the end
+                    pass  # libzmq would read all of it before it notices the end
 
     def takes_more(self, connection: Connection) -> bool:
-        """Whether the kernel would take more for a connection now; also of one that has ended."""
+        """Whether the kernel accepts more bytes for a connection now; true after its end."""
         with contextlib.suppress(OSError), _borrowed(connection.descriptor) as borrowed:
             if _cookie(borrowed) == connection.cookie:
                 poll = select.poll()
@@ -287,16 +296,16 @@ class Connections:
                 self._count(connection, received)
 
     def _received_of(self, connection: Connection) -> int | None:
-        """Bytes that ever came by a connection; None where that is not known, or it has ended."""
+        """Bytes received from a connection so far; None where unknown, or after its end."""
         with contextlib.suppress(OSError), _borrowed(connection.descriptor) as borrowed:
             if _cookie(borrowed) == connection.cookie:
                 return _received(borrowed)
-        self._open.pop(connection.descriptor, None)  # its end is about to be told
+        self._open.pop(connection.descriptor, None)  # the event of its end is on the way
         self._gone(connection)
         return None
 
     def _count(self, connection: Connection, received: int) -> None:
-        """Ends a connection that sent too many bytes. received: all that it ever sent."""
+        """Ends a connection that exceeds its bytes. received: bytes since its begin."""
         now, allowance = time.monotonic(), self._allowance
         credit = connection.credit_bytes + (now - connection.counted_at) * allowance.bytes_s
         credit -= received - connection.bytes_before
@@ -308,7 +317,7 @@ class Connections:
 
 @contextlib.contextmanager
 def _borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """A descriptor of libzmq's as a socket, for a moment. Raises OSError where it is closed."""
+    """A descriptor of libzmq as a socket, within the block. Raises OSError for a closed one."""
     borrowed = socket.socket(fileno=descriptor)
     try:
         yield borrowed
@@ -319,12 +328,12 @@ def _borrowed(descriptor: int) -> Iterator[socket.socket]:
 def _cookie(of: socket.socket) -> bytes:
     try:
         return of.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8)
-    except OSError:  # a kernel before 4.6: the two addresses are as good for TCP
+    except OSError:  # a kernel before 4.6: for TCP the two addresses serve as well
         return repr(of.getpeername()).encode()
 
 
 def _received(of: socket.socket) -> int | None:
-    """Bytes that came by a TCP connection; None for other kinds and older kernels."""
+    """Bytes received on a TCP connection; None for other kinds and older kernels."""
     try:
         info = of.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
     except OSError:
@@ -333,7 +342,8 @@ def _received(of: socket.socket) -> int | None:
 
 
 def _descriptor(message: "zmq.Frame") -> int | None:
-    """None for what libzmq itself says, at the end of a connection."""
+    """The descriptor of a message; None for a message that libzmq makes at the end of a
+    connection."""
     try:
         return int(message.get(zmq.SRCFD))
     except zmq.ZMQError:

@@ -1,6 +1,6 @@
-"""Control: requests to a running node and their answers, and the thread that owns the socket.
+"""ControlServer: requests to a running node and their answers, and the thread that owns the socket.
 
-ROUTER socket, one msgpack map a message. A request that cannot be understood gets an error answer.
+ROUTER socket, one msgpack map a message. A malformed request gets an error answer.
 """
 
 import contextlib
@@ -31,38 +31,39 @@ from perception_client.messages.kinds import SCHEMA
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 64 * 1024
-"""Longest request that is read, in bytes."""
+"""Longest accepted request, in bytes."""
 _HARD_LIMIT_BYTES = 1024 * 1024
-"""What is longer than this libzmq does not even take in: the connection is closed."""
+"""Longest message that libzmq receives; it closes the connection of a longer one."""
 MOST_OPEN = 32
-"""Requests of one client that may wait for their answers at once."""
+"""Most open requests of one client."""
 _BYTES_S = 8 * 1024 * 1024
 ALLOWANCE = Allowance(messages_s=1e6, burst=1e6, bytes_s=_BYTES_S, burst_bytes=_BYTES_S)
-"""Of one client. Requests are not counted: they are read one of each client in turn, no faster than
-`_TAKEN_A_TURN` in `_REST_S`, and who asks more often waits."""
+"""Of one client. Requests have no limit: they are read one of each client in turn, no faster than
+`_TAKEN_A_TURN` in `_REST_S`, and a client with more requests waits."""
 _TAKEN_A_TURN = 8
 _REST_S = 0.01
 _LINGER_MS = 500
-"""How long the last answers have to leave; a stop takes 2 s at most."""
+"""How long the last answers may take to be sent; the whole stop has 2 s."""
 _POLL_MS = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Client:
-    """Who asks. name: of the connection. gone: done when nobody waits for an answer any more."""
+    """The client of a request. name: of its connection. gone: done once the client has
+    disconnected or withdrawn its request."""
 
     name: str
     gone: "Future[None]" = field(default_factory=Future)
 
     def leave(self) -> None:
-        """Nobody waits any more; again does nothing."""
+        """Completes `gone`; a second call has no effect."""
         with contextlib.suppress(InvalidStateError):
             self.gone.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody wants. id: chosen by the client, given back with the answer."""
+    """A request. id: chosen by the client, returned with the answer."""
 
     id: int
     command: str
@@ -72,8 +73,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a request. settings: number of the settings in force then. first_seq: by camera
-    the first message that it applies to; empty where nothing was changed."""
+    """The result of a request.
+
+    settings: number of the settings in force. first_seq: by camera the number of the first message
+    that the request applies to; empty where the request changed nothing. result: the rest of the
+    answer.
+    """
 
     settings: int
     first_seq: Mapping[str, int] = field(default_factory=dict)
@@ -81,11 +86,11 @@ class Result:
 
 
 Handler = Callable[[Request], "Future[Result]"]
-"""Begins a request; quick. Raises PerceptionError, here or in the Future, for a refusal."""
+"""Begins a request; quick. The call or the Future raises PerceptionError for a refusal."""
 
 
 def decode_request(body: bytes) -> Request:
-    """Raises MessageError for anything that is no request."""
+    """Decodes a request. Raises MessageError for anything else."""
     if len(body) > MAX_REQUEST_BYTES:
         raise MessageError(f"a request of {len(body)} bytes; at most {MAX_REQUEST_BYTES}")
     try:
@@ -106,12 +111,8 @@ def decode_request(body: bytes) -> Request:
 
 
 class ControlServer:
-    """Answers on one endpoint. Binding happens in the constructor, which raises EndpointError and
-    ConfigError.
-
-    keys: folder of keys, see `node.transport.curve`; None for none: then only processes of this
-    process's user and of root are answered, unless it is `insecure`.
-    """
+    """Answers requests on one endpoint, from the constructor on until `close`. A request of one
+    client never holds up another client."""
 
     def __init__(
         self,
@@ -121,6 +122,11 @@ class ControlServer:
         *,
         insecure: bool = False,
     ) -> None:
+        """Binds the endpoint. Raises EndpointError, ConfigError.
+
+        keys: folder of keys, see `node.transport.curve`. Without keys, only processes of this
+        process's user and of root are answered, unless the server is `insecure`.
+        """
         self._endpoint = endpoint
         self._handle = handle
         self._keys = keys
@@ -128,7 +134,7 @@ class ControlServer:
         self._answers: queue.SimpleQueue[_Done] = queue.SimpleQueue()
         self._log = LimitedLog(log)
         self._clients: dict[Connection, Client] = {}
-        self._asked: defaultdict[Client, dict[_Asked, Future[Result]]] = defaultdict(dict)
+        self._open: defaultdict[Client, dict[_OpenRequest, Future[Result]]] = defaultdict(dict)
         self._wake_up = WakeUp()
         self._thread = SocketThread(
             "control",
@@ -142,7 +148,7 @@ class ControlServer:
         self._thread.start()
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Lets go of the endpoint; what is not answered by then gets no answer."""
+        """Releases the endpoint. Open requests get no answer."""
         self._thread.close(timeout_s)
         self._wake_up.close()
 
@@ -188,10 +194,10 @@ class ControlServer:
             self._send_answers(router)
             if more:
                 self._thread.closing.wait(_REST_S)
-        self._send_answers(router)  # what was done just before the end, as a replay's last step
+        self._send_answers(router)  # requests may end with the node, as the last step of a replay
 
     def _take_some(self, router: "zmq.Socket[Any]", connections: Connections) -> bool:
-        """Takes a bounded number of requests; whether more may wait."""
+        """Reads a bounded number of requests; whether more may wait."""
         for _ in range(_TAKEN_A_TURN):
             try:
                 parts = router.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -207,12 +213,12 @@ class ControlServer:
         return True
 
     def _forget(self, connection: Connection) -> None:
-        """What a client that has gone asked for is given up where it has not begun."""
+        """Withdraws the requests of a disconnected client that have not begun."""
         self._unread.forget(connection)
         client = self._clients.pop(connection, None)
         if client is not None:
             client.leave()
-            for future in self._asked.pop(client, {}).values():
+            for future in self._open.pop(client, {}).values():
                 future.cancel()
 
     def _take(self, router: "zmq.Socket[Any]", parts: list[bytes], connection: Connection) -> None:
@@ -226,44 +232,44 @@ class ControlServer:
                 raise MessageError(f"a request has one part, this has {len(parts) - 1}")
             request = decode_request(body)
             number = request.id
-            if len(self._asked[client]) >= MOST_OPEN:
+            if len(self._open[client]) >= MOST_OPEN:
                 raise MessageError(f"{MOST_OPEN} requests of yours wait already; ask again")
             future = self._handle(replace(request, client=client))
         except PerceptionError as error:
             _send(router, envelope, _refusal(number, str(error)))
             return
-        except Exception as error:  # whatever a request sets off, the others are answered
+        except Exception as error:  # any error of a request leaves the other requests served
             self._log.warning("request", f"control: a request failed: {error!r}")
             _send(router, envelope, _refusal(number, repr(error)))
             return
-        asked = _Asked(client, connection, tuple(envelope), number)
-        self._asked[client][asked] = future
-        future.add_done_callback(lambda done: self._done(asked, done))
+        opened = _OpenRequest(client, connection, tuple(envelope), number)
+        self._open[client][opened] = future
+        future.add_done_callback(lambda done: self._done(opened, done))
 
-    def _done(self, asked: "_Asked", future: "Future[Result]") -> None:
-        self._answers.put((asked, future))
+    def _done(self, request: "_OpenRequest", future: "Future[Result]") -> None:
+        self._answers.put((request, future))
         self._wake_up.wake()
 
     def _send_answers(self, router: "zmq.Socket[Any]") -> None:
         while True:
             try:
-                asked, future = self._answers.get_nowait()
+                request, future = self._answers.get_nowait()
             except queue.Empty:
                 return
-            if asked.client.gone.done():
+            if request.client.gone.done():
                 continue
-            self._asked[asked.client].pop(asked, None)
-            body = msgpack.packb(_answer(asked.number, future))
-            if not self._unread.admit(asked.connection, len(body)):
+            self._open[request.client].pop(request, None)
+            body = msgpack.packb(_answer(request.number, future))
+            if not self._unread.admit(request.connection, len(body)):
                 why = "large answers of yours or others are not read yet; read yours, ask again"
-                body = msgpack.packb(_refusal(asked.number, why))
-            _send_body(router, list(asked.envelope), body)
+                body = msgpack.packb(_refusal(request.number, why))
+            _send_body(router, list(request.envelope), body)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
-    """A request that waits for its answer. It does not hold the Future, which holds it: a circle
-    would keep the picture of each answer until the next collection."""
+class _OpenRequest:
+    """An open request. It does not refer to its Future, which refers to it: a reference cycle would
+    keep the picture of each answer until the next garbage collection."""
 
     client: Client
     connection: Connection
@@ -271,15 +277,16 @@ class _Asked:
     number: int
 
 
-_Done = tuple[_Asked, "Future[Result]"]
+_Done = tuple[_OpenRequest, "Future[Result]"]
 
 
 @contextlib.contextmanager
 def _for_this_user(router: "zmq.Socket[Any]", endpoint: str) -> Iterator[None]:
-    """An ipc endpoint that is bound here lets in processes of this user and of root only: by the
-    mode 0600 of its file, and, as the abstract namespace has no files, by their credentials. The
-    mask is the whole process's, so what another thread makes just now is private too; it leaves the
-    owner's rights, without which a folder that is made just now could not be used."""
+    """An ipc endpoint that is bound in this block admits processes of this user and of root only:
+    by the mode 0600 of its file and, since the abstract namespace has no files, by their
+    credentials. The umask applies to the whole process, so files that other threads create
+    meanwhile are private too; it keeps the rights of the owner, without which a new folder could
+    not be used."""
     for uid in {0, os.geteuid()}:
         router.setsockopt(zmq.IPC_FILTER_UID, uid)
     before = os.umask(0o077)
@@ -297,8 +304,8 @@ def _answer(number: int, done: "Future[Result]") -> dict[str, Any]:
     error = done.exception()
     if error is None:
         return {"schema": SCHEMA, "id": number, "ok": True, "error": None, **asdict(done.result())}
-    told = str(error) if isinstance(error, PerceptionError | TimeoutError) else repr(error)
-    return _refusal(number, told)
+    reason = str(error) if isinstance(error, PerceptionError | TimeoutError) else repr(error)
+    return _refusal(number, reason)
 
 
 def _refusal(number: int, why: str) -> dict[str, Any]:
@@ -313,5 +320,5 @@ def _send(router: "zmq.Socket[Any]", envelope: list[bytes], answer: dict[str, An
 
 
 def _send_body(router: "zmq.Socket[Any]", envelope: list[bytes], body: bytes) -> None:
-    with contextlib.suppress(zmq.Again):  # it does not read its answers: then it gets none
+    with contextlib.suppress(zmq.Again):  # a client that does not read its answers loses them
         router.send_multipart([*envelope, body], zmq.NOBLOCK)

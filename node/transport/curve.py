@@ -1,12 +1,12 @@
-"""Security: who may connect to a socket that other computers can reach.
+"""CURVE: which clients may connect to a socket that other computers can reach.
 
-CURVE encrypts and proves who is who; ZAP (ZeroMQ RFC 27) lets in the keys of an allow list only.
-A folder of keys, as `perception-node keys` makes it, holds
+CURVE encrypts and authenticates; ZAP (ZeroMQ RFC 27) admits the keys of an allow list only.
+A folder of keys, as `perception-node keys` makes it, contains
 
     server.key, server.key_secret     the node's own pair
     labels/NAME.key                   clients that may receive labels
     control/NAME.key                  clients that may control the node
-    clients/NAME/                     what to take to each client's computer
+    clients/NAME/                     the files to copy to the computer of each client
 """
 
 import contextlib
@@ -33,32 +33,34 @@ _SECRET = "server.key_secret"
 def secured(
     context: "zmq.Context[Any]", socket: "zmq.Socket[Any]", keys: Path | None, access: Access
 ) -> Iterator[None]:
-    """Before a socket binds: lets in only who is on the allow list, and runs the list's keeper for
-    as long. keys: None for a socket without keys. Raises ConfigError."""
+    """Admits only the clients of the allow list to a socket that binds within the block, and runs
+    the authenticator for its duration. keys: None for a socket without keys. Raises ConfigError."""
     if keys is None:
         yield
         return
     public, secret = server_pair(keys)
     for listed in sorted((keys / access).glob("*.key")):
         check_private(listed)
-        read_pair(listed)  # the keeper would only log what is wrong, and let nobody in
-    keeper = ThreadAuthenticator(context)
-    keeper.start()
+        read_pair(listed)  # the authenticator would only log a bad key, and admit no client
+    authenticator = ThreadAuthenticator(context)
+    authenticator.start()
     try:
-        keeper.configure_curve(domain=access, location=str(keys / access))
+        authenticator.configure_curve(domain=access, location=str(keys / access))
         socket.zap_domain = access.encode()
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without its keeper nobody is let in
+        socket.setsockopt(
+            zmq.ZAP_ENFORCE_DOMAIN, 1
+        )  # without the authenticator no client is admitted
         socket.curve_server = True
         socket.curve_publickey = public
         socket.curve_secretkey = secret
         yield
     finally:
-        keeper.stop()
+        authenticator.stop()
 
 
 def server_pair(keys: Path) -> tuple[bytes, bytes]:
-    """The node's own pair. Raises ConfigError for a folder that does not serve, or that other users
-    can write to, and for a secret that they can read."""
+    """The key pair of the node, public and secret. Raises ConfigError for an incomplete folder, a
+    folder that other users can write to, and a secret that they can read."""
     file = keys / _SECRET
     public, secret = read_pair(file)
     if secret is None:
@@ -72,11 +74,11 @@ def server_pair(keys: Path) -> tuple[bytes, bytes]:
 
 
 def make_server(folder: Path) -> bool:
-    """Makes the node's pair and the folders, readable by this user only, where they are not there
-    yet; says whether it did."""
+    """Makes the key pair of the node and the folders, readable by this user only, where they do not
+    exist; whether the pair was made."""
     with _only_mine():
-        for place in (folder, *(folder / access for access in ACCESSES), folder / "clients"):
-            place.mkdir(parents=True, exist_ok=True)
+        for path in (folder, *(folder / access for access in ACCESSES), folder / "clients"):
+            path.mkdir(parents=True, exist_ok=True)
         if (folder / _SECRET).exists():
             return False
         create_certificates(folder, "server")
@@ -84,29 +86,29 @@ def make_server(folder: Path) -> bool:
 
 
 def make_client(folder: Path, name: str, allowed: Sequence[str]) -> Path:
-    """Makes a client's pair and puts it on the allow lists; the folder to take to its computer.
-
-    Raises ConfigError for a name that is taken.
-    """
-    place = folder / "clients" / name
-    if place.exists():
-        raise ConfigError(f"{place}: this client has its keys already; remove it to make new ones")
+    """Makes the key pair of a client and adds it to the allow lists. Returns the folder to copy to
+    the computer of the client. Raises ConfigError for a name that exists."""
+    destination = folder / "clients" / name
+    if destination.exists():
+        raise ConfigError(
+            f"{destination}: this client has its keys already; remove it to make new ones"
+        )
     with _only_mine():
-        place.mkdir(parents=True)
-        public, _ = create_certificates(place, name)
+        destination.mkdir(parents=True)
+        public, _ = create_certificates(destination, name)
         for access in ACCESSES:
             listed = folder / access / f"{name}.key"
             listed.unlink(missing_ok=True)
             if access in allowed:
                 shutil.copyfile(public, listed)
-        shutil.copyfile(folder / SERVER_FILE, place / SERVER_FILE)
+        shutil.copyfile(folder / SERVER_FILE, destination / SERVER_FILE)
         Path(public).unlink()
-    return place
+    return destination
 
 
 @contextlib.contextmanager
 def _only_mine() -> Iterator[None]:
-    """Files that are made here get mode 0600 and folders 0700 from the start."""
+    """Files that are created within the block get mode 0600, and folders 0700, from the start."""
     before = os.umask(0o077)
     try:
         yield

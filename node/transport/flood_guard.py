@@ -1,8 +1,8 @@
 """FloodGuard: closes connections that send too much while the thread that owns their socket cannot.
 
-libzmq reads what has come to a socket inside of whatever call is made on it, as long as more comes:
-peers that send as fast as a loopback or a fast link allows hold that call, and the thread in it,
-for as long as they like. Nothing in libzmq bounds this; who sends too much is closed from outside.
+Any call on a socket makes libzmq process the messages that have arrived, for as long as more
+arrive: peers that send as fast as a loopback or a fast link allows hold the call, and its thread,
+without an end. libzmq has no bound for this, so another thread closes the connections.
 """
 
 import threading
@@ -12,11 +12,12 @@ from node.transport.connections import Connections
 
 _PERIOD_S = 0.005
 _LONG_TURN_S = 0.015
-"""A turn of the owning thread takes about a millisecond; one that is stuck has no end."""
+"""A turn of the owning thread takes about a millisecond; a turn that is held has no end."""
 
 
 class FloodGuard:
-    """A thread beside the one that owns a socket, which tells it when a turn begins and ends."""
+    """A thread beside the thread that owns a socket. The owner marks the begin and the end of each
+    turn; a call of libzmq outside of a turn is not guarded."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -26,15 +27,15 @@ class FloodGuard:
         self._thread.start()
 
     def turn_begins(self) -> None:
-        """The owning thread is about to call libzmq."""
+        """Marks that the owner is about to call libzmq."""
         self._began = time.monotonic()
 
     def turn_ends(self) -> None:
-        """It is about to wait."""
+        """Marks that the owner is about to wait."""
         self._began = None
 
     def close(self) -> None:
-        """Before the connections are closed."""
+        """Ends the thread. To be called before the connections are closed."""
         self._closing.set()
         self._thread.join()
 

@@ -1,5 +1,5 @@
-"""LocalPeers: which user of this computer is at the other end of a TCP connection. TCP carries no
-credentials; the kernel's table of sockets has them."""
+"""LocalPeers: the user of this computer at the other end of a TCP connection. TCP carries no
+credentials; the socket tables of the kernel have them."""
 
 import contextlib
 import ipaddress
@@ -14,24 +14,23 @@ _Address = tuple[bytes, int]
 
 
 class Connection(Protocol):
-    """A connected TCP socket, or asyncio's view of one."""
+    """A connected TCP socket, or the socket of an asyncio transport."""
 
     def getsockname(self) -> Any:
-        """Its own end."""
+        """Address of this end."""
         ...
 
     def getpeername(self) -> Any:
-        """The other end."""
+        """Address of the other end."""
         ...
 
 
 class LocalPeers:
-    """The kernel's tables of TCP sockets at one moment. Reading them takes about 10 ms, however few
-    rows they have, so one reading serves many connections.
+    """The TCP socket tables of the kernel at one moment. A read takes about 10 ms, however few rows
+    the tables have, so one read serves many connections.
 
-    What is asked for must have been open when they were read and stay so: then no other connection
-    can have the same two ends. A socket that its process has closed is listed as root's, so only
-    established ones count.
+    A connection must be open from the read to the query: then no other connection can have the same
+    two ends. The kernel lists a closed socket as root's, so only established ones count.
     """
 
     def __init__(self) -> None:
@@ -41,16 +40,15 @@ class LocalPeers:
                 self._tables[table] = table.read_text()
 
     def uid(self, connection: Connection) -> int | None:
-        """The user whose process holds the other end of a connection, a user id; None where no
-        process in this network namespace does: it has closed it, or is in a container or on
-        another computer."""
+        """The user id of the process at the other end of a connection. None where no process in
+        this network namespace has that end: it is closed, in a container or on another computer."""
         try:
             ours, theirs = _packed(connection.getsockname()), _packed(connection.getpeername())
         except (OSError, ValueError):
             return None
         for table, text in self._tables.items():
             row = text.find(f" {_in_table(table, theirs)} {_in_table(table, ours)} {_ESTABLISHED} ")
-            if row >= 0:  # found as text: taking apart thousands of rows would hold up the others
+            if row >= 0:  # found as text: parsing thousands of rows would hold up other connections
                 columns = text[row : text.find("\n", row)].split()
                 if columns[8] != _NO_INODE:
                     return int(columns[6])

@@ -1,10 +1,10 @@
-"""OwnerGate: the TCP door of a socket without keys, open to processes of the node's own user (and
-root) alone.
+"""OwnerGate: the TCP endpoint of a socket without keys, for processes of the node's own user (and
+root) only.
 
-libzmq accepts connections by itself and tells of their user only by a descriptor that may be
-another connection's by the time it is looked up. So the connection is accepted here, its user is
-looked up while it is open, and only then is it joined to the socket proper, which listens in the
-abstract namespace and lets in this process's user alone.
+libzmq accepts connections by itself and identifies them by a descriptor, which may belong to
+another connection at the time of a lookup. So the gate accepts the connection, looks its user up
+while it is open, and only then connects it to the ZeroMQ socket, which listens in the abstract
+namespace and admits this process's user only.
 """
 
 import contextlib
@@ -23,28 +23,29 @@ from node.errors import EndpointError
 from node.transport import connections
 from node.transport.local_peer import LocalPeers
 from node.transport.socket_file import in_use
+from node.transport.socket_thread import WakeUp
 from perception_client.endpoint import address_of
 
 log = logging.getLogger(__name__)
 
 MOST_CONNECTIONS = 2 * connections.MOST_CONNECTIONS
-"""Connections of the node's user at once; more are closed at once. The socket proper closes its
-oldest idle ones at half as many, so that a new one finds a place here."""
+"""Most connections of the node's user; the gate closes further ones. The ZeroMQ socket closes its
+oldest idle connections at half as many, so that a new one finds a place here."""
 _CHUNK_BYTES = 64 * 1024
-"""Kept for an end that does not read; then the other is not read from either."""
+"""Most bytes that wait for an end that does not read; beyond that the other end is not read."""
 _BACKLOG = 1024
-"""Connections that may wait to be looked at: strangers who connect fast do not push others out."""
+"""Connections that may wait: clients of other users that connect fast do not displace others."""
 _BATCH = 64
-"""Connections that one reading of the kernel's table serves."""
+"""Connections that one read of the kernel's table serves."""
 _BETWEEN_REFUSALS_S = 0.0005
-"""Rest after a batch with strangers in it, so that they do not take a whole core."""
+"""Pause after a batch with a refusal, so that refused clients do not take a whole core."""
 _BETWEEN_LOG_LINES_S = 10.0
 
 
 @contextlib.contextmanager
 def owner_gate(endpoint: str) -> Iterator[str]:
-    """Listens on a TCP endpoint for as long as the context lasts; the ipc endpoint that the socket
-    itself is to bind. Raises EndpointError."""
+    """Listens on a TCP endpoint within the block. Gives the ipc endpoint that the ZeroMQ socket is
+    to bind. Raises EndpointError."""
     name = f"perception-node-{os.getpid()}-{secrets.token_hex(8)}"
     gate = OwnerGate(endpoint, name)
     try:
@@ -56,8 +57,8 @@ def owner_gate(endpoint: str) -> Iterator[str]:
 class OwnerGate:
     """Owns the listener and every connection through it, on a thread of its own.
 
-    endpoint: tcp://ADDRESS:PORT. inner: the name in the abstract namespace that connections are
-    joined to. Raises EndpointError.
+    endpoint: tcp://ADDRESS:PORT. inner: the name of the ZeroMQ socket in the abstract namespace.
+    Raises EndpointError.
     """
 
     def __init__(self, endpoint: str, inner: str) -> None:
@@ -66,8 +67,8 @@ class OwnerGate:
         self._listener = _listening(endpoint)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._selector.register(self._wake_reader, selectors.EVENT_READ)
+        self._wake_up = WakeUp()
+        self._selector.register(self._wake_up.reader, selectors.EVENT_READ)
         self._connections = 0
         self._refused = 0
         self._logged_at = -_BETWEEN_LOG_LINES_S
@@ -76,10 +77,9 @@ class OwnerGate:
         self._thread.start()
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Lets go of the endpoint and of every connection."""
+        """Closes the endpoint and every connection."""
         self._closing.set()
-        with contextlib.suppress(OSError):
-            self._wake_writer.send(b"\0")
+        self._wake_up.wake()
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -95,11 +95,11 @@ class OwnerGate:
                 if isinstance(key.fileobj, socket.socket):
                     key.fileobj.close()
             self._selector.close()
-            self._wake_writer.close()
+            self._wake_up.close()
 
     def _accept(self) -> None:
         accepted = self._accepted()
-        peers = LocalPeers()  # read while all of them are open
+        peers = LocalPeers()  # read while all accepted connections are open
         refused_before = self._refused
         for connection in accepted:
             self._admit(connection, peers.uid(connection))
@@ -108,19 +108,19 @@ class OwnerGate:
 
     def _accepted(self) -> list[socket.socket]:
         accepted: list[socket.socket] = []
-        # Until none waits any more, or no descriptor is left: then the next turn may find one.
+        # Until none waits, or no descriptor is free: the next turn tries again.
         with contextlib.suppress(OSError):
             while len(accepted) < _BATCH:
                 accepted.append(self._listener.accept()[0])
         return accepted
 
     def _admit(self, connection: socket.socket, uid: int | None) -> None:
-        """Joins a connection to the socket proper, or refuses it. uid: of its other end."""
+        """Connects a connection to the ZeroMQ socket, or refuses it. uid: of its other end."""
         if self._connections >= MOST_CONNECTIONS:
             self._refuse(connection, f"{MOST_CONNECTIONS} connections are open already")
             return
         if uid not in (0, os.geteuid()):
-            who = "a process that has gone or is in a container" if uid is None else f"uid {uid}"
+            who = "a process that has ended or is in a container" if uid is None else f"uid {uid}"
             self._refuse(connection, f"{who} is not the node's user, uid {os.geteuid()}")
             return
         with contextlib.ExitStack() as unless_joined:
@@ -131,7 +131,7 @@ class OwnerGate:
                 inner.connect(self._inner)
                 connection.setblocking(False)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:  # the socket proper is not there yet, no longer, or busy
+            except OSError:  # the ZeroMQ socket is not bound yet, closed, or busy
                 return
             unless_joined.pop_all()
         self._join(connection, inner)
@@ -165,25 +165,25 @@ class OwnerGate:
         end.other.write()
         if end.over or end.other.over:
             self._connections -= 1
-        for one in (end, end.other):
-            self._watch(one)
+        for side in (end, end.other):
+            self._watch(side)
             if end.over or end.other.over:
-                one.socket.close()
+                side.socket.close()
 
     def _watch(self, end: "_End") -> None:
-        """Waits for the events that an end wants now, which may be none."""
-        wanted = 0 if end.over or end.other.over else end.wants
+        """Registers the events that an end wants now, which may be none."""
+        events = 0 if end.over or end.other.over else end.wants
         if end.socket not in self._selector.get_map():
-            if wanted:
-                self._selector.register(end.socket, wanted, end)
-        elif wanted:
-            self._selector.modify(end.socket, wanted, end)
+            if events:
+                self._selector.register(end.socket, events, end)
+        elif events:
+            self._selector.modify(end.socket, events, end)
         else:
             self._selector.unregister(end.socket)
 
 
 class _End:
-    """One of the two sockets that are joined."""
+    """One of the two sockets of a relayed connection. over: the end is closed."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
@@ -198,7 +198,7 @@ class _End:
         return reads * selectors.EVENT_READ | bool(self._pending) * selectors.EVENT_WRITE
 
     def read(self) -> None:
-        """Takes what is there, for the other end."""
+        """Reads the bytes that have arrived, for the other end."""
         try:
             data = self.socket.recv(_CHUNK_BYTES)
         except BlockingIOError:
@@ -209,7 +209,7 @@ class _End:
         self.other._pending += data
 
     def write(self) -> None:
-        """Writes as much of what came from the other end as can be now."""
+        """Writes as many bytes of the other end as the kernel accepts."""
         try:
             while self._pending:
                 del self._pending[: self.socket.send(self._pending)]

@@ -1,4 +1,4 @@
-"""Publisher: the thread that owns the XPUB socket, and everything that touches it."""
+"""Publisher: the XPUB socket of a node, and the thread that owns it."""
 
 import contextlib
 import queue
@@ -21,43 +21,40 @@ from perception_client.messages.codec import encode
 from perception_client.messages.kinds import Message
 
 OUTBOX = 64
-"""Messages between the threads that make them and the socket. The socket never blocks in live use,
-so this fills only when the machine stands still."""
+"""Messages between the threads that build them and the socket. The socket never blocks in live use,
+so this queue is full only while the machine stands still."""
 SEND_HIGH_WATER_MARK = 256
-"""Messages kept for one slow subscriber before its newest are lost to it (about 0.2 MB)."""
+"""Messages that wait for one slow subscriber before it loses the newest ones (about 0.2 MB)."""
 LINGER_MS, _FOR_EVER = 100, -1
-"""How long what was handed to the socket may take to get out of it once it is closed."""
+"""How long the closed socket may take to send its last messages."""
 LONGEST_TOPIC = 72
-"""Bytes of the longest topic; nobody subscribes to a longer one."""
+"""Longest topic in bytes; a longer subscription closes its connection."""
 MOST_TOPICS = 256
-"""Topics of one subscriber."""
+"""Most topics of one subscriber."""
 ALLOWANCE = Allowance(messages_s=100, burst=512, bytes_s=64 * 1024, burst_bytes=24 * 1024)
-"""Of one subscriber, which sends subscriptions alone: all that it has when it connects."""
+"""Of one subscriber, which sends only subscriptions: all of them when it connects."""
 _LONGEST_FRAME, _LONGEST_FRAME_WITH_KEYS = 160, 512
-"""Bytes that a subscriber may send at once, its handshake too; libzmq closes the connection of who
-sends more. CURVE's handshake is longer, and only who is on the allow list gets beyond it."""
+"""Longest message of a subscriber in bytes, including its handshake; libzmq closes the connection
+of a longer one. The handshake of CURVE is longer, and admits only clients of the allow list."""
 _RECEIVE_BUFFER = 16 * 1024
-"""The kernel's, for each subscriber: what it may have sent before it is known to send too much."""
+"""Receive buffer of the kernel for each subscriber: the bytes that arrive before a flood is
+known."""
 _HEARD_A_TURN = 64
 """Subscriptions that are read before the next messages are sent."""
 _UNREAD = 1
-"""Subscriptions that libzmq takes from one subscriber before they are read. It reads on while more
-come: a longer queue is refilled as fast as it is emptied, and has no end."""
+"""Subscriptions of one subscriber that libzmq receives before they are read. libzmq continues while
+more arrive: a longer queue is refilled as fast as it is emptied, without an end."""
 _REST_S = 0.005
-"""How long nobody is listened to after a turn that was full of subscriptions: the kernel holds back
-who sends more."""
+"""How long no subscription is read after a full turn of them: the kernel holds back the senders."""
 _JOINED, _LEFT = b"\1", b"\0"
 
 
 class Publisher:
-    """Broadcasts messages on one endpoint.
+    """Broadcasts messages on one endpoint, from the constructor on until `close`. Any thread sends.
 
-    Live, a subscriber that does not keep up loses messages and costs nobody anything. With
-    `lossless` its backpressure holds the sender instead, until it reads or goes. Binding happens
-    in the constructor, which raises EndpointError.
-
-    observer: called with each message after it was handed to the socket.
-    keys: folder of keys, see `node.transport.curve`; None for a socket without keys.
+    Guarantees: the numbers of a topic have no gaps when sent; a late subscriber gets the newest
+    message of each topic before any newer one; a subscriber that does not keep up loses messages,
+    and affects neither the sender nor other subscribers.
     """
 
     def __init__(
@@ -68,6 +65,13 @@ class Publisher:
         observer: Observer | None = None,
         keys: Path | None = None,
     ) -> None:
+        """Binds the endpoint. Raises EndpointError, ConfigError.
+
+        lossless: a slow subscriber holds up the sender, until it reads or disconnects, and loses
+        nothing. observer: called with each message after it was handed to the socket, on the
+        publisher's thread. keys: folder of keys, see `node.transport.curve`; None for a socket
+        without keys.
+        """
         self._endpoint = endpoint
         self._lossless = lossless
         self._observer = observer
@@ -88,19 +92,18 @@ class Publisher:
 
     @property
     def subscriptions(self) -> int:
-        """Topics subscribed to by somebody now."""
+        """Number of current subscriptions of all subscribers."""
         return self._subscriptions
 
     def send(self, outgoing: Outgoing | SequenceQuery) -> None:
-        """Hands a message to the publisher's thread; any thread may.
-
-        Raises what ended that thread, should it have failed (an observer that cannot write).
-        """
+        """Hands a message to the publisher's thread; blocks while its queue is full. Without effect
+        after `close`. Raises the error that ended the thread, as of an observer that cannot
+        write."""
         while not self._thread.closing.is_set() and not self.offer(outgoing, 0.1):
             pass
 
     def offer(self, outgoing: Outgoing | SequenceQuery, timeout_s: float) -> bool:
-        """As `send`, but gives up; whether the message was taken."""
+        """As `send`, for at most `timeout_s`; whether the message was accepted."""
         self._raise_failure()
         try:
             self._outbox.put(outgoing, timeout=timeout_s)
@@ -110,13 +113,14 @@ class Publisher:
         return True
 
     def wait_for_subscriber(self, stop: threading.Event) -> None:
-        """Returns when somebody subscribes, or the stop event is set."""
+        """Returns when there is a subscriber, or the stop event is set."""
         while not self._subscriptions and not stop.wait(0.02):
             pass
 
     def finish(self, stop: threading.Event) -> None:
-        """At the end of what is lossless: returns when all has left for its subscribers, however
-        slowly they read, or the stop event is set. Raises what ended the publisher's thread."""
+        """Ends a lossless publisher: returns when its subscribers have received all messages,
+        however slowly they read, or when the stop event is set. Raises the error that ended the
+        thread."""
         self._finishing.set()
         self._thread.close(0.0)
         while self._thread.is_alive and not stop.is_set():
@@ -124,7 +128,8 @@ class Publisher:
         self._raise_failure()
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Sends what was taken, lets go of the endpoint; after `timeout_s` what is left is lost."""
+        """Sends the accepted messages and releases the endpoint. Messages that remain after
+        `timeout_s` are lost."""
         self._thread.close(timeout_s)
         self._give_up.set()
         self._thread.join(timeout_s)
@@ -141,13 +146,15 @@ class Publisher:
             xpub = context.socket(zmq.XPUB)
             stack.callback(self._let_go, xpub)
             xpub.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
-            xpub.setsockopt(zmq.XPUB_VERBOSER, 1)  # each joiner is told, not only a topic's first
+            xpub.setsockopt(
+                zmq.XPUB_VERBOSER, 1
+            )  # an event for each subscriber, not only for the first of a topic
             xpub.setsockopt(zmq.XPUB_NODROP, int(self._lossless))
             keep_alive(xpub)
             longest = _LONGEST_FRAME if self._keys is None else _LONGEST_FRAME_WITH_KEYS
             xpub.setsockopt(zmq.MAXMSGSIZE, longest)
             xpub.setsockopt(zmq.RCVBUF, _RECEIVE_BUFFER)
-            # With keys one place is taken for good by what libzmq says of who connected.
+            # With keys, the metadata of the client permanently takes one place.
             xpub.setsockopt(zmq.RCVHWM, _UNREAD if self._keys is None else _UNREAD + 1)
             connections = Connections(context, xpub, "labels", ALLOWANCE, idle_first)
             stack.callback(connections.close)
@@ -165,8 +172,8 @@ class Publisher:
         sequencer = Sequencer()
         sockets = xpub, connections.events
         listening, resting = select.poll(), select.poll()
-        for one in sockets:
-            listening.register(int(one.getsockopt(zmq.FD)), select.POLLIN)
+        for watched in sockets:
+            listening.register(int(watched.getsockopt(zmq.FD)), select.POLLIN)
         listening.register(self._wake_up.reader, select.POLLIN)
         resting.register(self._wake_up.reader, select.POLLIN)
         rest_until = 0.0
@@ -174,7 +181,7 @@ class Publisher:
         while not (closing.is_set() and self._outbox.empty()) and not self._give_up.is_set():
             rest_s = rest_until - time.monotonic()
             waits = not (int(xpub.getsockopt(zmq.EVENTS)) & zmq.POLLIN or connections.unread)
-            guard.turn_ends()  # zmq.Poller would call libzmq while nobody watches how long it takes
+            guard.turn_ends()  # zmq.Poller would call libzmq outside of a turn, without the guard
             if rest_s > 0:
                 resting.poll(max(1, round(rest_s * 1000)))
             elif waits:
@@ -220,8 +227,8 @@ class Publisher:
             return
 
     def _hear(self, xpub: "zmq.Socket[Any]", connections: Connections) -> bool:
-        """Reads who joined and left: a bounded number, so that nobody's flood of subscriptions
-        keeps a message from the others. Whether more may wait."""
+        """Reads a bounded number of subscriptions, so that a flood of them delays no message to
+        other subscribers. Whether more may wait."""
         connections.look_after()
         more = True
         for _ in range(_HEARD_A_TURN):

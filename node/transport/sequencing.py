@@ -1,7 +1,7 @@
-"""Outgoing: messages before they have their number, and the sequencer that gives it to them.
+"""Sequencer: gives each outgoing message its number and its stamps.
 
-A message is numbered and stamped when it is handed over, by the one thread that hands over, so
-that the numbers of a topic have no holes.
+The one thread that hands messages over numbers and stamps them at that moment, so the numbers of a
+topic have no gaps.
 """
 
 import time
@@ -16,8 +16,8 @@ from perception_client.messages.kinds import Message
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a message gets when it is handed over: number, Unix time, CLOCK_MONOTONIC and
-    CLOCK_BOOTTIME in ns."""
+    """The fields that a message gets at its hand-over: number, and the time in ns as Unix time, on
+    CLOCK_MONOTONIC and on CLOCK_BOOTTIME (None where the system lacks that clock)."""
 
     seq: int
     published_ns: int
@@ -27,11 +27,12 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message but for its envelope. topic: what its number counts on.
+    """A message without its header.
 
-    key: of the messages of a topic the newest of each key is sent again to late joiners; one that
-    `ends` is not, and takes that of its key away. on_sealed: called with the finished message, on
-    the thread that hands over; quick, and never raising.
+    topic: the topic, whose messages are numbered together. finalise: builds the message with its
+    header. key: late subscribers get the newest message of each key of a topic. ends: the message
+    removes the retained message of its key, and is not retained itself. on_finalised: called with
+    the finished message, on the thread that hands over; quick, and never raises.
     """
 
     topic: bytes
@@ -48,7 +49,7 @@ class Sequencer:
         self._next: defaultdict[bytes, int] = defaultdict(int)
 
     def finalise(self, outgoing: Outgoing) -> Message:
-        """The finished message."""
+        """The finished message, with the next number of its topic."""
         seq = self._next[outgoing.topic]
         self._next[outgoing.topic] = seq + 1
         envelope = Header(seq, time.time_ns(), time.monotonic_ns(), boottime_ns())
@@ -57,14 +58,14 @@ class Sequencer:
             outgoing.on_finalised(message)
         return message
 
-    def answer(self, probe: "SequenceQuery") -> None:
-        """Says the numbers that a probe asks for."""
-        probe.on_reached(tuple(self._next[topic] for topic in probe.topics))
+    def answer(self, query: "SequenceQuery") -> None:
+        """Answers a query with the next number of each of its topics."""
+        query.on_reached(tuple(self._next[topic] for topic in query.topics))
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceQuery:
-    """Asks, in its place among the messages, for the next number of each topic."""
+    """A query, in order with the messages, for the next number of each topic."""
 
     topics: tuple[bytes, ...]
     on_reached: Callable[[tuple[int, ...]], None]
@@ -75,19 +76,19 @@ Observer = Callable[[Message], None]
 
 
 class Sink(Protocol):
-    """Where a pipeline's messages go."""
+    """The destination of the messages of a pipeline."""
 
     def send(self, outgoing: Outgoing | SequenceQuery) -> None:
-        """Takes a message; may block while the ones before it are on their way."""
+        """Accepts a message; may block while earlier messages are being sent."""
         ...
 
     def close(self) -> None:
-        """Hands over what was taken, then lets go of everything."""
+        """Hands the accepted messages over, then releases all resources."""
         ...
 
 
 class LocalSink:
-    """No socket: the observer alone sees the messages, on the thread that sends."""
+    """A sink without a socket: calls the observer, on the thread that sends."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -101,4 +102,4 @@ class LocalSink:
             self._observer(self._sequencer.finalise(outgoing))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Has no effect."""

@@ -1,5 +1,5 @@
-"""SocketFile: the file of an ipc endpoint, which only the process that bound it removes, and which
-takes the place of nothing but a socket that a killed process left behind."""
+"""SocketFile: the file of an ipc endpoint. Only the process that bound it removes it, and it
+replaces nothing but the socket file of a process that was killed."""
 
 import os
 import socket
@@ -14,8 +14,8 @@ _SCHEME = "ipc://"
 
 @dataclass(frozen=True, slots=True)
 class SocketFile:
-    """A bound socket's file, known by its device and inode: another process may have put its own
-    in the same place."""
+    """The file of a bound socket, identified by device and inode: another process may have put its
+    own file at the same path."""
 
     path: Path
     device: int
@@ -23,40 +23,40 @@ class SocketFile:
 
     @classmethod
     def of(cls, endpoint: str) -> "SocketFile | None":
-        """The file of an endpoint that was bound just now; None where it has none."""
+        """The file of an endpoint that was just bound; None without a file."""
         path = path_of(endpoint)
         if path is None:
             return None
         try:
-            found = path.lstat()
-        except OSError:  # removed by somebody since
+            status = path.lstat()
+        except OSError:  # removed since
             return None
-        return cls(path, found.st_dev, found.st_ino)
+        return cls(path, status.st_dev, status.st_ino)
 
     def remove(self) -> None:
-        """Removes the file, which libzmq leaves behind, unless another is in its place. To be
-        called while the socket is still bound, so that its inode cannot be another's."""
+        """Removes the file, which libzmq leaves behind, unless another file has replaced it. To be
+        called while the socket is still bound, so that its inode cannot be reused."""
         try:
-            found = self.path.lstat()
+            status = self.path.lstat()
         except OSError:
             return
-        if (found.st_dev, found.st_ino) == (self.device, self.inode):
+        if (status.st_dev, status.st_ino) == (self.device, self.inode):
             self.path.unlink(missing_ok=True)
 
 
 def path_of(endpoint: str) -> Path | None:
-    """The file of an ipc endpoint; None for TCP and for Linux's abstract namespace (`ipc://@name`),
-    which has no files."""
+    """The file of an ipc endpoint; None for TCP and for the abstract namespace of Linux
+    (`ipc://@name`), which has no files."""
     name = endpoint.removeprefix(_SCHEME)
     return None if name == endpoint or name.startswith("@") else Path(name)
 
 
 def check_free(endpoint: str) -> None:
-    """Raises EndpointError unless an ipc endpoint can be bound without harm: nothing is there, or
-    the socket of a process that has ended. libzmq itself removes whatever it finds.
+    """Raises EndpointError unless an ipc endpoint can be bound without harm: its path is free, or
+    has the socket of a process that has ended. libzmq itself removes any file.
 
-    Who may write to the folder can put a file there between this check and the bind; but they can
-    remove files in it anyway.
+    A user with write access to the folder can create a file between this check and the bind, but
+    can remove files in the folder anyway.
     """
     if not endpoint.startswith(_SCHEME):
         return
@@ -72,7 +72,7 @@ def check_free(endpoint: str) -> None:
 
 
 def in_use(endpoint: str) -> str:
-    """What to tell of an endpoint that another process has."""
+    """The error text of an endpoint that another process has bound."""
     return (
         f"endpoint {endpoint} is in use, perhaps by a node that still runs; "
         "stop that one or choose another with --endpoint"
@@ -80,18 +80,18 @@ def in_use(endpoint: str) -> str:
 
 
 def _is_socket_or_nothing(path: Path) -> bool:
-    """A symbolic link counts as what it is: binding would put the socket in the link's place."""
+    """A symbolic link is not followed: a bind would replace the link."""
     try:
         return stat.S_ISSOCK(path.lstat().st_mode)
     except FileNotFoundError:
         return True
-    except (OSError, ValueError):  # the bind will say what is wrong with its folder
+    except (OSError, ValueError):  # the bind reports the problem of the folder
         return True
 
 
 def _is_served(name: str) -> bool:
-    """Whether a process has a unix socket; a file left by a killed one does not count. One that is
-    too busy to be connected to, or lets only others in, is served."""
+    """Whether a process serves a unix socket; the file of a killed process does not count. A socket
+    that is too busy to accept, or that admits other users only, counts as served."""
     address: str | bytes = name
     if name.startswith("@"):
         address = b"\0" + os.fsencode(name[1:])

@@ -62,8 +62,8 @@ class SocketThread:
         on_failure: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         """name: of the thread. serve: binds, calls `bound`, and serves until `closing`. wake: makes
-        `serve` look at `closing`. refuse: the error that `start` raises for one of the bind.
-        on_failure: called on the thread with an error after the bind."""
+        `serve` check `closing`. refuse: makes the error that `start` raises from an error of the
+        bind. on_failure: called on the thread with an error after the bind."""
         self._serve = serve
         self._wake = wake
         self._refuse = refuse

@@ -1,6 +1,6 @@
-"""Unread: how much of the large answers their clients have not read yet. libzmq keeps what a client
-does not read, and counts messages only: who asks for pictures and never reads could fill the
-memory."""
+"""Unread: limits the memory of large answers that their clients have not read yet. libzmq keeps
+unread messages and limits their number only: a client that requests pictures and never reads could
+fill the memory."""
 
 import time
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from node.transport.connections import Connection
 
 MIB = 1024 * 1024
 MOST_OF_ONE = 32 * MIB
-"""Bytes that may wait for one client; one answer is always sent, however large it is."""
+"""Most bytes that wait for one client; the first answer is sent whatever its size."""
 MOST_OF_ALL = 64 * MIB
 LARGE_BYTES = 64 * 1024
-"""Smaller answers are not counted: their number is limited."""
+"""Smaller answers do not count: their number is limited."""
 _SETTLE_S = 0.05
-"""After that libzmq has given the kernel what the kernel took of an answer."""
+"""Time after which libzmq has handed to the kernel what the kernel accepts of an answer."""
 
 
 @dataclass(slots=True)
@@ -25,21 +25,21 @@ class _Waiting:
 
 
 class Unread:
-    """One thread. takes_more: whether the kernel would take more for a connection, which it does
-    not while some of what was sent before is still with libzmq."""
+    """Used by one thread. takes_more: whether the kernel accepts more bytes for a connection; false
+    while libzmq still has bytes of an earlier answer."""
 
     def __init__(self, takes_more: Callable[[Connection], bool]) -> None:
         self._takes_more = takes_more
         self._waiting: dict[Connection, _Waiting] = {}
 
     def admit(self, connection: Connection, size: int) -> bool:
-        """Whether an answer may be sent to a client now; if so it counts as sent."""
+        """Whether an answer of `size` bytes may be sent to a client now; it then counts as sent."""
         if size < LARGE_BYTES:
             return True
         self._forget_what_was_read()
         now = time.monotonic()
         of_one = self._waiting.get(connection, _Waiting(0, now))
-        of_all = sum(one.size for one in self._waiting.values())
+        of_all = sum(waiting.size for waiting in self._waiting.values())
         if (of_one.size and of_one.size + size > MOST_OF_ONE) or (
             of_all and of_all + size > MOST_OF_ALL
         ):
@@ -48,7 +48,7 @@ class Unread:
         return True
 
     def forget(self, connection: Connection) -> None:
-        """A client has gone."""
+        """Forgets a client that has disconnected."""
         self._waiting.pop(connection, None)
 
     def _forget_what_was_read(self) -> None:

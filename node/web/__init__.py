@@ -1,1 +1,1 @@
-"""Web: the live page, its metrics, and who may see and press what."""
+"""Web: the live page, its metrics, and the access to both."""

@@ -1,4 +1,4 @@
-"""Gate: the connections of the page. How many there are, and how long one may do nothing."""
+"""Gate: limits the connections of the page in number and in idle time."""
 
 import asyncio
 import contextlib
@@ -10,26 +10,27 @@ from typing import cast
 
 MOST_CONNECTIONS = 64
 IDLE_S = 10.0
-"""How long a connection may be without a request that is being answered: before the first, between
-two, while the lines of one still come, and while nobody reads an answer."""
+"""How long a connection may be idle: before the first request, between two requests, while a
+request arrives, and while the client does not read its answer."""
 WORK_S = 45.0
-"""How long an answer may take; a live view (WebSocket) has heartbeats instead."""
+"""Longest time of an answer; a live view (WebSocket) has heartbeats instead."""
 SWEEP_S = 1.0
 
 
 class Gate:
-    """Lets connections to the protocols of an HTTP server. Used on its loop only."""
+    """Admits connections to the protocols of an HTTP server. Used on the loop of the server
+    only."""
 
     def __init__(self, inner: Callable[[], asyncio.Protocol]) -> None:
         self._inner = inner
         self._open: dict[asyncio.BaseTransport, _Guarded] = {}
 
     def __call__(self) -> asyncio.Protocol:
-        """The protocol of one more connection."""
+        """The protocol of a new connection."""
         return _Guarded(self, self._inner())
 
     def working(self, transport: asyncio.BaseTransport | None, *, endless: bool = False) -> None:
-        """A request of this connection is being answered. endless: by a live view."""
+        """Marks a connection as busy with an answer. endless: the answer is a live view."""
         guarded = self._open.get(transport) if transport is not None else None
         if guarded is not None:
             now = asyncio.get_running_loop().time()
@@ -37,41 +38,47 @@ class Gate:
             guarded.until = float("inf") if endless else now + WORK_S
 
     def idle(self, transport: asyncio.BaseTransport | None) -> None:
-        """The request of this connection is answered, but for what is still to be sent."""
+        """Marks a connection as idle: its request is answered, up to the bytes still to be sent."""
         guarded = self._open.get(transport) if transport is not None else None
         if guarded is not None:
             guarded.rest()
 
     async def look_after(self) -> None:
-        """Ends what was idle for too long, until it is cancelled."""
+        """Ends connections that are idle for too long, until it is cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = asyncio.get_running_loop().time()
             for transport, guarded in tuple(self._open.items()):
                 guarded.look_for_progress()
-                if transport.is_closing():  # what is left to send has as long as an idle one
+                if (
+                    transport.is_closing()
+                ):  # the rest of an answer has the time of an idle connection
                     guarded.until = min(guarded.until, now + IDLE_S)
                 if guarded.until <= now:
                     cast(asyncio.Transport, transport).abort()
 
     def enter(self, transport: asyncio.Transport, guarded: "_Guarded") -> None:
-        """Notes a connection; where there are too many the longest idle goes, else this one."""
+        """Notes a connection. Beyond the limit, ends the one that is idle for longest, else this
+        one."""
         self._open[transport] = guarded
         if len(self._open) > MOST_CONNECTIONS:
-            idle = [(one.until, number) for number, one in enumerate(self._open.values())
-                    if not one.working]  # fmt: skip
+            idle = [
+                (connection.until, number)
+                for number, connection in enumerate(self._open.values())
+                if not connection.working
+            ]
             number = min(idle)[1] if idle else len(self._open) - 1
             victim = tuple(self._open)[number]
             del self._open[victim]
             cast(asyncio.Transport, victim).abort()
 
     def leave(self, transport: asyncio.BaseTransport) -> None:
-        """A connection has ended."""
+        """Notes the end of a connection."""
         self._open.pop(transport, None)
 
 
 class _Guarded(asyncio.Protocol):
-    """Passes everything on to the protocol inside."""
+    """Forwards everything to the inner protocol."""
 
     def __init__(self, gate: Gate, inner: asyncio.Protocol) -> None:
         self._gate = gate
@@ -82,13 +89,13 @@ class _Guarded(asyncio.Protocol):
         self._unsent = 0
 
     def look_for_progress(self) -> None:
-        """Who still reads an answer is not idle, however slowly it reads."""
+        """A client that reads its answer is not idle, however slowly it reads."""
         before, self._unsent = self._unsent, _unsent_bytes(self._transport)
         if self._unsent < before and not self.working:
             self.rest()
 
     def rest(self) -> None:
-        """Counts as idle from now on."""
+        """Begins the idle time anew."""
         self.working = False
         self.until = asyncio.get_running_loop().time() + IDLE_S
 
@@ -113,13 +120,13 @@ class _Guarded(asyncio.Protocol):
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        if not self.working:  # it reads its answer
+        if not self.working:  # the client reads its answer
             self.rest()
         self._inner.resume_writing()
 
 
 def _unsent_bytes(transport: asyncio.Transport | None) -> int:
-    """What the other end has not taken yet, of what waits here and in the kernel."""
+    """Bytes that the client has not received yet, in this process and in the kernel."""
     if transport is None:
         return 0
     unsent = transport.get_write_buffer_size()

@@ -1,5 +1,5 @@
-"""What the buttons of the live page send. A page in a browser is the easiest way in, so it takes
-these requests and no others."""
+"""The requests that the buttons of the live page send. A page in a browser is the easiest target of
+an attack, so the page accepts these requests and no others."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

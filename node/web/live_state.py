@@ -1,4 +1,4 @@
-"""LiveState: what the page and the metrics know of a node, from its own messages."""
+"""LiveState: the state of the node for the page and the metrics, from the messages of the node."""
 
 import threading
 import time
@@ -18,11 +18,11 @@ from perception_client.messages.kinds import (
 
 KEPT_EVENTS = 30
 KEPT_HEALTH = 120
-"""Seconds of the latency plot: health comes once a second."""
+"""Length of the latency plot in seconds: one health message a second."""
 
 
 class LiveState:
-    """The newest of everything. Told on the publisher's thread, asked on the page's."""
+    """The newest messages. The publisher's thread writes, the page's thread reads."""
 
     def __init__(self, cameras: list[str]) -> None:
         self._cameras = cameras
@@ -32,10 +32,10 @@ class LiveState:
         self._health: deque[HealthMessage] = deque(maxlen=KEPT_HEALTH)
         self._events: deque[tuple[int, EventMessage]] = deque(maxlen=KEPT_EVENTS)
         self._info: ModelInfo | None = None
-        self._told = 0
+        self._event_count = 0
 
     def message(self, message: Message) -> None:
-        """A message that went out."""
+        """Notes a message that was sent."""
         with self._lock:
             match message:
                 case LabelsMessage():
@@ -45,19 +45,19 @@ class LiveState:
                 case HealthMessage():
                     self._health.append(message)
                 case EventMessage():
-                    self._told += 1
-                    self._events.append((self._told, message))
+                    self._event_count += 1
+                    self._events.append((self._event_count, message))
                 case InfoMessage():
                     self._info = message.model
 
     @property
     def health(self) -> HealthMessage | None:
-        """The newest."""
+        """The newest health message, None before the first."""
         with self._lock:
             return self._health[-1] if self._health else None
 
-    def told(self) -> dict[str, Any]:
-        """All that the page shows, as JSON has it. Ages are of now, in seconds."""
+    def content(self) -> dict[str, Any]:
+        """The content of the page, ready for JSON. Ages are at the time of the call, in seconds."""
         with self._lock:
             health = self._health[-1] if self._health else None
             labels, seen = dict(self._labels), dict(self._seen)
@@ -70,7 +70,7 @@ class LiveState:
             "state": health.state if health else "starting",
             "session": health.session if health else None,
             "model": asdict(info) if info else None,
-            "settings": max((one.settings for one in labels.values()), default=None),
+            "settings": max((message.settings for message in labels.values()), default=None),
             "degraded": list(health.degraded) if health else [],
             "last_error": health.last_error if health else None,
             "uptime_s": health.uptime_s if health else None,
@@ -78,7 +78,7 @@ class LiveState:
             "rss_bytes": health.rss_bytes if health else None,
             "subscribers": health.subscribers if health else None,
             "recording": asdict(health.recording) if health and health.recording else None,
-            "latency": [_latency(one) for one in past],
+            "latency": [_latency(message) for message in past],
             "cameras": [
                 {
                     "name": name,

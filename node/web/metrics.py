@@ -1,5 +1,5 @@
-"""Metrics: a node's messages as Prometheus reads them. Names and units after its conventions:
-seconds, bytes, totals."""
+"""Metrics: the messages of a node in the format of Prometheus. Names and units follow its
+conventions: seconds, bytes, totals."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ STAGES = ("capture", "wait", "preprocess", "infer", "postprocess")
 
 
 class Metrics:
-    """Counts and times what goes out. Told on the publisher's thread; asked by any."""
+    """Counts and times the messages. The publisher's thread writes; any thread reads."""
 
     def __init__(self, live: LiveState) -> None:
         self._registry = CollectorRegistry()
@@ -50,7 +50,7 @@ class Metrics:
         self._registry.register(_FromHealth(live))
 
     def message(self, message: Message) -> None:
-        """A message that went out."""
+        """Notes a message that was sent."""
         if not isinstance(message, LabelsMessage) or message.timing_ns is None:
             return
         for stage in STAGES:
@@ -61,12 +61,12 @@ class Metrics:
             self._latency.labels(message.camera).observe(latency_ns / 1e9)
 
     def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 
 class _FromHealth(Collector):
-    """What the newest health message tells, read when it is asked for."""
+    """Reads the newest health message at each scrape."""
 
     def __init__(self, live: LiveState) -> None:
         self._live = live
@@ -101,10 +101,10 @@ def _of_cameras(cameras: tuple[CameraHealth, ...]) -> Iterator[Metric]:
         labels=["camera", "status"],
     )  # fmt: skip
     for camera in cameras:
-        for one in Status:
-            status.add_metric([camera.camera, str(one)], float(camera.status is one))
+        for value in Status:
+            status.add_metric([camera.camera, str(value)], float(camera.status is value))
     yield status
-    for name, told, value in (
+    for name, description, field in (
         ("frames", "Frames captured.", "frames"),
         ("dropped_frames", "Frames dropped in favour of newer ones.", "dropped"),
         ("corrupt_frames", "Pictures that could not be decoded.", "corrupt"),
@@ -112,9 +112,9 @@ def _of_cameras(cameras: tuple[CameraHealth, ...]) -> Iterator[Metric]:
         ("reconnects", "Times that a source was reopened.", "reconnects"),
         ("deadline_misses", "Messages later than the camera's deadline.", "deadline_misses"),
     ):
-        counter = CounterMetricFamily(f"perception_camera_{name}", told, labels=["camera"])
+        counter = CounterMetricFamily(f"perception_camera_{name}", description, labels=["camera"])
         for camera in cameras:
-            counter.add_metric([camera.camera], getattr(camera, value))
+            counter.add_metric([camera.camera], getattr(camera, field))
         yield counter
     age = GaugeMetricFamily(
         "perception_camera_newest_frame_age_seconds", "Age of the newest frame.", labels=["camera"]
@@ -142,17 +142,17 @@ def _state(health: HealthMessage) -> Metric:
 
 def _model(live: LiveState) -> Metric:
     family = InfoMetricFamily("perception_node", "The node and its model.")
-    model = live.told()["model"] or {}
-    told = {
+    model = live.content()["model"] or {}
+    labels = {
         key: str(model.get(key, "")) for key in ("name", "task", "runtime", "precision", "device")
     }
-    family.add_metric([], {"version": __version__, **{f"model_{k}": v for k, v in told.items()}})
+    family.add_metric([], {"version": __version__, **{f"model_{k}": v for k, v in labels.items()}})
     return family
 
 
-def _gauge(name: str, told: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, told, value)
+def _gauge(name: str, description: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, description, value)
 
 
-def _counter(name: str, told: str, value: float) -> Metric:
-    return CounterMetricFamily(name, told, value)
+def _counter(name: str, description: str, value: float) -> Metric:
+    return CounterMetricFamily(name, description, value)

@@ -1,4 +1,4 @@
-"""Page: the live page of a node and its metrics, from what goes out to who looks."""
+"""Page: the live page of a node and its metrics, from the sent messages to the HTTP server."""
 
 import logging
 from collections.abc import Callable
@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 
 class Page:
-    """Told of messages from the beginning; serves from `serve` until `close`. A node without a
-    page loads none of this: the HTTP library takes a fifth of a second to import."""
+    """Collects messages from the start; serves from `serve` until `close`. A node without a page
+    imports none of this: the HTTP library takes 0.2 s to import."""
 
     def __init__(self, config: NodeConfig) -> None:
         from node.web.live_state import LiveState
@@ -28,13 +28,13 @@ class Page:
         self._server: WebServer | None = None
 
     def message(self, message: Message) -> None:
-        """A message that went out; quick, on the publisher's thread."""
+        """Notes a message that was sent. Quick; on the publisher's thread."""
         self._live.message(message)
         self._metrics.message(message)
 
     def serve(self, snapshot: Callable[[str], "Future[Any]"], command: "Command") -> None:
-        """Opens the address. snapshot: asks for a labelled frame; command: asks as the control
-        socket does. Raises EndpointError, ConfigError."""
+        """Opens the address. snapshot: requests a labelled frame of a camera. command: carries out
+        a request, as the control socket does. Raises EndpointError, ConfigError."""
         from node.web.preview import Preview
         from node.web.server import WebServer, read_token
 
@@ -52,6 +52,6 @@ class Page:
         log.info("page on http://%s", config.web)
 
     def close(self) -> None:
-        """Sends everybody away."""
+        """Closes the address and all connections."""
         if self._server is not None:
             self._server.close()

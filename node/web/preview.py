@@ -1,5 +1,5 @@
-"""Preview: small pictures of what was labelled, each with its message, made only while somebody
-looks."""
+"""Preview: small pictures of the labelled frames, each with its labels, made only while the page
+has viewers."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ QUALITY = 75
 
 
 class Snapshot(Protocol):
-    """A labelled frame and the message that tells of it."""
+    """A labelled frame and its message."""
 
     @property
     def image(self) -> Image:
@@ -29,29 +29,32 @@ class Snapshot(Protocol):
 
     @property
     def message(self) -> LabelsMessage:
-        """As it was published."""
+        """The message as it was published."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One picture of the page. told: what goes with it, as JSON has it."""
+    """One picture of the page.
+
+    made_at: time on CLOCK_MONOTONIC in s. content: the labels of the frame, ready for JSON. jpeg:
+    the encoded picture.
+    """
 
     made_at: float
-    told: dict[str, Any]
+    content: dict[str, Any]
     jpeg: bytes
 
 
 class Preview:
-    """Shared by all who look, so that many cost no more than one.
-
-    snapshot: asks for the next labelled frame of a camera. fps: most pictures a second of each
-    camera; longest_px: of the longer side.
-    """
+    """Makes the pictures for all viewers, so that many viewers cost no more than one. Any
+    thread."""
 
     def __init__(
         self, snapshot: Callable[[str], "Future[Any]"], fps: float, longest_px: int
     ) -> None:
+        """snapshot: requests the next labelled frame of a camera. fps: highest rate of pictures of
+        each camera. longest_px: length of the longer side."""
         self._snapshot = snapshot
         self._period_s = 1 / fps
         self._longest_px = longest_px
@@ -61,40 +64,40 @@ class Preview:
 
     @property
     def period_s(self) -> float:
-        """Shortest time between two pictures of a camera."""
+        """Shortest time between two pictures of a camera, in s."""
         return self._period_s
 
     def picture(self, camera: str, timeout_s: float) -> Shown | None:
-        """The newest picture, made now if the last one is older than a period; None where no frame
-        is labelled in time. Blocks."""
+        """The newest picture of a camera, at most half a period old; None where no frame is
+        labelled within `timeout_s`. Blocks."""
         with self._lock:
             lock = self._locks.setdefault(camera, threading.Lock())
         with lock:
             newest = self._newest.get(camera)
             if newest is not None and time.monotonic() - newest.made_at < self._period_s * 0.5:
                 return newest
-            asked: Future[Any] = self._snapshot(camera)
+            request: Future[Any] = self._snapshot(camera)
             try:
-                taken: Snapshot = asked.result(timeout_s)
+                snapshot: Snapshot = request.result(timeout_s)
             except TimeoutError:
-                asked.cancel()
+                request.cancel()
                 return None
-            shown = self._shown(taken)
+            shown = self._shown(snapshot)
             self._newest[camera] = shown
             return shown
 
-    def _shown(self, taken: Snapshot) -> Shown:
-        height, width = taken.image.shape[:2]
+    def _shown(self, snapshot: Snapshot) -> Shown:
+        height, width = snapshot.image.shape[:2]
         scale = min(1.0, self._longest_px / max(height, width))
-        small = taken.image
+        small = snapshot.image
         if scale < 1:
             size = max(1, round(width * scale)), max(1, round(height * scale))
-            resized = cv2.resize(taken.image, size, interpolation=cv2.INTER_AREA)
+            resized = cv2.resize(snapshot.image, size, interpolation=cv2.INTER_AREA)
             small = np.asarray(resized, np.uint8)
-        message = to_map(taken.message)
-        told = {
+        message = to_map(snapshot.message)
+        content = {
             key: message[key]
             for key in ("camera", "frame_id", "image", "labels", "detections", "areas")
         }
-        told["kind"] = "picture"
-        return Shown(time.monotonic(), told, encode_jpeg(small, QUALITY))
+        content["kind"] = "picture"
+        return Shown(time.monotonic(), content, encode_jpeg(small, QUALITY))

@@ -1,5 +1,5 @@
-"""WebServer: the live page and the metrics over HTTP, on a thread of its own. Nothing here can hold
-up the node: it reads what was published, and asks as any client would."""
+"""WebServer: the live page and the metrics over HTTP, on a thread of its own. The server cannot
+hold up the node: it reads published messages, and makes requests as any client does."""
 
 import asyncio
 import contextlib
@@ -56,21 +56,16 @@ _HEADERS = {
 }
 
 _LIBRARIES = ("aiohttp.server", "aiohttp.web", "aiohttp.internal", "aiohttp.websocket", "asyncio")
-"""Loggers that write a stack trace for what a stranger sent."""
+"""Loggers that write a stack trace for a malformed request."""
 
 Command = Callable[[str, Mapping[str, Any], str], "Future[Mapping[str, Any]]"]
-"""Asks the node as the control socket does: its command, arguments and the name of who asks, and
-its answer. May raise a PerceptionError, as may the Future; cancelling it gives it up."""
+"""Carries out a request as the control socket does. Takes the command, its arguments and the name
+of the connection; the Future has the answer. The call or the Future may raise PerceptionError;
+cancelling the Future withdraws the request."""
 
 
 class WebServer:
-    """Serves until it is closed. Raises EndpointError where the address cannot be had, ConfigError
-    where the token cannot be read.
-
-    address: HOST:PORT. token: who does not have it gets nothing; None: everybody who reaches it.
-    command: None where the page may change nothing. Without a token only processes of this
-    process's user and of root may change something, unless it is `insecure`.
-    """
+    """Serves from the constructor on until `close`. port: the bound port."""
 
     def __init__(
         self,
@@ -83,6 +78,13 @@ class WebServer:
         command: Command | None,
         insecure: bool = False,
     ) -> None:
+        """Binds the address. Raises EndpointError.
+
+        address: HOST:PORT. token: required of each request; None admits every client that reaches
+        the address. command: carries out requests; None for a page that changes nothing. Without a
+        token only processes of this process's user and of root may change something, unless the
+        page is `insecure`.
+        """
         host, _, port = address_of(f"tcp://{address}").removeprefix("tcp://").rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._live = live
@@ -143,7 +145,7 @@ class WebServer:
             access_log=None,
             shutdown_timeout=0.2,
             keepalive_timeout=IDLE_S,
-            handler_cancellation=True,  # who has gone wants no answer
+            handler_cancellation=True,  # a client that has disconnected needs no answer
         )
         await runner.setup()
         try:
@@ -174,7 +176,7 @@ class WebServer:
             "stop what serves there, or choose another address"
         )
 
-    # Who may ask.
+    # Access.
 
     @web.middleware
     async def _guard(
@@ -188,7 +190,7 @@ class WebServer:
             return await self._answer(request, handler)
         except (web.HTTPException, ConnectionError):
             raise
-        except Exception as error:  # whatever a request sets off costs its sender an answer
+        except Exception as error:  # any error of a request costs the answer to that request alone
             self._log.warning("request", f"page: {request.method} {request.path!r:.60}: {error!r}")
             return web.Response(status=500, text="this request failed; the node's log says why\n")
         finally:
@@ -220,22 +222,22 @@ class WebServer:
     def _has_token(self, request: web.Request, given: str | None) -> bool:
         assert self._token is not None
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        offered = [x for x in (given, bearer, request.cookies.get(COOKIE)) if x]
+        tokens = [token for token in (given, bearer, request.cookies.get(COOKIE)) if token]
         return any(
-            hmac.compare_digest(x.encode(errors="surrogateescape"), self._token.encode())
-            for x in offered
+            hmac.compare_digest(token.encode(errors="surrogateescape"), self._token.encode())
+            for token in tokens
         )
 
     def _names_this_host(self, request: web.Request) -> bool:
-        """A page of somebody else, whose name was made to lead here (DNS rebinding), is not ours;
-        nor is one that lets its visitors' browsers ask here."""
+        """Whether a request names this host. Refuses foreign names that resolve to this address
+        (DNS rebinding), and requests that the page of another origin makes in a browser."""
         host = _without_port(request.headers.get("Host", ""))
         if self._token is None and host not in ("localhost", self._host) and not _is_address(host):
             return False
         origin = request.headers.get("Origin")
         return origin is None or origin.partition("://")[2] == request.headers.get("Host", "")
 
-    # What is served.
+    # Content.
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         name, kind = _FILES[request.path]
@@ -258,8 +260,8 @@ class WebServer:
         assert self._gate is not None
         self._gate.idle(request.transport)  # until all of it is here
         try:
-            asked = await request.json()
-            name, arguments = asked["command"], asked.get("arguments", {})
+            content = await request.json()
+            name, arguments = content["command"], content.get("arguments", {})
         except _UNREADABLE:
             return web.json_response({"error": "a JSON object with command, arguments"}, status=400)
         self._gate.working(request.transport)
@@ -283,7 +285,7 @@ class WebServer:
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         if self._viewers >= MOST_VIEWERS:
-            return web.Response(status=503, text=f"{MOST_VIEWERS} are looking already\n")
+            return web.Response(status=503, text=f"{MOST_VIEWERS} viewers are connected already\n")
         socket = web.WebSocketResponse(
             heartbeat=5.0,
             max_msg_size=4096,
@@ -293,17 +295,17 @@ class WebServer:
         assert self._gate is not None
         self._gate.working(request.transport, endless=True)
         self._viewers += 1
-        wanted: set[str] = set()
+        cameras: set[str] = set()
         tasks = [
             asyncio.create_task(self._send_states(socket)),
-            asyncio.create_task(self._send_pictures(socket, wanted)),
+            asyncio.create_task(self._send_pictures(socket, cameras)),
             asyncio.create_task(self._until_closing(socket)),
         ]
         try:
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
-                    wanted.clear()
-                    wanted.update(_cameras_in(message.data))
+                    cameras.clear()
+                    cameras.update(_cameras_in(message.data))
         finally:
             self._viewers -= 1
             for task in tasks:
@@ -318,24 +320,24 @@ class WebServer:
 
     async def _send_states(self, socket: web.WebSocketResponse) -> None:
         while True:
-            told = self._live.told()
-            told["allow_control"] = self._command is not None
-            told["version"] = __version__
-            await socket.send_str(json.dumps(told))
+            content = self._live.content()
+            content["allow_control"] = self._command is not None
+            content["version"] = __version__
+            await socket.send_str(json.dumps(content))
             await asyncio.sleep(STATE_PERIOD_S)
 
-    async def _send_pictures(self, socket: web.WebSocketResponse, wanted: set[str]) -> None:
-        """As fast as this viewer reads and the cap allows; a slow one gets fewer."""
+    async def _send_pictures(self, socket: web.WebSocketResponse, cameras: set[str]) -> None:
+        """Sends pictures as fast as this viewer reads, up to the configured rate."""
         loop = asyncio.get_running_loop()
         shown: dict[str, float] = {}
         while True:
             due = loop.time() + self._preview.period_s
-            for camera in sorted(wanted):
+            for camera in sorted(cameras):
                 picture = await asyncio.to_thread(self._preview.picture, camera, PICTURE_S)
                 if picture is None or shown.get(camera) == picture.made_at:
                     continue
                 shown[camera] = picture.made_at
-                head = json.dumps(picture.told).encode()
+                head = json.dumps(picture.content).encode()
                 await socket.send_bytes(struct.pack(">I", len(head)) + head + picture.jpeg)
             await asyncio.sleep(max(due - loop.time(), 0.01))
 
@@ -347,13 +349,13 @@ def _is_of_this_user(request: web.Request) -> bool:
 
 
 def _give_way() -> None:
-    """The thread runs when labelling leaves the core to it."""
+    """Gives the inference priority over this thread."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def read_token(file: Path) -> str:
-    """The token in a file: at least 16 characters, and nobody else's to read or change. Raises
-    ConfigError."""
+    """The token in a file: at least 16 characters, in a file that no other user can read or change.
+    Raises ConfigError."""
     try:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -372,22 +374,22 @@ def read_token(file: Path) -> str:
 
 def _cameras_in(text: str) -> list[str]:
     try:
-        asked = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         return []
-    names = asked.get("pictures") if isinstance(asked, dict) else None
+    names = content.get("pictures") if isinstance(content, dict) else None
     return [name for name in names if isinstance(name, str)][:64] if isinstance(names, list) else []
 
 
 _UNREADABLE = (
     ValueError, TypeError, AttributeError, LookupError, RecursionError, web.RequestPayloadError,
 )  # fmt: skip
-"""What reading a body raises that is no JSON of the right shape: not in its encoding, compressed
-and broken, nested without end."""
+"""Errors of a body that is not JSON of the right shape: wrong encoding, broken compression, nesting
+without end."""
 
 
 def _asker(request: web.Request) -> str:
-    """A connection, as the limits of control count it."""
+    """Name of a connection, by which the limits of the control requests count."""
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     return f"page {peer}"
 
