@@ -121,7 +121,7 @@ def test_pictures_come_by_name_and_a_truncated_one_is_left_out(
         pictures = all_of(source)
         assert [p.file.name for p in pictures if p.file] == ["a.jpg", "c.jpg"]
         assert [p.media_ns for p in pictures] == [0, 10**8]
-        assert source.summary() == "2 pictures read, 1 left out because they cannot be read"
+        assert source.summary() == "2 pictures read, 1 skipped because they cannot be read"
         assert "b.jpg cannot be read" in caplog.text
 
 

@@ -49,7 +49,7 @@ def test_settings_that_do_not_fit_are_one_line_at_the_start(in_process: Run) -> 
     assert "finds no objects to look at; take a detector as model.name" in result.stderr
     result = in_process("label", picture, "--model", YOLOX, "--set", f"crops.model={YOLOX}")
     assert result.returncode == 3
-    assert 'task "detect"; a crop wants a classifier' in result.stderr
+    assert 'task "detect"; crops need a classifier' in result.stderr
     with pytest.raises(ModelError, match="'unicorn' is no class of the detector"):
         SecondStage(Recorder(), CropsConfig(classes=("unicorn",)), ("cat",))
 

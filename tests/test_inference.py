@@ -26,7 +26,7 @@ from node.perception.runtimes.base import RuntimeInfo
 from node.perception.runtimes.torch_runtime import TorchRuntime
 from node.perception.tasks.base import Outputs, Prediction
 from node.perception.temporal.scene import Scene, TrackedPrediction
-from node.pipeline.inference_loop import MOST_FAILURES
+from node.pipeline.inference_failures import MAX_FAILURES
 from node.pipeline.live import run_live
 from perception_client.subscriber import (
     Control,
@@ -134,8 +134,8 @@ def test_a_model_that_only_fails_ends_the_node(ipc: str) -> None:
             raise RuntimeError("the driver is gone")
 
     with running(ipc, having(fault)) as (subscriber, ended):
-        seen = received_until(subscriber, lambda seen: len(seen) >= 5 + MOST_FAILURES)
-        assert [m.status for m in seen[-MOST_FAILURES:]] == ["stalled"] * MOST_FAILURES
+        seen = received_until(subscriber, lambda seen: len(seen) >= 5 + MAX_FAILURES)
+        assert [m.status for m in seen[-MAX_FAILURES:]] == ["stalled"] * MAX_FAILURES
         deadline = time.monotonic() + WAIT_S
         while subscriber.alive:
             assert time.monotonic() < deadline

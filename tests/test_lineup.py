@@ -34,7 +34,9 @@ def active_model(*settings: str, **refuses: str) -> ActiveModel:
     def build(wanted: NodeConfig) -> Any:
         return Model(wanted, refuses.get(wanted.model.name))
 
-    return ActiveModel(config, build)
+    active = ActiveModel(config, build)
+    active.load()
+    return active
 
 
 def named(config: NodeConfig, name: str) -> NodeConfig:

@@ -15,7 +15,8 @@ from node.config.load import load_config
 from node.config.schema import NodeConfig
 from node.image.frame import Image
 from node.perception.perceiver import InferenceResult, Perceiver, build_perceiver
-from node.pipeline.live import Outcome, run_live
+from node.pipeline.live import run_live
+from node.pipeline.threads import Outcome
 from perception_client.subscriber import LabelsMessage, Status, Subscriber
 
 SOURCE_FPS = 60

@@ -31,6 +31,7 @@ from node.config.schema import NodeConfig
 from node.errors import OutputError, SourceError
 from node.image.frame import Frame, Image, Stamp
 from node.pipeline.live import run_live
+from node.recording import intake, new_files
 from node.recording import recorder as recorder_module
 from node.recording.folder import RecordingFolder
 from node.recording.mcap_reader import open_chunked
@@ -191,7 +192,7 @@ def test_what_the_disk_is_too_slow_for_is_lost_and_counted(
     recorders: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit stands for a disk that hangs: nothing waits, and the file says what is missing."""
-    monkeypatch.setattr(recorder_module, "MOST_WAITING_BYTES", 2 * photo().nbytes)
+    monkeypatch.setattr(intake, "MAX_WAITING_BYTES", 2 * photo().nbytes)
     recorder = recorders()
     path = recorder.begin().result(WAIT_S)
     started = time.monotonic()
@@ -517,7 +518,7 @@ def test_no_frame_is_missed_between_two_parts(
             assert given.wait(WAIT_S)
             super().__init__(path, about)
 
-    monkeypatch.setattr(recorder_module, "RecordingFile", Slow)
+    monkeypatch.setattr(new_files, "RecordingFile", Slow)
     recorder.frame(frame(0))
     assert opening.wait(WAIT_S)
     recorder.frame(frame(1))

@@ -1,6 +1,8 @@
 """Tune: the choices are measured and judged on real frames, kept, and used by `auto`."""
 
+import importlib.metadata
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,12 @@ from node.perception.preprocess.gpu import GpuPreprocessor
 from node.perception.runtimes import tuning_result as tuned_module
 from node.perception.runtimes.base import RuntimeInfo
 from node.perception.runtimes.export import exported
-from node.perception.runtimes.fallback import CpuFallback
+from node.perception.runtimes.fallback import (
+    FIRST_RETRY_S,
+    MAX_RETRY_S,
+    CpuFallback,
+    RetrySchedule,
+)
 from node.perception.runtimes.select import build_runtime
 from node.perception.runtimes.torch_runtime import TorchRuntime
 from node.perception.runtimes.tuning_result import (
@@ -74,6 +81,16 @@ def _biases(file: Path) -> dict[str, NDArray[np.float32]]:
             if "Convolution" in layer.get_type_name() and bias.get_type_name() == "Constant":
                 found[layer.get_friendly_name()] = bias.data.ravel()
     return found
+
+
+def test_packages_without_metadata_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(tuned_module, "version", version)
+    found = tuned_module.computer()
+    assert found["torch"] == torch.__version__
+    assert found["perception-node"] == "unknown"
 
 
 def test_tune_measures_keeps_and_auto_uses_it(
@@ -278,6 +295,50 @@ def test_what_the_cpu_cannot_do_either_is_an_error(model: Model) -> None:
     perceiver = Perceiver(model, runtime, top_k=1)
     with pytest.raises(ModelError, match="illegal memory access"):
         perceiver.perceive(read_image(PICTURES / "coffee.png"))
+
+
+def test_a_gpu_that_works_again_is_used_again(model: Model) -> None:
+    """The driver fails in flight, then at the first trial, then works. No frame is lost, and no
+    trial comes before its time."""
+    now_s, trials_at = [1000.0], []
+
+    def gpu() -> Gpu:
+        trials_at.append(now_s[0])
+        if len(trials_at) == 2:
+            raise RuntimeError("CUDA error: out of memory")
+        return Gpu(model, 1 if len(trials_at) == 1 else 100)
+
+    runtime = CpuFallback(gpu, lambda: TorchRuntime(model), "cuda:0", now_s=lambda: now_s[0])
+    perceiver = Perceiver(model, runtime, top_k=1)
+    image = read_image(PICTURES / "coffee.png")
+    devices: list[str] = []
+    deadline = time.monotonic() + 60
+    while devices[-2:] != ["cpu", "cpu:0"]:
+        assert time.monotonic() < deadline
+        seen = perceiver.perceive(image)
+        assert seen.labels[0].name == "espresso"
+        devices.append(perceiver.info.device)
+        assert (seen.degraded == ()) == (devices[-1] == "cpu:0")
+        now_s[0] += 1.0
+        time.sleep(0.01)  # a trial has a thread of its own
+    assert devices[0] == "cpu:0"
+    assert len(trials_at) == 3
+    assert trials_at[1] - trials_at[0] >= FIRST_RETRY_S
+    assert trials_at[2] - trials_at[1] >= 2 * FIRST_RETRY_S
+    assert perceiver.perceive(image).degraded == ()
+
+
+def test_a_gpu_that_fails_again_and_again_is_tried_ever_more_rarely() -> None:
+    schedule = RetrySchedule()
+    assert not schedule.is_due(1e9)
+    waits_s = [schedule.note_failure(0.0) for _ in range(8)]
+    assert waits_s == [10, 20, 40, 80, 160, 320, MAX_RETRY_S, MAX_RETRY_S]
+    assert (schedule.is_due(MAX_RETRY_S - 1), schedule.is_due(MAX_RETRY_S)) == (False, True)
+    schedule.note_recovery(1000.0)
+    assert not schedule.is_due(1e9)
+    assert schedule.note_failure(1100.0) == MAX_RETRY_S  # it worked for 100 s: no recovery
+    schedule.note_recovery(2000.0)
+    assert schedule.note_failure(2700.0) == FIRST_RETRY_S
 
 
 def test_a_gpu_that_is_not_there_is_said_in_every_message(model: Model) -> None:

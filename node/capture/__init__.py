@@ -1,1 +1,2 @@
-"""Capture: cameras, streams, videos and pictures become frames, and the newest frame waits."""
+"""Capture: turns cameras, streams, videos and image files into frames, and keeps the newest frame
+of each camera ready for inference."""

@@ -1,47 +1,55 @@
-"""BacklogMeter: the arrival times of a stream's pictures bound how much older each picture can be
-than its stamp."""
+"""BacklogMeter: derives from the arrival times of a stream's pictures an upper bound on how much
+older each picture is than its stamp."""
 
 from collections import deque
 from dataclasses import dataclass
 
-_UNKNOWN_FPS, _MOST_FPS = 30.0, 240.0
-"""Where a stream names no rate, or one that is none."""
+_ASSUMED_FPS, _MAX_FPS = 30.0, 240.0
+"""Frame rate assumed for a stream that reports none, and the highest reported rate that is
+believed."""
 _SHORTEST_NS = 1e9 / 60
-"""Period by which missing pictures are counted at least: a file behind an address comes faster."""
+"""Shortest period used to count missing pictures: a recorded file served as a stream arrives faster
+than it was filmed."""
 MOST_LATE_NS = 100_000_000
-"""Hidden age, beyond one of the stream's own periods, above which a picture is too old to show."""
-_WAITED = 1 / 4
-"""Of a period: a reader that waited so long found nothing in the buffers. Many a camera of 60 fps
-says 25."""
-_WHOLE, _REGULAR = 0.8, 1.5
-"""Of a period: a picture that comes so long after the one before, and was waited for, is none of a
-backlog, unless the link carries less than 1.25 times the stream. After a longer time it may be one
-of a backlog that stood still."""
-_PARTIAL = 2
-"""Groups of pictures at opening that may be cut off."""
-_SLOW_NS = 1e9
-"""Period from which on one picture is enough to tell that no others wait."""
-_UNSURE = 0.1
-"""Of a period: how wrong the one that was learnt may be."""
-_KNOWN = 16
-"""Periods learnt from which on the period is held to be known."""
-_SLOWEST_WEIGHT = 8
-_LONGER = 2
-"""Times the usual period above which one is a silence, unless the next is as long."""
-_RUSHES = ((75, 250_000_000), (300, 1_000_000_000))
-"""So many pictures in so many ns are more than a camera of `_MOST_FPS` takes, jitter counted in."""
-_NEVER_WAITED, _NEVER_WAITED_NS = 30, 1_000_000_000
-"""Pictures, and time, after which the rate of a stream that was never waited for is learnt all the
-same: it may be one of 120 fps that says 25."""
+"""Largest lateness, beyond one period of the stream, of a picture that may still be shown."""
+_MIN_EMPTY_WAIT = 1 / 4
+"""Fraction of a period. A reader that waited at least this long found the buffers empty. Far below
+1, because many cameras run at 60 fps and report 25."""
+_MIN_REGULAR, _MAX_REGULAR = 0.8, 1.5
+"""Fractions of a period. A picture that the reader waited for, and that came between these
+intervals after the previous picture, is not part of a backlog, unless the link carries less than
+1.25 times the rate of the stream. After a longer interval the picture may belong to a backlog that
+was held up."""
+_IGNORED_GROUPS = 2
+"""Number of groups at opening that are ignored, because their first pictures may be missing."""
+_SLOW_PERIOD_NS = 1e9
+"""Period above which one regular picture proves that the buffers are empty."""
+_PERIOD_ERROR = 0.1
+"""Fraction of a period: the assumed error of the learnt period."""
+_KNOWN_AFTER = 16
+"""Number of learnt periods after which the period counts as known."""
+_MAX_AVERAGED = 8
+"""Number of periods over which the learnt period is averaged at most."""
+_SILENCE_FACTOR = 2
+"""Multiple of the usual period. A longer one counts as a silence, unless the next one is as
+long."""
+_FASTEST_ARRIVALS = ((75, 250_000_000), (300, 1_000_000_000))
+"""Pairs of (pictures, ns). More pictures in that time than a camera of `_MAX_FPS` can take, jitter
+included, come from a buffer or a recorded file."""
+_LONG_GROUP, _LONG_GROUP_NS = 30, 1_000_000_000
+"""Number of pictures, and time, after which the rate is learnt even from a stream whose reader
+never waited: a camera may run at 120 fps and report 25."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """Timing of one picture.
 
-    late_ns: the most that it can have been under way or in buffers longer than the pictures usually
-    are; old: that is too much, or unknown; periods: how many of the stream's periods it came after
-    the one before.
+    Attributes:
+        late_ns: upper bound of the time that the picture spent in transport and buffers beyond the
+            stream's usual delay.
+        old: `late_ns` is above the limit, or unknown.
+        periods: interval since the previous picture, in periods of the stream.
     """
 
     late_ns: int
@@ -50,71 +58,82 @@ class Arrival:
 
 
 class BacklogMeter:
-    """Nothing in a stream tells how old a picture is. Where the network, the server or this process
-    stood still, the pictures of that time wait in buffers and come all at once; the same at
-    opening, where the server sends from its last key frame on and FFmpeg keeps what it probed.
+    """Bounds the age of each picture of a stream. Not thread-safe: one thread owns it.
 
-    What is known: a source takes one picture each period. So a picture that comes an interval after
-    the one before can be older than that one by the interval less a period, and by no more; this
-    sum is its lateness. It falls as a backlog is read, a period with each picture. It ends where a
-    reader had to wait about a whole period: then nothing was in the buffers. Until that happened
-    for the first time, everything is old, and again after pictures that came faster than any camera
-    takes them: they are of a recorded file or a backlog, and pauses between them prove nothing.
-    Owned by one thread.
+    No field of a stream states the age of a picture. When the network, the server or this process
+    stalls, the pictures of that time queue in buffers and then arrive all at once. The same happens
+    at opening: the server sends from its last key frame on, and FFmpeg delivers the pictures that
+    it probed.
 
-    fps: what the source says of its rate; many say what is not so, and the real one is learnt.
-    discard: whether any picture is to be called old. opened_ns: when the opening of the source
-    began, CLOCK_MONOTONIC.
+    Derivation: a source takes one picture a period. So a picture that arrives an interval after the
+    previous one is older than the previous one by at most the interval less a period. The sum of
+    these differences is the lateness. The lateness falls by up to a period with each picture while
+    a backlog is read, and is reset to 0 when the reader waited for about a whole period, since the
+    buffers were empty then. Before the first such wait every picture counts as old. The same holds
+    after pictures that arrive faster than any camera takes them: these come from a recorded file or
+    a backlog, and pauses between them prove nothing.
 
-    Not found: a link or server that stays slower than its camera for good, and a backlog that comes
-    at less than 1.25 times the stream's own rate.
+    Not detected: a link or server that is permanently slower than its camera, and a backlog that
+    arrives at less than 1.25 times the stream's own rate.
+
+    Args:
+        fps: the rate that the source reports; many sources report a wrong rate, so the real one is
+            learnt.
+        discard: whether pictures may be marked old.
+        opened_ns: start of the opening of the source, CLOCK_MONOTONIC.
     """
 
     def __init__(self, fps: float | None, *, discard: bool, opened_ns: int) -> None:
         self._discard = discard
-        self._period_ns = 1e9 / (fps if fps and fps <= _MOST_FPS else _UNKNOWN_FPS)
-        self._came_ns = opened_ns
+        self._period_ns = 1e9 / (fps if fps and fps <= _MAX_FPS else _ASSUMED_FPS)
+        self._arrival_ns = opened_ns
         self._late_ns = 0.0
-        self._met = False
+        self._was_empty = False
         self._group = _Group()
         self._groups = 0
         self._learnt = 0
-        self._longer_ns = 0.0
+        self._previous_long_ns = 0.0
         self._opening = True
         self._was_regular = False
-        self._recent_ns: deque[int] = deque(maxlen=max(pictures for pictures, _ in _RUSHES))
+        self._recent_ns: deque[int] = deque(
+            maxlen=max(pictures for pictures, _ in _FASTEST_ARRIVALS)
+        )
 
     def next(self, waited_ns: int, came_ns: int) -> Arrival:
-        """Of the picture that came at this moment (CLOCK_MONOTONIC) to a reader who waited so
-        long for it."""
-        interval_ns, self._came_ns = came_ns - self._came_ns, came_ns
-        waited = waited_ns >= _WAITED * self._period_ns and not self._opening
-        self._opening = False
-        if self._rushes(came_ns):
-            self._met = self._was_regular = False
-        begins = waited and interval_ns >= _WHOLE * self._period_ns
-        group = self._grouped(interval_ns, begins=begins)
-        if group is not None:
-            self._adopt(group.period_ns)
-        together = group is not None and self._are_whole(group)
-        regular = begins and (together or self._is_regular(interval_ns))
-        self._note_late(interval_ns, begins=begins, regular=regular)
-        periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
-        old = self._discard and (not self._met or self._late_ns > self._bound_ns)
-        return Arrival(round(self._late_ns), old, periods)
+        """Returns the timing of the next picture.
 
-    def _rushes(self, came_ns: int) -> bool:
-        """Whether pictures come faster than any camera takes them; what is known to be a backlog
-        does not count."""
-        if self._met and self._late_ns > self._bound_ns:
+        Args:
+            waited_ns: how long the reader waited for the picture.
+            came_ns: arrival of the picture, CLOCK_MONOTONIC.
+        """
+        interval_ns, self._arrival_ns = came_ns - self._arrival_ns, came_ns
+        waited = waited_ns >= _MIN_EMPTY_WAIT * self._period_ns and not self._opening
+        self._opening = False
+        if self._is_too_fast(came_ns):
+            self._was_empty = self._was_regular = False
+        begins = waited and interval_ns >= _MIN_REGULAR * self._period_ns
+        group = self._add_to_group(interval_ns, begins=begins)
+        if group is not None:
+            self._learn_period(group.period_ns)
+        is_complete_group = group is not None and self._is_complete(group)
+        regular = begins and (is_complete_group or self._is_regular(interval_ns))
+        self._update_lateness(interval_ns, begins=begins, regular=regular)
+        periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
+        is_old = self._discard and (not self._was_empty or self._late_ns > self._bound_ns)
+        return Arrival(round(self._late_ns), is_old, periods)
+
+    def _is_too_fast(self, came_ns: int) -> bool:
+        """Whether pictures arrive faster than any camera takes them. Pictures of a known backlog
+        are not counted."""
+        if self._was_empty and self._late_ns > self._bound_ns:
             return False
         recent_ns = self._recent_ns
-        rushes = any(
+        is_too_fast = any(
             len(recent_ns) >= pictures and came_ns - recent_ns[-pictures] < within_ns
-            for pictures, within_ns in _RUSHES
+            for pictures, within_ns in _FASTEST_ARRIVALS
         )
         recent_ns.append(came_ns)
-        return rushes
+        return is_too_fast
 
     @property
     def _bound_ns(self) -> float:
@@ -122,75 +141,78 @@ class BacklogMeter:
 
     @property
     def _is_behind(self) -> bool:
-        """Whether what comes is known to be a backlog. Before the period is known, the pictures of
-        a fast stream that says it is slow only look like one."""
-        return self._met and self._learnt >= _KNOWN and self._late_ns > self._bound_ns
+        """Whether the pictures are known to come from a backlog. Requires a known period: a fast
+        stream that reports a slow rate looks like a backlog before."""
+        return self._was_empty and self._learnt >= _KNOWN_AFTER and self._late_ns > self._bound_ns
 
     def _is_regular(self, interval_ns: float) -> bool:
-        return _WHOLE * self._period_ns <= interval_ns <= _REGULAR * self._period_ns
+        return _MIN_REGULAR * self._period_ns <= interval_ns <= _MAX_REGULAR * self._period_ns
 
-    def _are_whole(self, group: "_Group") -> bool:
-        """Whether pictures that came together are all that were taken in their time. Of a longer
-        time more could be missing than the bound allows, for what a period may be off."""
-        short = (_REGULAR - 1) / _REGULAR * group.ns <= self._bound_ns
-        return group.pictures > 1 and short and self._is_regular(group.period_ns)
+    def _is_complete(self, group: "_Group") -> bool:
+        """Whether a group holds every picture that the source took in its time. In a longer group,
+        the error of the period could hide more missing pictures than the bound allows."""
+        is_short = (_MAX_REGULAR - 1) / _MAX_REGULAR * group.ns <= self._bound_ns
+        return group.pictures > 1 and is_short and self._is_regular(group.period_ns)
 
-    def _note_late(self, interval_ns: int, *, begins: bool, regular: bool) -> None:
-        # One alone may be of a backlog that stood still for about a period. A slow stream would
-        # lose too much time by it.
-        near = self._met and self._late_ns <= self._period_ns
-        sure = near or self._was_regular or self._period_ns >= _SLOW_NS
+    def _update_lateness(self, interval_ns: int, *, begins: bool, regular: bool) -> None:
+        # A single regular picture may belong to a backlog that was held up for about a period. A
+        # slow stream would lose too much time by waiting for a second one.
+        is_near = self._was_empty and self._late_ns <= self._period_ns
+        is_certain = is_near or self._was_regular or self._period_ns >= _SLOW_PERIOD_NS
         if begins:
             self._was_regular = regular
-        if regular and sure:
+        if regular and is_certain:
             self._late_ns = 0.0
-            self._met = True
+            self._was_empty = True
         period_ns = self._period_ns
         if begins:
-            before_ns = max(0.0, self._late_ns - _UNSURE * interval_ns)
-            self._late_ns = max(0.0, before_ns + interval_ns - period_ns)
+            previous_ns = max(0.0, self._late_ns - _PERIOD_ERROR * interval_ns)
+            self._late_ns = max(0.0, previous_ns + interval_ns - period_ns)
             return
-        if self._learnt >= _KNOWN:
-            relief_ns = (1 - _UNSURE) * period_ns
-        else:  # it may be a fast stream that says it is slow, and comes as it should
-            relief_ns = min(max(interval_ns, 1e9 / _MOST_FPS), 1e9 / _UNKNOWN_FPS)
+        if self._learnt >= _KNOWN_AFTER:
+            relief_ns = (1 - _PERIOD_ERROR) * period_ns
+        else:
+            # A fast stream that reports a slow rate may arrive exactly on time.
+            relief_ns = min(max(interval_ns, 1e9 / _MAX_FPS), 1e9 / _ASSUMED_FPS)
         self._late_ns = max(0.0, self._late_ns + interval_ns - relief_ns)
 
-    def _grouped(self, interval_ns: int, *, begins: bool) -> "_Group | None":
-        """The pictures of which it is known now that they came together: one that was waited for
-        about a period or longer, and those behind it. What a silence held back makes up for its
-        length. Also those of a stream that is much faster than it says."""
+    def _add_to_group(self, interval_ns: int, *, begins: bool) -> "_Group | None":
+        """Returns the group that this picture completes, None for none. A group is one picture that
+        was waited for, about a period or longer, and the pictures that follow it without a wait:
+        after a silence, the pictures that it held back make up for its length. A long run without
+        any wait also makes a group, since a stream may be much faster than it reports."""
         if not begins:
             self._group = self._group.longer(interval_ns)
             if not self._group.is_long or self._is_behind:
                 return None
             group, self._group = self._group, _Group()
-            if _LONGER * group.period_ns < self._period_ns:  # a camera at daybreak
+            # A camera whose rate rises with daylight.
+            if _SILENCE_FACTOR * group.period_ns < self._period_ns:
                 self._learnt = 0
             return group
         group, self._group = self._group, _Group(interval_ns, 1)
         self._groups += 1
-        # Before the first of them came what had waited at opening, so the time to it is no whole
-        # period.
-        return group if self._groups > _PARTIAL and group.pictures else None
+        # The first group follows the pictures buffered at opening, so the interval before it is not
+        # a whole period.
+        return group if self._groups > _IGNORED_GROUPS and group.pictures else None
 
-    def _adopt(self, period_ns: float) -> None:
-        if self._learnt and period_ns > _LONGER * self._period_ns:
-            before_ns, self._longer_ns = self._longer_ns, period_ns
-            if not before_ns / _LONGER < period_ns < before_ns * _LONGER:
-                return  # a silence, unless the next is as long
+    def _learn_period(self, period_ns: float) -> None:
+        if self._learnt and period_ns > _SILENCE_FACTOR * self._period_ns:
+            previous_ns, self._previous_long_ns = self._previous_long_ns, period_ns
+            if not previous_ns / _SILENCE_FACTOR < period_ns < previous_ns * _SILENCE_FACTOR:
+                return  # A silence, unless the next is as long.
             self._learnt = 0
-        self._longer_ns = 0.0
+        self._previous_long_ns = 0.0
         if self._is_behind and period_ns < self._period_ns:
-            return  # the speed of the link, not of the camera
+            return  # The rate of the link, not of the camera.
         self._learnt += 1
-        weight = 1 / min(self._learnt, _SLOWEST_WEIGHT)
-        self._period_ns += weight * (max(period_ns, 1e9 / _MOST_FPS) - self._period_ns)
+        weight = 1 / min(self._learnt, _MAX_AVERAGED)
+        self._period_ns += weight * (max(period_ns, 1e9 / _MAX_FPS) - self._period_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Pictures in a row, and how long they took together."""
+    """Consecutive pictures, and the total of their intervals."""
 
     ns: int = 0
     pictures: int = 0
@@ -201,7 +223,7 @@ class _Group:
 
     @property
     def is_long(self) -> bool:
-        return self.pictures >= _NEVER_WAITED and self.ns >= _NEVER_WAITED_NS
+        return self.pictures >= _LONG_GROUP and self.ns >= _LONG_GROUP_NS
 
     def longer(self, interval_ns: int) -> "_Group":
         return _Group(self.ns + interval_ns, self.pictures + 1)

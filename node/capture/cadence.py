@@ -1,28 +1,32 @@
-"""Cadence: how fast the pictures of a source come, learnt from their coming. What a source says of
-its rate is often not so: many a stream of one picture a second claims 25."""
+"""Cadence: learns the period of a source from the arrival of its pictures. The reported rate is
+often wrong: many streams of one picture a second report 25."""
 
 import statistics
 from dataclasses import dataclass
 
-_KEPT = 5
-"""Intervals whose median is the period: a camera that became slow is believed after three."""
-_LONGEST_NS = 60_000_000_000
-"""What comes less often is no rhythm, but a camera that is silent again and again."""
-_OWN = 1.5
-"""Times the period that was asked for; an interval longer than this is the source's own."""
+_MEDIAN_OF = 5
+"""Number of intervals whose median is the period: a camera that slows down is recognised after
+three."""
+_MAX_INTERVAL_NS = 60_000_000_000
+"""Cap on an interval: a longer one is an outage, not a period."""
+_OWN_PERIOD_FACTOR = 1.5
+"""Multiple of the requested period; a longer interval is set by the source and not by the
+request."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Interval:
     ns: int
-    asked_ns: float
+    requested_ns: float
 
 
 class Cadence:
-    """One thread notes, any may ask. From the first interval on there is a period.
+    """Median interval between pictures. One thread calls `note` and `interrupt`; any thread may
+    call `period_s`. A period is known after the first interval.
 
-    The slower half of the intervals has to be slow for a slow period, so neither a gap nor a burst
-    counts, and a fast camera that falls silent has still been fast.
+    The lower median counts as the period: at least three of five intervals have to be long before
+    it grows. So neither a gap nor a burst changes the period, and a fast camera that falls silent
+    keeps its short period.
     """
 
     def __init__(self) -> None:
@@ -30,26 +34,32 @@ class Cadence:
         self._intervals: tuple[_Interval, ...] = ()
 
     def note(self, at_ns: int, max_fps: float | None) -> None:
-        """A picture came, at this moment in ns, of those wanted at this rate."""
+        """Records a picture.
+
+        Args:
+            at_ns: arrival of the picture, on a monotonic clock.
+            max_fps: requested rate, pictures a second; None: every picture.
+        """
         if self._last_ns is not None:
-            ns = min(at_ns - self._last_ns, _LONGEST_NS)
+            ns = min(at_ns - self._last_ns, _MAX_INTERVAL_NS)
             interval = _Interval(ns, _period_ns(max_fps))
-            self._intervals = (*self._intervals[1 - _KEPT :], interval)
+            self._intervals = (*self._intervals[1 - _MEDIAN_OF :], interval)
         self._last_ns = at_ns
 
     def interrupt(self) -> None:
-        """The time until the next picture is not the source's: it is opened anew."""
+        """Excludes the interval up to the next picture, because the source is reopened in it."""
         self._last_ns = None
 
     def period_s(self, max_fps: float | None) -> float | None:
-        """Seconds between two pictures that are wanted at this rate; None before it is learnt."""
-        asked_ns = _period_ns(max_fps)
+        """Seconds between two pictures at a requested rate; None before the first interval."""
+        requested_ns = _period_ns(max_fps)
         own_ns = [
             interval.ns
             for interval in self._intervals
-            if interval.asked_ns == asked_ns or interval.ns > _OWN * interval.asked_ns
+            if interval.requested_ns == requested_ns
+            or interval.ns > _OWN_PERIOD_FACTOR * interval.requested_ns
         ]
-        return max(statistics.median_low(own_ns), asked_ns) / 1e9 if own_ns else None
+        return max(statistics.median_low(own_ns), requested_ns) / 1e9 if own_ns else None
 
 
 def _period_ns(max_fps: float | None) -> float:

@@ -1,5 +1,5 @@
-"""Grabber: the threads of one camera, one at a time. It owns the source, numbers the frames, leaves
-them in the mailbox, and opens a live source again for as long as it takes."""
+"""Grabber: captures one camera on its own thread. Owns the source, numbers the frames, puts them
+into the mailbox, and reopens a live source until that succeeds."""
 
 import contextlib
 import logging
@@ -25,26 +25,36 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 5.0
 REOPEN_AFTER_S = 5.0
-"""Without a good new picture for so long, and longer than its stall takes, a source that still
-delivers is opened anew."""
+"""Seconds without a valid new picture, and at least the stall time, after which a source that still
+delivers is reopened."""
 HUNG_AFTER_S = 12.0
-"""A source that is still in one call after so long, and its own period, is given up: OpenCV's own
-limits are 10 s for streams and for V4L2."""
+"""Seconds, plus one period of the source, that one call of the source may take before its thread is
+abandoned. OpenCV's own timeouts are 10 s for streams and for V4L2."""
 _STALL_PERIODS = 2
 """Periods of a slow source without a new picture that make it `stalled`."""
 MOST_HUNG = 4
-"""Threads of one camera that may hang in a driver at once; then it waits for one of them."""
+"""Threads of one camera that may hang in a driver at once. At this limit no new thread starts until
+one of them returns."""
 _UNKNOWN = SourceFacts()
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureState:
-    """What a grabber knows at one moment.
+    """Immutable snapshot of a grabber.
 
-    newest_mono_ns: when the newest frame (or, before the first, the source) came, CLOCK_MONOTONIC
-    in ns. A source that is opened anew is silent until it delivers.
-    ended: no frame will come any more, because the file is over or `failure` says why.
-    corrupt: pictures that could not be decoded. repeated: pictures that were not new.
+    Attributes:
+        open: the source is open.
+        ended: no further frame will come, because the file ended or because of `failure`.
+        facts: size, rate and format of the source.
+        frames: number of frames so far, dropped ones included.
+        corrupt: pictures that could not be decoded.
+        repeated: pictures that repeated an earlier one.
+        reconnects: how often the source was reopened.
+        newest_mono_ns: arrival of the newest frame, or the opening of the source before the first
+            frame, CLOCK_MONOTONIC in ns. Reopening does not change it.
+        last_error: the newest problem, in words.
+        failure: why no further frame will come; None at the end of a file.
+        summary: of a source that ended, what was read, in words.
     """
 
     open: bool = False
@@ -61,8 +71,14 @@ class CaptureState:
 
 
 class _Turn:
-    """One thread's time as the camera's. entered_ns: when it went into a call of the source, in
-    awake time; None outside. source: that it has open."""
+    """The state of one capture thread. Only the thread of the current turn may change the grabber.
+
+    Attributes:
+        entered_ns: start of the call of the source in progress, in awake time; None outside such
+            calls.
+        source: the open source.
+        thread: the thread itself.
+    """
 
     def __init__(self) -> None:
         self.entered_ns: int | None = None
@@ -71,14 +87,20 @@ class _Turn:
 
 
 class Grabber:
-    """Captures one camera on a thread of its own. A thread that hangs in its driver is given up and
-    another takes its place; what it still brings is thrown away.
+    """Captures one camera on its own thread. A thread that hangs in its driver is abandoned: a new
+    thread takes its place, and every later result of the abandoned thread is discarded.
 
-    open_source is called on that thread. With `at_start = "wait"` a source that cannot be opened at
-    the start is waited for like one that was lost; otherwise it is the grabber's `failure`. limit:
-    which frames that source delivers, None: as configured. awake: time in which this process ran;
-    after a standstill a live source is opened anew, since nothing tells how old is what waited in
-    its buffers.
+    Args:
+        config: the camera.
+        open_source: opens the source; called on the capture thread.
+        mailbox: receives the frames.
+        stop: ends the capture when set.
+        retry_first: whether opening is retried until it succeeds for the first time (`at_start =
+            "wait"`). Otherwise the error of the first opening becomes `failure`.
+        hung_after_s: see HUNG_AFTER_S.
+        limit: which frames the source delivers; None: as configured.
+        awake: clock that excludes suspension and standstill of this process. After a standstill a
+            live source is reopened, because the age of the buffered pictures is unknown.
     """
 
     def __init__(
@@ -94,7 +116,7 @@ class Grabber:
         awake: AwakeClock | None = None,
     ) -> None:
         self.camera = config.name
-        self._who = f"camera '{config.name}'"
+        self._label = f"camera '{config.name}'"
         self._config = config
         self._open_source = open_source
         self._mailbox = mailbox
@@ -106,29 +128,30 @@ class Grabber:
         self._state = CaptureState()
         self._lock = threading.Lock()
         self._turn = _Turn()
-        self._given_up: list[_Turn] = []
+        self._abandoned: list[_Turn] = []
         self._opened_before = False
         self._opened_ns = 0
         self._live = False
         self._epoch = -1
-        # Of all turns: a camera that was opened anew may still be frozen.
-        self._freshness = FrozenDetector()
+        # Shared by all turns: a reopened camera may still be frozen.
+        self._frozen_detector = FrozenDetector()
         self._cadence = Cadence()
 
     @property
     def state(self) -> CaptureState:
-        """A snapshot; replaced as a whole, so always of one piece."""
+        """The newest snapshot; replaced as a whole, so its fields are always consistent. Any thread
+        may read it."""
         return self._state
 
     @property
     def failure(self) -> SourceError | None:
-        """Why no frame will come any more, unless the file is over."""
+        """Why no further frame will come; None while frames may come, and at the end of a file."""
         return self._state.failure
 
     @property
     def silent_s(self) -> float | None:
-        """Seconds since the newest frame, or since another rate was asked for; None before the
-        source was open."""
+        """Seconds since the newest frame, or since the last change of the requested rate if that is
+        later; None before the source was first open."""
         newest_ns = self._state.newest_mono_ns
         if newest_ns is None:
             return None
@@ -136,8 +159,8 @@ class Grabber:
 
     @property
     def stall_after_s(self) -> float:
-        """Seconds without a new picture that make the camera `stalled`: as configured, and two
-        periods of a source that is slower than that."""
+        """Seconds without a new picture that make the camera `stalled`: the configured time, and at
+        least two periods of the source."""
         return max(self._config.stall_timeout_s, _STALL_PERIODS * self._period_s)
 
     @property
@@ -146,49 +169,54 @@ class Grabber:
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        """Why the camera delivers less than it could, in words; nothing while all is well."""
+        """Why the camera delivers less than it could, in words; empty during normal operation."""
         source = self._turn.source
-        why = source.shortfall if isinstance(source, FallsShort) else None
-        return (why,) if why is not None else ()
+        reason = source.shortfall if isinstance(source, FallsShort) else None
+        return (reason,) if reason is not None else ()
 
     def start(self) -> None:
         """Starts capturing."""
-        self._begin(_Turn())
+        self._start_thread(_Turn())
 
     def look_after(self) -> None:
-        """Gives up a thread that hangs. To be called now and then, by one thread."""
+        """Abandons the capture thread if it hangs. One thread has to call this periodically."""
         turn = self._turn
-        for why in self.degraded:
-            self._note(turn, last_error=why)
+        for reason in self.degraded:
+            self._update_state(turn, last_error=reason)
         entered_ns = turn.entered_ns
         if entered_ns is None or not (self._live or self._retry_first):
             return
         hung_after_s = self._hung_after_s + self._period_s
         if (self._awake.now_ns() - entered_ns) / 1e9 < hung_after_s:
             return
-        self._given_up = [x for x in self._given_up if x.thread and x.thread.is_alive()]
-        if len(self._given_up) >= MOST_HUNG:
+        self._abandoned = [
+            hung for hung in self._abandoned if hung.thread and hung.thread.is_alive()
+        ]
+        if len(self._abandoned) >= MOST_HUNG:
             return
-        self._complain(turn, f"camera '{self.camera}' hangs in its driver for {hung_after_s:.3g} s")
-        self._given_up.append(turn)
-        self._begin(_Turn())
+        self._report_problem(
+            turn, f"camera '{self.camera}' hangs in its driver for {hung_after_s:.3g} s"
+        )
+        self._abandoned.append(turn)
+        self._start_thread(_Turn())
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the thread ended in time. One that hangs in a driver dies with the process."""
+        """Waits for the capture thread and returns whether it ended in time. A thread that hangs in
+        a driver ends with the process."""
         thread = self._turn.thread
         if thread is None:
             return True
         thread.join(timeout_s)
         return not thread.is_alive()
 
-    def _begin(self, turn: _Turn) -> None:
+    def _start_thread(self, turn: _Turn) -> None:
         name = f"capture-{self.camera}"
         turn.thread = threading.Thread(target=self._run, args=(turn,), name=name, daemon=True)
         with self._lock:
             self._turn = turn
         turn.thread.start()
 
-    def _goes_on(self, turn: _Turn) -> bool:
+    def _is_current(self, turn: _Turn) -> bool:
         return turn is self._turn and not self._stop.is_set()
 
     def _run(self, turn: _Turn) -> None:
@@ -196,15 +224,15 @@ class Grabber:
             self._capture(turn)
         except Exception as error:
             failure = self._as_source_error(error)
-            self._note(turn, failure=failure, last_error=str(failure))
+            self._update_state(turn, failure=failure, last_error=str(failure))
         finally:
             if turn is self._turn:
-                self._note(turn, open=False, ended=True)
+                self._update_state(turn, open=False, ended=True)
                 self._mailbox.close(self.camera)
 
     def _capture(self, turn: _Turn) -> None:
         backoff_s = FIRST_BACKOFF_S
-        while self._goes_on(turn):
+        while self._is_current(turn):
             frames_before = self._state.frames
             began_ns = time.monotonic_ns()
             try:
@@ -213,16 +241,17 @@ class Grabber:
             except SourceError as error:
                 if not (self._opened_before or self._retry_first):
                     raise
-                self._complain(turn, str(error))
+                self._report_problem(turn, str(error))
             else:
                 try:
-                    self._opened(turn, source)
+                    self._start_turn(turn, source)
                     self._read_all(turn, source, began_ns)
                     return
-                except Exception as error:  # also what nobody foresaw costs one opening
+                except Exception as error:
+                    # An unforeseen error, too, only reopens the source.
                     if not source.live:
                         raise
-                    self._complain(turn, str(self._as_source_error(error)))
+                    self._report_problem(turn, str(self._as_source_error(error)))
                 finally:
                     turn.source = None
                     with contextlib.suppress(SourceError), self._calling(turn):
@@ -232,8 +261,8 @@ class Grabber:
             self._stop.wait(backoff_s)
             backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
 
-    def _opened(self, turn: _Turn, source: Source) -> None:
-        if not self._goes_on(turn):
+    def _start_turn(self, turn: _Turn, source: Source) -> None:
+        if not self._is_current(turn):
             return
         for difference in source.facts.differences:
             log.warning("camera '%s': %s", self.camera, difference)
@@ -241,61 +270,70 @@ class Grabber:
         if self._opened_before:
             log.info("camera '%s' is open again", self.camera)
         self._opened_ns = time.monotonic_ns()
-        first = self._state.newest_mono_ns is None
-        self._note(
+        is_first = self._state.newest_mono_ns is None
+        self._update_state(
             turn,
             open=True,
             facts=source.facts,
             reconnects=self._state.reconnects + self._opened_before,
-            newest_mono_ns=self._opened_ns if first else self._state.newest_mono_ns,
+            newest_mono_ns=self._opened_ns if is_first else self._state.newest_mono_ns,
         )
         self._opened_before = True
         self._live = source.live
 
     def _read_all(self, turn: _Turn, source: Source, began_ns: int) -> None:
-        freshness = self._freshness if source.live and self._config.detect_frozen else None
+        frozen_detector = (
+            self._frozen_detector if source.live and self._config.detect_frozen else None
+        )
         sizes = _Sizes(self._state.facts)
         began_epoch = self._epoch + 1
         self._cadence.interrupt()
-        while self._goes_on(turn):
+        while self._is_current(turn):
             try:
                 with self._calling(turn):
                     picture = source.read()
             except BacklogError as error:
-                self._note(turn, last_error=str(error))
-                self._reopen_if_useless(str(error))
+                self._update_state(turn, last_error=str(error))
+                self._reopen_if_unproductive(str(error))
                 continue
             except PictureError as error:
-                self._came(turn, source, began_ns)
-                self._note(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
-                self._reopen_if_useless(f"{self._who} delivers nothing that can be decoded")
+                self._record_arrival(turn, source, began_ns)
+                self._update_state(turn, corrupt=self._state.corrupt + 1, last_error=str(error))
+                self._reopen_if_unproductive(f"{self._label} delivers nothing that can be decoded")
                 continue
             if picture is None:
-                self._note(turn, summary=source.summary())
+                self._update_state(turn, summary=source.summary())
                 return
-            if not self._goes_on(turn):  # what it compares with is another turn's by now
+            # The detector and counters belong to another turn by now.
+            if not self._is_current(turn):
                 return
-            self._came(turn, source, began_ns)
-            if freshness is not None and (same := freshness.repeats(picture)) is not None:
-                self._note(turn, repeated=self._state.repeated + 1)
+            self._record_arrival(turn, source, began_ns)
+            if (
+                frozen_detector is not None
+                and (repeated_part := frozen_detector.repeats(picture)) is not None
+            ):
+                self._update_state(turn, repeated=self._state.repeated + 1)
                 if (self.silent_s or 0.0) > self.stall_after_s:
-                    self._note(turn, last_error=f"camera '{self.camera}' repeats the same {same}")
-                    self._reopen_if_useless(f"{self._who} repeats the same {same}")
+                    self._update_state(
+                        turn, last_error=f"camera '{self.camera}' repeats the same {repeated_part}"
+                    )
+                    self._reopen_if_unproductive(f"{self._label} repeats the same {repeated_part}")
                     continue
             else:
-                self._note(turn, newest_mono_ns=time.monotonic_ns())
+                self._update_state(turn, newest_mono_ns=time.monotonic_ns())
             facts = sizes.seen(picture)
             self._epoch = began_epoch + picture.lap + sizes.changes
             frame_id = self._state.frames + picture.dropped
             frame = number(picture, self.camera, frame_id, self._epoch, self.degraded)
-            self._note(turn, facts=facts, frames=frame.frame_id + 1)
-            if self._goes_on(turn):  # it may have been given up just now
+            self._update_state(turn, facts=facts, frames=frame.frame_id + 1)
+            # This turn may have been replaced just now.
+            if self._is_current(turn):
                 self._mailbox.put(frame)
 
-    def _came(self, turn: _Turn, source: Source, began_ns: int) -> None:
-        """A picture came of a source that was opened at `began_ns`, good or not. Raises SourceError
-        where the process stood still since."""
-        if not self._goes_on(turn):
+    def _record_arrival(self, turn: _Turn, source: Source, began_ns: int) -> None:
+        """Records the arrival of a picture, valid or not. Raises SourceError if this process stood
+        still since the source was opened at `began_ns`."""
+        if not self._is_current(turn):
             return
         self._cadence.note(time.monotonic_ns(), self._limit.max_fps)
         if source.live and self._awake.resumed_ns > began_ns:
@@ -304,27 +342,29 @@ class Grabber:
                 "buffers meanwhile is thrown away"
             )
 
-    def _reopen_if_useless(self, complaint: str) -> None:
-        """At most so often, also where opening it anew did not help."""
+    def _reopen_if_unproductive(self, complaint: str) -> None:
+        """Raises SourceError, which reopens the source, if no valid frame came for long enough.
+        Rate-limited by the time since the last opening, since reopening may not help."""
         open_s = (time.monotonic_ns() - self._opened_ns) / 1e9
         patience_s = max(REOPEN_AFTER_S, self.stall_after_s)
         if min(self.silent_s or 0.0, open_s) > patience_s:
             raise SourceError(f"{complaint} for {patience_s:g} s")
 
-    def _complain(self, turn: _Turn, problem: str) -> None:
+    def _report_problem(self, turn: _Turn, problem: str) -> None:
         if problem != self._state.last_error or self._state.open:
             log.warning("%s; trying again", problem)
-        self._note(turn, open=False, last_error=problem)
+        self._update_state(turn, open=False, last_error=problem)
 
-    def _note(self, turn: _Turn, **changes: Any) -> None:
+    def _update_state(self, turn: _Turn, **changes: Any) -> None:
         with self._lock:
-            if turn is self._turn:  # what was given up says nothing any more
+            # An abandoned turn must not change the state.
+            if turn is self._turn:
                 self._state = replace(self._state, **changes)
 
     @contextlib.contextmanager
     def _calling(self, turn: _Turn) -> Iterator[None]:
-        """A call of the source: it may hang, and whatever a driver or decoder raises costs this
-        camera, and nothing else."""
+        """Marks a call of the source as in progress, since it may hang. Converts every exception of
+        a driver or decoder to SourceError, so that it affects this camera only."""
         turn.entered_ns = self._awake.now_ns()
         try:
             yield
@@ -338,12 +378,15 @@ class Grabber:
     def _as_source_error(self, error: Exception) -> SourceError:
         if isinstance(error, SourceError):
             return error
-        told = hidden(str(error), [self._config.source])
-        return SourceError(f"camera '{self.camera}' failed: {type(error).__name__}: {told}")
+        redacted_text = hidden(str(error), [self._config.source])
+        return SourceError(
+            f"camera '{self.camera}' failed: {type(error).__name__}: {redacted_text}"
+        )
 
 
 class _Sizes:
-    """Pictures may change their size in flight: what is remembered of the scene then goes."""
+    """Tracks the size of the pictures. A change of size starts a new epoch, so that state about the
+    scene is reset."""
 
     def __init__(self, facts: SourceFacts) -> None:
         self._facts = facts
@@ -351,7 +394,7 @@ class _Sizes:
         self.changes = 0
 
     def seen(self, picture: Picture) -> SourceFacts:
-        """The source's facts, with the size of this picture."""
+        """Returns the source's facts with the size of this picture."""
         height, width = picture.image.shape[:2]
         if self._size is not None and self._size != (height, width):
             self.changes += 1
@@ -364,7 +407,15 @@ class _Sizes:
 def number(
     picture: Picture, camera: str, frame_id: int, epoch: int = 0, degraded: tuple[str, ...] = ()
 ) -> Frame:
-    """The frame that a picture is once it has its number."""
+    """Returns the frame for a picture with its number.
+
+    Args:
+        picture: as read from the source.
+        camera: name of the camera.
+        frame_id: number of the frame, from 0.
+        epoch: see `Frame.epoch`.
+        degraded: see `Frame.degraded`.
+    """
     return Frame(
         image=picture.image,
         camera=camera,

@@ -1,5 +1,5 @@
-"""Hand-overs: where undecoded pictures wait between the thread that reads a stream and the one that
-decodes it. All are bounded, so no age and no memory can grow there."""
+"""Hand-overs: bounded queues of undecoded pictures between the thread that reads a stream and the
+thread that decodes it. Age and memory are bounded."""
 
 import math
 import threading
@@ -14,24 +14,31 @@ from node.errors import BacklogError
 from node.image.frame import Stamp
 
 MOST_WAITING_NS = 500_000_000
-"""How long a picture may wait to be decoded. More is given up up to a key frame."""
+"""Longest time that a picture may wait for the decoder. After that, all pictures up to the next key
+frame are dropped."""
 MOST_PICTURES, MOST_BYTES = 256, 16 * 2**20
-"""That may wait; one picture may, however large it is."""
+"""Most pictures and bytes in the queue. A single picture may exceed the bytes."""
 NEWER_WINS_NS = 50_000_000
-"""How long a picture that stands alone may wait until a newer one takes its place. Less is no sign
-of a slow decoder: Wi-Fi and some servers pass pictures on in groups."""
+"""Longest time that an independently coded picture waits before a newer one replaces it. A shorter
+wait does not mean a slow decoder: Wi-Fi and some servers deliver pictures in groups."""
 USELESS_NS, USELESS = 1_000_000_000, 8
-"""Time and pictures after which `take` raises BacklogError: they come and none can be shown."""
-_GLANCE_S = 0.2
-"""How often a waiting thread checks for that."""
+"""Time, and number of pictures, without a shown picture after which `take` raises BacklogError."""
+_CHECK_INTERVAL_S = 0.2
+"""Seconds between two checks of these limits by a blocked thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One picture as it came, undecoded.
+    """One undecoded picture.
 
-    is_key: a decoder can begin with it. dropped: pictures given up before it, since the last one
-    that was taken. follows: it is the next one of its stream, so a decoder can go on with it.
+    Attributes:
+        data: the coded bytes.
+        stamp: arrival of the bytes.
+        is_key: whether a decoder can start with it.
+        arrival: its timing.
+        dropped: pictures dropped between the previous taken packet and this one.
+        follows: whether it directly follows the previous packet of its stream, so that a decoder
+            can continue with it.
     """
 
     data: bytes
@@ -43,18 +50,23 @@ class Packet:
 
     @property
     def came_ns(self) -> int:
-        """When it came, on CLOCK_MONOTONIC."""
+        """Arrival, CLOCK_MONOTONIC."""
         assert self.stamp.mono_ns is not None
         return self.stamp.mono_ns
 
     @property
     def periods(self) -> float:
-        """How many periods after the one before that was taken; infinite where one is missing."""
+        """Periods since the previous taken packet; infinite if packets between them are missing."""
         return self.arrival.periods if self.follows else math.inf
 
 
 class HandOver:
-    """Every picture, in order: who puts waits while it is full."""
+    """Passes every picture in order; `put` blocks while the queue is full.
+
+    Args:
+        shortfall: counts the pictures that are not shown.
+        clock_ns: a monotonic clock.
+    """
 
     def __init__(
         self, shortfall: Shortfall, clock_ns: Callable[[], int] = time.monotonic_ns
@@ -67,70 +79,74 @@ class HandOver:
         self._dropped = 0
         self._end: Exception | None = None
         self._closed = False
-        self._came = 0
+        self._arrived = 0
         self._shown_ns = clock_ns()
 
     @property
     def waiting(self) -> int:
-        """Pictures that wait now."""
+        """Number of queued pictures."""
         return len(self._waiting)
 
     def put(self, packet: Packet) -> None:
-        """Leaves a picture for the taker."""
+        """Queues a picture."""
         with self._changed:
-            self._came += 1
+            self._arrived += 1
             self._shortfall.came()
-            admitted = self._admitted(packet)
-            if admitted is not None:
-                self._waiting.append(admitted)
-                self._bytes += len(admitted.data)
+            accepted = self._admit(packet)
+            if accepted is not None:
+                self._waiting.append(accepted)
+                self._bytes += len(accepted.data)
                 self._changed.notify_all()
 
     def end(self, error: Exception) -> None:
-        """No more pictures come; `take` raises this once all are taken."""
+        """Marks the end of the stream: `take` raises `error` once the queue is empty."""
         with self._changed:
             self._end = error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the taking: a thread that waits in `put` goes on."""
+        """Releases a thread that is blocked in `put`; later pictures are discarded."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def take(self) -> Packet:
-        """The next picture to decode. Raises BacklogError where pictures come and none was shown
-        for a second; what ended the stream, at its end."""
+        """Returns the next picture to decode; blocks until there is one.
+
+        Raises:
+            BacklogError: pictures arrive, but for a second none could be shown.
+            Exception: the error given to `end`, once the queue is empty.
+        """
         with self._changed:
             while True:
                 self._raise_if_useless()
-                self._skim()
+                self._drop_superseded()
                 if self._waiting:
-                    return self._taken()
+                    return self._pop()
                 if self._end is not None:
                     raise self._end
-                self._changed.wait(_GLANCE_S)
+                self._changed.wait(_CHECK_INTERVAL_S)
 
     def shown(self) -> None:
-        """The taker could show a picture."""
+        """Records that the consumer could show a picture."""
         with self._changed:
-            self._came, self._shown_ns = 0, self._clock_ns()
+            self._arrived, self._shown_ns = 0, self._clock_ns()
             self._shortfall.shown()
 
-    def _admitted(self, packet: Packet) -> Packet | None:
-        """A picture that comes, as it is to wait; None where it is not to."""
-        while self._full and not self._closed:
-            self._changed.wait(_GLANCE_S)
+    def _admit(self, packet: Packet) -> Packet | None:
+        """Returns the picture to queue; None to discard it."""
+        while self._is_full and not self._closed:
+            self._changed.wait(_CHECK_INTERVAL_S)
         return None if self._closed else packet
 
-    def _skim(self) -> None:
-        """Gives up what need not be decoded."""
+    def _drop_superseded(self) -> None:
+        """Drops queued pictures that need not be decoded."""
 
     @property
-    def _full(self) -> bool:
+    def _is_full(self) -> bool:
         return len(self._waiting) >= MOST_PICTURES or self._bytes >= MOST_BYTES
 
-    def _taken(self) -> Packet:
+    def _pop(self) -> Packet:
         packet = self._waiting.popleft()
         self._bytes -= len(packet.data)
         dropped, self._dropped = self._dropped, 0
@@ -138,73 +154,76 @@ class HandOver:
         return replace(packet, dropped=dropped) if dropped else packet
 
     def _drop(self, pictures: int) -> None:
-        """Gives up so many, oldest first."""
+        """Drops the given number of pictures, oldest first."""
         for _ in range(pictures):
             packet = self._waiting.popleft()
             self._bytes -= len(packet.data)
-            self._count(packet)
+            self._count_dropped(packet)
 
-    def _count(self, packet: Packet) -> None:
+    def _count_dropped(self, packet: Packet) -> None:
         self._dropped += 1
         self._shortfall.passed(1, "late" if packet.arrival.old else "slow")
 
     def _raise_if_useless(self) -> None:
         now_ns = self._clock_ns()
-        if now_ns - self._shown_ns < USELESS_NS or self._came < USELESS:
+        if now_ns - self._shown_ns < USELESS_NS or self._arrived < USELESS:
             return
-        self._came, self._shown_ns = 0, now_ns
+        self._arrived, self._shown_ns = 0, now_ns
         raise BacklogError(self._shortfall.complaint)
 
 
 class NewestPicture(HandOver):
-    """The newest picture wins over those that waited for long, where each stands alone: motion
-    JPEG."""
+    """Drops all queued pictures but the newest once the oldest has waited for NEWER_WINS_NS. For
+    independently coded pictures (motion JPEG)."""
 
-    def _admitted(self, packet: Packet) -> Packet | None:
+    def _admit(self, packet: Packet) -> Packet | None:
         if packet.arrival.old:
-            self._count(packet)
+            self._count_dropped(packet)
             return None
-        if self._full:
+        if self._is_full:
             self._drop(len(self._waiting))
         return packet
 
-    def _skim(self) -> None:
+    def _drop_superseded(self) -> None:
         if self._waiting and self._clock_ns() - self._waiting[0].came_ns > NEWER_WINS_NS:
             self._drop(len(self._waiting) - 1)
 
 
 class NewestKey(HandOver):
-    """A picture is decoded after those that it builds on. Who falls behind goes on with the newest
-    key frame that is there; where none is, and it waited for too long, all is given up until the
-    next comes."""
+    """Drops whole runs of pictures, because a picture is decodable only after the pictures that it
+    refers to. When the decoder falls behind, it continues at the newest queued key frame. If none
+    is queued and the oldest picture has waited for too long, all pictures up to the next key frame
+    are dropped."""
 
     _needs_key = False
 
-    def _admitted(self, packet: Packet) -> Packet | None:
-        if self._full:
-            self._give_up()
+    def _admit(self, packet: Packet) -> Packet | None:
+        if self._is_full:
+            self._drop_until_key()
         if not self._needs_key:
             return packet
         if not packet.is_key:
-            self._count(packet)
+            self._count_dropped(packet)
             return None
         self._needs_key = False
         return replace(packet, follows=False)
 
-    def _skim(self) -> None:
+    def _drop_superseded(self) -> None:
         if not self._waiting:
             return
         head = self._waiting[0]
-        waits_ns = self._clock_ns() - head.came_ns
-        if not head.arrival.old and waits_ns + head.arrival.late_ns <= MOST_LATE_NS:
+        waited_ns = self._clock_ns() - head.came_ns
+        if not head.arrival.old and waited_ns + head.arrival.late_ns <= MOST_LATE_NS:
             return
-        newest = max((at for at, x in enumerate(self._waiting) if x.is_key), default=0)
-        if newest:
-            self._drop(newest)
+        newest_key = max(
+            (index for index, packet in enumerate(self._waiting) if packet.is_key), default=0
+        )
+        if newest_key:
+            self._drop(newest_key)
             self._waiting[0] = replace(self._waiting[0], follows=False)
-        elif waits_ns > MOST_WAITING_NS and not head.is_key:
-            self._give_up()
+        elif waited_ns > MOST_WAITING_NS and not head.is_key:
+            self._drop_until_key()
 
-    def _give_up(self) -> None:
+    def _drop_until_key(self) -> None:
         self._drop(len(self._waiting))
         self._needs_key = True

@@ -1,4 +1,5 @@
-"""Mailboxes: where frames wait for the model. They have slots and no queue, so nothing can grow."""
+"""Mailboxes: hold captured frames until inference takes them. Each has a fixed number of slots and
+no queue, so neither memory nor latency can grow."""
 
 import threading
 import time
@@ -11,7 +12,13 @@ from node.image.frame import Frame
 
 @dataclass(frozen=True, slots=True)
 class QueuedFrame:
-    """A frame out of the mailbox. dropped: frames of its camera given up since the last one."""
+    """A frame taken from a mailbox.
+
+    Attributes:
+        frame: the frame.
+        dropped: frames of the same camera dropped since the previously taken one.
+        wait_ns: time that the frame spent in the mailbox.
+    """
 
     frame: Frame
     dropped: int
@@ -19,32 +26,33 @@ class QueuedFrame:
 
 
 class FrameSink(Protocol):
-    """The side of a mailbox that cameras see."""
+    """The producer's side of a mailbox, used by cameras."""
 
     def put(self, frame: Frame) -> None:
-        """Leaves a frame for the taker."""
+        """Puts a frame."""
         ...
 
     def close(self, camera: str) -> None:
-        """This camera puts no more frames."""
+        """Marks a camera as ended: it puts no more frames."""
         ...
 
 
 class FrameQueue(Protocol):
-    """The side of a mailbox that the labeller sees."""
+    """The consumer's side of a mailbox, used by inference."""
 
     def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
-        """The frames that are there, one of each camera, of up to `at_most` cameras; waits for the
-        first up to `timeout_s`."""
+        """Takes the waiting frames: at most one of each camera, of at most `at_most` cameras.
+        Blocks up to `timeout_s` seconds for the first; empty after the timeout, after `wake` and at
+        the end."""
         ...
 
     def wake(self) -> None:
-        """Who waits to take has something else to do."""
+        """Wakes the consumer blocked in `take_all`, so that it runs queued commands."""
         ...
 
     @property
     def finished(self) -> bool:
-        """Every camera is closed and every frame taken."""
+        """Whether every camera is closed and every frame taken."""
         ...
 
 
@@ -57,25 +65,29 @@ class _Slot:
     closed: bool = False
 
 
-def _emptied(slot: _Slot) -> QueuedFrame:
+def _take(slot: _Slot) -> QueuedFrame:
     assert slot.frame is not None
-    taken = QueuedFrame(slot.frame, slot.dropped_since, time.monotonic_ns() - slot.put_ns)
+    queued_frame = QueuedFrame(slot.frame, slot.dropped_since, time.monotonic_ns() - slot.put_ns)
     slot.frame, slot.dropped_since = None, 0
-    return taken
+    return queued_frame
 
 
 class LatestMailbox:
-    """The newest frame wins: a frame that nobody took in time is dropped and counted. One slot for
-    each camera; cameras are served in turn."""
+    """Keeps the newest frame of each camera: a newer frame replaces one that was not taken, which
+    is dropped and counted. Cameras are served in turn. Thread-safe.
+
+    Args:
+        cameras: the names of all cameras.
+    """
 
     def __init__(self, cameras: Iterable[str]) -> None:
         self._slots = {camera: _Slot() for camera in cameras}
         self._turn = list(self._slots)
         self._changed = threading.Condition()
-        self._poked = False
+        self._woken = False
 
     def put(self, frame: Frame) -> None:
-        """Never blocks."""
+        """Puts a frame; never blocks."""
         with self._changed:
             slot = self._slots[frame.camera]
             if slot.frame is not None:
@@ -87,40 +99,43 @@ class LatestMailbox:
             self._changed.notify_all()
 
     def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
-        """The frames that are there, one of each camera."""
+        """As `FrameQueue.take_all`."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._any_full() or self._all_closed() or self._poked, timeout_s
+                lambda: self._any_full() or self._all_closed() or self._woken, timeout_s
             )
-            self._poked = False
-            served = [name for name in self._turn if self._slots[name].frame is not None][:at_most]
-            for name in served:  # who was served goes to the back
-                self._turn.remove(name)
-                self._turn.append(name)
-            if served:
+            self._woken = False
+            served_cameras = [
+                camera for camera in self._turn if self._slots[camera].frame is not None
+            ][:at_most]
+            # Served cameras go to the back of the line.
+            for camera in served_cameras:
+                self._turn.remove(camera)
+                self._turn.append(camera)
+            if served_cameras:
                 self._changed.notify_all()
-            return [_emptied(self._slots[name]) for name in served]
+            return [_take(self._slots[camera]) for camera in served_cameras]
 
     def wake(self) -> None:
-        """Who waits to take has something else to do."""
+        """As `FrameQueue.wake`."""
         with self._changed:
-            self._poked = True
+            self._woken = True
             self._changed.notify_all()
 
     def close(self, camera: str) -> None:
-        """This camera puts no more frames."""
+        """As `FrameSink.close`."""
         with self._changed:
             self._slots[camera].closed = True
             self._changed.notify_all()
 
     @property
     def finished(self) -> bool:
-        """Every camera is closed and every frame taken."""
+        """As `FrameQueue.finished`."""
         with self._changed:
             return self._all_closed() and not self._any_full()
 
     def dropped(self, camera: str) -> int:
-        """Frames of a camera given up since the start."""
+        """Returns the number of frames of a camera dropped since the start."""
         with self._changed:
             return self._slots[camera].dropped_ever
 
@@ -132,18 +147,26 @@ class LatestMailbox:
 
 
 class LosslessMailbox:
-    """Every frame is taken once, in the order in which they were put, whatever their camera: who
-    puts waits until the one slot is free."""
+    """Delivers every frame once, in the order of `put`, across all cameras. Has one slot: `put`
+    blocks until it is free. Thread-safe.
+
+    Args:
+        stop: releases a blocked `put` when set.
+    """
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
         self._slot = _Slot()
         self._changed = threading.Condition()
-        self._poked = False
+        self._woken = False
 
     def put(self, frame: Frame, dropped: int = 0) -> None:
-        """Blocks until the frame before was taken, or the stop event is set. dropped: frames of
-        this camera that were left out before it."""
+        """Puts a frame; blocks until the previous frame was taken or the stop event is set.
+
+        Args:
+            frame: the frame.
+            dropped: frames of the same camera dropped before this one.
+        """
         with self._changed:
             while self._slot.frame is not None:
                 if self._stop.is_set():
@@ -155,37 +178,38 @@ class LosslessMailbox:
             self._changed.notify_all()
 
     def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
-        """One frame at most: what a batch makes of a frame depends on the others in it."""
+        """As `FrameQueue.take_all`, but at most one frame: the result for a frame may depend on the
+        others in its batch."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._slot.frame is not None or self._slot.closed or self._poked, timeout_s
+                lambda: self._slot.frame is not None or self._slot.closed or self._woken, timeout_s
             )
-            self._poked = False
+            self._woken = False
             if self._slot.frame is None:
                 return []
             self._changed.notify_all()
-            return [_emptied(self._slot)]
+            return [_take(self._slot)]
 
     def wake(self) -> None:
-        """Who waits to take has something else to do."""
+        """As `FrameQueue.wake`."""
         with self._changed:
-            self._poked = True
+            self._woken = True
             self._changed.notify_all()
 
     def close_all(self) -> None:
-        """Nobody puts any more."""
+        """Marks the end: no frame is put any more."""
         with self._changed:
             self._slot.closed = True
             self._changed.notify_all()
 
     @property
     def finished(self) -> bool:
-        """All is put and taken."""
+        """Whether the mailbox is closed and every frame taken."""
         with self._changed:
             return self._slot.closed and self._slot.frame is None
 
     @property
     def dropped_ever(self) -> int:
-        """Frames that were left out, of all cameras."""
+        """Frames of all cameras dropped before `put`, since the start."""
         with self._changed:
             return self._slot.dropped_ever

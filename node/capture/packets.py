@@ -1,5 +1,5 @@
-"""PacketReader: the thread that reads a stream and does nothing else, so that each picture is
-stamped when it comes, however slowly pictures are decoded."""
+"""PacketReader: a thread that only reads a stream, so that each picture is stamped on arrival
+however long decoding takes."""
 
 import threading
 from collections.abc import Callable
@@ -14,29 +14,36 @@ from node.image.frame import Stamp
 from node.image.opencv import cv2
 
 CLOSE_S = 0.5
-"""How long closing waits for the thread; one that hangs in OpenCV lets go of the stream when it
-comes back."""
+"""Seconds that `close` waits for the thread. A thread that hangs in OpenCV releases the stream when
+the call returns."""
 
 
 class PacketReader:
-    """Owns an open `cv2.VideoCapture` that delivers undecoded pictures, and releases it.
+    """Reads an open `cv2.VideoCapture` that delivers undecoded pictures, and releases it at the
+    end.
 
-    who: for errors. camera: its name. wants: asked with each picture's moment whether it is to be
-    decoded, on the reader's thread.
+    Args:
+        capture: the open stream.
+        label: start of each error message.
+        camera: name of the camera.
+        backlog_meter: measures the lateness of each picture.
+        hand_over: makes the queue for the pictures.
+        wants: called on the reader's thread with the arrival of each picture (CLOCK_MONOTONIC, ns);
+            returns whether to decode the picture.
     """
 
     def __init__(
         self,
         capture: "cv2.VideoCapture",
-        who: str,
+        label: str,
         camera: str,
-        arrivals: BacklogMeter,
+        backlog_meter: BacklogMeter,
         hand_over: Callable[[Shortfall], HandOver],
         wants: Callable[[int], bool] = lambda came_ns: True,
     ) -> None:
         self._capture = capture
-        self._who = who
-        self._arrivals = arrivals
+        self._label = label
+        self._backlog_meter = backlog_meter
         self._wants = wants
         self.shortfall = Shortfall(camera)
         self._hand_over = hand_over(self.shortfall)
@@ -46,20 +53,24 @@ class PacketReader:
 
     @property
     def waiting(self) -> int:
-        """Pictures that wait to be decoded."""
+        """Number of pictures that wait for the decoder."""
         return self._hand_over.waiting
 
     def take(self) -> Packet:
-        """The next picture to decode; waits for it. Raises SourceError where the stream ended,
-        BacklogError where pictures come and for a second none was shown."""
+        """Returns the next picture to decode; blocks until there is one.
+
+        Raises:
+            SourceError: the stream ended.
+            BacklogError: pictures arrive, but for a second none could be shown.
+        """
         return self._hand_over.take()
 
     def shown(self) -> None:
-        """The newest one that was taken could be shown."""
+        """Records that the newest taken picture could be shown."""
         self._hand_over.shown()
 
     def close(self) -> None:
-        """Ends the thread, which gives the stream back."""
+        """Ends the thread, which releases the stream."""
         self._closing.set()
         self._hand_over.close()
         self._thread.join(CLOSE_S)
@@ -71,32 +82,34 @@ class PacketReader:
                 packet = self._read(meter)
                 if packet.arrival.old or self._wants(packet.came_ns):
                     self._hand_over.put(packet)
-        except Exception as error:  # raised again by `take`, on the thread of the camera
+        except Exception as error:
+            # `take` raises the error again, on the camera's thread.
             self._hand_over.end(error)
         finally:
             self._capture.release()
             meter.close()
 
     def _read(self, meter: SleepMeter) -> Packet:
-        before_ns = meter.slept_ns()
+        slept_before_ns = meter.slept_ns()
         try:
             grabbed = self._capture.grab()
         except cv2.error as error:
-            raise SourceError(f"{self._who} failed in OpenCV: {error.err}") from error
-        stamp, waited_ns = Stamp.now(), meter.slept_ns() - before_ns
+            raise SourceError(f"{self._label} failed in OpenCV: {error.err}") from error
+        stamp, waited_ns = Stamp.now(), meter.slept_ns() - slept_before_ns
         if not grabbed:
-            raise SourceError(f"{self._who} stopped delivering frames")
+            raise SourceError(f"{self._label} stopped delivering frames")
         assert stamp.mono_ns is not None
-        arrival = self._arrivals.next(waited_ns, stamp.mono_ns)
+        arrival = self._backlog_meter.next(waited_ns, stamp.mono_ns)
         stamp = replace(stamp, uncertainty_ns=arrival.late_ns)
         data = self._bytes()
-        is_key = bool(self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))  # of what was retrieved
+        # The property describes the picture retrieved last.
+        is_key = bool(self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
         return Packet(data, stamp, is_key, arrival)
 
     def _bytes(self) -> bytes:
-        """Bytes of the grabbed picture; empty where there are none, so the decoder refuses it."""
+        """Bytes of the grabbed picture; empty on failure, which the decoder rejects."""
         try:
-            taken, data = self._capture.retrieve()
+            retrieved, data = self._capture.retrieve()
         except cv2.error:
             return b""
-        return data.tobytes() if taken and data is not None else b""
+        return data.tobytes() if retrieved and data is not None else b""

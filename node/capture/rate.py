@@ -1,4 +1,4 @@
-"""Pacing: when a picture of a file comes out."""
+"""Pacing: when the pictures of a file are released, and which frames a rate limit keeps."""
 
 import threading
 import time
@@ -9,9 +9,12 @@ from node.image.frame import Stamp
 
 
 class MediaClock:
-    """Waits until the moments of a recording, played at `speed` (1.0: its own rate).
+    """Blocks until positions of a recording are due. The clock starts with the first picture. A
+    reader that falls behind does not delay the clock.
 
-    The clock starts with the first picture. A reader that falls behind is not waited for.
+    Args:
+        speed: factor of the recording's own rate; 1.0 is realtime.
+        stop: ends a wait when set.
     """
 
     def __init__(self, speed: float, stop: threading.Event) -> None:
@@ -20,7 +23,7 @@ class MediaClock:
         self._start: tuple[int, int] | None = None
 
     def wait_until(self, media_ns: int) -> None:
-        """Returns at `media_ns`, or as soon as the stop event is set."""
+        """Blocks until `media_ns` is due or the stop event is set."""
         now_ns = time.monotonic_ns()
         if self._start is None:
             self._start = (now_ns, media_ns)
@@ -30,18 +33,21 @@ class MediaClock:
 
 
 class RateLimit:
-    """Chooses frames so that at most `max_fps` a second are wanted, None for all, on average and
-    whatever the jitter: a frame that comes late does not put off the next. Any thread may change
-    the rate."""
+    """Selects frames so that at most `max_fps` a second pass on average, regardless of jitter: a
+    late frame does not delay the next. Any thread may change the rate.
+
+    Args:
+        max_fps: frames a second; None: all frames.
+    """
 
     def __init__(self, max_fps: float | None) -> None:
         self._due_ns: int | None = None
         self.changed_ns: int | None = None
-        """When another rate was asked for, on CLOCK_MONOTONIC."""
+        """Time of the last `change`, CLOCK_MONOTONIC; None before the first."""
         self._set(max_fps)
 
     def change(self, max_fps: float | None) -> None:
-        """Another rate from the next frame on."""
+        """Sets the rate from the next frame on."""
         self._set(max_fps)
         self.changed_ns = time.monotonic_ns()
         self._due_ns = None
@@ -51,7 +57,7 @@ class RateLimit:
         self.max_fps = max_fps
 
     def wants(self, stamp_ns: int) -> bool:
-        """Whether to use a frame of this moment, in ns on a clock that only grows."""
+        """Whether to use a frame of this time, in ns on a monotonic clock."""
         due_ns = self._due_ns
         if due_ns is None:
             due_ns = stamp_ns
@@ -62,7 +68,13 @@ class RateLimit:
 
 
 class RealtimeSource:
-    """A file played as if it were a camera: at its own rate, and stamped when it comes out."""
+    """Plays a file like a camera: at its own rate, each frame stamped on release.
+
+    Args:
+        source: the file.
+        stop: ends a wait when set.
+        limit: which frames to keep; None: all.
+    """
 
     live = False
 
@@ -75,6 +87,7 @@ class RealtimeSource:
         self.facts: SourceFacts = source.facts
 
     def read(self) -> Picture | None:
+        """As `Source.read`; blocks until the position of the picture is due."""
         picture = self._source.read()
         while picture is not None and not self._wants(picture):
             picture = self._source.read()
@@ -87,7 +100,9 @@ class RealtimeSource:
         return picture.media_ns is None or self._limit.wants(picture.media_ns)
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return self._source.summary()
 
     def close(self) -> None:
+        """As `Source.close`."""
         self._source.close()

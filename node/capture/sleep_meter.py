@@ -1,19 +1,19 @@
-"""SleepMeter: how long a thread slept, and neither worked nor stood in line for a core."""
+"""SleepMeter: how long a thread slept, as opposed to running or waiting for a CPU core."""
 
 import os
 import time
 
 _STATISTICS = "/proc/thread-self/schedstat"
-"""Time on a core and time in line for one, in ns (Linux, Documentation/scheduler/sched-stats)."""
+"""Time running and time waiting for a core, in ns (Linux, Documentation/scheduler/sched-stats)."""
 
 
 class SleepMeter:
-    """Of the thread that made it; no other may ask. A reader that was kept from its core did not
-    wait for a picture, and neither did one that decodes inside the call that reads. Where the
-    kernel does not tell, time in line for a core counts as sleep.
+    """Measures the thread that constructs it; no other thread may call it. Time spent waiting for a
+    core, or decoding inside the reading call, is not a wait for a picture. Without the kernel's
+    statistics, waiting for a core counts as sleep.
 
-    Known to count as sleep: a wait for Python's interpreter lock, which is short while all else
-    that takes long releases it.
+    A wait for Python's interpreter lock counts as sleep. Such waits are short, because every long
+    operation releases the lock.
     """
 
     def __init__(self) -> None:
@@ -23,11 +23,11 @@ class SleepMeter:
             self._file = None
 
     def slept_ns(self) -> int:
-        """Up to now, since any moment."""
+        """Time slept, in ns since an arbitrary origin; only differences are meaningful."""
         return time.monotonic_ns() - self._busy_ns()
 
     def close(self) -> None:
-        """Gives its file back; twice does no harm."""
+        """Closes the file; further calls do nothing."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
@@ -35,5 +35,5 @@ class SleepMeter:
     def _busy_ns(self) -> int:
         if self._file is None:
             return time.thread_time_ns()
-        on_core, in_line = os.pread(self._file, 100, 0).split()[:2]
-        return int(on_core) + int(in_line)
+        on_core, waiting_for_core = os.pread(self._file, 100, 0).split()[:2]
+        return int(on_core) + int(waiting_for_core)

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -23,6 +24,12 @@ from node.errors import FrameError, SourceError
 from perception_client.messages.codec import to_json
 from perception_client.messages.kinds import LabelsMessage, Message, Timing
 from perception_client.text import printable
+
+if TYPE_CHECKING:
+    from node.image.frame import Frame
+    from node.perception.perceiver import Perceiver
+    from node.pipeline.message_builder import MessageBuilder
+    from node.transport.sequencing import Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +78,7 @@ def command(
         for current in files:
             try:
                 for frame in frames_of(current):
-                    seen = perceiver.perceive(frame.image)
-                    timing = Timing(
-                        frame.capture_ns, 0, seen.preprocess_ns, seen.infer_ns, seen.postprocess_ns
-                    )
-                    sink.send(
-                        message_builder.labels(
-                            frame,
-                            dropped=0,
-                            timing=timing,
-                            model=perceiver.info,
-                            labels=seen.labels,
-                            detections=seen.detections,
-                            areas=seen.seen.areas,
-                            masks=seen.seen.masks,
-                        )
-                    )
+                    sink.send(_labels(message_builder, perceiver, frame))
                     labelled += 1
                     progress.update(
                         task, description=f"{escape(printable(current.name))}, {labelled} labelled"
@@ -98,6 +90,24 @@ def command(
     log.info("%d labelled, %d skipped because they cannot be read", labelled, skipped)
     if not labelled:
         raise SourceError(f"nothing was labelled: none of {len(files)} files can be read")
+
+
+def _labels(
+    message_builder: "MessageBuilder", perceiver: "Perceiver", frame: "Frame"
+) -> "Outgoing":
+    result = perceiver.perceive(frame.image)
+    return message_builder.labels(
+        frame,
+        dropped=0,
+        timing=Timing(
+            frame.capture_ns, 0, result.preprocess_ns, result.infer_ns, result.postprocess_ns
+        ),
+        model=perceiver.info,
+        labels=result.labels,
+        detections=result.detections,
+        areas=result.seen.areas,
+        masks=result.seen.masks,
+    )
 
 
 def _found(message: LabelsMessage) -> str:

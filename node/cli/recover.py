@@ -31,15 +31,9 @@ def command(
     """
     limited(settings)
     from node.recording.mcap_writer import is_being_written
-    from node.recording.reader import find_recording
     from node.recording.recover import is_whole, recover
 
-    files: list[Path] = []
-    for path in paths:
-        candidates = find_recording(str(path)) if path.is_dir() else [path]
-        if candidates is None:
-            raise SourceError(f"{path} holds no recordings (*.mcap)")
-        files += [file for file in candidates if "_recovered" not in file.stem or file in paths]
+    files = _files_of(paths)
     if output is not None and (len(files) > 1 or in_place):
         raise ConfigError("--output is for one file, and without --in-place")
     failed = 0
@@ -81,3 +75,16 @@ def command(
             say(f"  {problem.partition('; repair it with: ')[0]}", err=True)
     if failed:
         raise SourceError(f"{failed} of {len(files)} files could not be repaired")
+
+
+def _files_of(paths: tuple[Path, ...]) -> list[Path]:
+    """The named files, and the recordings of the named folders that are no earlier repair."""
+    from node.recording.reader import find_recording
+
+    files: list[Path] = []
+    for path in paths:
+        recordings = find_recording(str(path)) if path.is_dir() else [path]
+        if recordings is None:
+            raise SourceError(f"{path} holds no recordings (*.mcap)")
+        files += [file for file in recordings if "_recovered" not in file.stem or file in paths]
+    return files

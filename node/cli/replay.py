@@ -3,7 +3,9 @@
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,6 +32,14 @@ from node.replay.golden import Comparison, read_golden
 from perception_client.control import DEFAULT_CONTROL_ENDPOINT
 from perception_client.messages.codec import to_json, to_map
 from perception_client.messages.kinds import LabelsMessage, Message
+
+if TYPE_CHECKING:
+    from node.pipeline.threads import Outcome
+    from node.replay.feeder import LockStep
+    from node.replay.sources import ReplaySource
+    from node.transport.control_server import ControlServer
+    from node.transport.publisher import Publisher
+    from node.transport.sequencing import LocalSink
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +137,7 @@ def command(
 
     Example: perception-node replay drive.mcap --speed max --jsonl labels.jsonl
     """
-    from node.recording.reader import Recording, find_recording
+    from node.recording.reader import find_recording
 
     files = find_recording(source)
     config = configured(
@@ -148,50 +158,101 @@ def command(
     publishes = endpoint is not None or (jsonl is None and expect is None)
     if wait_for_subscriber and not publishes:
         raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
+    selection = _Selection(start, end, as_recorded)
+    config, replay_source = (
+        _from_file(config, source, selection)
+        if files is None
+        else _from_recording(config, source, files, selection, configured=config_file is not None)
+    )
+    comparison = Comparison(golden, tolerance) if golden is not None else None
+    playback = _Playback(speed, loop, step, publishes, wait_for_subscriber)
+    outcome = _replay(config, replay_source, playback, jsonl, comparison)
+    for summary in outcome.summaries:
+        log.info("%s", summary)
+    if comparison is not None:
+        _print_comparison(comparison, stopped=outcome.stopped, as_json=as_json)
 
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """Which frames of a source are replayed. start_s, end_s: position in the source; end_s None:
+    to its end."""
+
+    start_s: float
+    end_s: float | None
+    as_recorded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Playback:
+    """How the frames are replayed. speed: a multiple of the recorded rate, None without a limit.
+    publishes: on the endpoint of the configuration."""
+
+    speed: float | None
+    loop: bool
+    step: bool
+    publishes: bool
+    wait_for_subscriber: bool
+
+
+def _from_recording(
+    config: NodeConfig,
+    source: str,
+    files: list[Path],
+    selection: _Selection,
+    *,
+    configured: bool,
+) -> tuple[NodeConfig, "ReplaySource"]:
+    """configured: the user gave a configuration file, whose cameras apply."""
+    from node.recording.reader import Recording
+    from node.replay.sources import RecordingReplay, Span
+
+    recording = Recording(files)
+    span = Span(selection.start_s, selection.end_s)
+    replay_source = RecordingReplay(recording, span, as_recorded=selection.as_recorded)
+    log.info("%s: %.1f s of %s", redacted(source), recording.length_s, ", ".join(recording.cameras))
+    return _with_cameras(config, recording.cameras, configured), replay_source
+
+
+def _from_file(
+    config: NodeConfig, source: str, selection: _Selection
+) -> tuple[NodeConfig, "ReplaySource"]:
     from node.capture.sources.open import check_source, is_live
-    from node.process.descriptors import raise_descriptor_limit
-    from node.process.ending import Ending
-    from node.replay.sources import FileReplay, RecordingReplay, Span
+    from node.replay.sources import FileReplay, Span
 
     if is_live(source) or source == "demo":
         raise ConfigError(
             f"replay reads sources that have an end; label {redacted(source)} "
             "with 'perception-node run --source SRC'"
         )
-    span = Span(start, end)
-    replay_source: RecordingReplay | FileReplay
-    if files is not None:
-        recording = Recording(files)
-        config = _with_cameras(config, recording.cameras, config_file is not None)
-        replay_source = RecordingReplay(recording, span, as_recorded=as_recorded)
-        log.info(
-            "%s: %.1f s of %s", redacted(source), recording.length_s, ", ".join(recording.cameras)
+    camera = config.camera[0]
+    if selection.as_recorded:
+        raise ConfigError(f"--as-recorded needs a recording (*.mcap); {redacted(source)} is none")
+    if camera.loop:
+        raise ConfigError(
+            f"camera.{camera.name}.loop = true: a replay ends, unless it is given --loop"
         )
-    else:
-        camera = config.camera[0]
-        if as_recorded:
-            raise ConfigError(
-                f"--as-recorded needs a recording (*.mcap); {redacted(source)} is none"
-            )
-        if camera.loop:
-            raise ConfigError(
-                f"camera.{camera.name}.loop = true: a replay ends, unless it is given --loop"
-            )
-        check_source(camera)
-        replay_source = FileReplay(camera, span)
+    check_source(camera)
+    return config, FileReplay(camera, Span(selection.start_s, selection.end_s))
 
+
+def _replay(
+    config: NodeConfig,
+    replay_source: "ReplaySource",
+    playback: _Playback,
+    jsonl: str | None,
+    comparison: Comparison | None,
+) -> "Outcome":
+    """Labels the source; what was opened for that is closed whatever ends the replay."""
     from node.pipeline.message_builder import MessageBuilder
+    from node.process.descriptors import raise_descriptor_limit
+    from node.process.ending import Ending
     from node.replay.feeder import LockStep
     from node.replay.run import run_replay
-    from node.transport.control_server import ControlServer
     from node.transport.publisher import Publisher
-    from node.transport.sequencing import LocalSink
 
     raise_descriptor_limit()
-    comparison = Comparison(golden, tolerance) if golden is not None else None
-    stepper = LockStep() if step else None
-
+    stepper = LockStep() if playback.step else None
     with json_lines(jsonl) as write, stoppable() as stop:
 
         def observe(message: Message) -> None:
@@ -202,25 +263,12 @@ def command(
             if stepper is not None:
                 stepper.note(message)
 
-        sink: Publisher | LocalSink = LocalSink(observe)
-        if publishes:
-            sink = Publisher(
-                config.wire.endpoint, lossless=True, observer=observe, keys=config.wire.keys
-            )
-            log.info("publishing on %s", config.wire.endpoint)
+        sink = _sink(config, observe, publishes=playback.publishes)
         with Ending() as ending:
             ending.add("publisher", sink.close)
             if stepper is not None:
-                control_endpoint = config.control.endpoint or DEFAULT_CONTROL_ENDPOINT
-                control = ControlServer(
-                    control_endpoint,
-                    stepper.handle,
-                    config.wire.keys,
-                    insecure=config.wire.insecure,
-                )
-                ending.add("control socket", control.close)
-                log.info("accepting step requests on %s", control_endpoint)
-            if isinstance(sink, Publisher) and wait_for_subscriber:
+                ending.add("control socket", _step_server(config, stepper).close)
+            if isinstance(sink, Publisher) and playback.wait_for_subscriber:
                 sink.wait_for_subscriber(stop)
             outcome = run_replay(
                 config,
@@ -229,26 +277,55 @@ def command(
                 sink,
                 stop,
                 replay_source,
-                speed=None if step else speed,
-                loop=loop,
+                speed=None if stepper is not None else playback.speed,
+                loop=playback.loop,
                 stepper=stepper,
             )
             if isinstance(sink, Publisher):
                 sink.finish(stop)
-    for summary in outcome.summaries:
-        log.info("%s", summary)
-    if comparison is not None:
-        verdict = comparison.verdict()
-        if outcome.stopped:
-            log.error(
-                "stopped after %d of %d messages: not compared to the end",
-                verdict.messages,
-                verdict.expected,
-            )
-            raise SystemExit(1)
-        print_verdict(verdict, as_json=as_json)
-        if not verdict.same:
-            raise SystemExit(1)
+    return outcome
+
+
+def _sink(
+    config: NodeConfig, observe: Callable[[Message], None], *, publishes: bool
+) -> "Publisher | LocalSink":
+    from node.transport.publisher import Publisher
+    from node.transport.sequencing import LocalSink
+
+    if not publishes:
+        return LocalSink(observe)
+    publisher = Publisher(
+        config.wire.endpoint, lossless=True, observer=observe, keys=config.wire.keys
+    )
+    log.info("publishing on %s", config.wire.endpoint)
+    return publisher
+
+
+def _step_server(config: NodeConfig, stepper: "LockStep") -> "ControlServer":
+    """The control socket on which a simulator requests the next frame."""
+    from node.transport.control_server import ControlServer
+
+    endpoint = config.control.endpoint or DEFAULT_CONTROL_ENDPOINT
+    server = ControlServer(
+        endpoint, stepper.handle, config.wire.keys, insecure=config.wire.insecure
+    )
+    log.info("accepting step requests on %s", endpoint)
+    return server
+
+
+def _print_comparison(comparison: Comparison, *, stopped: bool, as_json: bool) -> None:
+    """Prints the verdict; exit code 1 for a difference, or for a replay that did not end."""
+    verdict = comparison.verdict()
+    if stopped:
+        log.error(
+            "stopped after %d of %d messages: not compared to the end",
+            verdict.messages,
+            verdict.expected,
+        )
+        raise SystemExit(1)
+    print_verdict(verdict, as_json=as_json)
+    if not verdict.same:
+        raise SystemExit(1)
 
 
 def _with_cameras(config: NodeConfig, names: tuple[str, ...], configured: bool) -> NodeConfig:

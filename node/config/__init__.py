@@ -1,1 +1,1 @@
-"""Config: the schema of the configuration, the one way to read it, and what of it may be shown."""
+"""Config: the schema of the configuration, its loader, and redaction of its values."""

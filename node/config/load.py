@@ -1,5 +1,5 @@
-"""The one way in which a configuration is read: a TOML file, then `--set key=value`. Every error is
-one line that names file, key, value and what is allowed."""
+"""Loads the configuration: a TOML file, then `--set key=value`. Every error is one line that names
+the file, the key, the value and the allowed values."""
 
 import difflib
 import tomllib
@@ -21,11 +21,18 @@ def load_config(
     settings: Iterable[str] = (),
     options: Mapping[str, str] = MappingProxyType({}),
 ) -> NodeConfig:
-    """The configuration in a TOML file (None: the defaults), changed by `key=value` settings, then
-    by the texts of a command's own options, by their keys.
+    """Loads and validates a configuration.
 
-    A key is dotted, `model.top_k`; a camera is named by its name or place, `camera.front.fps`,
-    `camera.0.fps`. A value is TOML; what is not TOML is taken as text. Raises ConfigError.
+    A key is dotted (`model.top_k`); a camera is addressed by name or index (`camera.front.fps`,
+    `camera.0.fps`). A value is parsed as TOML, else taken as text.
+
+    Args:
+        file: the TOML file; None: the defaults.
+        settings: texts of the form `key=value`, applied to the content of the file.
+        options: values of a command's own options by key, applied last and never parsed.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is invalid.
     """
     content = _read_toml(file) if file else {}
     where = str(file) if file else "settings"
@@ -47,7 +54,7 @@ def load_config(
 
 
 def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
-    """A configuration with other values for some dotted keys. Raises ConfigError."""
+    """Returns a configuration with new values for some dotted keys. Raises ConfigError."""
     content = config.model_dump()
     content["camera"] = list(content["camera"])
     for key, value in settings.items():
@@ -59,10 +66,11 @@ def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
 
 
 def toml_value(text: str) -> Any:
-    """A value as TOML writes it; what is not TOML is taken as text."""
+    """Parses a value as TOML; returns the text itself if it is not TOML."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # also numbers and lists that are too long to be read
+    except (ValueError, RecursionError):
+        # Also for numbers and lists that exceed the parser's limits.
         return text
 
 
@@ -92,8 +100,8 @@ def _apply(content: dict[str, Any], key: str, value: object) -> None:
             f"--set {key_shown(key)}: write the key with dots, for example model.top_k=3"
         )
     target: Any = content
-    for place, part in enumerate(path[:-1]):
-        target = _step(target, part, first=place == 0, key=key)
+    for index, part in enumerate(path[:-1]):
+        target = _step(target, part, first=index == 0, key=key)
     if not isinstance(target, dict):
         raise ConfigError(
             f"--set {key_shown(key)}: name the camera, for example camera.0.{key_shown(path[-1])}"
@@ -125,8 +133,8 @@ def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
     value = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
-            told = "" if isinstance(value, str) else f" (its value is {value_shown(value)})"
-            return f"{key}: unknown key{told}; {_nearest(problem['loc'])}"
+            shown_value = "" if isinstance(value, str) else f" (its value is {value_shown(value)})"
+            return f"{key}: unknown key{shown_value}; {_nearest(problem['loc'])}"
         case "value_error":
             reason = str(problem["ctx"]["error"])
             return f"{key}: {reason}" if key else reason
@@ -137,9 +145,9 @@ def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
         case "string_pattern_mismatch":
             return f"{key} = {value_shown(value)}: must match {problem['ctx']['pattern']}"
     allowed = problem["msg"].removeprefix("Input ")
-    said = f"{key} = {value_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
+    message = f"{key} = {value_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
     limits = _range_of(problem["loc"]) if problem["type"] in _OF_NUMBERS else None
-    return f"{said}; allowed: {limits}" if limits else said
+    return f"{message}; allowed: {limits}" if limits else message
 
 
 _OF_NUMBERS = frozenset(
@@ -156,7 +164,8 @@ _OF_NUMBERS = frozenset(
 
 
 def _range_of(location: tuple[int | str, ...]) -> str | None:
-    """What a number at a place may be, `0.01 to 1000`; None where that is no key of its own."""
+    """Returns the allowed range of the number at a location, `0.01 to 1000`; None if the location
+    is no key with a range."""
     if not location or not isinstance(location[-1], str):
         return None
     field = _section_at(location[:-1]).model_fields.get(location[-1])
@@ -167,15 +176,19 @@ def _range_of(location: tuple[int | str, ...]) -> str | None:
 
 
 def _limits(field: FieldInfo) -> dict[str, float]:
-    """Of a field, or of what it is beside None."""
-    found: dict[str, float] = {}
-    inner = [x for one in get_args(field.annotation) for x in getattr(one, "__metadata__", ())]
-    for given in (*field.metadata, *inner):
-        for bound in getattr(given, "metadata", (given,)):
-            for name in ("ge", "le"):
-                if (limit := getattr(bound, name, None)) is not None:
-                    found[name] = limit
-    return found
+    """Returns the bounds `ge` and `le` of a field, or of the type in an optional field."""
+    bounds: dict[str, float] = {}
+    inner = [
+        inner_constraint
+        for member in get_args(field.annotation)
+        for inner_constraint in getattr(member, "__metadata__", ())
+    ]
+    for constraint in (*field.metadata, *inner):
+        for part in getattr(constraint, "metadata", (constraint,)):
+            for bound_name in ("ge", "le"):
+                if (limit := getattr(part, bound_name, None)) is not None:
+                    bounds[bound_name] = limit
+    return bounds
 
 
 def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
@@ -186,8 +199,8 @@ def _dotted(location: tuple[int | str, ...], content: Mapping[str, Any]) -> str:
     return ".".join(parts)
 
 
-def _camera_name(content: Mapping[str, Any], place: int) -> str | None:
-    camera = content["camera"][place]
+def _camera_name(content: Mapping[str, Any], index: int) -> str | None:
+    camera = content["camera"][index]
     name = camera.get("name") if isinstance(camera, Mapping) else None
     return redacted(name) if isinstance(name, str) else None
 
@@ -195,13 +208,13 @@ def _camera_name(content: Mapping[str, Any], place: int) -> str | None:
 def _nearest(location: tuple[int | str, ...]) -> str:
     section = _section_at(location[:-1])
     keys = list(section.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
+    similar = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
     allowed = f"keys here: {', '.join(keys)}"
-    return f"did you mean {near[0]}? {allowed}" if near else allowed
+    return f"did you mean {similar[0]}? {allowed}" if similar else allowed
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The section that a place lies in."""
+    """Returns the section that contains a location."""
     section: type[BaseModel] = NodeConfig
     for part in location:
         if isinstance(part, str):
@@ -212,5 +225,5 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
 def _section_in(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = (_section_in(argument) for argument in get_args(annotation))
-    return next((section for section in found if section is not None), None)
+    sections = (_section_in(argument) for argument in get_args(annotation))
+    return next((section for section in sections if section is not None), None)

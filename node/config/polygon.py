@@ -1,18 +1,19 @@
-"""Polygons of a picture, in fractions of its width and height: which of them enclose something."""
+"""Polygons in fractions of a picture's width and height: validation."""
 
 from collections.abc import Sequence
 from itertools import combinations
 
 Point = tuple[float, float]
+"""(x, y), each 0 to 1."""
 
 MIN_SIDE = 0.001
-"""Width and height that a polygon has at least: a pixel of a picture of a thousand."""
+"""Smallest width and height of a polygon: one pixel of a picture of 1,000 pixels."""
 MIN_AREA = MIN_SIDE**2
 
 
 def check_polygon(corners: Sequence[Point]) -> None:
-    """Raises ValueError for a polygon without area or one that crosses itself: nobody can say what
-    the parts of that are meant to be."""
+    """Raises ValueError for a polygon without area, and for one that crosses itself, whose inside
+    is ambiguous."""
     ring = _without_repeats(corners)
     xs, ys = [x for x, _ in ring], [y for _, y in ring]
     crossing = _crossing(ring)
@@ -32,14 +33,18 @@ def check_polygon(corners: Sequence[Point]) -> None:
 
 
 def _without_repeats(corners: Sequence[Point]) -> list[Point]:
-    """A corner that is written twice, as where a ring is closed, is one."""
-    before = [corners[-1], *corners[:-1]]
-    kept = [corner for corner, last in zip(corners, before, strict=True) if corner != last]
-    return kept or [corners[0]]
+    """Removes consecutive duplicates, such as the last corner of a closed ring."""
+    previous_corners = [corners[-1], *corners[:-1]]
+    distinct = [
+        corner
+        for corner, previous in zip(corners, previous_corners, strict=True)
+        if corner != previous
+    ]
+    return distinct or [corners[0]]
 
 
 def _area(ring: Sequence[Point]) -> float:
-    """By the shoelace formula, in fractions of the picture."""
+    """Area by the shoelace formula, as a fraction of the picture."""
     return abs(sum(_cross(a, b) for a, b in _sides(ring))) / 2
 
 
@@ -52,10 +57,10 @@ def _cross(a: Point, b: Point) -> float:
 
 
 def _crossing(ring: Sequence[Point]) -> tuple[Point, Point] | None:
-    """The first side that another one crosses, not merely touches."""
-    for one, other in combinations(_sides(ring), 2):
-        if _apart(one, other) and _apart(other, one):
-            return one
+    """Returns the first side that another side crosses, not only touches; None for none."""
+    for side, other in combinations(_sides(ring), 2):
+        if _apart(side, other) and _apart(other, side):
+            return side
     return None
 
 

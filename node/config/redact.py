@@ -1,5 +1,6 @@
-"""What of a source may be shown. Addresses of cameras carry passwords in every form that a vendor
-could think of, so nothing of them is shown but what is known to be none: scheme, host and port."""
+"""Redaction: which part of a source may appear in messages. Passwords occur in camera addresses in
+many vendor-specific forms, so only the parts that cannot be a password are kept: scheme, host and
+port."""
 
 import os
 import re
@@ -21,13 +22,12 @@ _KEY = re.compile(r"-{0,2}[A-Za-z0-9_.-]+=")
 
 
 def redacted(source: str) -> str:
-    """A source as it may be shown. An address keeps its scheme, and its host and port where no
-    reading of it makes them a part of the password; a pipeline keeps its first element. Cameras,
-    devices, files and the like are shown as they are.
-    """
+    """Returns a source in a form that may be shown. An address keeps its scheme, and its host and
+    port unless some parser would read them as part of the password. A pipeline keeps its first
+    element. Camera numbers, devices, files and other names stay unchanged."""
     if source.startswith("gst:"):
-        found = _ELEMENT.match(source)
-        return f"gst:{found[1] if found else ''} ..."
+        element = _ELEMENT.match(source)
+        return f"gst:{element[1] if element else ''} ..."
     if source.startswith(("ipc://", "file://")):
         return source if _is_plain(source.partition("://")[2]) else f"{source[:7]}..."
     scheme, separator, rest = source.partition("://")
@@ -37,26 +37,27 @@ def redacted(source: str) -> str:
 
 
 def value_shown(value: object) -> str:
-    """A value of a configuration as an error shows it: somebody may have put a source in the wrong
-    place."""
+    """Returns a value of the configuration for an error message. Every text is redacted, since a
+    source may stand at the wrong key."""
     if isinstance(value, str):
         text = repr(redacted(value))
     elif _holds_text(value):
         text = "a table" if isinstance(value, Mapping) else "a list"
     else:
-        text = _written(value)
+        text = _safe_repr(value)
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
 
 
 def key_shown(key: str) -> str:
-    """A key of a configuration as an error shows it: where an address with an equals sign stands in
-    the place of `key=value`, a part of it is taken for the key."""
+    """Returns a key of the configuration for an error message. For an address with an equals sign
+    in place of `key=value`, part of the address is parsed as the key, so unusual keys are
+    hidden."""
     return key if _KEY_NAME.fullmatch(key) else HIDDEN
 
 
 def hidden(text: str, sources: Iterable[str]) -> str:
-    """A text without these sources, in whatever form they got into it: as they are, quoted, as the
-    path of a file."""
+    """Redacts sources within a text, in each form in which they may occur: unchanged, escaped, as a
+    file path."""
     for source in sorted(sources, key=len, reverse=True):
         shown = redacted(source)
         if shown != source:
@@ -66,23 +67,26 @@ def hidden(text: str, sources: Iterable[str]) -> str:
 
 
 def addresses_in(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The arguments of a command, and values in them (`--source=...`, `--set key=...`), of which
-    not all may be shown."""
-    found = []
+    """Returns the arguments of a command, and the values in them (`--source=...`, `--set key=...`),
+    that need redaction."""
+    candidates = []
     for argument in arguments:
         value = argument
         while (key := _KEY.match(value)) is not None:
             value = value[key.end() :]
         bare = value.strip().strip("\"'")
         if redacted(value) != value or redacted(bare) != bare:
-            found += [argument, value, bare]
-    return tuple(x for x in dict.fromkeys(found) if redacted(x) != x)
+            candidates += [argument, value, bare]
+    return tuple(
+        candidate for candidate in dict.fromkeys(candidates) if redacted(candidate) != candidate
+    )
 
 
-def _written(value: object) -> str:
+def _safe_repr(value: object) -> str:
     try:
         return repr(value)
-    except (ValueError, RecursionError):  # repr of an integer stops at 4300 digits
+    except (ValueError, RecursionError):
+        # repr() of an integer fails above 4300 digits.
         return "(too long to be shown)"
 
 
@@ -95,8 +99,8 @@ def _holds_text(value: object) -> bool:
 
 
 def _host(rest: str) -> str:
-    """Host and port of an address, where there is one reading of it only: a slash, a question mark
-    or a number sign in a password makes the host a part of it for some, and not for others."""
+    """Returns host and port of an address if they are unambiguous: parsers disagree on a slash,
+    question mark or number sign within a password, and with it on where the host begins."""
     authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
     if "@" in rest[len(authority) :]:
         return "..."
@@ -107,8 +111,8 @@ def _host(rest: str) -> str:
 
 
 def _is_plain(source: str) -> bool:
-    """Whether a text without a scheme is certainly no address whose scheme was mistyped: the name
-    of a file that is there, or one without what passwords are told by."""
+    """Whether a text without `://` is certainly no address with a mistyped scheme: an existing
+    file, or a text without the characters that separate a password."""
     if "@" not in source and "=" not in source and _MISTYPED.match(source) is None:
         return True
     try:

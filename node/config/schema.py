@@ -1,4 +1,5 @@
-"""The whole configuration as validated types; `node.config.load` reads it."""
+"""Schema of the configuration, as validated immutable types; `node.config.load` loads it, and
+`config/default.toml` explains each key."""
 
 import ipaddress
 import re
@@ -23,6 +24,7 @@ from perception_client.messages.kinds import DEFAULT_ENDPOINT, EventKind
 from perception_client.paths import expanded
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""Name of a node, camera or region, in characters that are safe in topics and file names."""
 MAX_CAMERAS = 32
 
 
@@ -37,15 +39,19 @@ Polygon = Annotated[
     Field(min_length=3, max_length=100),
     AfterValidator(_enclosing),
 ]
-"""Corners (x, y) in fractions of the picture's width and height, around a part of it."""
+"""Corners (x, y) in fractions of the picture's width and height."""
 Score = Annotated[float, Field(ge=1e-6, le=1)]
+"""Score of a label or detection, above 0."""
 Rate = Annotated[float, Field(ge=0.01, le=1000)]
-"""Pictures a second."""
+"""Frames a second."""
 MAX_PX = 16384
-"""Longest side of a picture."""
+"""Largest width and height of a picture, in pixels."""
 FarPx = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""A coordinate in pixels, also outside the picture."""
 FocalPx = Annotated[float, Field(ge=1, le=1e6)]
+"""A focal length in pixels."""
 Anchor = Literal["bottom", "center"]
+"""Point of a box that decides whether the object is in a region."""
 
 
 class _Section(BaseModel):
@@ -55,7 +61,8 @@ class _Section(BaseModel):
 
 
 def as_tuples(value: object) -> object:
-    """TOML's lists are tuples here, since configurations do not change."""
+    """Converts lists, as TOML has them, to tuples at every depth, since configurations are
+    immutable."""
     return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
@@ -71,14 +78,15 @@ def _as_path(key: str, value: object) -> object:
 
 
 class RegionConfig(_Section):
-    """A named part of a camera's picture, whose coming and going is an event."""
+    """A named part of a camera's picture; an object that enters or leaves it is an event."""
 
     name: Name
     polygon: Annotated[Polygon, BeforeValidator(as_tuples)]
 
 
 class CalibrationConfig(_Section):
-    """A pinhole camera in OpenCV's convention, in pixels of a picture of width x height."""
+    """A pinhole camera in OpenCV's convention, in pixels of a picture of width x height.
+    distortion: k1, k2, p1, p2, k3 to k6."""
 
     width: int = Field(ge=1, le=MAX_PX)
     height: int = Field(ge=1, le=MAX_PX)
@@ -90,7 +98,7 @@ class CalibrationConfig(_Section):
 
 
 class CameraConfig(_Section):
-    """One camera, stream, video file or folder of pictures."""
+    """A camera, stream, video file or set of image files."""
 
     name: Name = "camera"
     source: str = Field("demo", min_length=1)
@@ -118,7 +126,7 @@ class CameraConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Which network labels the frames, and what runs it."""
+    """The network that labels the frames, and the runtime that runs it."""
 
     name: str = Field("efficientnet_lite0", min_length=1)
     weights: Path | None = None
@@ -136,7 +144,7 @@ class ModelConfig(_Section):
 
 
 class DetectConfig(_Section):
-    """Which boxes of a detector count."""
+    """Filters of a detector's boxes."""
 
     score: Score = 0.25
     class_scores: dict[str, Score] = Field(default_factory=dict)
@@ -152,7 +160,7 @@ class DetectConfig(_Section):
 
 
 class CropsConfig(_Section):
-    """A second model, a classifier, that looks at each detection's crop."""
+    """A second model, a classifier, applied to the crop of each detection."""
 
     model: str | None = Field(None, min_length=1)
     weights: Path | None = None
@@ -173,7 +181,7 @@ class CropsConfig(_Section):
 
 
 class SegmentConfig(_Section):
-    """What is told of a segmentation."""
+    """Which results of a segmentation are published."""
 
     min_fraction: float = Field(0.005, ge=0, le=1)
     classes: tuple[str, ...] | None = None
@@ -187,7 +195,7 @@ class SegmentConfig(_Section):
 
 
 class TrackConfig(_Section):
-    """How a detector's objects are followed from frame to frame."""
+    """Tracking of a detector's objects from frame to frame."""
 
     enabled: bool = False
     start_score: Score = 0.5
@@ -198,7 +206,7 @@ class TrackConfig(_Section):
 
 
 class SmoothConfig(_Section):
-    """How a classifier's scores are averaged, and which labels are stable."""
+    """Averaging of a classifier's scores over time, and the thresholds of stable labels."""
 
     time_constant_s: float = Field(0.0, ge=0, le=60)
     enter: Score = 0.5
@@ -207,12 +215,12 @@ class SmoothConfig(_Section):
     @model_validator(mode="after")
     def _apart(self) -> Self:
         if self.leave > self.enter:
-            raise ValueError(f"leave = {self.leave:g} is above enter = {self.enter:g}; turn them")
+            raise ValueError(f"leave = {self.leave:g} is above enter = {self.enter:g}; swap them")
         return self
 
 
 class StepConfig(_Section):
-    """One step down: a smaller model, fewer frames, or both."""
+    """One step of degradation: a smaller model, fewer frames, or both."""
 
     model: str | None = Field(None, min_length=1)
     weights: Path | None = None
@@ -231,7 +239,7 @@ class StepConfig(_Section):
 
 
 class DegradeConfig(_Section):
-    """What to give up, step by step, when a camera's deadline cannot be held."""
+    """Steps of degradation, applied in order while a camera misses its deadline."""
 
     steps: Annotated[tuple[StepConfig, ...], Field(max_length=8), BeforeValidator(as_tuples)] = ()
     down_after_s: float = Field(1.0, ge=0.1, le=600)
@@ -239,7 +247,7 @@ class DegradeConfig(_Section):
 
 
 class WireConfig(_Section):
-    """Where the labels are broadcast, and which keys that and the control socket ask for."""
+    """Endpoint that publishes the labels, and the keys for it and the control socket."""
 
     endpoint: str = DEFAULT_ENDPOINT
     keys: Path | None = None
@@ -258,7 +266,7 @@ class WireConfig(_Section):
 
 
 class ControlConfig(_Section):
-    """Where the node is asked to do things, and which model files it may be asked to load."""
+    """Endpoint of the control socket, and the folder of the model files that a client may load."""
 
     endpoint: str | None = None
     models: Path | None = None
@@ -276,7 +284,7 @@ class ControlConfig(_Section):
 
 
 class BlackBoxEventConfig(_Section):
-    """An event at which the black box is written out."""
+    """An event that writes out the black box."""
 
     kind: EventKind
     name: str | None = Field(None, min_length=1)
@@ -284,7 +292,7 @@ class BlackBoxEventConfig(_Section):
 
 
 class RecordingConfig(_Section):
-    """What is kept of what the node sees and says."""
+    """Recording of frames and messages, and the black box."""
 
     enabled: bool = False
     folder: Path = Path("recordings")
@@ -359,7 +367,7 @@ class MonitorConfig(_Section):
 
 
 class LimitsConfig(_Section):
-    """How large a picture, or a chunk of a recording, may be."""
+    """Limits on the size of pictures and recording chunks."""
 
     max_pixels: int = Field(Limits().max_pixels, ge=1024, le=4_294_836_225)
     max_picture_mb: int = Field(Limits().max_picture_mb, ge=1, le=16_384)
@@ -367,18 +375,18 @@ class LimitsConfig(_Section):
 
     @property
     def limits(self) -> Limits:
-        """The same for the decoders."""
+        """The limits as the type that decoders use."""
         return Limits(self.max_pixels, self.max_picture_mb, self.max_chunk_mb)
 
 
 class LogConfig(_Section):
-    """What is said on stderr."""
+    """Log output on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class NodeConfig(_Section):
-    """The whole file."""
+    """The whole configuration."""
 
     name: Name = "perception"
     camera: tuple[CameraConfig, ...] = Field(
@@ -406,9 +414,9 @@ class NodeConfig(_Section):
     @model_validator(mode="after")
     def _cameras_apart(self) -> Self:
         names = [camera.name for camera in self.camera]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two cameras are named {twice[0]!r}; give each [[camera]] its own")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two cameras are named {repeated[0]!r}; give each [[camera]] its own")
         if len(names) > MAX_CAMERAS:
             raise ValueError(f"{len(names)} cameras; at most {MAX_CAMERAS}")
         return self
@@ -430,31 +438,33 @@ class NodeConfig(_Section):
         return self
 
 
-def _check_reach(endpoint: str, wire: WireConfig, what: str, where: str = "") -> None:
+def _check_reach(endpoint: str, wire: WireConfig, access: str, where: str = "") -> None:
     if wire.insecure or wire.keys is not None or is_loopback(endpoint):
         return
     raise ValueError(
         f"{where}endpoint {endpoint} can be reached from other computers; use ipc:// or "
         "tcp://127.0.0.1:PORT, or make keys (perception-node keys FOLDER) and name the folder in "
-        f"wire.keys, or write wire.insecure = true if anybody there may {what}"
+        f"wire.keys, or write wire.insecure = true if anybody there may {access}"
     )
 
 
 def check_endpoint(endpoint: str) -> None:
     """Raises ValueError unless `endpoint` is tcp://HOST:PORT or ipc://PATH."""
-    how = "write tcp://127.0.0.1:5570 or ipc:///run/perception-node/labels.sock"
+    example = "write tcp://127.0.0.1:5570 or ipc:///run/perception-node/labels.sock"
     scheme, separator, rest = endpoint.partition("://")
     if not separator or scheme not in ("tcp", "ipc") or not rest:
-        raise ValueError(f"endpoint {redacted(endpoint)!r} is neither tcp nor ipc; {how}")
+        raise ValueError(f"endpoint {redacted(endpoint)!r} is neither tcp nor ipc; {example}")
     if scheme == "tcp":
         match = re.fullmatch(r"(\[[^\]]+\]|[^:\s]+):(\d{1,5})", rest)
         if not match or int(match[2]) > 65535:
             raise ValueError(
-                f"endpoint {redacted(endpoint)!r} is not HOST:PORT with a port up to 65535; {how}"
+                f"endpoint {redacted(endpoint)!r} is not HOST:PORT with a port up to 65535; "
+                f"{example}"
             )
     elif "\0" in rest:
-        raise ValueError(f"endpoint {redacted(endpoint)!r}: a path holds no zero byte; {how}")
-    elif len(rest.encode()) > 107:  # sun_path of unix(7) holds 108 bytes with the final zero
+        raise ValueError(f"endpoint {redacted(endpoint)!r}: a path holds no zero byte; {example}")
+    elif len(rest.encode()) > 107:
+        # sun_path of unix(7) holds 108 bytes, including the final zero.
         raise ValueError(f"endpoint {redacted(endpoint)!r}: a socket's path has at most 107 bytes")
 
 
@@ -464,7 +474,8 @@ def is_loopback(endpoint: str) -> bool:
         return True
     host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
     if host == "localhost":
-        return True  # bound as 127.0.0.1, whatever the name leads to: `wire.endpoint.address_of`
+        # Bound as 127.0.0.1, whatever the name resolves to: `perception_client.endpoint`.
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -13,8 +13,8 @@ from node.config.schema import NodeConfig
 from node.diagnostics.doctor_cameras import cameras
 from node.diagnostics.finding import Finding
 from node.errors import EndpointError, PerceptionError
-from node.transport.publisher import bind
 from node.transport.socket_file import check_free, path_of
+from node.transport.socket_thread import bind
 
 
 def examine(config: NodeConfig) -> Iterator[Finding]:

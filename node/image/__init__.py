@@ -1,1 +1,1 @@
-"""Image: one frame in memory, JPEG in and out, and the limits on what is decoded."""
+"""Image: a frame in memory, JPEG decoding and encoding, and limits on decoded sizes."""

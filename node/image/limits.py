@@ -1,5 +1,5 @@
-"""Limits: how large a picture or a chunk of a recording may be. A header of a few bytes can claim
-any size, so each decoder looks at the claim first. One definition for all of the process."""
+"""Limits on the size of pictures and of recording chunks. A header of a few bytes can claim any
+size, so each decoder checks the claim first. One set of limits for the whole process."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,13 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """max_pixels: of a picture, of a camera, a stream, a file or a recording; max_picture_mb: MiB
-    of its bytes as they come; max_chunk_mb: MiB of a chunk of a recording, unpacked."""
+    """Limits on untrusted input.
+
+    Attributes:
+        max_pixels: pixels of one picture of a camera, stream, file or recording.
+        max_picture_mb: MiB of one coded picture.
+        max_chunk_mb: MiB of one chunk of a recording after decompression.
+    """
 
     max_pixels: int = 70_000_000
     max_picture_mb: int = 200
@@ -19,17 +24,18 @@ class Limits:
 
     @property
     def max_picture_bytes(self) -> int:
-        """Bytes of a picture as they come."""
+        """Bytes of one coded picture."""
         return self.max_picture_mb * MIB
 
     @property
     def max_chunk_bytes(self) -> int:
-        """Bytes of a chunk, unpacked."""
+        """Bytes of one chunk after decompression."""
         return self.max_chunk_mb * MIB
 
     @property
     def max_buffer_bytes(self) -> int:
-        """Longest buffer that a decoder needs for a picture within the limits."""
+        """Largest buffer that a decoder needs for a picture within the limits: three bytes a pixel
+        and 1 MiB of padding, or the coded picture."""
         return max(3 * self.max_pixels + MIB, self.max_picture_bytes)
 
 
@@ -37,22 +43,22 @@ _in_force = Limits()
 
 
 def limits() -> Limits:
-    """Those in force."""
+    """Returns the limits in force."""
     return _in_force
 
 
 def set_limits(new: Limits) -> None:
-    """Puts others in force; called before anything is opened."""
+    """Replaces the limits; call it before anything is opened."""
     global _in_force
     _in_force = new
 
 
 def check_pixels(width: int, height: int) -> None:
-    """Raises PictureError for a picture that claims more than limits.max_pixels."""
-    most = _in_force.max_pixels
-    if width * height > most:
+    """Raises PictureError for a claimed size above limits.max_pixels."""
+    limit = _in_force.max_pixels
+    if width * height > limit:
         raise PictureError(
-            f"{width} x {height} pixels are more than limits.max_pixels = {most}; raise it if the "
+            f"{width} x {height} pixels are more than limits.max_pixels = {limit}; raise it if the "
             "picture is real"
         )
 

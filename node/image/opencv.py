@@ -1,5 +1,5 @@
-"""OpenCV, loaded once and quietly: every module that captures takes `cv2` from here, so that a
-computer without its libraries gets one line with the mend and not a traceback."""
+"""Imports OpenCV without its log output. Every capture module imports `cv2` from here, so that a
+computer without OpenCV's libraries gets a one-line error with its fix."""
 
 import contextlib
 import ctypes
@@ -9,7 +9,8 @@ from pathlib import Path
 from node.errors import SourceError
 from node.image.limits import limits
 
-# OpenCV and its FFmpeg print to stderr on their own; failures reach the user as our errors.
+# OpenCV and its FFmpeg print to stderr by themselves; failures are reported as exceptions of this
+# package.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
 
@@ -25,16 +26,19 @@ except ImportError as error:
 
 
 def limit_buffers() -> None:
-    """No buffer of FFmpeg is longer: not for a picture that claims to be huge, nor for a packet
-    that never ends. OpenCV itself has no way to say so; its FFmpeg is asked, where it is a library
-    of its own. Again for libraries that were loaded since."""
-    most = limits().max_buffer_bytes
-    with contextlib.suppress(OSError):  # /proc is not everywhere
+    """Limits each buffer of FFmpeg, for pictures that claim a huge size and for packets without
+    end. OpenCV offers no such setting, so the limit is set in each loaded libavutil. Call it again
+    after FFmpeg libraries were loaded."""
+    max_bytes = limits().max_buffer_bytes
+    # Only Linux has /proc.
+    with contextlib.suppress(OSError):
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-        found = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libavutil" in line}
-        for library in found:
+        libraries = {
+            line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libavutil" in line
+        }
+        for library in libraries:
             with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(library).av_max_alloc(ctypes.c_size_t(most))
+                ctypes.CDLL(library).av_max_alloc(ctypes.c_size_t(max_bytes))
 
 
 limit_buffers()

@@ -1,1 +1,1 @@
-"""Perception: from a frame's pixels to labels. Models, weights, preprocessing, runtimes."""
+"""Perception: models, preprocessing, runtimes and tasks that turn images into labels."""

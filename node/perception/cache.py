@@ -1,4 +1,5 @@
-"""Cache: folders of files that the node makes once and keeps, each whole or not there at all."""
+"""Cache: folders of files that are made once and kept. A folder is complete or absent, never
+partial."""
 
 import hashlib
 import os
@@ -11,20 +12,20 @@ from node.errors import ModelError
 from perception_client.paths import home
 
 _CHECKSUM = "sha256"
+"""Name of the file in each folder that holds the digest of the others."""
 
 
 def cache_folder() -> Path:
-    """Where the node keeps what it made (XDG base directory specification)."""
+    """Returns the node's cache folder (XDG base directory specification)."""
     base = os.environ.get("XDG_CACHE_HOME") or home() / ".cache"
     return Path(base) / "perception-node"
 
 
 def kept(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache's folder `models/NAME`; made by `make(folder)` on first use.
+    """Returns the cache folder `models/NAME`; calls `make(folder)` to fill it on first use.
 
-    It gets its name only when it is whole, and is made anew where its files do not match the
-    checksum in it. Of two processes that make it at once, both end with a whole one. Raises
-    ModelError where the cache cannot be written.
+    The folder is moved to its name once complete, and made again if its files do not match their
+    checksum. Safe for concurrent processes. Raises ModelError if the cache is not writable.
     """
     folder = cache_folder() / "models" / name
     if is_whole(folder):
@@ -32,11 +33,11 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch:
-            made = Path(scratch) / "new"
-            made.mkdir()
-            make(made)
-            (made / _CHECKSUM).write_text(_checksum(made))
-            _put(made, folder, Path(scratch) / "old")
+            new_folder = Path(scratch) / "new"
+            new_folder.mkdir()
+            make(new_folder)
+            (new_folder / _CHECKSUM).write_text(_checksum(new_folder))
+            _move_into_place(new_folder, folder, Path(scratch) / "old")
     except OSError as error:
         raise ModelError(
             f"{folder.parent} cannot be written: {error.strerror}; it keeps exported models, and "
@@ -46,7 +47,7 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a kept folder is there with the files that it was made with."""
+    """Whether a cache folder exists with unchanged files."""
     try:
         return (folder / _CHECKSUM).read_text() == _checksum(folder)
     except OSError:
@@ -54,7 +55,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Writes a text file that no reader ever sees in part. Raises OSError."""
+    """Writes a text file atomically. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=file.parent, prefix=".making-", encoding="utf-8", delete=False
@@ -63,20 +64,21 @@ def write_whole(file: Path, text: str) -> None:
     os.replace(stream.name, file)
 
 
-def _put(made: Path, folder: Path, aside: Path) -> None:
+def _move_into_place(new_folder: Path, folder: Path, aside: Path) -> None:
     if folder.exists() and not is_whole(folder):
         os.replace(folder, aside)
     try:
-        os.replace(made, folder)
+        os.replace(new_folder, folder)
     except OSError:
-        if not is_whole(folder):  # else another process was first, and its files are as good
+        # Otherwise another process was first, and its files are equivalent.
+        if not is_whole(folder):
             raise
-        shutil.rmtree(made)
+        shutil.rmtree(new_folder)
 
 
 def _checksum(folder: Path) -> str:
-    whole = hashlib.sha256()
+    combined = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.name != _CHECKSUM:
-            whole.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()
+            combined.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return combined.hexdigest()

@@ -1,4 +1,4 @@
-"""Perceiver: images in, labels out. A model, its preprocessing and the runtime that runs it."""
+"""Perceiver: turns images into labels with one model, its preprocessing and a runtime."""
 
 import logging
 import statistics
@@ -30,11 +30,12 @@ from perception_client.messages.kinds import Detection, Label, ModelInfo
 log = logging.getLogger(__name__)
 
 _ALL_THREADS = torch.get_num_threads()
-"""What torch takes by itself: one thread for each core."""
+"""torch's default: one thread for each core."""
 MAX_BATCH = 8
-"""Most cameras in one batch: with more, the first would wait long for the last."""
+"""Most cameras in one batch: in a larger one the first frame would wait too long for the last."""
 _WORTH_BATCHING = 0.9
-"""Share of the time one by one that a batch may take: it makes the first frame wait for all."""
+"""Largest time of a batch, as a fraction of the time of its frames one by one: in a batch the first
+frame waits for all."""
 
 
 class _Preprocess(Protocol):
@@ -43,9 +44,16 @@ class _Preprocess(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """What was seen in one image, and how long each step took in ns, for the whole batch that the
-    image was in; the second model's work on crops is part of the postprocessing. degraded: why
-    this is below what was configured."""
+    """The prediction for one image, and the time of each step in ns. The times are those of the
+    whole batch; the second model on crops counts as postprocessing.
+
+    Attributes:
+        seen: the prediction.
+        preprocess_ns: time of the preprocessing.
+        infer_ns: time of the network.
+        postprocess_ns: time from the network's outputs to the prediction.
+        degraded: why inference runs below its configuration, in words.
+    """
 
     seen: Prediction
     preprocess_ns: int
@@ -55,19 +63,22 @@ class InferenceResult:
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """Best first; empty for a detector."""
+        """Labels, best first; empty for a detector."""
         return self.seen.labels
 
     @property
     def detections(self) -> tuple[Detection, ...]:
-        """Best first; empty for a classifier."""
+        """Detections, best first; empty for a classifier."""
         return self.seen.detections
 
 
 class Perceiver:
-    """Labels images on one thread. at_most: how many at once are worth it, here.
+    """Labels images. Not thread-safe, except for `prefetch`: one thread owns it.
 
-    recovering: it is busy with bringing up the CPU in the place of a GPU that failed.
+    Attributes:
+        names: names of the model's classes.
+        at_most: largest batch that is faster than its images one by one; 1 before `warm_up`.
+        recovering: the CPU runtime is being built after a failure of the GPU.
     """
 
     def __init__(
@@ -80,68 +91,90 @@ class Perceiver:
         segment: SegmentConfig | None = None,
         crops: SecondStage | None = None,
     ) -> None:
-        """crops: what looks at each detection's crop. Raises ModelError for settings that do not
-        fit the model."""
+        """Makes the preprocessing and the task of the model.
+
+        Args:
+            model: the loaded model.
+            runtime: runs the model's network.
+            top_k: labels of each image.
+            detect: filters of the boxes; None: the defaults.
+            segment: filters of the areas; None: the defaults.
+            crops: second stage applied to each detection; None for none.
+
+        Raises:
+            ModelError: the settings do not fit the model.
+        """
         self._model = model
         self._runtime = runtime
-        self._crops = crops
+        self._second_stage = crops
         self._task = task_of(model, top_k, detect or DetectConfig(), segment or SegmentConfig())
         self.recovering = False
         self._preprocess: _Preprocess = _preprocess_for(model, runtime)
-        self._ahead = _ahead_for(model, runtime)
+        self._prefetcher = _prefetcher_for(model, runtime)
         self.names = model.label_names
         self.at_most = 1
-        self._info_of = runtime.info
+        self._described_runtime = runtime.info
         self._info = self._model_info()
 
     @property
     def info(self) -> ModelInfo:
-        """The model and what runs it now."""
-        if self._runtime.info is not self._info_of:
-            self._info_of = self._runtime.info
+        """The model and the runtime in use."""
+        if self._runtime.info is not self._described_runtime:
+            self._described_runtime = self._runtime.info
             self._info = self._model_info()
         return self._info
 
     @property
     def crop_info(self) -> ModelInfo | None:
-        """What looks at the crops, None where nothing does."""
-        return self._crops.info if self._crops else None
+        """The model and runtime of the second stage, None without one."""
+        return self._second_stage.info if self._second_stage else None
 
     @property
     def crop_names(self) -> tuple[str, ...]:
-        """Its classes, in order; none where nothing does."""
-        return self._crops.names if self._crops else ()
+        """Names of the second stage's classes, in order; empty without one."""
+        return self._second_stage.names if self._second_stage else ()
 
     def task_for(self, config: NodeConfig) -> Task:
-        """What would read the model's outputs by another configuration. Raises ModelError."""
+        """Returns the task for another configuration of the same model. Raises ModelError."""
         return task_of(self._model, config.model.top_k, config.detect, config.segment)
 
     def use(self, task: Task) -> None:
-        """Reads the outputs so from the next frame on."""
+        """Sets the task for the next frames."""
         self._task = task
 
     def perceive(self, image: Image) -> InferenceResult:
         """Labels [height, width, 3] uint8 BGR. Raises ModelError."""
-        (seen,) = self.perceive_all([image])
-        return seen
+        (result,) = self.perceive_all([image])
+        return result
 
     def prefetch(self, camera: str, image: Image) -> PrefetchedInput | None:
-        """Begins with an image of a camera while another is being looked at; for `perceive_all`.
-        Any thread may call this, one at a time for each camera. None where that gains nothing, the
-        GPU fails or the image does not serve: whose turn it is will find that too, and say so."""
-        ahead = self._ahead
-        if ahead is None:
+        """Starts preprocessing an image of a camera during the inference of another, for
+        `perceive_all`. Thread-safe for different cameras. Returns None without a GPU, and on any
+        failure, which `perceive_all` then reports."""
+        prefetcher = self._prefetcher
+        if prefetcher is None:
             return None
         try:
-            return ahead.make(camera, image)
+            return prefetcher.make(camera, image)
         except (RuntimeError, ValueError):
             return None
 
     def perceive_all(
         self, images: Sequence[Image], ready: Sequence[object | None] = ()
     ) -> list[InferenceResult]:
-        """Labels several images, of any sizes, in one inference. When a GPU fails, the CPU labels
-        them. ready: for each what `prefetch` made of it, if anything. Raises ModelError."""
+        """Labels several images in one inference.
+
+        If a GPU fails, the CPU labels them; once the GPU works again, it is used again.
+
+        Args:
+            images: each [height, width, 3] uint8 BGR, of any size.
+            ready: for each image the result of `prefetch`, or None.
+
+        Raises:
+            ModelError: the runtime failed, and no fallback is left.
+        """
+        if isinstance(self._runtime, CpuFallback) and self._runtime.recover():
+            self._use_device_of_runtime()
         try:
             return self._perceive(images, ready)
         except FrameError:
@@ -154,68 +187,79 @@ class Perceiver:
                 self._runtime.take_over(error)
             finally:
                 self.recovering = False
-        # What failed may have taken the whole GPU with it, so nothing there is touched again.
-        self._preprocess = _preprocess_for(self._model, self._runtime)
-        self._ahead = _ahead_for(self._model, self._runtime)
+        # The failure may affect the whole GPU, so the preprocessing leaves the GPU as well.
+        self._use_device_of_runtime()
         return self._perceive(images, ())
+
+    def _use_device_of_runtime(self) -> None:
+        """Preprocesses on the device that the runtime has changed to."""
+        self._preprocess = _preprocess_for(self._model, self._runtime)
+        self._prefetcher = _prefetcher_for(self._model, self._runtime)
 
     def _perceive(
         self, images: Sequence[Image], ready: Sequence[object | None]
     ) -> list[InferenceResult]:
         started = time.monotonic_ns()
-        made = [x for x in ready if isinstance(x, PrefetchedInput) and x.maker is self._ahead]
-        before_ns = 0  # what was done of it ahead
-        if len(made) == len(images):
-            pixels = torch.cat([one.uploaded.for_network() for one in made])
-            before_ns = sum(one.took_ns for one in made)
+        prefetched = [
+            item
+            for item in ready
+            if isinstance(item, PrefetchedInput) and item.maker is self._prefetcher
+        ]
+        prefetch_ns = 0
+        if len(prefetched) == len(images):
+            pixels = torch.cat([item.uploaded.for_network() for item in prefetched])
+            prefetch_ns = sum(item.took_ns for item in prefetched)
         else:
             pixels = self._prepared(images)
         preprocessed = time.monotonic_ns()
-        preprocess_ns = before_ns + preprocessed - started
+        preprocess_ns = prefetch_ns + preprocessed - started
         outputs = self._runtime.infer(pixels)
         inferred = time.monotonic_ns()
         degraded = self._runtime.degraded
-        perceived = []
-        ordered = tuple(outputs[place] for place in self._model.output_order)
-        for place, image in enumerate(images):
-            seen = self._task.read(ordered, place, image.shape[:2])
-            if self._crops is not None:
-                seen = replace(seen, detections=self._crops.label(image, seen.detections))
-            done = time.monotonic_ns()
-            perceived.append(
+        results = []
+        ordered = tuple(outputs[index] for index in self._model.output_order)
+        for index, image in enumerate(images):
+            seen = self._task.read(ordered, index, image.shape[:2])
+            if self._second_stage is not None:
+                seen = replace(seen, detections=self._second_stage.label(image, seen.detections))
+            finished = time.monotonic_ns()
+            results.append(
                 InferenceResult(
-                    seen, preprocess_ns, inferred - preprocessed, done - inferred,
-                    (*degraded, *self._crops.degraded) if self._crops else degraded,
+                    seen, preprocess_ns, inferred - preprocessed, finished - inferred,
+                    (*degraded, *self._second_stage.degraded) if self._second_stage else degraded,
                 )
             )  # fmt: skip
-        return perceived
+        return results
 
     def warm_up(self, cameras: int) -> None:
-        """Runs every size of batch that may come, and finds out whether batches are worth it."""
-        one_s = self._time(1)
-        if self._crops is not None:
-            self._crops.warm_up()
-        most = min(cameras, MAX_BATCH)
-        if most > 1 and self._is_worth_it(most, one_s):
-            self.at_most = most
-            for size in range(2, most):
+        """Runs every batch size up to the number of cameras, and sets `at_most`. Raises
+        ModelError."""
+        single_s = self._time(1)
+        if self._second_stage is not None:
+            self._second_stage.warm_up()
+        max_batch = min(cameras, MAX_BATCH)
+        if max_batch > 1 and self._is_batching_faster(max_batch, single_s):
+            self.at_most = max_batch
+            for size in range(2, max_batch):
                 self._time(size)
 
-    def _is_worth_it(self, most: int, one_s: float) -> bool:
+    def _is_batching_faster(self, batch_size: int, single_s: float) -> bool:
         if self._model.decoder == "boxes" or self._model.preprocess.fit == "short":
-            return False  # as many boxes as a picture has, or another size for each camera
+            return False
+            # The number of boxes differs between images, or the input size between cameras.
         try:
-            return self._time(most) < _WORTH_BATCHING * most * one_s
+            return self._time(batch_size) < _WORTH_BATCHING * batch_size * single_s
         except ModelError as error:
             log.info("model %s: made for one frame at a time; cameras take turns", self._model.name)
             log.debug("a batch was refused: %s", error)
             return False
 
     def _time(self, size: int) -> float:
-        """Median seconds of a batch of black frames."""
+        """Returns the median time of a batch of black frames, in seconds."""
         height, width = self._model.preprocess.crop_px
         black = [torch.zeros(height, width, 3, dtype=torch.uint8).numpy()] * size
-        self.perceive_all(black)  # the first pass allocates, and engines compile for the size
+        # The first pass allocates memory, and engines compile for the batch size.
+        self.perceive_all(black)
         return statistics.median(_seconds(lambda: self.perceive_all(black)) for _ in range(3))
 
     def _prepared(self, images: Sequence[Image]) -> torch.Tensor:
@@ -236,7 +280,8 @@ class Perceiver:
 
 
 def task_of(model: Model, top_k: int, detect: DetectConfig, segment: SegmentConfig) -> Task:
-    """What reads the model's outputs. Raises ModelError for settings that do not fit it."""
+    """Returns the task that reads a model's outputs. Raises ModelError for settings that do not fit
+    the model."""
     if model.task == "detect":
         return Detect(model.label_names, model.decoder, model.preprocess, detect)
     if model.task == "segment":
@@ -252,47 +297,59 @@ def build_perceiver(
     crops: CropsConfig | None = None,
     segment: SegmentConfig | None = None,
 ) -> Perceiver:
-    """Loads the configured model, and the one for crops, and warms them up for so many cameras.
-    Raises ModelError."""
+    """Loads the configured model, and the one for crops, and warms them up.
+
+    Args:
+        config: the model.
+        cameras: number of cameras, which limits the batch size.
+        detect: filters of the boxes; None: the defaults.
+        crops: the second stage; None for none.
+        segment: filters of the areas; None: the defaults.
+
+    Raises:
+        ModelError: a model cannot be loaded or run.
+    """
     model = load_model(config.name, config.weights)
     runtime = build_runtime(model, config)
-    second = _build_crops(model, config, crops) if crops and crops.model else None
+    second_stage = _build_second_stage(model, config, crops) if crops and crops.model else None
     set_torch_threads(runtime, config.threads)
     perceiver = Perceiver(
-        model, runtime, top_k=config.top_k, detect=detect, segment=segment, crops=second
+        model, runtime, top_k=config.top_k, detect=detect, segment=segment, crops=second_stage
     )
     perceiver.warm_up(cameras)
     return perceiver
 
 
-def _build_crops(model: Model, config: ModelConfig, crops: CropsConfig) -> SecondStage:
-    """The second model, on the same device and threads, in its own best runtime."""
+def _build_second_stage(model: Model, config: ModelConfig, crops: CropsConfig) -> SecondStage:
+    """Returns the second stage, on the same device and threads, in its own default runtime."""
     assert crops.model is not None
     if model.task != "detect":
         raise ModelError(
             f'crops.model = "{crops.model}": model {model.name!r} finds no objects to look at; '
             "take a detector as model.name, or leave crops.model out"
         )
-    second = load_model(crops.model, crops.weights)
-    if second.task != "classify":
+    second_model = load_model(crops.model, crops.weights)
+    if second_model.task != "classify":
         raise ModelError(
-            f'crops.model = "{crops.model}": task "{second.task}"; a crop wants a classifier'
+            f'crops.model = "{crops.model}": task "{second_model.task}"; crops need a classifier'
         )
-    own = config.model_copy(
+    second_config = config.model_copy(
         update={"name": crops.model, "weights": crops.weights, "precision": "auto"}
     )
-    classifier = Perceiver(second, build_runtime(second, own), top_k=crops.top_k)
+    classifier = Perceiver(
+        second_model, build_runtime(second_model, second_config), top_k=crops.top_k
+    )
     return SecondStage(classifier, crops, model.label_names)
 
 
 def set_torch_threads(runtime: Runtime, threads: int | None) -> None:
-    """Gives torch its share of the CPU threads (None: one a core).
+    """Sets torch's number of CPU threads; None: one for each core.
 
-    Beside another runtime only the preprocessing is torch's, which one thread does fastest: a
-    second pool of threads would fight the runtime's for the same cores.
+    Beside another runtime, torch only preprocesses, which is fastest on one thread: a second thread
+    pool would compete with the runtime's for the cores.
     """
-    own = threads or _ALL_THREADS if runtime.info.runtime == "torch" else 1
-    torch.set_num_threads(own)
+    count = threads or _ALL_THREADS if runtime.info.runtime == "torch" else 1
+    torch.set_num_threads(count)
 
 
 def _preprocess_for(model: Model, runtime: Runtime) -> _Preprocess:
@@ -301,7 +358,7 @@ def _preprocess_for(model: Model, runtime: Runtime) -> _Preprocess:
     return GpuPreprocessor(model.preprocess, runtime.info.device)
 
 
-def _ahead_for(model: Model, runtime: Runtime) -> Prefetcher | None:
+def _prefetcher_for(model: Model, runtime: Runtime) -> Prefetcher | None:
     on_cpu = runtime.info.device == "cpu"
     return None if on_cpu else Prefetcher(model.preprocess, runtime.info.device)
 

@@ -9,7 +9,8 @@ from node.capture.grabber import CaptureState, Grabber
 from node.capture.mailbox import LatestMailbox
 from node.config.schema import NodeConfig
 from node.pipeline.camera_status import StatusAnnouncer, camera_status
-from node.pipeline.inference_loop import InferenceLoop, Labelled
+from node.pipeline.deadlines import Labelled
+from node.pipeline.inference_loop import InferenceLoop
 from node.pipeline.message_builder import MessageBuilder, PerceptionHealth, Usage
 from node.pipeline.resource_usage import LatencyMeter, ProcessMeter
 from node.recording.recorder import Recorder

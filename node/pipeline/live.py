@@ -1,13 +1,9 @@
-"""Puts the parts of a live run together, owns the threads, starts and stops them."""
+"""LiveNode: the parts of a live run, and the order in which they start and stop."""
 
 import contextlib
 import functools
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
@@ -24,6 +20,7 @@ from node.pipeline.health import HealthReporter, LatencyStats
 from node.pipeline.inference_loop import InferenceLoop
 from node.pipeline.message_builder import MessageBuilder
 from node.pipeline.systemd import Systemd
+from node.pipeline.threads import Outcome, run_threads
 from node.process.awake import AwakeClock
 from node.process.descriptors import raise_descriptor_limit
 from node.process.ending import Ending
@@ -35,27 +32,10 @@ from perception_client.messages.kinds import Message
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.05
-"""How often the cameras are looked after: a stall is said at most this much late."""
-JOIN_TIMEOUT_S = 1.0
-"""How long a stop waits for all threads together; two seconds are all there is."""
 RECOVERY_TIMEOUT_S = 120.0
-"""How long the CPU may take to come up in the place of a GPU that failed."""
+"""Longest time in which the CPU takes over from a GPU that failed, before that counts as a hang."""
 LAST_WORDS_S = 1.0
-"""How long an end waits for the disk: two seconds are all there is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended. summaries: what each source really read, in words.
-
-    stopped: before the end of its sources, by a signal.
-    """
-
-    frames: int
-    dropped: int
-    summaries: tuple[str, ...]
-    stopped: bool
+"""How long an end waits for the disk; the whole stop has 2 s."""
 
 
 def run_live(
@@ -71,113 +51,174 @@ def run_live(
     required source that cannot be opened; InferenceError for a model that fails again and again or
     hangs.
     """
-    raise_descriptor_limit()
-    names = [camera.name for camera in config.camera]
-    awake = AwakeClock()
-    mailbox = LatestMailbox(names)
-    limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
-    deadlines_s = {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
-    message_builder = MessageBuilder(config.name, deadlines_s)
-    recorder = Recorder(config, message_builder.session)
-    page = Page(config) if config.monitor.web is not None else None
+    return LiveNode(config, build, stop, max_frames=max_frames).run()
 
-    def observe(message: Message) -> None:
-        recorder.message(message)
-        if page is not None:
-            page.message(message)
 
-    publisher = Publisher(config.wire.endpoint, observer=observe, keys=config.wire.keys)
-    latency_stats = LatencyStats(names)
-    inference_loop = InferenceLoop(
-        config,
-        build,
-        mailbox,
-        message_builder,
-        publisher,
-        stop,
-        max_frames=max_frames,
-        on_labelled=latency_stats.add,
-        on_changed=recorder.configuration,
-        awake=awake,
-    )
-    grabbers = [
-        Grabber(
-            camera,
-            functools.partial(_open_live, camera, limits[camera.name], stop),
-            _Inlet(mailbox, recorder, inference_loop),
-            stop,
-            retry_first=camera.at_start == "wait",
-            limit=limits[camera.name],
-            awake=awake,
+class LiveNode:
+    """A live run: cameras, model, publisher, recorder, control socket and page.
+
+    The constructor binds the endpoint of the publisher; `run` starts all threads and stops them.
+    Use a LiveNode once, on one thread.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        build: Builder,
+        stop: threading.Event,
+        *,
+        max_frames: int | None = None,
+    ) -> None:
+        """build: loads a model. Raises EndpointError, ConfigError."""
+        raise_descriptor_limit()
+        names = [camera.name for camera in config.camera]
+        message_builder = MessageBuilder(
+            config.name, {x.name: x.deadline_s for x in config.camera if x.deadline_s is not None}
         )
-        for camera in config.camera
-    ]
-    watch = HealthReporter(
-        config,
-        grabbers,
-        inference_loop,
-        mailbox,
-        message_builder,
-        publisher,
-        latency_stats,
-        recorder,
-    )
-    supervisor = Systemd()
-    controller = ControlCommands(inference_loop, watch, limits, build, recorder, awake)
+        latency_stats = LatencyStats(names)
+        self._config = config
+        self._stop = stop
+        self._awake = AwakeClock()
+        self._mailbox = LatestMailbox(names)
+        self._limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
+        self._recorder = Recorder(config, message_builder.session)
+        self._page = Page(config) if config.monitor.web is not None else None
+        self._publisher = Publisher(
+            config.wire.endpoint, observer=self._observe, keys=config.wire.keys
+        )
+        self._inference_loop = InferenceLoop(
+            config,
+            build,
+            self._mailbox,
+            message_builder,
+            self._publisher,
+            stop,
+            max_frames=max_frames,
+            on_labelled=latency_stats.add,
+            on_changed=self._recorder.configuration,
+            awake=self._awake,
+        )
+        self._grabbers = [self._grabber(camera) for camera in config.camera]
+        self._health = HealthReporter(
+            config,
+            self._grabbers,
+            self._inference_loop,
+            self._mailbox,
+            message_builder,
+            self._publisher,
+            latency_stats,
+            self._recorder,
+        )
+        self._systemd = Systemd()
+        self._commands = ControlCommands(
+            self._inference_loop, self._health, self._limits, build, self._recorder, self._awake
+        )
 
-    def each_tick(running: bool) -> None:
-        watch.tick(running)
-        controller.look_after()
-        busy_s = inference_loop.busy_s
-        if busy_s > _patience_s(config, inference_loop):
-            watch.hung()
-            raise InferenceError(
-                f"the model hangs for {busy_s:.1f} s on one frame (the limit is "
-                f"model.inference_timeout_s = {config.model.inference_timeout_s:g}); ending, so "
-                "that a supervisor restarts the node"
+    def run(self) -> Outcome:
+        """Runs until the stop event, the end of all files, or `max_frames`. Raises as `run_live`.
+
+        Whatever ends the run, every part is closed: the newest part first, the recorder last.
+        """
+        with Ending() as ending:
+            self._add_closing_steps(ending)
+            try:
+                self._start(ending)
+                with on_crash_signal(self._dump_black_box):
+                    stopped = run_threads(
+                        self._inference_loop, self._grabbers, self._stop, each_tick=self._tick
+                    )
+            except Exception:  # also an unforeseen error: the black box exists for those
+                self._dump_black_box("failure")
+                raise
+            return self._outcome(stopped)
+
+    def _add_closing_steps(self, ending: Ending) -> None:
+        """The steps for the parts that exist from the constructor on."""
+        ending.add("recorder", lambda: self._recorder.close(LAST_WORDS_S))
+        ending.add("publisher", self._publisher.close)
+        ending.add("health", self._health.stopping)
+        ending.add("requests", self._commands.close)
+        ending.add("pulse", self._awake.close)
+
+    def _start(self, ending: Ending) -> None:
+        """Starts all that runs beside the cameras and the model."""
+        self._awake.start()
+        self._recorder.start()
+        if self._config.control.endpoint is not None:
+            control = ControlServer(
+                self._config.control.endpoint,
+                self._commands.handle,
+                self._config.wire.keys,
+                insecure=self._config.wire.insecure,
             )
+            log.info("controlled on %s", self._config.control.endpoint)
+            ending.add("control socket", control.close)
+        if self._page is not None:
+            ending.add("page", self._page.close)
+            self._page.serve(self._inference_loop.snapshot, self._commands.ask)
+        ending.add("supervisor", self._systemd.stopping)
+        log.info("publishing on %s", self._config.wire.endpoint)
+
+    def _grabber(self, camera: CameraConfig) -> Grabber:
+        limit = self._limits[camera.name]
+        return Grabber(
+            camera,
+            functools.partial(_open_live, camera, limit, self._stop),
+            _LiveSink(self._mailbox, self._recorder, self._inference_loop),
+            self._stop,
+            retry_first=camera.at_start == "wait",
+            limit=limit,
+            awake=self._awake,
+        )
+
+    def _observe(self, message: Message) -> None:
+        """Shows a message to the recorder and the page, on the publisher's thread, after the
+        send."""
+        self._recorder.message(message)
+        if self._page is not None:
+            self._page.message(message)
+
+    def _tick(self, running: bool) -> None:
+        """Supervises, on the thread of `run`. running: capture has started. Raises InferenceError
+        for a model that hangs."""
+        self._health.tick(running)
+        self._commands.look_after()
+        self._check_hang()
         if running:
-            supervisor.ready()
-            supervisor.alive(f"{inference_loop.frames} frames labelled")
+            self._systemd.ready()
+            self._systemd.alive(f"{self._inference_loop.frames} frames labelled")
 
-    def last_words(reason: str) -> None:
-        if config.recording.black_box_s:
+    def _check_hang(self) -> None:
+        busy_s = self._inference_loop.busy_s
+        timeout_s = self._config.model.inference_timeout_s
+        if busy_s <= (RECOVERY_TIMEOUT_S if self._inference_loop.recovering else timeout_s):
+            return
+        self._health.hung()
+        raise InferenceError(
+            f"the model hangs for {busy_s:.1f} s on one frame (the limit is "
+            f"model.inference_timeout_s = {timeout_s:g}); ending, so "
+            "that a supervisor restarts the node"
+        )
+
+    def _dump_black_box(self, reason: str) -> None:
+        """Writes the black box before the process ends, where the disk takes it in time."""
+        if self._config.recording.black_box_s:
             with contextlib.suppress(PerceptionError, TimeoutError):
-                recorder.dump(reason, within_s=LAST_WORDS_S).result(LAST_WORDS_S)
+                self._recorder.dump(reason, within_s=LAST_WORDS_S).result(LAST_WORDS_S)
 
-    with Ending() as ending:
-        ending.add("recorder", lambda: recorder.close(LAST_WORDS_S))
-        ending.add("publisher", publisher.close)
-        ending.add("health", watch.stopping)
-        ending.add("requests", controller.close)
-        ending.add("pulse", awake.close)
-        try:
-            awake.start()
-            recorder.start()
-            control = _control_server(config, controller)
-            if control is not None:
-                ending.add("control socket", control.close)
-            if page is not None:
-                ending.add("page", page.close)
-                page.serve(inference_loop.snapshot, controller.ask)
-            ending.add("supervisor", supervisor.stopping)
-            log.info("publishing on %s", config.wire.endpoint)
-            with on_crash_signal(last_words):
-                stopped = run_threads(inference_loop, grabbers, stop, each_tick=each_tick)
-        except Exception:  # also what nobody foresaw: that is what a black box is for
-            last_words("failure")
-            raise
-        summaries = [grabber.state.summary for grabber in grabbers]
+    def _outcome(self, stopped: bool) -> Outcome:
+        summaries = [grabber.state.summary for grabber in self._grabbers]
         return Outcome(
-            frames=inference_loop.frames,
-            dropped=sum(mailbox.dropped(name) for name in names),
+            frames=self._inference_loop.frames,
+            dropped=sum(self._mailbox.dropped(camera.name) for camera in self._config.camera),
             summaries=tuple(summary for summary in summaries if summary is not None),
             stopped=stopped,
         )
 
 
-class _Inlet:
-    """A mailbox that shows each frame to the recorder first, then lets the labeller begin."""
+class _LiveSink:
+    """A sink for frames that shows each frame to the recorder, begins its upload, then queues the
+    frame."""
 
     def __init__(
         self, mailbox: LatestMailbox, recorder: Recorder, inference_loop: InferenceLoop
@@ -187,88 +228,15 @@ class _Inlet:
         self._inference_loop = inference_loop
 
     def put(self, frame: Frame) -> None:
-        """Never blocks."""
+        """Queues a frame; never blocks."""
         self._recorder.frame(frame)
         self._mailbox.put(self._inference_loop.prefetch(frame))
 
     def close(self, camera: str) -> None:
-        """No more frames of this camera."""
+        """Ends the frames of a camera."""
         self._mailbox.close(camera)
-
-
-def _control_server(config: NodeConfig, controller: ControlCommands) -> ControlServer | None:
-    if config.control.endpoint is None:
-        return None
-    server = ControlServer(
-        config.control.endpoint,
-        controller.handle,
-        config.wire.keys,
-        insecure=config.wire.insecure,
-    )
-    log.info("controlled on %s", config.control.endpoint)
-    return server
-
-
-def _patience_s(config: NodeConfig, inference_loop: InferenceLoop) -> float:
-    return RECOVERY_TIMEOUT_S if inference_loop.recovering else config.model.inference_timeout_s
 
 
 def _open_live(camera: CameraConfig, limit: RateLimit, stop: threading.Event) -> Source:
     source = open_source(camera, limit)
     return source if is_live(camera.source) else RealtimeSource(source, stop, limit)
-
-
-class Feeder(Protocol):
-    """A thread that brings frames."""
-
-    @property
-    def failure(self) -> Exception | None:
-        """What ended it, None while nothing did."""
-        ...
-
-    def start(self) -> None:
-        """Begins to bring."""
-        ...
-
-    def join(self, timeout_s: float) -> bool:
-        """Whether it ended in time."""
-        ...
-
-
-def run_threads(
-    inference_loop: InferenceLoop,
-    feeders: Sequence[Feeder],
-    stop: threading.Event,
-    *,
-    each_tick: Callable[[bool], None],
-) -> bool:
-    """Starts the threads, looks after them, and stops them; whether a stop came before the end.
-    Frames are brought when the model is there, so that none waits for it."""
-    feeding = False
-    inference_loop.start()
-    try:
-        while not stop.is_set() and not inference_loop.ended.wait(TICK_S):
-            if inference_loop.ready.is_set() and not feeding:
-                feeding = True
-                for feeder in feeders:
-                    feeder.start()
-            each_tick(feeding)
-            _raise_failure(feeders)
-    finally:
-        stopped = stop.is_set()
-        stop.set()
-        deadline = time.monotonic() + JOIN_TIMEOUT_S
-        inference_loop.join(JOIN_TIMEOUT_S)
-        for feeder in feeders if feeding else ():
-            feeder.join(max(0.0, deadline - time.monotonic()))
-    if inference_loop.failure is not None:
-        raise inference_loop.failure
-    _raise_failure(feeders)
-    return stopped
-
-
-def _raise_failure(feeders: Sequence[Feeder]) -> None:
-    for feeder in feeders:
-        failure = feeder.failure
-        if failure is not None:
-            raise failure

@@ -1,4 +1,4 @@
-"""Triggers: decides which messages cause the black box to be written, and how often."""
+"""DumpTrigger: decides which messages cause the black box to be written, and how often."""
 
 import logging
 from collections.abc import Hashable
@@ -51,7 +51,7 @@ class DumpLimit:
         return True
 
 
-class Triggers:
+class DumpTrigger:
     """Checks every message for a reason to write the black box.
 
     Attributes:

@@ -7,8 +7,8 @@ from node.capture.rate import MediaClock
 from node.config.schema import DegradeConfig, NodeConfig
 from node.pipeline.active_model import Builder
 from node.pipeline.inference_loop import InferenceLoop
-from node.pipeline.live import Outcome, run_threads
 from node.pipeline.message_builder import MessageBuilder
+from node.pipeline.threads import Outcome, run_threads
 from node.replay.feeder import LockStep, ReplayFeeder
 from node.replay.sources import ReplaySource, looped
 from node.transport.sequencing import Sink

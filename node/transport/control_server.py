@@ -7,8 +7,6 @@ import contextlib
 import logging
 import os
 import queue
-import socket
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, InvalidStateError
@@ -24,8 +22,8 @@ from node.process.log_limit import LimitedLog
 from node.transport.connections import Allowance, Connection, Connections, longest_silent
 from node.transport.curve import secured
 from node.transport.owner_gate import owner_gate
-from node.transport.publisher import bind, not_served
 from node.transport.socket_file import path_of
+from node.transport.socket_thread import SocketThread, WakeUp, bind, not_served
 from node.transport.unread import Unread
 from perception_client.endpoint import keep_alive
 from perception_client.messages.kinds import SCHEMA
@@ -131,43 +129,24 @@ class ControlServer:
         self._log = LimitedLog(log)
         self._clients: dict[Connection, Client] = {}
         self._asked: defaultdict[Client, dict[_Asked, Future[Result]]] = defaultdict(dict)
-        self._bound = False
-        self._closing = threading.Event()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
-        bound: queue.Queue[PerceptionError | None] = queue.Queue()
-        self._thread = threading.Thread(
-            target=self._run, args=(bound,), name="control", daemon=True
+        self._wake_up = WakeUp()
+        self._thread = SocketThread(
+            "control",
+            self._control,
+            wake=self._wake_up.wake,
+            refuse=lambda error: not_served(endpoint, error),
+            on_failure=lambda error: log.error(
+                "endpoint %s: control ended", endpoint, exc_info=error
+            ),
         )
         self._thread.start()
-        error = bound.get()
-        if error is not None:
-            self._thread.join()
-            raise error
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Lets go of the endpoint; what is not answered by then gets no answer."""
-        self._closing.set()
-        self._wake()
-        self._thread.join(timeout_s)
-        self._wake_reader.close()
-        self._wake_writer.close()
+        self._thread.close(timeout_s)
+        self._wake_up.close()
 
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):  # a full pipe wakes it just as well
-            self._wake_writer.send(b"\0")
-
-    def _run(self, bound: "queue.Queue[PerceptionError | None]") -> None:
-        try:
-            self._control(bound)
-        except Exception as error:
-            if self._bound:
-                log.exception("endpoint %s: control ended", self._endpoint)
-            else:
-                bound.put(not_served(self._endpoint, error))
-
-    def _control(self, bound: "queue.Queue[PerceptionError | None]") -> None:
+    def _control(self) -> None:
         with contextlib.ExitStack() as stack:
             endpoint = self._endpoint
             if self._owner_only and endpoint.startswith("tcp://"):
@@ -192,8 +171,7 @@ class ControlServer:
                     else contextlib.nullcontext()
                 ):
                     stack.callback(bind(router, endpoint))
-                self._bound = True
-                bound.put(None)
+                self._thread.bound()
                 self._unread = Unread(connections.takes_more)
                 self._serve(router, connections)
 
@@ -201,16 +179,15 @@ class ControlServer:
         poller = zmq.Poller()
         poller.register(router, zmq.POLLIN)
         poller.register(connections.events, zmq.POLLIN)
-        poller.register(self._wake_reader, zmq.POLLIN)
-        while not self._closing.is_set():
+        poller.register(self._wake_up.reader, zmq.POLLIN)
+        while not self._thread.closing.is_set():
             poller.poll(_POLL_MS)
-            with contextlib.suppress(BlockingIOError):
-                self._wake_reader.recv(4096)
+            self._wake_up.drain()
             connections.look_after()
             more = self._take_some(router, connections)
             self._send_answers(router)
             if more:
-                self._closing.wait(_REST_S)
+                self._thread.closing.wait(_REST_S)
         self._send_answers(router)  # what was done just before the end, as a replay's last step
 
     def _take_some(self, router: "zmq.Socket[Any]", connections: Connections) -> bool:
@@ -265,7 +242,7 @@ class ControlServer:
 
     def _done(self, asked: "_Asked", future: "Future[Result]") -> None:
         self._answers.put((asked, future))
-        self._wake()
+        self._wake_up.wake()
 
     def _send_answers(self, router: "zmq.Socket[Any]") -> None:
         while True:

@@ -3,24 +3,22 @@
 import contextlib
 import queue
 import select
-import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from node.errors import EndpointError, PerceptionError
 from node.transport.connections import Allowance, Connection, Connections, idle_first
 from node.transport.curve import secured
 from node.transport.flood_guard import FloodGuard
+from node.transport.retained import Retained
 from node.transport.sequencing import Observer, Outgoing, SequenceQuery, Sequencer
-from node.transport.socket_file import SocketFile, check_free, in_use
-from perception_client.endpoint import address_of, keep_alive, prepare
+from node.transport.socket_thread import SocketThread, WakeUp, bind, not_served
+from perception_client.endpoint import keep_alive
 from perception_client.messages.codec import encode
-from perception_client.messages.kinds import Message, retained
+from perception_client.messages.kinds import Message
 
 OUTBOX = 64
 """Messages between the threads that make them and the socket. The socket never blocks in live use,
@@ -48,8 +46,6 @@ come: a longer queue is refilled as fast as it is emptied, and has no end."""
 _REST_S = 0.005
 """How long nobody is listened to after a turn that was full of subscriptions: the kernel holds back
 who sends more."""
-RETAIN_PERIOD_S = 0.1
-"""Retained messages go to all who subscribe to a topic, so at most this often, whoever joins."""
 _JOINED, _LEFT = b"\1", b"\0"
 
 
@@ -77,27 +73,18 @@ class Publisher:
         self._observer = observer
         self._keys = keys
         self._outbox: queue.Queue[Outgoing | SequenceQuery] = queue.Queue(OUTBOX)
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
-        self._closing = threading.Event()
         self._finishing = threading.Event()
         self._give_up = threading.Event()
-        self._newest: dict[bytes, dict[str, Message]] = {}
-        self._retain_wanted: set[bytes] = set()
-        self._retained_at: dict[bytes, float] = {}
+        self._retained = Retained()
         self._subscriptions = 0
-        self._failure: Exception | None = None
-        self._bound = False
-        bound: queue.Queue[PerceptionError | None] = queue.Queue()
-        self._thread = threading.Thread(
-            target=self._run, args=(bound,), name="publish", daemon=True
+        self._wake_up = WakeUp()
+        self._thread = SocketThread(
+            "publish",
+            self._publish,
+            wake=self._wake_up.wake,
+            refuse=lambda error: not_served(endpoint, error),
         )
         self._thread.start()
-        error = bound.get()
-        if error is not None:
-            self._thread.join()
-            raise error
 
     @property
     def subscriptions(self) -> int:
@@ -109,18 +96,17 @@ class Publisher:
 
         Raises what ended that thread, should it have failed (an observer that cannot write).
         """
-        while not self._closing.is_set() and not self.offer(outgoing, 0.1):
+        while not self._thread.closing.is_set() and not self.offer(outgoing, 0.1):
             pass
 
     def offer(self, outgoing: Outgoing | SequenceQuery, timeout_s: float) -> bool:
         """As `send`, but gives up; whether the message was taken."""
-        if self._failure is not None:
-            raise self._failure
+        self._raise_failure()
         try:
             self._outbox.put(outgoing, timeout=timeout_s)
         except queue.Full:
             return False
-        self._wake()
+        self._wake_up.wake()
         return True
 
     def wait_for_subscriber(self, stop: threading.Event) -> None:
@@ -132,37 +118,23 @@ class Publisher:
         """At the end of what is lossless: returns when all has left for its subscribers, however
         slowly they read, or the stop event is set. Raises what ended the publisher's thread."""
         self._finishing.set()
-        self._closing.set()
-        self._wake()
-        while self._thread.is_alive() and not stop.is_set():
+        self._thread.close(0.0)
+        while self._thread.is_alive and not stop.is_set():
             self._thread.join(0.05)
-        if self._failure is not None:
-            raise self._failure
+        self._raise_failure()
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Sends what was taken, lets go of the endpoint; after `timeout_s` what is left is lost."""
-        self._closing.set()
-        self._wake()
-        self._thread.join(timeout_s)
+        self._thread.close(timeout_s)
         self._give_up.set()
         self._thread.join(timeout_s)
-        self._wake_reader.close()
-        self._wake_writer.close()
+        self._wake_up.close()
 
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):  # a full pipe wakes it just as well
-            self._wake_writer.send(b"\0")
+    def _raise_failure(self) -> None:
+        if self._thread.failure is not None:
+            raise self._thread.failure
 
-    def _run(self, bound: "queue.Queue[PerceptionError | None]") -> None:
-        try:
-            self._publish(bound)
-        except Exception as error:
-            if self._bound:
-                self._failure = error  # raised again where the next message is sent
-            else:
-                bound.put(not_served(self._endpoint, error))
-
-    def _publish(self, bound: "queue.Queue[PerceptionError | None]") -> None:
+    def _publish(self) -> None:
         with contextlib.ExitStack() as stack:
             context: zmq.Context[Any] = zmq.Context()
             stack.callback(context.destroy, linger=0)  # of sockets that a failure left open
@@ -183,8 +155,7 @@ class Publisher:
             stack.callback(guard.close)
             with secured(context, xpub, self._keys, "labels"):
                 stack.callback(bind(xpub, self._endpoint))
-                self._bound = True
-                bound.put(None)
+                self._thread.bound()
                 self._serve(xpub, connections, guard)
 
     def _let_go(self, xpub: "zmq.Socket[Any]") -> None:
@@ -196,20 +167,20 @@ class Publisher:
         listening, resting = select.poll(), select.poll()
         for one in sockets:
             listening.register(int(one.getsockopt(zmq.FD)), select.POLLIN)
-        listening.register(self._wake_reader, select.POLLIN)
-        resting.register(self._wake_reader, select.POLLIN)
+        listening.register(self._wake_up.reader, select.POLLIN)
+        resting.register(self._wake_up.reader, select.POLLIN)
         rest_until = 0.0
-        while not (self._closing.is_set() and self._outbox.empty()) and not self._give_up.is_set():
+        closing = self._thread.closing
+        while not (closing.is_set() and self._outbox.empty()) and not self._give_up.is_set():
             rest_s = rest_until - time.monotonic()
             waits = not (int(xpub.getsockopt(zmq.EVENTS)) & zmq.POLLIN or connections.unread)
             guard.turn_ends()  # zmq.Poller would call libzmq while nobody watches how long it takes
             if rest_s > 0:
                 resting.poll(max(1, round(rest_s * 1000)))
             elif waits:
-                listening.poll(20 if self._retain_wanted else 1000)
+                listening.poll(20 if self._retained.requested else 1000)
             guard.turn_begins()
-            with contextlib.suppress(BlockingIOError):
-                self._wake_reader.recv(4096)
+            self._wake_up.drain()
             if time.monotonic() >= rest_until and self._hear(xpub, connections):
                 rest_until = time.monotonic() + _REST_S
             self._retain(xpub, connections)  # before what is newer
@@ -231,17 +202,9 @@ class Publisher:
                 continue
             message = sequencer.finalise(outgoing)
             self._hand_over(xpub, connections, message)
-            self._keep(outgoing, message)
+            self._retained.keep(outgoing, message)
             if self._observer is not None:
                 self._observer(message)
-
-    def _keep(self, outgoing: Outgoing, message: Message) -> None:
-        newest = self._newest.setdefault(outgoing.topic, {})
-        newest.pop(outgoing.key, None)  # so that the order is that of the numbers
-        if not outgoing.ends:
-            newest[outgoing.key] = message
-        if not outgoing.key:
-            self._retain_wanted.discard(outgoing.topic)  # joiners have this one
 
     def _hand_over(
         self, xpub: "zmq.Socket[Any]", connections: Connections, message: Message
@@ -285,45 +248,10 @@ class Publisher:
             elif len(connection.topics) > MOST_TOPICS:
                 connections.end(connection, f"more than {MOST_TOPICS} topics")
             else:
-                self._retain_wanted.update(t for t in self._newest if t.startswith(prefix))
+                self._retained.request(prefix)
         connection.active = bool(connection.topics)
 
     def _retain(self, xpub: "zmq.Socket[Any]", connections: Connections) -> None:
-        """Sends the newest message of the topics that somebody joined once more."""
-        now = time.monotonic()
-        for topic in tuple(self._retain_wanted):
-            if now - self._retained_at.get(topic, -RETAIN_PERIOD_S) >= RETAIN_PERIOD_S:
-                self._retain_wanted.discard(topic)
-                self._retained_at[topic] = now
-                for message in self._newest[topic].values():
-                    self._hand_over(xpub, connections, retained(message))
-
-
-def bind(xpub: "zmq.Socket[Any]", endpoint: str) -> Callable[[], None]:
-    """Binds, or raises EndpointError saying why not. Gives what removes the file of an ipc
-    endpoint, to be called before the socket is closed."""
-    check_free(endpoint)  # libzmq would remove whatever is there, and take it from its owner
-    prepare(xpub, endpoint)
-    try:
-        xpub.bind(address_of(endpoint))
-    except zmq.ZMQError as error:
-        if error.errno == zmq.EADDRINUSE:
-            raise EndpointError(in_use(endpoint)) from error
-        raise EndpointError(
-            f"endpoint {endpoint} cannot be bound: {error.strerror}; "
-            "use an address of this computer, or a folder that this user may write to"
-        ) from error
-    file = SocketFile.of(endpoint)
-    return file.remove if file is not None else lambda: None
-
-
-def not_served(endpoint: str, error: Exception) -> PerceptionError:
-    """What to tell who asked for a socket that failed before it was bound."""
-    if isinstance(error, PerceptionError):
-        return error
-    told = EndpointError(
-        f"endpoint {endpoint} cannot be served: {error!r}; "
-        "check its address, its folder of keys and how many files may be open (ulimit -n)"
-    )
-    told.__cause__ = error
-    return told
+        """Sends the newest messages once more where a subscriber joined."""
+        for message in self._retained.due(time.monotonic()):
+            self._hand_over(xpub, connections, message)

@@ -8,7 +8,6 @@ import ipaddress
 import json
 import logging
 import os
-import queue
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +21,7 @@ from node import __version__
 from node.errors import ConfigError, EndpointError, PerceptionError
 from node.process.log_limit import LimitedLog, limit_library_logs
 from node.transport.local_peer import LocalPeers
+from node.transport.socket_thread import SocketThread
 from node.web.access import IDLE_S, MOST_CONNECTIONS, Gate
 from node.web.buttons import TAKEN, is_of_a_button
 from node.web.live_state import LiveState
@@ -97,41 +97,39 @@ class WebServer:
         self._loop = asyncio.new_event_loop()
         self._closing: asyncio.Event | None = None
         self.port = self._port
-        started: queue.Queue[PerceptionError | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="web", daemon=True)
+        self._thread = SocketThread(
+            "web",
+            self._run,
+            wake=self._wake,
+            refuse=self._refusal,
+            on_failure=lambda error: log.error("the page ended", exc_info=error),
+        )
         self._thread.start()
-        error = started.get()
-        if error is not None:
-            self._thread.join(1.0)
-            raise error
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Sends everybody away."""
-        with contextlib.suppress(RuntimeError):  # it has ended by itself
+        """Closes all connections."""
+        self._thread.close(timeout_s)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
             self._loop.call_soon_threadsafe(self._end)
-        self._thread.join(timeout_s)
 
     def _end(self) -> None:
         if self._closing is not None:
             self._closing.set()
 
-    def _run(self, started: "queue.Queue[PerceptionError | None]") -> None:
+    def _run(self) -> None:
         _give_way()
         asyncio.set_event_loop(self._loop)
         self._loop.set_default_executor(
             ThreadPoolExecutor(MOST_VIEWERS, "web-picture", initializer=_give_way)
         )
         try:
-            self._loop.run_until_complete(self._serve(started))
-        except Exception as error:  # the page is gone; the node is not
-            if self._gate is not None:
-                log.exception("the page ended")
-            else:
-                started.put(EndpointError(self._unreachable(error)))
+            self._loop.run_until_complete(self._serve())
         finally:
             self._loop.close()
 
-    async def _serve(self, started: "queue.Queue[PerceptionError | None]") -> None:
+    async def _serve(self) -> None:
         self._closing = asyncio.Event()
         application = web.Application(middlewares=[self._guard], client_max_size=MOST_REQUEST_BYTES)
         for path in _FILES:
@@ -150,33 +148,29 @@ class WebServer:
         await runner.setup()
         try:
             assert runner.server is not None
-            await self._listen(Gate(runner.server), started)
+            await self._listen(Gate(runner.server))
         finally:
             await runner.cleanup()
 
-    async def _listen(self, gate: Gate, started: "queue.Queue[PerceptionError | None]") -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            server = await loop.create_server(
-                gate, self._host, self._port, reuse_address=True, backlog=MOST_CONNECTIONS
-            )
-        except OSError as error:
-            started.put(EndpointError(self._unreachable(error.strerror)))
-            return
+    async def _listen(self, gate: Gate) -> None:
+        server = await asyncio.get_running_loop().create_server(
+            gate, self._host, self._port, reuse_address=True, backlog=MOST_CONNECTIONS
+        )
         self._gate = gate
         self.port = server.sockets[0].getsockname()[1]
         sweeping = asyncio.create_task(gate.look_after())
         try:
-            started.put(None)
+            self._thread.bound()
             assert self._closing is not None
             await self._closing.wait()
         finally:
             sweeping.cancel()
             server.close()
 
-    def _unreachable(self, why: object) -> str:
-        return (
-            f"monitor.web {self._host}:{self._port} cannot be bound: {why}; "
+    def _refusal(self, error: Exception) -> PerceptionError:
+        reason = error.strerror if isinstance(error, OSError) else None
+        return EndpointError(
+            f"monitor.web {self._host}:{self._port} cannot be bound: {reason or error}; "
             "stop what serves there, or choose another address"
         )
 

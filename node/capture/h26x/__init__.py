@@ -1,1 +1,1 @@
-"""H.264 and H.265 as packets: what may be passed over undecoded, and the decoder."""
+"""H.264 and H.265: parsing of coded pictures, and the decoder."""

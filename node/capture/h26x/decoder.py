@@ -1,5 +1,5 @@
-"""VideoDecoder: decodes H.264 and H.265 and refuses what is damaged. OpenCV's decoder paints over
-what is missing, and each picture that builds on such a one shows something that never was."""
+"""VideoDecoder: decodes H.264 and H.265 and rejects damaged pictures. OpenCV's decoder conceals
+missing parts, and every picture that refers to a concealed one shows content that never existed."""
 
 import importlib.util
 import math
@@ -20,21 +20,28 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
 
 _HEVC_MODULUS = 256
-"""Of picture numbers in H.265 as most encoders write them (pic_order_cnt_lsb, 8 bits); the decoder
-looks for the pictures that one builds on by them."""
+"""Modulus of the picture numbers (pic_order_cnt_lsb) that most H.265 encoders write, 8 bits. The
+decoder finds reference pictures by these numbers."""
 _PADDING = bytes(1024)
-"""Behind each picture, where the standards allow zeros: a decoder reads on behind one that was cut
-off, and whether it notices must not hang on what the memory held there."""
+"""Zeros appended to each picture, which the standards allow: a decoder reads past the end of a
+truncated picture, and without them, whether it reports the damage depends on the memory there."""
 MOST_WAITING = 16
-"""Pictures that a decoder may hold back to put them in order: what both standards allow at most."""
+"""Pictures that a decoder may hold back for reordering: the maximum in both standards."""
 _MOST_AHEAD = 8
-"""Pictures that one may come ahead of in practice; one that never comes out is forgotten then."""
+"""Positions by which a picture may be reordered in practice; older entries are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedPacket:
-    """One picture as it came: its bytes (Annex B), when they came, whether a decoder can begin
-    with it, and how many of the stream's periods after the one before."""
+    """One coded picture.
+
+    Attributes:
+        data: its bytes (Annex B).
+        stamp: arrival of the bytes.
+        is_key: whether a decoder can start with it.
+        periods: periods of the stream since the previous packet; infinite if packets between them
+            are missing.
+    """
 
     data: bytes
     stamp: Stamp
@@ -44,32 +51,33 @@ class EncodedPacket:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture that can be believed, and when its bytes came."""
+    """A decoded picture without known damage, and the arrival of its bytes."""
 
     frame: "VideoFrame"
     stamp: Stamp
 
 
 def can_decode() -> bool:
-    """Whether the package `av` is here, which decodes."""
+    """Whether the package `av`, which decodes, is installed."""
     return importlib.util.find_spec("av") is not None
 
 
 class Decoder(Protocol):
-    """Decodes one stream; used by one thread. header: parameter sets that do not come with the
-    pictures (Annex B), or nothing."""
+    """Decodes one stream. Not thread-safe. An implementation is constructed with the codec and the
+    header: parameter sets that are not in the stream (Annex B), or empty."""
 
     def decode(self, coded: EncodedPacket) -> list[Decoded]:
-        """The pictures that are ready now. Raises PictureError for what cannot be decoded."""
+        """Decodes one packet and returns the pictures that are complete now. Raises PictureError
+        for a packet that cannot be decoded."""
         ...
 
     def pixels(self, frame: "VideoFrame") -> Image:
-        """[height, width, 3] uint8 BGR."""
+        """Converts to [height, width, 3] uint8 BGR."""
         ...
 
 
 class ConcealingDecoder:
-    """Paints over what is missing, as players do."""
+    """Conceals missing parts, as video players do."""
 
     def __init__(self, codec: Codec, header: bytes) -> None:
         import av
@@ -78,7 +86,7 @@ class ConcealingDecoder:
         self._packet = av.Packet
         self._errors = (av.FFmpegError,)
         self._context = av.CodecContext.create(codec, "r")
-        self._context.thread_count = 1  # more would hold back a picture each
+        self._context.thread_count = 1  # Each further thread would hold back a picture.
         self._context.options = {"max_pixels": str(limits().max_pixels)}
         if header:
             self._context.extradata = header
@@ -86,7 +94,7 @@ class ConcealingDecoder:
         self._stamps = Stamps()
 
     def decode(self, coded: EncodedPacket) -> list[Decoded]:
-        """The pictures that are ready now."""
+        """As `Decoder.decode`."""
         check_bytes(len(coded.data))
         packet = self._packet(coded.data)
         packet.pts = packet.dts = self._stamps.add(coded.stamp)
@@ -97,56 +105,62 @@ class ConcealingDecoder:
             frames = self._context.decode(packet)
         except self._errors as error:
             raise PictureError(f"a picture cannot be decoded: {error}") from error
-        found = [(frame, self._stamps.of(frame.pts)) for frame in frames]
-        return [Decoded(frame, stamp) for frame, stamp in found if stamp is not None]
+        stamped = [(frame, self._stamps.of(frame.pts)) for frame in frames]
+        return [Decoded(frame, stamp) for frame, stamp in stamped if stamp is not None]
 
     def pixels(self, frame: "VideoFrame") -> Image:
-        """[height, width, 3] uint8 BGR."""
+        """As `Decoder.pixels`."""
         return _bgr(self._reformatter, frame)
 
 
 class Stamps:
-    """When the pictures came that a decoder still holds back, by their numbers. A picture that came
-    before the ones that are shown ahead of it was filmed after them, so theirs are no later than
-    its own: stamps never go back, and are never too young."""
+    """Arrival stamps of the pictures that a decoder holds back, by number. A picture that arrived
+    before the pictures displayed ahead of it was taken after them, so their stamps are no later
+    than its own. Returned stamps never decrease, and are never later than the arrival of the
+    picture."""
 
     def __init__(self) -> None:
         self._stamps: deque[tuple[int, Stamp]] = deque(maxlen=2 * MOST_WAITING)
         self._count = 0
 
     def add(self, stamp: Stamp) -> int:
-        """The number of the next picture."""
+        """Stores the stamp of the next picture and returns its number."""
         self._count += 1
         self._stamps.append((self._count, stamp))
         return self._count
 
     def clear(self) -> None:
-        """What the decoder held back is lost."""
+        """Forgets the pictures that the decoder held back, which are lost."""
         self._stamps.clear()
 
     def of(self, number: int | None) -> Stamp | None:
-        """Of a picture that comes out; None for one that is not known."""
-        own = next((stamp for known, stamp in self._stamps if known == number), None)
-        if own is None or number is None:
+        """Returns and removes the stamp of a picture that the decoder returns; None for an unknown
+        number."""
+        own_stamp = next(
+            (stamp for stored_number, stamp in self._stamps if stored_number == number), None
+        )
+        if own_stamp is None or number is None:
             return None
-        ahead = [x for x in self._stamps if number - _MOST_AHEAD <= x[0] <= number]
-        self._stamps.remove((number, own))
-        return own if own.mono_ns is None else ahead[0][1]
+        earlier = [entry for entry in self._stamps if number - _MOST_AHEAD <= entry[0] <= number]
+        self._stamps.remove((number, own_stamp))
+        return own_stamp if own_stamp.mono_ns is None else earlier[0][1]
 
 
 class VideoDecoder:
-    """Decodes one stream; used by one thread.
+    """Decodes one stream and rejects damage. Not thread-safe.
 
-    From damage on nothing is believed until a picture that builds on no other. Damage is what the
-    decoder says of a picture, in H.264 a gap in its frame numbers, in H.265 a checksum that is
-    wrong or missing, where the stream has them. Other bytes that are wrong and can still be read as
-    a picture cannot be told: neither standard asks for a checksum.
+    After damage, every picture is rejected up to the next key frame. Detected damage: an error of
+    the decoder, a gap in the frame numbers (H.264), and a wrong or missing checksum in streams that
+    carry checksums (H.265). Wrong bytes that still form a valid picture are not detected: neither
+    standard requires a checksum.
 
-    header: parameter sets that do not come with the pictures (Annex B), or nothing.
+    Args:
+        codec: of the stream.
+        header: parameter sets that are not in the stream (Annex B), or empty.
     """
 
     def __init__(self, codec: Codec, header: bytes) -> None:
-        import av  # takes 0.1 s, for those who read such a stream
+        import av  # Deferred: takes 0.1 s.
         from av.video.reformatter import VideoReformatter
 
         self._packet = av.Packet
@@ -161,46 +175,46 @@ class VideoDecoder:
         self._reformatter = VideoReformatter()
         self._hashed = False
         self._stamps = Stamps()
-        self._whole = False
+        self._undamaged = False
 
     def decode(self, coded: EncodedPacket) -> list[Decoded]:
-        """The pictures that are ready now, at most times one. Raises PictureError for damage, and
-        for pictures that build on it."""
+        """As `Decoder.decode`; usually returns at most one picture. Raises PictureError for a
+        damaged packet, and for those that depend on it."""
         lost = self._lost_pictures(coded.data) or coded.periods >= self._most_seen_lost()
         self._parameters.keep(coded.data)
-        if coded.is_key and (lost or not self._whole):
+        if coded.is_key and (lost or not self._undamaged):
             self._context = _new_context(self._codec, bytes(self._parameters))
             self._stamps.clear()
-            self._whole = True
+            self._undamaged = True
         elif lost:
             raise self._damage("pictures before this one were lost")
         if self._lacks_hash(coded.data):
             raise self._damage("a picture is damaged: its checksum is missing")
-        if not self._whole:
-            raise PictureError("waits for a picture that builds on no other")
+        if not self._undamaged:
+            raise PictureError("waiting for a key frame")
         try:
             frames = self._decoded(coded.data, self._stamps.add(coded.stamp))
         except self._errors as error:
             raise self._damage(f"a picture is damaged: {error}") from error
         if any(frame.is_corrupt for frame in frames):
             raise self._damage("a picture is damaged")
-        return [found for frame in frames if (found := self._stamped(frame)) is not None]
+        return [decoded for frame in frames if (decoded := self._stamped(frame)) is not None]
 
     def pixels(self, frame: "VideoFrame") -> Image:
-        """[height, width, 3] uint8 BGR."""
+        """As `Decoder.pixels`."""
         return _bgr(self._reformatter, frame)
 
     def _lost_pictures(self, data: bytes) -> bool:
         return self._numbers is not None and self._numbers.lost(data)
 
     def _most_seen_lost(self) -> float:
-        """So many pictures in a row may go missing until their numbers begin anew, and tell nothing
-        any more; a quarter less, since a stream's rate is not quite known."""
+        """Number of consecutive lost pictures after which the numbers wrap around and reveal
+        nothing. Less a quarter, since the rate of a stream is not known exactly."""
         return 0.75 * (self._numbers.modulus if self._numbers is not None else _HEVC_MODULUS)
 
     def _lacks_hash(self, data: bytes) -> bool:
-        """Whether a picture has no checksum where those before it had one: it comes behind the
-        picture, so what is cut off is the checksum first."""
+        """Whether a picture has no checksum although earlier pictures had one. The checksum follows
+        the picture, so truncation removes the checksum first."""
         if self._codec != "hevc":
             return False
         hashed = has_picture_hash(data)
@@ -215,13 +229,13 @@ class VideoDecoder:
         return self._context.decode(packet)
 
     def _stamped(self, frame: "VideoFrame") -> Decoded | None:
-        """None for what was still held back from before the damage."""
+        """None for a picture held back since before the damage."""
         stamp = self._stamps.of(frame.pts)
         return None if stamp is None else Decoded(frame, stamp)
 
-    def _damage(self, why: str) -> PictureError:
-        self._whole = False
-        return PictureError(why)
+    def _damage(self, reason: str) -> PictureError:
+        self._undamaged = False
+        return PictureError(reason)
 
 
 def _bgr(reformatter: "VideoReformatter", frame: "VideoFrame") -> Image:
@@ -230,19 +244,20 @@ def _bgr(reformatter: "VideoReformatter", frame: "VideoFrame") -> Image:
 
 
 def _new_context(codec: Codec, parameters: bytes) -> "VideoCodecContext":
-    """A decoder that knows of no picture yet. One that has met damage is never used again, not even
-    flushed: FFmpeg leaves part of the damaged picture in the next one."""
+    """Returns a decoder without state. A decoder that met damage is never reused, not even after a
+    flush: FFmpeg keeps part of the damaged picture."""
     import av
 
     context = av.CodecContext.create(codec, "r")
     assert isinstance(context, av.VideoCodecContext)
-    # Threads for whole pictures would hold back one each, and those for slices turn off the check
-    # that finds damage.
+    # Frame threads would hold back one picture each, and slice threads disable the check that finds
+    # damage.
     context.thread_count = 1
-    # What a stream claims of its size is believed for each buffer of the decoder, twenty at most.
+    # Each of up to twenty buffers of the decoder is allocated by the size that the stream claims.
     context.options = {"max_pixels": str(limits().max_pixels)}
-    if codec == "hevc":  # it marks no picture as damaged, and only says so when told to stop; where
-        # pictures carry a checksum (most encoders send none) it is compared
+    if codec == "hevc":
+        # FFmpeg marks no H.265 picture as damaged and reports damage only with `explode`;
+        # `crccheck` compares the checksum of pictures that carry one (most encoders write none).
         context.options = {**context.options, "err_detect": "crccheck+explode"}
     if parameters:
         context.extradata = parameters

@@ -1,5 +1,5 @@
-"""H.264 frame numbers: tell that a picture was lost on the way. A decoder repeats the one before in
-its place and says nothing; what comes after then stands on a picture that was never sent."""
+"""H.264 frame numbers: detect lost pictures. A decoder replaces a lost picture with the previous
+one without an error, and later pictures then refer to a picture that was never sent."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,15 +8,22 @@ from node.capture.h26x.annex_b import units
 
 _SLICE, _KEY_SLICE, _SPS, _PPS = 1, 5, 7, 8
 _HEADER_BYTES = 512
-"""Of a unit that are looked at: what is read here comes first, and scaling lists take the most."""
+"""Bytes of a unit that are parsed: all fields read here come first, and scaling lists take most of
+them."""
 _SLICE_HEADER_BYTES = 32
 _WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
-"""profile_idc of the sequence parameter sets that say how chroma is coded (H.264, 7.3.2.1.1)."""
+"""profile_idc of the sequence parameter sets that contain the chroma format (H.264, 7.3.2.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
-    """Of a sequence parameter set: how frame numbers are written, whether they may have gaps."""
+    """Fields of a sequence parameter set.
+
+    Attributes:
+        bits: length of `frame_num`.
+        planes: colour planes are coded separately.
+        gaps: gaps in `frame_num` are allowed.
+    """
 
     bits: int
     planes: bool
@@ -24,9 +31,10 @@ class _Sequence:
 
 
 class FrameNumbers:
-    """Follows `frame_num` (H.264, 7.4.3) through one stream. Used by one thread.
+    """Follows `frame_num` (H.264, 7.4.3) through one stream. Not thread-safe.
 
-    It counts reference pictures modulo 16 to 65,536; that many lost at once do not show.
+    `frame_num` counts reference pictures modulo 16 to 65,536. A loss of a multiple of the modulus
+    is not detected.
     """
 
     def __init__(self) -> None:
@@ -34,11 +42,14 @@ class FrameNumbers:
         self._sequence_of: dict[int, int] = {}
         self._reference: int | None = None
         self.modulus = 16
-        """Numbers begin anew after so many reference pictures."""
+        """Modulus of `frame_num` in the newest picture."""
 
     def lost(self, data: bytes) -> bool:
-        """Whether reference pictures are missing between the picture before and this one, given as
-        its units, each behind a start code (Annex B)."""
+        """Whether reference pictures are missing between the previous picture and this one.
+
+        Args:
+            data: the units of a picture (Annex B).
+        """
         for reference, kind, bits in _units(data):
             try:
                 if kind == _SPS:
@@ -47,11 +58,12 @@ class FrameNumbers:
                     self._sequence_of[bits.exp_golomb()] = bits.exp_golomb()
                 elif kind in (_SLICE, _KEY_SLICE):
                     return self._lost_before(kind == _KEY_SLICE, reference, bits)
-            except IndexError:  # it ends too early: for the decoder to say
+            except IndexError:
+                # Truncated: the decoder reports it.
                 continue
         return False
 
-    def _lost_before(self, key: bool, reference: bool, bits: "_Bits") -> bool:
+    def _lost_before(self, is_key: bool, is_reference: bool, bits: "_Bits") -> bool:
         bits.exp_golomb()  # first_mb_in_slice
         bits.exp_golomb()  # slice_type
         sequence = self._sequences.get(self._sequence_of.get(bits.exp_golomb(), -1))
@@ -60,16 +72,16 @@ class FrameNumbers:
         self.modulus = 1 << sequence.bits
         if sequence.planes:
             bits.take(2)
-        number, before = bits.take(sequence.bits), self._reference
-        if reference:
+        number, previous = bits.take(sequence.bits), self._reference
+        if is_reference:
             self._reference = number
-        if key or before is None or sequence.gaps:
+        if is_key or previous is None or sequence.gaps:
             return False
-        return number not in (before, (before + 1) % self.modulus)
+        return number not in (previous, (previous + 1) % self.modulus)
 
 
 class _Bits:
-    """Reads the bits of a unit, its emulation prevention bytes taken out."""
+    """Reads the bits of a unit, after removing the emulation prevention bytes."""
 
     def __init__(self, data: bytes) -> None:
         plain = data.replace(b"\0\0\3", b"\0\0")
@@ -77,60 +89,61 @@ class _Bits:
         self._left = 8 * len(plain)
 
     def take(self, count: int) -> int:
-        """The next bits as a number. Raises IndexError behind the end."""
+        """Returns the next `count` bits as a number. Raises IndexError past the end."""
         if count > self._left:
             raise IndexError(count)
         self._left -= count
         return (self._number >> self._left) & ((1 << count) - 1)
 
     def exp_golomb(self) -> int:
-        """ue(v) of 9.1. Raises IndexError behind the end."""
+        """Reads ue(v) (9.1). Raises IndexError past the end."""
         zeros = 0
         while not self.take(1):
             zeros += 1
         return (1 << zeros) - 1 + self.take(zeros)
 
     def signed(self) -> int:
-        """se(v) of 9.1.1."""
+        """Reads se(v) (9.1.1). Raises IndexError past the end."""
         code = self.exp_golomb()
         return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
 def _units(data: bytes) -> Iterator[tuple[bool, int, _Bits]]:
-    """Of each unit: whether others refer to it, its type, and its bits behind the header byte."""
+    """Yields for each unit whether other pictures refer to it, its type, and the bits after its
+    header byte."""
     for unit in units(data):
         kind = unit[0] & 0x1F
-        most = _SLICE_HEADER_BYTES if kind in (_SLICE, _KEY_SLICE) else _HEADER_BYTES
-        yield bool(unit[0] & 0x60), kind, _Bits(unit[1:most])
+        end = _SLICE_HEADER_BYTES if kind in (_SLICE, _KEY_SLICE) else _HEADER_BYTES
+        yield bool(unit[0] & 0x60), kind, _Bits(unit[1:end])
 
 
 def _sequence(bits: _Bits) -> tuple[int, _Sequence]:
-    """A sequence parameter set and its number (7.3.2.1.1)."""
+    """Returns the id of a sequence parameter set and its fields (7.3.2.1.1)."""
     profile = bits.take(8)
     bits.take(16)
     number = bits.exp_golomb()
-    planes = profile in _WITH_CHROMA and _pass_chroma(bits)
+    planes = profile in _WITH_CHROMA and _skip_chroma(bits)
     frame_bits = bits.exp_golomb() + 4
-    _pass_picture_order(bits)
+    _skip_picture_order(bits)
     bits.exp_golomb()  # max_num_ref_frames
     return number, _Sequence(frame_bits, planes, gaps=bool(bits.take(1)))
 
 
-def _pass_chroma(bits: _Bits) -> bool:
-    """Whether the colour planes are coded apart."""
+def _skip_chroma(bits: _Bits) -> bool:
+    """Reads past the chroma fields; returns whether the colour planes are coded separately."""
     chroma = bits.exp_golomb()
     planes = chroma == 3 and bool(bits.take(1))
     bits.exp_golomb()  # bit_depth_luma_minus8
     bits.exp_golomb()  # bit_depth_chroma_minus8
     bits.take(1)
     if bits.take(1):
-        for place in range(12 if chroma == 3 else 8):
+        for index in range(12 if chroma == 3 else 8):
             if bits.take(1):
-                _pass_scaling_list(bits, 16 if place < 6 else 64)
+                _skip_scaling_list(bits, 16 if index < 6 else 64)
     return planes
 
 
-def _pass_scaling_list(bits: _Bits, size: int) -> None:
+def _skip_scaling_list(bits: _Bits, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:
@@ -138,7 +151,7 @@ def _pass_scaling_list(bits: _Bits, size: int) -> None:
         last = following or last
 
 
-def _pass_picture_order(bits: _Bits) -> None:
+def _skip_picture_order(bits: _Bits) -> None:
     kind = bits.exp_golomb()
     if kind == 0:
         bits.exp_golomb()

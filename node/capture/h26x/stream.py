@@ -1,5 +1,5 @@
-"""A live stream of H.264 or H.265, read as it comes and decoded here: damage is found, and
-what waits to be decoded hides no age."""
+"""H26xStream: a live stream of H.264 or H.265 that is decoded here, to reject damage and to bound
+the age of undecoded pictures."""
 
 import logging
 import time
@@ -28,14 +28,24 @@ log = logging.getLogger(__name__)
 
 
 _SHOWN_AT_LEAST_NS = 100_000_000
-"""How often a picture is shown, where newer ones wait: what is only decoded costs less."""
+"""Longest time between two shown pictures while newer ones wait. Pictures that are only decoded
+cost less."""
 
 
 class H26xStream:
     """An open `cv2.VideoCapture` of FFmpeg that delivers undecoded pictures.
 
-    The stamp is taken when a picture's bytes are there, before they are decoded. OpenCV's own
-    decoder would hold one picture back for each core, and stamp what it gives with that later time.
+    The stamp is the arrival of a picture's bytes, before decoding. OpenCV's own decoder would hold
+    back one picture for each core, and stamp pictures when they leave it.
+
+    Args:
+        capture: the open stream, set to deliver undecoded pictures.
+        label: start of each error message.
+        config: the camera.
+        facts: size and rate of the stream.
+        codec: of the stream.
+        limit: which pictures to return.
+        backlog_meter: measures the lateness of each picture.
     """
 
     live = True
@@ -43,25 +53,25 @@ class H26xStream:
     def __init__(
         self,
         capture: "cv2.VideoCapture",
-        who: str,
+        label: str,
         config: CameraConfig,
         facts: SourceFacts,
         codec: Codec,
         limit: RateLimit,
-        arrivals: BacklogMeter,
+        backlog_meter: BacklogMeter,
     ) -> None:
-        self._who = who
+        self._label = label
         self._limit = limit
         self.facts = facts
         decoder = VideoDecoder if config.detect_damage else ConcealingDecoder
         self._decoder: Decoder = decoder(codec, _header(capture))
-        kept = NewestKey if config.discard_backlog else HandOver
-        self._every = not config.discard_backlog
-        self._packets = PacketReader(capture, who, config.name, arrivals, kept)
+        hand_over = NewestKey if config.discard_backlog else HandOver
+        self._lossless = not config.discard_backlog
+        self._packets = PacketReader(capture, label, config.name, backlog_meter, hand_over)
         self._ready: deque[Decoded] = deque()
         self._dropped: int | None = None
         self._shown_ns = 0
-        self._taken_ns = 0
+        self._arrival_ns = 0
 
     @property
     def shortfall(self) -> str | None:
@@ -69,44 +79,47 @@ class H26xStream:
         return self._packets.shortfall.why
 
     def read(self) -> Picture | None:
+        """As `Source.read`; never None."""
         while True:
             decoded = self._next()
-            came_ns = decoded.stamp.mono_ns
-            assert came_ns is not None
+            arrival_ns = decoded.stamp.mono_ns
+            assert arrival_ns is not None
             if self._superseded():
                 self._drop(1)
                 self._packets.shortfall.passed(1, "slow")
-            elif self._limit.wants(came_ns):
-                return self._picture(decoded, came_ns)
+            elif self._limit.wants(arrival_ns):
+                return self._picture(decoded, arrival_ns)
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return None
 
     def close(self) -> None:
+        """As `Source.close`."""
         self._packets.close()
 
-    def _picture(self, decoded: Decoded, came_ns: int) -> Picture:
+    def _picture(self, decoded: Decoded, arrival_ns: int) -> Picture:
         image = self._decoder.pixels(decoded.frame)
         self._packets.shown()
         self._shown_ns = time.monotonic_ns()
         dropped, self._dropped = self._dropped or 0, 0
-        return Picture(image, decoded.stamp, None, self._shown_ns - came_ns, dropped=dropped)
+        return Picture(image, decoded.stamp, None, self._shown_ns - arrival_ns, dropped=dropped)
 
     def _next(self) -> Decoded:
-        """The next picture that can be believed and came just now; each one has to be decoded,
-        wanted or not."""
+        """Returns the next decoded picture that is neither damaged nor old. Every packet has to be
+        decoded, since later ones refer to it."""
         while not self._ready:
             packet = self._packets.take()
-            self._taken_ns = packet.came_ns
+            self._arrival_ns = packet.came_ns
             self._drop(packet.dropped)
             if not packet.data:
-                raise SourceError(f"{self._who} stopped delivering frames")
+                raise SourceError(f"{self._label} stopped delivering frames")
             try:
                 decoded = self._decoder.decode(
                     EncodedPacket(packet.data, packet.stamp, packet.is_key, packet.periods)
                 )
             except PictureError as error:
-                raise PictureError(f"{self._who}: {error}") from error
+                raise PictureError(f"{self._label}: {error}") from error
             if packet.arrival.old:
                 self._drop(1)
                 self._packets.shortfall.passed(1, "late")
@@ -115,24 +128,31 @@ class H26xStream:
         return self._ready.popleft()
 
     def _superseded(self) -> bool:
-        """Whether decoding is late, newer pictures wait, and one was shown just now. What a decoder
-        holds back to put pictures in order does not count."""
-        if self._every or not self._packets.waiting:
+        """Whether decoding is late, newer packets wait, and a picture was shown recently. Pictures
+        that the decoder holds back for reordering do not count."""
+        if self._lossless or not self._packets.waiting:
             return False
         now_ns = time.monotonic_ns()
-        is_late = now_ns - self._taken_ns > MOST_LATE_NS
+        is_late = now_ns - self._arrival_ns > MOST_LATE_NS
         return is_late and now_ns - self._shown_ns < _SHOWN_AT_LEAST_NS
 
     def _drop(self, pictures: int) -> None:
-        """Counts them, but for those before the first that was shown: they were filmed before the
-        camera was opened."""
+        """Counts dropped pictures, except those before the first shown one: these were taken before
+        the camera was opened."""
         if self._dropped is not None:
             self._dropped += pictures
 
 
 def codec_of(fourcc: str | None, config: CameraConfig) -> Codec | None:
-    """Which codec a stream is to be decoded with here; None where OpenCV is to do it."""
-    codec: Codec | None = next((x for x in get_args(Codec) if x == fourcc), None)
+    """Returns the codec that VideoDecoder has to decode; None if OpenCV decodes.
+
+    Args:
+        fourcc: of the stream, as OpenCV reports it.
+        config: the camera.
+    """
+    codec: Codec | None = next(
+        (candidate for candidate in get_args(Codec) if candidate == fourcc), None
+    )
     if codec is None:
         return None
     if not can_decode():
@@ -147,8 +167,8 @@ def codec_of(fourcc: str | None, config: CameraConfig) -> Codec | None:
 
 
 def _header(capture: "cv2.VideoCapture") -> bytes:
-    """The parameter sets that a stream's description carries: an RTSP camera may send them there
-    only."""
-    place = int(capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX))
-    taken, data = capture.retrieve(flag=place)
-    return data.tobytes() if taken and data is not None else b""
+    """Returns the parameter sets in the stream's description: some RTSP cameras send them only
+    there."""
+    index = int(capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX))
+    retrieved, data = capture.retrieve(flag=index)
+    return data.tobytes() if retrieved and data is not None else b""

@@ -1,4 +1,4 @@
-"""Source: what a camera, a stream, a video and a folder of pictures have in common."""
+"""Source: the interface of cameras, streams, video files and image files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,17 @@ from node.image.frame import Image, Stamp
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a source read: a frame that does not know its number yet.
+    """One picture as read from a source; a frame without its number.
 
-    image: [height, width, 3] uint8, BGR. capture_ns: from the stamp to the decoded image.
-    lap: how often a recording that loops began again. jpeg: the bytes it came in, if JPEG.
-    dropped: pictures that were given up before it, since the one before.
+    Attributes:
+        image: [height, width, 3] uint8, BGR.
+        stamp: when it was taken; None if unknown.
+        media_ns: position in the recording, None for a live source.
+        capture_ns: time from the stamp to the decoded image.
+        file: the file that it was read from, None for a live source.
+        lap: how often a looping recording has restarted.
+        jpeg: the JPEG bytes that it was decoded from, None for another format.
+        dropped: pictures dropped since the previous one.
     """
 
     image: Image
@@ -29,9 +35,14 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What the source turned out to be, None where it does not say.
+    """Properties of an open source, each None if the source does not report it.
 
-    differences: each setting that was asked for and not given, in words.
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        fps: reported rate, pictures a second.
+        pixel_format: FOURCC.
+        differences: each setting that the source did not accept, in words.
     """
 
     width: int | None = None
@@ -42,47 +53,52 @@ class SourceFacts:
 
 
 class Source(Protocol):
-    """An open source. Opening is its constructor's work, which raises SourceError.
+    """An open source. The constructor opens it and raises SourceError on failure. Not thread-safe.
 
-    live: frames come when they come and are lost if nobody takes them; a source that is not live
-    has an end, and waits.
+    Attributes:
+        live: pictures arrive in real time and are lost unless they are read; a source that is not
+            live has an end, and waits for its reader.
+        facts: properties of the source.
     """
 
     live: bool
     facts: SourceFacts
 
     def read(self) -> Picture | None:
-        """The next picture; None at the end. Blocks. Raises SourceError when a camera fails."""
+        """Returns the next picture, None at the end; blocks. Raises PictureError for a picture that
+        cannot be decoded, BacklogError if only old pictures arrive, SourceError on failure of the
+        source."""
         ...
 
     def summary(self) -> str | None:
-        """At the end: what was really read, in words; None when there is nothing to say."""
+        """Returns at the end what was read, in words; None for nothing to report."""
         ...
 
     def close(self) -> None:
-        """Gives the device or file back."""
+        """Releases the device or file."""
         ...
 
 
 @runtime_checkable
 class Skips(Protocol):
-    """A source that can pass over frames for less than it takes to read them."""
+    """A source that can skip frames at a lower cost than reading them."""
 
     def skip_to(self, media_ns: int) -> int:
-        """Before the first `read`: passes over frames that lie before a position, and never over
-        one that does not; how many that were."""
+        """Skips the frames before a position, never one at or after it. Only valid before the first
+        `read`. Returns the number of skipped frames."""
         ...
 
 
 @runtime_checkable
 class FallsShort(Protocol):
-    """A source that may deliver less than it gets. Any thread may ask."""
+    """A source that may return fewer pictures than it receives."""
 
     @property
     def shortfall(self) -> str | None:
-        """Why pictures are passed over now, and what to do; None while all is well."""
+        """Why pictures are dropped now, and the fix; None during normal operation. Any thread may
+        read it."""
         ...
 
 
 Report = Callable[[str], None]
-"""Told in one line about a picture that could not be read and was left out."""
+"""Called with one line for each image that could not be read and was skipped."""

@@ -1,4 +1,4 @@
-"""Pictures from files: one, a folder, or a glob; sorted by name."""
+"""Sources of image files: a file, a folder or a glob, sorted by name."""
 
 import glob
 import math
@@ -40,16 +40,21 @@ _PLUGINS = (
     WebPImagePlugin.WebPImageFile,
 )
 _FORMATS = tuple(str(plugin.format) for plugin in _PLUGINS)
-"""Whatever the name says, only these are tried: others that Pillow knows run programs (EPS)."""
+"""Only these formats are tried, whatever the file name: some others that Pillow supports run
+programs (EPS)."""
 
-# Pillow warns of pictures that ours may well allow.
+# Pillow warns below limits.max_pixels.
 warnings.filterwarnings("ignore", category=PilImage.DecompressionBombWarning)
 
 
 class ImageFilesSource:
-    """Picture files. A file that cannot be read is reported, left out and counted.
+    """Reads image files in order. A file that cannot be read is reported, skipped and counted.
 
-    fps: pictures a second on the media clock.
+    Args:
+        files: in order.
+        fps: images a second on the media clock.
+        loop: restart at the end.
+        report: called once for each file that cannot be read.
     """
 
     live = False
@@ -67,6 +72,7 @@ class ImageFilesSource:
         self.facts = SourceFacts(fps=fps)
 
     def read(self) -> Picture | None:
+        """As `Source.read`; skips files that cannot be read."""
         while (file := self._next_file()) is not None:
             started_ns = time.monotonic_ns()
             try:
@@ -74,7 +80,7 @@ class ImageFilesSource:
             except SourceError as error:
                 if file not in self._bad:
                     self._bad.add(file)
-                    self._report(f"{error}; left out")
+                    self._report(f"{error}; skipped")
                 continue
             media_ns = round(self._read * 1e9 / self._fps)
             self._read += 1
@@ -83,15 +89,18 @@ class ImageFilesSource:
         return None
 
     def skip_to(self, media_ns: int) -> int:
-        passed = min(math.ceil(media_ns * self._fps / 1e9 - 1e-6), len(self._files))
-        self._next = self._read = passed
-        return passed
+        """As `Skips.skip_to`."""
+        skipped = min(math.ceil(media_ns * self._fps / 1e9 - 1e-6), len(self._files))
+        self._next = self._read = skipped
+        return skipped
 
     def summary(self) -> str | None:
-        bad = f", {len(self._bad)} left out because they cannot be read" if self._bad else ""
+        """As `Source.summary`."""
+        bad = f", {len(self._bad)} skipped because they cannot be read" if self._bad else ""
         return f"{self._read} picture{'s' * (self._read != 1)} read{bad}"
 
     def close(self) -> None:
+        """As `Source.close`."""
         pass
 
     def _next_file(self) -> Path | None:
@@ -104,10 +113,8 @@ class ImageFilesSource:
 
 
 class ImageFile:
-    """One photograph, which says neither when it was taken nor what came before it.
-
-    Raises SourceError at `read` where it cannot be read.
-    """
+    """Reads one photograph, without stamp or position. `read` raises SourceError if the file cannot
+    be read."""
 
     live = False
 
@@ -116,6 +123,7 @@ class ImageFile:
         self.facts = SourceFacts()
 
     def read(self) -> Picture | None:
+        """As `Source.read`: the image, then None."""
         if self._file is None:
             return None
         file, self._file = self._file, None
@@ -124,17 +132,17 @@ class ImageFile:
         return Picture(image, None, None, time.monotonic_ns() - started_ns, file)
 
     def summary(self) -> str | None:
+        """As `Source.summary`."""
         return None
 
     def close(self) -> None:
+        """As `Source.close`."""
         pass
 
 
 def find_image_files(source: str) -> list[Path] | None:
-    """The picture files that a path or glob names, sorted; None where it names no pictures.
-
-    Raises SourceError for a folder or glob that holds none.
-    """
+    """Returns the image files that a path or glob names, sorted; None if it names none, such as a
+    video file. Raises SourceError for a folder or glob without images."""
     path = expanded(source)
     if path.is_dir():
         files = sorted(entry for entry in path.iterdir() if is_image_file(entry))
@@ -155,15 +163,18 @@ def find_image_files(source: str) -> list[Path] | None:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file's name says that it is a picture."""
+    """Whether the suffix of a file is that of an image."""
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
 def read_image(file: Path) -> Image:
-    """[height, width, 3] uint8 BGR of a picture file, turned upright by its EXIF orientation.
+    """Reads an image file as [height, width, 3] uint8 BGR, rotated upright by its EXIF orientation.
 
-    Pillow refuses a file that ends early, where OpenCV fills the rest with grey and says nothing.
-    Raises SourceError, for what claims to be larger than the limits too.
+    Uses Pillow, which rejects a truncated file; OpenCV fills the missing part with grey without an
+    error.
+
+    Raises:
+        SourceError: the file cannot be read, or is larger than the limits (PictureError).
     """
     try:
         _check_file(file)
@@ -191,16 +202,18 @@ def read_image(file: Path) -> Image:
 
 
 def _check_file(file: Path) -> None:
-    """Raises SourceError for what cannot be a picture: opening a pipe would wait for ever."""
-    about = file.stat()
-    if not stat.S_ISREG(about.st_mode):
+    """Raises SourceError for a file that cannot be an image: opening a pipe would block without
+    end."""
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"{file} is not a regular file")
-    if about.st_size == 0:
+    if status.st_size == 0:
         raise SourceError(f"{file} is empty (0 bytes)")
-    check_bytes(about.st_size)
+    check_bytes(status.st_size)
 
 
 def _allow(pixels: int) -> None:
-    """Raises Pillow's own bound where ours is higher; it is everybody's, so it is never lowered."""
+    """Lifts Pillow's own limit to `pixels`. The limit is global to the process, so it is never
+    lowered."""
     if PilImage.MAX_IMAGE_PIXELS is not None and pixels > PilImage.MAX_IMAGE_PIXELS:
         PilImage.MAX_IMAGE_PIXELS = pixels

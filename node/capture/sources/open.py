@@ -1,4 +1,4 @@
-"""From what a user writes as a source to the open source."""
+"""Opens the source that the `source` setting of a camera names."""
 
 import logging
 from pathlib import Path
@@ -26,19 +26,22 @@ from perception_client.paths import expanded
 log = logging.getLogger(__name__)
 
 DEFAULT_PHOTO_FPS = 1.0
+"""Images a second of a folder or glob without a configured rate."""
 
 
 def is_live(source: str) -> bool:
-    """Whether a source is a camera or a stream, which may be missing now and there later."""
+    """Whether a source is a camera or stream, which may be unavailable for a time."""
     if source.startswith("file://"):
         return False
     return source.isdecimal() or source.startswith(("/dev/", "gst:")) or "://" in source
 
 
 def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
-    """Opens the source of a camera. Raises SourceError, its message naming the source.
+    """Opens the source of a camera. Raises SourceError, whose message names the source.
 
-    limit: which frames of a live source are decoded; None: as the configuration says.
+    Args:
+        config: the camera.
+        limit: which frames of a live source are decoded; None: as configured.
     """
     source = config.source
     if source == "demo":
@@ -56,8 +59,8 @@ def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
 
 
 def check_source(config: CameraConfig) -> None:
-    """Raises SourceError for a source that is certain not to open: a file that is not there or
-    cannot be read, a required camera that is missing. Quick, for use before a model is loaded."""
+    """Raises SourceError for a source that certainly cannot be opened: a missing or unreadable
+    file, a required camera that is missing. Fast enough to run before a model is loaded."""
     if not is_live(config.source):
         open_source(config).close()
     elif config.source.startswith("gst:"):
@@ -67,5 +70,5 @@ def check_source(config: CameraConfig) -> None:
 
 
 def open_file(file: Path) -> Source:
-    """Opens one photograph, at no known time, or one video. Raises SourceError."""
+    """Opens one photograph, without a stamp, or one video. Raises SourceError."""
     return ImageFile(file) if is_image_file(file) else VideoFileSource(file)

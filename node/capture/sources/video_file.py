@@ -1,4 +1,4 @@
-"""A recorded video file, frame by frame."""
+"""VideoFileSource: reads a recorded video file frame by frame."""
 
 import importlib.util
 import time
@@ -16,15 +16,20 @@ from perception_client.paths import absolute
 SUFFIXES = frozenset(
     {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mjpeg", ".mjpg"}
 )
-"""Names under which videos are looked for in a folder; a file given by name may have any."""
+"""Suffixes of the videos found in a folder; a file that is named itself may have any suffix."""
 
 FALLBACK_FPS = 30.0
-"""Rate of a file whose header gives none that can be (0, or over 1,000)."""
+"""Rate of a file whose header contains none or an implausible one (0, or over 1,000)."""
 
 
 class VideoFileSource:
-    """A video file. Positions are the file's own presentation times, which only ever grow here:
-    a header may lie about rate and length."""
+    """Reads a video file. Positions are the file's own presentation times, made strictly
+    increasing; the rate and length in a header may be wrong.
+
+    Args:
+        file: the video.
+        loop: restart at the end.
+    """
 
     live = False
 
@@ -34,8 +39,8 @@ class VideoFileSource:
         self._capture = _open(file)
         header_fps = self._capture.get(cv2.CAP_PROP_FPS)
         self._step_ns = int(1e9 / (header_fps if 0 < header_fps <= 1000 else FALLBACK_FPS))
-        self._claimed = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self._read = 0
+        self._claimed_frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._frames_read = 0
         self._laps = 0
         self._last_ns: int | None = None
         self._base_ns = 0
@@ -46,16 +51,17 @@ class VideoFileSource:
         )
 
     def read(self) -> Picture | None:
+        """As `Source.read`."""
         started_ns = time.monotonic_ns()
         decoded, image = self._capture.read()
-        if not decoded and self._loop and self._read:
+        if not decoded and self._loop and self._frames_read:
             self._rewind()
             self._laps += 1
             decoded, image = self._capture.read()
         if not decoded:
             return None
         media_ns = self._position_ns()
-        self._read += 1
+        self._frames_read += 1
         capture_ns = time.monotonic_ns() - started_ns
         pixels = cast(Image, image)
         return Picture(
@@ -63,27 +69,33 @@ class VideoFileSource:
         )
 
     def skip_to(self, media_ns: int) -> int:
-        """Frames are grabbed, which costs less than to retrieve them; jumping there would have to
-        trust the header."""
-        before = self._read
-        while self._passes_over(media_ns) and self._capture.grab():
+        """As `Skips.skip_to`. Grabs the frames, which costs less than decoding them; a seek would
+        depend on the header."""
+        first = self._frames_read
+        while self._is_before(media_ns) and self._capture.grab():
             self._position_ns()
-            self._read += 1
-        return self._read - before
+            self._frames_read += 1
+        return self._frames_read - first
 
-    def _passes_over(self, media_ns: int) -> bool:
+    def _is_before(self, media_ns: int) -> bool:
         next_ns = 0 if self._last_ns is None else self._last_ns + self._step_ns
         return next_ns + self._step_ns < media_ns
 
     def summary(self) -> str | None:
-        if self._claimed > 0 and self._claimed != self._read and not self._loop:
+        """As `Source.summary`; compares with the header's number of frames."""
+        if (
+            self._claimed_frames > 0
+            and self._claimed_frames != self._frames_read
+            and not self._loop
+        ):
             return (
-                f"{self._file}: {self._read} frames read; the header claims {self._claimed}, "
-                "the rest is not in the file or cannot be decoded"
+                f"{self._file}: {self._frames_read} frames read; the header claims "
+                f"{self._claimed_frames}, the rest is not in the file or cannot be decoded"
             )
-        return f"{self._file}: {self._read} frames read"
+        return f"{self._file}: {self._frames_read} frames read"
 
     def close(self) -> None:
+        """As `Source.close`."""
         self._capture.release()
 
     def _position_ns(self) -> int:
@@ -93,7 +105,8 @@ class VideoFileSource:
         elif position_ns > self._last_ns:
             self._step_ns = position_ns - self._last_ns
             self._last_ns = position_ns
-        else:  # some containers give 0 for their last frames
+        else:
+            # Some containers report 0 for their last frames.
             self._last_ns += self._step_ns
         return self._last_ns
 
@@ -126,12 +139,12 @@ def _open(file: Path) -> "cv2.VideoCapture":
 
 
 def _check_size(file: Path) -> None:
-    """Raises SourceError for a video whose header claims larger pictures than the limits: OpenCV
-    decodes some as soon as it opens it. What cannot be told without the package av, or comes later
-    in the video, OpenCV's own buffers are too short for (node.opencv)."""
+    """Raises SourceError for a video whose header claims pictures above the limits, since OpenCV
+    decodes some while it opens the file. Without the package av, and for larger pictures later in
+    the video, the limit on OpenCV's buffers applies (node.image.opencv)."""
     if importlib.util.find_spec("av") is None:
         return
-    import av  # takes 0.1 s, for those who read videos
+    import av  # Deferred: takes 0.1 s.
 
     limit_buffers()
     options = {"max_pixels": str(limits().max_pixels)}
@@ -142,4 +155,5 @@ def _check_size(file: Path) -> None:
     except PictureError as error:
         raise SourceError(f"{file}: {error}") from None
     except (av.FFmpegError, ValueError):
-        return  # OpenCV says what is wrong
+        # OpenCV reports what is wrong.
+        return

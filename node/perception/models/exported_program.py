@@ -1,8 +1,9 @@
-"""Exported programs (.pt2) as networks, read without running anything that a file holds.
+"""Exported programs (.pt2) as networks, loaded without executing content of the file.
 
-torch.export.load evaluates the sizes and resolves the functions that a file names, writes Python of
-its names, unpickles what it does not know otherwise, and loads compiled libraries. Here torch gets
-an archive that was made anew of what was checked: a graph of known operators, and plain tensors.
+torch.export.load evaluates the size expressions of a file, resolves the functions that it names,
+generates Python code from its names, unpickles unknown parts, and loads compiled libraries. So
+torch gets a new archive, built only from checked parts: a graph of known operators, and plain
+tensors.
 """
 
 import contextlib
@@ -20,37 +21,42 @@ from node.perception.models.program_archive import checked_archive
 from node.perception.models.program_parts import Refused
 
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-"""torch.load's own switch: nothing but tensors, whatever the caller asks for. Nothing pickled is
-left to load; should a later torch look elsewhere, it finds this."""
+"""torch.load's switch that allows only tensors, whatever the caller requests. The new archive
+contains nothing pickled; the switch is a second barrier for later versions of torch."""
 _NONE = (
     "cannot be read as a torch exported program of plain tensors; write it with torch.export.save "
     "of this torch version"
 )
+"""Error for a file that is no valid exported program."""
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def _tensors_only() -> Iterator[None]:
-    """Both are everybody's, so they are set for the moment only. torch logs a stack trace of what
-    it cannot load, where one line is said here."""
+    """Sets torch's switch, and silences the stack trace that torch logs for a file it cannot load.
+    Both are global to the process, so they are set only during the load."""
     logger = logging.getLogger("torch.export")
-    before, level = os.environ.get(_FORCE), logger.level
+    previous_value, previous_level = os.environ.get(_FORCE), logger.level
     os.environ[_FORCE] = "1"
     logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
-        if before is None:
+        logger.setLevel(previous_level)
+        if previous_value is None:
             del os.environ[_FORCE]
         else:
-            os.environ[_FORCE] = before
+            os.environ[_FORCE] = previous_value
 
 
 class ExportedProgram(nn.Module):
-    """It is for inference already, whatever it is told.
+    """The network of an exported program, always in inference mode.
 
-    Raises ModelError for a file that is none, or that holds more than a graph and tensors.
+    Args:
+        file: written by torch.export.save.
+
+    Raises:
+        ModelError: the file is invalid, or contains more than a graph and tensors.
     """
 
     def __init__(self, file: Path) -> None:
@@ -62,19 +68,21 @@ class ExportedProgram(nn.Module):
                 f"{file}: {refused}, and is not loaded, since such a file could run code; export "
                 "the network without custom objects and operators, or to ONNX"
             ) from None
-        except Exception as error:  # zipfile and json raise many kinds for what is none
+        except Exception as error:
+            # zipfile and json raise many types for other files.
             raise ModelError(f"{file} {_NONE}") from error
         try:
             with _lock, _tensors_only():
                 self.program = torch.export.load(archive).module()
-        except Exception as error:  # torch.export.load has no exception of its own
+        except Exception as error:
+            # torch.export.load has no exception type of its own.
             raise ModelError(f"{file} {_NONE}") from error
 
     def train(self, mode: bool = True) -> "ExportedProgram":
-        """Changes nothing."""
+        """Does nothing: the exported graph has a fixed mode."""
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """As the program."""
+        """Runs the program."""
         outputs: torch.Tensor | tuple[torch.Tensor, ...] = self.program(x)
         return outputs

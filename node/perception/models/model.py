@@ -1,4 +1,4 @@
-"""Model: a network with all that is needed to feed it and to read its answer."""
+"""Model: a network, the preprocessing of its input and the decoding of its outputs."""
 
 import functools
 from collections.abc import Callable
@@ -13,14 +13,18 @@ from node.perception.preprocess.geometry import PreprocessSpec
 
 @dataclass(frozen=True)
 class Model:
-    """One model, ready to run.
+    """A loaded model.
 
-    name: as in the catalogue. task: `classify` or `detect`. decoder: how its outputs are read.
-    build: makes the network; None for a bare graph, which has none.
-    label_names: one for each class, in the order of the logits.
-    output_order: places of the outputs that the decoder reads, in its order.
-    digest: sha256 of the weights file, hexadecimal.
-    graph: the user's own ONNX (.onnx) or OpenVINO (.xml) file, with the network's input and output.
+    Attributes:
+        name: as in the registry or the model card.
+        build: makes the network; None for a bare graph, which has no torch network.
+        preprocess: input geometry and normalisation.
+        label_names: of the classes, in the order of the logits.
+        digest: sha256 of the weights file, hexadecimal.
+        task: `classify`, `detect` or `segment`.
+        decoder: how the outputs are decoded.
+        output_order: indices of the outputs that the decoder reads, in its order.
+        graph: the user's ONNX (.onnx) or OpenVINO (.xml) file.
     """
 
     name: str
@@ -35,9 +39,9 @@ class Model:
 
     @functools.cached_property
     def network(self) -> nn.Module:
-        """In eval mode; takes normalised float32 [n, 3, h, w] in the channel order of `preprocess`,
-        gives logits [n, classes], or what the decoder reads. Made when it is first wanted: a copy
-        that was exported before runs without it. Raises ModelError for a bare graph."""
+        """The network in eval mode: normalised float32 [n, 3, h, w], in the channel order of
+        `preprocess`, to logits [n, classes] or the decoder's input. Built on first use, since an
+        exported graph runs without it. Raises ModelError for a bare graph."""
         if self.build is None:
             raise ModelError(f"model {self.name!r}: has no torch network, only {self.graph}")
         return self.build()

@@ -1,4 +1,4 @@
-"""ModelCard: what the node needs to know about a model file, from the TOML file beside it."""
+"""ModelCard: the description of a model file, a TOML file beside it."""
 
 import re
 import tomllib
@@ -20,16 +20,18 @@ _DECODERS: dict[str, tuple[str | None, ...]] = {
     "detect": ("yolox", "boxes"),
     "segment": ("pixels", None),
 }
+"""Allowed decoders of each task, None for the default."""
 _RUNS = (
     'task "classify" (decoder "softmax"), task "detect" (decoder "yolox" or "boxes") and task '
     '"segment" (decoder "pixels")'
 )
 _NAME_LABELS = "name a text file with a label a line, or list the names"
 _MOST_CARD_BYTES = _MOST_LABELS_BYTES = 2 * MIB
-"""All names go into one message (node.wire.messages.MAX_MESSAGE_BYTES)."""
+"""All label names go into one message (perception_client.messages.kinds.MAX_MESSAGE_BYTES)."""
 _MOST_LABELS, _LONGEST_LABEL = 100_000, 200
 _UNSEEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, which a terminal obeys, and what turns the direction of text."""
+"""Control characters, which terminals interpret, and characters that change the direction of
+text."""
 _Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
 _Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 
@@ -39,10 +41,9 @@ class _Section(BaseModel):
 
 
 class InputCard(_Section):
-    """How the network wants its picture; the network gets (pixel * scale - mean) / std.
-
-    antialias: None for what the decoder's own preprocessing does (yolox: no, all others: yes).
-    """
+    """The network's input geometry and normalisation; the network gets (pixel * scale - mean) /
+    std. Each key is as in `PreprocessSpec`; antialias defaults to False for the decoder yolox and
+    True for all others, as in their own preprocessing."""
 
     size: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]
     color: Literal["rgb", "bgr"] = "rgb"
@@ -58,7 +59,7 @@ class InputCard(_Section):
 
 
 class ModelCard(_Section):
-    """The whole card. labels: a file beside it with a name a line, or the names."""
+    """The whole card. labels: the names, or a file beside the card with one name a line."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     task: Literal["classify", "detect", "segment"]
@@ -69,25 +70,25 @@ class ModelCard(_Section):
 
     @property
     def preprocess(self) -> PreprocessSpec:
-        """The same as data for the preprocessing."""
-        given = self.input
+        """The input as the type that preprocessing uses."""
+        card = self.input
         return PreprocessSpec(
-            resize_short_px=given.resize_short or min(given.size),
-            crop_px=given.size,
-            interpolation=given.interpolation,
-            mean=given.mean,
-            std=given.std,
-            fit=given.resize,
-            color=given.color,
-            scale=given.scale,
-            pad_value=given.pad_value,
-            pad_anchor=given.pad_anchor,
-            antialias=self.decoder != "yolox" if given.antialias is None else given.antialias,
+            resize_short_px=card.resize_short or min(card.size),
+            crop_px=card.size,
+            interpolation=card.interpolation,
+            mean=card.mean,
+            std=card.std,
+            fit=card.resize,
+            color=card.color,
+            scale=card.scale,
+            pad_value=card.pad_value,
+            pad_anchor=card.pad_anchor,
+            antialias=self.decoder != "yolox" if card.antialias is None else card.antialias,
         )
 
 
 def read_card(model_file: Path) -> ModelCard:
-    """The card beside a model file. Raises ModelError where it is missing or wrong."""
+    """Reads the card beside a model file. Raises ModelError if it is missing or invalid."""
     file = model_file.with_suffix(".toml")
     if not file.exists():
         raise ModelError(f"{model_file}: its model card {file} is missing; write one: {_MINIMAL}")
@@ -101,7 +102,8 @@ def read_card(model_file: Path) -> ModelCard:
         raise ModelError(f"{file}: {_first_problem(error)}") from error
     except RecursionError:
         raise ModelError(f"{file} is not valid TOML: its lists are nested too deeply") from None
-    except ValueError as error:  # not TOML, not UTF-8
+    except ValueError as error:
+        # Invalid TOML or UTF-8.
         raise ModelError(f"{file} is not valid TOML: {error}") from error
     if card.decoder not in _DECODERS[card.task]:
         raise ModelError(
@@ -112,7 +114,7 @@ def read_card(model_file: Path) -> ModelCard:
 
 
 def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
-    """The names of the classes, in order. Raises ModelError."""
+    """Returns the names of the classes, in order. Raises ModelError."""
     where = f"{model_file.with_suffix('.toml')}: labels"
     names = card.labels if not isinstance(card.labels, str) else _read_labels(card, model_file)
     if len(names) > _MOST_LABELS:
@@ -127,16 +129,16 @@ def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
 
 
 def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:
-    told = f"{model_file.with_suffix('.toml')}: labels = {card.labels!r:.80}"
+    setting = f"{model_file.with_suffix('.toml')}: labels = {card.labels!r:.80}"
     try:
         file = beside(model_file, str(card.labels))
         return tuple(text_of(file, _MOST_LABELS_BYTES).splitlines())
     except ModelError as error:
         reason = str(error).removeprefix(f"{model_file}: ")
-        raise ModelError(f"{told}: {reason}; {_NAME_LABELS}") from error
+        raise ModelError(f"{setting}: {reason}; {_NAME_LABELS}") from error
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{told}: {model_file.parent / str(card.labels)} cannot be read; {_NAME_LABELS}"
+            f"{setting}: {model_file.parent / str(card.labels)} cannot be read; {_NAME_LABELS}"
         ) from error
 
 

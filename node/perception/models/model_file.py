@@ -1,5 +1,5 @@
-"""Model files of the user's own: ONNX, OpenVINO IR and torch exported programs, each with its model
-card beside it."""
+"""Loads a user's model file, ONNX, OpenVINO IR or torch exported program, with the model card
+beside it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,13 +19,19 @@ from node.perception.models.onnx_file import external_files
 from node.perception.tasks.decode import cells_of
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
+"""Suffixes of model files."""
 
 
 def load(file: Path, card: ModelCard | None = None) -> Model:
-    """The model in a file with one of SUFFIXES: float32 [n, 3, h, w] in; logits [n, classes] out,
-    or what the card's decoder reads. card: None for the one beside the file.
+    """Loads a model file: float32 [n, 3, h, w] to logits [n, classes], or to the outputs that the
+    card's decoder reads.
 
-    Raises ModelError where the file or its card cannot be read, or they do not fit each other.
+    Args:
+        file: with one of SUFFIXES.
+        card: its description; None: the card beside the file.
+
+    Raises:
+        ModelError: the file or card cannot be read, or they do not match.
     """
     if not file.exists():
         raise ModelError(f"model {file}: there is no such file")
@@ -57,7 +63,13 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """shape: -1 where it is free, empty where nothing is known of it."""
+    """An output of a graph.
+
+    Attributes:
+        name: empty if unknown.
+        shape: -1 for a dynamic length; empty if the rank is unknown.
+        whole_numbers: its type is an integer.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -68,15 +80,18 @@ def _outputs_of_network(network: nn.Module, file: Path, card: ModelCard) -> list
     try:
         with torch.inference_mode():
             outputs = network(torch.zeros(1, 3, *card.input.size))
-    except Exception as error:  # whatever the user's program raises
+    except Exception as error:
+        # The user's program may raise anything.
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{file}: does not take [1, 3, {_size(card)}] float32 ({reason})"
         ) from error
     tensors = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
-    if not isinstance(tensors, tuple) or not all(isinstance(x, torch.Tensor) for x in tensors):
+    if not isinstance(tensors, tuple) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in tensors
+    ):
         raise ModelError(f"{file}: gives a {type(outputs).__name__}; export it to give tensors")
-    return [_Output("", tuple(x.shape), not x.is_floating_point()) for x in tensors]
+    return [_Output("", tuple(tensor.shape), not tensor.is_floating_point()) for tensor in tensors]
 
 
 def _outputs_of_graph(file: Path, card: ModelCard) -> list[_Output]:
@@ -87,9 +102,9 @@ def _outputs_of_graph(file: Path, card: ModelCard) -> list[_Output]:
         raise ModelError(f"{file} cannot be read ({reason}); export it again") from error
     if len(graph.inputs) != 1:
         raise ModelError(f"{file}: has {len(graph.inputs)} inputs; export it with one, the picture")
-    wanted = ov.PartialShape([-1, 3, *card.input.size])
+    expected = ov.PartialShape([-1, 3, *card.input.size])
     shape = graph.input().partial_shape
-    if graph.input().element_type != ov.Type.f32 or not shape.compatible(wanted):
+    if graph.input().element_type != ov.Type.f32 or not shape.compatible(expected):
         raise ModelError(
             f"{file}: takes {shape} {graph.input().element_type.to_string()}; the card says "
             f"[n, 3, {_size(card)}] float32: correct input.size, or export it so"
@@ -127,15 +142,18 @@ def _check_classes(
 def _check_yolox(
     file: Path, outputs: list[_Output], card: ModelCard, classes: int
 ) -> tuple[int, ...]:
-    wanted = (cells_of(card.input.size), 5 + classes)
+    expected = (cells_of(card.input.size), 5 + classes)
     shape = outputs[0].shape
-    fits = len(shape) == 3 and all(a in (b, -1) for a, b in zip(shape[1:], wanted, strict=True))
+    fits = len(shape) == 3 and all(
+        length in (expected_length, -1)
+        for length, expected_length in zip(shape[1:], expected, strict=True)
+    )
     if len(outputs) != 1 or not fits:
-        given = ", ".join(str(list(output.shape)) for output in outputs)
+        shapes = ", ".join(str(list(output.shape)) for output in outputs)
         raise ModelError(
-            f"{file}: gives {given}; a yolox decoder with {classes} labels and input.size = "
-            f"[{_size(card)}] wants [n, {wanted[0]}, {wanted[1]}]: correct labels, input.size or "
-            "decoder"
+            f"{file}: gives {shapes}; a yolox decoder with {classes} labels and input.size = "
+            f"[{_size(card)}] needs [n, {expected[0]}, {expected[1]}]: correct labels, "
+            "input.size or decoder"
         )
     return (0,)
 
@@ -157,22 +175,23 @@ def _check_pixels(
 def _check_boxes(
     file: Path, outputs: list[_Output], card: ModelCard, classes: int
 ) -> tuple[int, ...]:
-    """Places of boxes, scores and classes: by name, else by shape and type, else in that order."""
+    """Returns the indices of boxes, scores and classes: by name, else by shape and type, else in
+    that order."""
     if len(outputs) != 3:
         raise ModelError(
-            f"{file}: has {len(outputs)} outputs; a boxes decoder wants three: boxes, scores, "
+            f"{file}: has {len(outputs)} outputs; a boxes decoder needs three: boxes, scores, "
             "classes"
         )
-    found = [_kind(output) for output in outputs]
-    if sorted(found) != ["boxes", "classes", "scores"]:
-        found = ["boxes", "scores", "classes"]
-    places = tuple(found.index(kind) for kind in ("boxes", "scores", "classes"))
-    shape = outputs[places[0]].shape
+    kinds = [_kind(output) for output in outputs]
+    if sorted(kinds) != ["boxes", "classes", "scores"]:
+        kinds = ["boxes", "scores", "classes"]
+    indices = tuple(kinds.index(kind) for kind in ("boxes", "scores", "classes"))
+    shape = outputs[indices[0]].shape
     if shape and shape[-1] not in (4, -1):
         raise ModelError(
-            f"{file}: gives boxes of {list(shape)}; a boxes decoder wants [k, 4], as x1, y1, x2, y2"
+            f"{file}: gives boxes of {list(shape)}; a boxes decoder needs [k, 4], as x1, y1, x2, y2"
         )
-    return places
+    return indices
 
 
 def _kind(output: _Output) -> str:
@@ -200,7 +219,8 @@ def _size(card: ModelCard) -> str:
 
 
 def _other_files(file: Path) -> tuple[Path, ...]:
-    """Those that it takes its tensors from. Raises ModelError where one is not beside it."""
+    """Returns the other files that contain the tensors of a model file. Raises ModelError if one is
+    not beside it."""
     if file.suffix.lower() == ".onnx":
         return external_files(file)
     if file.suffix.lower() != ".xml":
@@ -211,16 +231,16 @@ def _other_files(file: Path) -> tuple[Path, ...]:
 
 
 def _check_ir(file: Path) -> None:
-    """Raises ModelError for what is no XML: OpenVINO would read it as whatever format it is, with
-    other files that we know nothing of."""
+    """Raises ModelError if a file is no XML: OpenVINO would detect any other format, which may
+    refer to further files unknown to this check."""
     with file.open("rb") as stream:
-        begin = stream.read(5)
-    if not begin.startswith((b"<?xml", b"<net")):
+        header = stream.read(5)
+    if not header.startswith((b"<?xml", b"<net")):
         raise ModelError(f"{file} cannot be read (it is no OpenVINO IR); export it again")
 
 
 def _digest(file: Path, others: tuple[Path, ...]) -> str:
     if not others:
         return sha256_of(file)
-    whole = "".join(sha256_of(one) for one in (file, *others))
-    return hashlib.sha256(whole.encode()).hexdigest()
+    digests = "".join(sha256_of(path) for path in (file, *others))
+    return hashlib.sha256(digests.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""ONNX files: which other files one takes its tensors from, before any runtime follows them."""
+"""Finds the other files that an ONNX file reads its tensors from, before a runtime opens them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,15 @@ from node.perception.models.beside import beside
 
 
 def external_files(file: Path) -> tuple[Path, ...]:
-    """The files with tensors of an ONNX file, each once, in the order of their names.
+    """Returns the files with external tensors of an ONNX file, each once, sorted by name.
 
-    Raises ModelError where it cannot be read, or names a file that is not in its folder. onnx and
-    the runtimes would follow some of those, and one takes an address in memory for a name.
+    Raises ModelError if the file cannot be read, or names a file outside its folder: onnx and some
+    runtimes would open such a file, and one runtime accepts a memory address as a name.
     """
     try:
         model = onnx.load(str(file), load_external_data=False)
-    except Exception as error:  # protobuf raises many kinds
+    except Exception as error:
+        # protobuf raises many types.
         reason = " ".join(str(error).split())[:120]
         raise ModelError(f"{file} cannot be read ({reason}); export it again") from error
     if not model.graph.node or not model.opset_import:
@@ -28,18 +29,18 @@ def external_files(file: Path) -> tuple[Path, ...]:
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
-    """Wherever they are: weights, constants, attributes, sub-graphs, functions."""
-    waiting = [message]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, onnx.TensorProto):
-            yield one
+    """Yields all tensors of a message: weights, constants, attributes, subgraphs, functions."""
+    pending = [message]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, onnx.TensorProto):
+            yield item
             continue
-        for field, value in one.ListFields():
+        for field, value in item.ListFields():
             if field.message_type is not None:
-                waiting.extend([value] if isinstance(value, Message) else value)
+                pending.extend([value] if isinstance(value, Message) else value)
 
 
 def _locations(tensor: onnx.TensorProto) -> list[str]:
-    found = [entry.value for entry in tensor.external_data if entry.key == "location"]
-    return found or [""] * (tensor.data_location == onnx.TensorProto.EXTERNAL)
+    locations = [entry.value for entry in tensor.external_data if entry.key == "location"]
+    return locations or [""] * (tensor.data_location == onnx.TensorProto.EXTERNAL)

@@ -1,5 +1,5 @@
-"""The archive of an exported program (.pt2), taken apart and put together anew from what may be in
-it: a graph that was checked, and plain tensors."""
+"""Rebuilds the archive of an exported program (.pt2) from the allowed parts only: a checked graph,
+and plain tensors."""
 
 import io
 import json
@@ -12,47 +12,52 @@ from node.perception.models.program_graph import graph, payload
 from node.perception.models.program_parts import Refused
 
 _MOST_JSON_BYTES = 64 << 20
-"""Longest description of a graph; those of torchvision's largest models have 3 MB."""
+"""Largest description of a graph; torchvision's largest models have 3 MB."""
 _KNOWN = ("archive_format", "archive_version", "byteorder", ".data/version")
-"""Short texts that torch looks for."""
-_OURS = "model"
+"""Short text members that torch reads."""
+_NEW_NAME = "model"
+"""Name of the model in the new archive."""
 
 
 def checked_archive(file: Path) -> io.BytesIO:
-    """A new archive, for torch.export.load, of the graph and the tensors in `file`.
+    """Returns a new archive, for torch.export.load, with the graph and tensors of `file`. Excludes
+    sample inputs, notes and guards.
 
-    Left out: sample inputs, notes, guards. Raises Refused for anything that could run code and for
-    sizes that do not fit; BadZipFile, OSError, ValueError or KeyError where it is no such archive.
+    Raises:
+        Refused: the file contains something that could execute code, or inconsistent sizes.
+        BadZipFile, OSError, ValueError, KeyError: the file is no such archive.
     """
     with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
         members = _members(archive, file.stat().st_size)
         names = [name for name in members if name.startswith("models/")]
         if len(names) != 1 or not names[0].endswith(".json"):
-            raise Refused(f"holds {len(names)} models where one is")
+            raise Refused(f"holds {len(names)} models instead of one")
         model = names[0].removeprefix("models/").removesuffix(".json")
         target = io.BytesIO()
-        with zipfile.ZipFile(target, "w") as made:
+        with zipfile.ZipFile(target, "w") as new_archive:
             for name in _KNOWN:
                 if name in members:
-                    made.writestr(f"{_OURS}/{name}", archive.read(members[name]))
-            made.writestr(
-                f"{_OURS}/models/{_OURS}.json", _json(graph(_parsed(archive, members, names[0])))
+                    new_archive.writestr(f"{_NEW_NAME}/{name}", archive.read(members[name]))
+            new_archive.writestr(
+                f"{_NEW_NAME}/models/{_NEW_NAME}.json",
+                _json(graph(_parsed(archive, members, names[0]))),
             )
             for kind in ("weights", "constants"):
                 listed = f"data/{kind}/{model}_{kind}_config.json"
                 tensors = payload(_parsed(archive, members, listed))
-                made.writestr(
-                    f"{_OURS}/data/{kind}/{_OURS}_{kind}_config.json", _json({"config": tensors})
+                new_archive.writestr(
+                    f"{_NEW_NAME}/data/{kind}/{_NEW_NAME}_{kind}_config.json",
+                    _json({"config": tensors}),
                 )
-                _copy_tensors(archive, members, kind, tensors, made)
-            made.writestr(f"{_OURS}/data/sample_inputs/{_OURS}.pt", b"")
+                _copy_tensors(archive, members, kind, tensors, new_archive)
+            new_archive.writestr(f"{_NEW_NAME}/data/sample_inputs/{_NEW_NAME}.pt", b"")
     target.seek(0)
     return target
 
 
 def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """What is in it by its name below the top folder, none of it packed: a packed one may be a
-    thousand times as long as the file."""
+    """Returns the members by name below the top folder. Refuses compressed members, which may
+    expand to a thousand times the size of the file."""
     members = {}
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
@@ -68,8 +73,8 @@ def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _check_kind(name: str, shown: str) -> None:
-    """Libraries, pickled objects and compiled parts are refused, not only left out: a file that was
-    made to be run as such would do something else here."""
+    """Refuses libraries, pickled objects and compiled parts instead of excluding them: without
+    these parts the program would do something else."""
     folder, _, last = name.rpartition("/")
     allowed = {
         "": ("archive_format", "archive_version", "byteorder", "version"),
@@ -78,10 +83,12 @@ def _check_kind(name: str, shown: str) -> None:
         "data/constants": ("tensor_", "_config.json"),
         "data/sample_inputs": (".pt",),
     }
-    marks = allowed.get(folder)
+    affixes = allowed.get(folder)
     if folder == ".data" or folder == "extra":
         return
-    if marks is None or not any(last.startswith(x) or last.endswith(x) for x in marks):
+    if affixes is None or not any(
+        last.startswith(affix) or last.endswith(affix) for affix in affixes
+    ):
         raise Refused(f"holds {shown!r:.60}, neither graph nor tensor")
 
 
@@ -102,20 +109,23 @@ def _copy_tensors(
     members: dict[str, zipfile.ZipInfo],
     kind: str,
     tensors: dict[str, Any],
-    made: zipfile.ZipFile,
+    new_archive: zipfile.ZipFile,
 ) -> None:
     copied = set()
-    for name, about in tensors.items():
-        place = f"data/{kind}/{about['path_name']}"
-        info = members[place]
-        if about["use_pickle"]:
+    for name, description in tensors.items():
+        member_name = f"data/{kind}/{description['path_name']}"
+        info = members[member_name]
+        if description["use_pickle"]:
             raise Refused(f"holds {name!r:.60} pickled, which can run code")
-        sizes = [size.get("as_int") for size in about["tensor_meta"]["sizes"]]
+        sizes = [size.get("as_int") for size in description["tensor_meta"]["sizes"]]
         if None in sizes or min(sizes, default=0) < 0 or math.prod(sizes) > info.file_size:
             raise Refused(f"says that {name!r:.60} has {sizes} numbers, in {info.file_size} bytes")
-        if place not in copied:
-            copied.add(place)
-            with archive.open(info) as source, made.open(f"{_OURS}/{place}", "w") as target:
+        if member_name not in copied:
+            copied.add(member_name)
+            with (
+                archive.open(info) as source,
+                new_archive.open(f"{_NEW_NAME}/{member_name}", "w") as target,
+            ):
                 _copy(source, target)
 
 

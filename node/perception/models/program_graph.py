@@ -1,5 +1,6 @@
-"""The graph of an exported program, taken from its JSON key by key: what is not listed here is left
-out or refused, so nothing else reaches torch. Names become Python code there."""
+"""Validates the graph of an exported program, its JSON, key by key. Unlisted keys are removed and
+unlisted values refused, so only listed content reaches torch, which turns names into Python
+code."""
 
 import keyword
 import re
@@ -9,35 +10,35 @@ from typing import Any
 from node.perception.models.program_parts import SYMBOL, Refused, expression, operator, structure
 
 Take = Callable[[object], Any]
-"""Gives a value of the JSON back as it may be passed on, or raises Refused."""
+"""Returns the value of the JSON as it may be passed to torch, or raises Refused."""
 
 _NAME = re.compile(r"(?!__)[A-Za-z_]\w{0,255}", re.ASCII)
 _PATH = re.compile(r"(?!__)\w[\w-]{0,127}(\.(?!__)\w[\w-]{0,127}){0,31}", re.ASCII)
-"""Modules that were added by name may have a minus in it: `block1-0`."""
+"""Modules that were added by name may contain a minus: `block1-0`."""
 _WORD = re.compile(r"[A-Za-z0-9_ ,.>-]{0,64}")
 _LARGEST = 1 << 64
-"""Beyond all that torch's numbers hold."""
+"""Beyond all numbers that torch stores."""
 
 
 def graph(value: object) -> dict[str, Any]:
-    """The whole of `models/NAME.json`. Raises Refused."""
-    taken: dict[str, Any] = _PROGRAM(value)
-    inner = taken["graph_module"]
-    # Only the outermost call matters for running it, and guards are Python code.
-    inner["module_call_graph"] = [x for x in inner["module_call_graph"] if x["fqn"] == ""]
-    return {**taken, "guards_code": []}
+    """Validates the whole of `models/NAME.json`. Raises Refused."""
+    program: dict[str, Any] = _PROGRAM(value)
+    inner = program["graph_module"]
+    # Only the outermost call is needed for inference, and guards are Python code.
+    inner["module_call_graph"] = [call for call in inner["module_call_graph"] if call["fqn"] == ""]
+    return {**program, "guards_code": []}
 
 
 def payload(value: object) -> dict[str, Any]:
-    """The list of tensors, `NAME_config.json` of weights or constants. Raises Refused."""
-    taken: dict[str, Any] = _PAYLOAD(value)["config"]
-    return taken
+    """Validates the list of tensors, `NAME_config.json` of weights or constants. Raises Refused."""
+    tensors: dict[str, Any] = _PAYLOAD(value)["config"]
+    return tensors
 
 
 def _record(keys: Mapping[str, Take]) -> Take:
     def take(value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise Refused(f"has {value!r:.40} where a map is")
+            raise Refused(f"has {value!r:.40} where a map is expected")
         return {key: of(value[key]) for key, of in keys.items() if key in value}
 
     return take
@@ -46,7 +47,7 @@ def _record(keys: Mapping[str, Take]) -> Take:
 def _one_of(kinds: Mapping[str, Take]) -> Take:
     def take(value: object) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) != 1:
-            raise Refused(f"has {value!r:.40} where one value is")
+            raise Refused(f"has {value!r:.40} where one value is expected")
         ((kind, content),) = value.items()
         if kind not in kinds:
             raise Refused(f"holds {kind!r:.40}, which is neither a tensor nor a number")
@@ -58,7 +59,7 @@ def _one_of(kinds: Mapping[str, Take]) -> Take:
 def _list(item: Take) -> Take:
     def take(value: object) -> list[Any]:
         if not isinstance(value, list):
-            raise Refused(f"has {value!r:.40} where a list is")
+            raise Refused(f"has {value!r:.40} where a list is expected")
         return [item(x) for x in value]
 
     return take
@@ -67,7 +68,7 @@ def _list(item: Take) -> Take:
 def _map(key: Take, item: Take) -> Take:
     def take(value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise Refused(f"has {value!r:.40} where a map is")
+            raise Refused(f"has {value!r:.40} where a map is expected")
         return {key(k): item(v) for k, v in value.items()}
 
     return take
@@ -81,7 +82,7 @@ def _is(kind: type, *, also: tuple[object, ...] = ()) -> Take:
     def take(value: object) -> Any:
         if type(value) is kind or value in also:
             return value
-        raise Refused(f"has {value!r:.40} where {kind.__name__} is")
+        raise Refused(f"has {value!r:.40} where {kind.__name__} is expected")
 
     return take
 
@@ -103,7 +104,7 @@ def _name(value: object) -> str:
 
 
 def _name_or_none(value: object) -> str:
-    """Arguments of what runs a graph have no names."""
+    """Arguments of an operator that runs a graph have no names."""
     return "" if value == "" else _name(value)
 
 
@@ -111,24 +112,24 @@ def _path(value: object) -> str:
     return "" if value == "" else str(_text(_PATH)(value))
 
 
-def _left_out(value: object) -> dict[str, Any]:
-    """Notes about a node: where it comes from, in words that torch looks up."""
+def _removed(value: object) -> dict[str, Any]:
+    """Removes the notes about a node, whose origins torch would look up by name."""
     return {}
 
 
 def _number(value: object) -> float | int | str:
     if type(value) in (int, float) or value in ("Infinity", "-Infinity", "NaN"):
         return value  # type: ignore[return-value]
-    raise Refused(f"has {value!r:.40} where a number is")
+    raise Refused(f"has {value!r:.40} where a number is expected")
 
 
-def _whole(value: object) -> int:
+def _integer(value: object) -> int:
     if type(value) is int and abs(value) <= _LARGEST:
         return value
-    raise Refused(f"has {value!r:.40} where int is")
+    raise Refused(f"has {value!r:.40} where int is expected")
 
 
-_INT, _BOOL = _whole, _is(bool)
+_INT, _BOOL = _integer, _is(bool)
 _DEVICE = _record({"type": _text(re.compile("cpu|cuda")), "index": _or_none(_INT)})
 _HINT = _or_none(_one_of({"as_int": _INT, "as_bool": _BOOL, "as_float": _number}))
 _EXPRESSION = _record({"expr_str": expression, "hint": _HINT})
@@ -154,9 +155,9 @@ _FLOAT_ARGUMENT = _one_of({"as_name": _name, "as_float": _number})
 
 
 def _inner_graph(value: object) -> dict[str, Any]:
-    """Of an operator that runs one, in the same form as the whole."""
-    taken: dict[str, Any] = _record({"name": _name, "graph": _GRAPH})(value)
-    return taken
+    """Validates the graph of an operator that runs one, in the same form as the whole."""
+    validated: dict[str, Any] = _record({"name": _name, "graph": _GRAPH})(value)
+    return validated
 
 
 _ARGUMENT = _one_of(
@@ -192,7 +193,7 @@ _NODE = _record(
         "target": operator,
         "inputs": _list(_record({"name": _name_or_none, "arg": _ARGUMENT, "kind": _or_none(_INT)})),
         "outputs": _list(_ARGUMENT),
-        "metadata": _left_out,
+        "metadata": _removed,
         "is_hop_single_tensor_return": _or_none(_BOOL),
         "name": _or_none(_name),
     }
@@ -245,7 +246,7 @@ _CALL = _record(
 
 
 def _call(value: object) -> dict[str, Any]:
-    """An inner module's call is left out, so nothing in it is looked at."""
+    """Keeps only the outermost call; the content of the others is removed unread."""
     if isinstance(value, dict) and value.get("fqn") == "":
         return {"fqn": "", "signature": _or_none(_CALL)(value.get("signature"))}
     return {"fqn": "inner"}
@@ -256,7 +257,7 @@ _MODULE = _record(
         "graph": _GRAPH,
         "signature": _record({"input_specs": _list(_INPUT), "output_specs": _list(_OUTPUT)}),
         "module_call_graph": _list(_call),
-        "metadata": _left_out,
+        "metadata": _removed,
     }
 )
 _PROGRAM = _record(

@@ -1,5 +1,6 @@
-"""The parts of an exported program that can name code: operators, size expressions and structures.
-Each is held against a list of what an image model needs; torch would resolve or evaluate any."""
+"""Validates the parts of an exported program that can name code: operators, size expressions and
+structures. Each is checked against a list of what image models need, since torch would resolve or
+evaluate anything."""
 
 import ast
 import json
@@ -15,7 +16,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Layers as torch.nn writes them, and what torch.export's decompositions make of them.
+# Layers of torch.nn, and the operators that torch.export decomposes them into.
 _LAYERS = _words(
     """
     adaptive_avg_pool1d _adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d
@@ -55,7 +56,7 @@ _ARITHMETIC = _words(
     square std std_mean sub subtract sum tan tensordot topk true_divide trunc var var_mean xlogy
     """
 )
-# Shapes, and the making of tensors; none of memory as it is found (empty).
+# Shapes and the creation of tensors. Excluded: uninitialised memory (empty).
 _SHAPES = _words(
     """
     alias arange as_strided _assert_async _assert_scalar _assert_tensor_metadata atleast_1d
@@ -74,8 +75,8 @@ _SHAPES = _words(
     """
 )
 OPERATORS = _LAYERS | _ACTIVATIONS | _ARITHMETIC | _SHAPES
-"""Of torch.ops.aten, without the underscore of those that work in place. None of them reads or
-writes files, prints, or takes code."""
+"""Operators of torch.ops.aten, without the trailing underscore of in-place variants. None of them
+accesses files, prints or accepts code."""
 _SIZES = _words(
     """
     _operator.add _operator.sub _operator.mul _operator.floordiv _operator.mod _operator.neg
@@ -84,13 +85,13 @@ _SIZES = _words(
     torch.sym_max torch.sym_min torch.sym_not torch.sym_ite
     """
 )
-"""Arithmetic of sizes."""
+"""Arithmetic on sizes."""
 _WRAPPERS = _words(
     """
     torch.ops.higher_order.wrap_with_set_grad_enabled torch.ops.higher_order.wrap_with_autocast
     """
 )
-"""What torch.no_grad and torch.autocast within a network become: a graph in the graph."""
+"""Operators that torch.no_grad and torch.autocast within a network become: a graph in the graph."""
 _FUNCTIONS = _words(
     """
     Integer Rational Float Add Mul Pow Max Min Mod PythonMod FloorDiv CeilDiv CleanDiv
@@ -101,29 +102,35 @@ _FUNCTIONS = _words(
 )
 _ASSUMPTIONS = _words("integer positive nonnegative negative nonzero zero real finite")
 _MOST_LETTERS = 1500
+"""Longest size expression, in characters."""
 _LARGEST = 2**63
+"""Largest constant in a size expression."""
 _LARGEST_POWER = 8
+"""Largest exponent in a size expression."""
 _MOST_TERMS, _MOST_BITS, _MOST_CHOSEN = 512, 128, 12
+"""Bounds of `_Extent`."""
 _CHOOSING = ("Max", "Min", "And", "Or")
+"""Functions that compare each argument with each other."""
 SYMBOL = re.compile(r"(s|u|f|zf|zuf)\d{1,6}")
-"""A free size, as torch numbers them."""
+"""A dynamic size, as torch numbers them."""
 _ATEN = re.compile(r"torch\.ops\.aten\.(\w{1,64})\.([A-Za-z]\w{0,63})", re.ASCII)
 _CONTAINERS = ("builtins.tuple", "builtins.list", "builtins.dict")
 _DEEPEST = 8
+"""Deepest nesting of inputs and outputs."""
 
 
 class Refused(Exception):
-    """A part that is none of those that are taken; its text says which."""
+    """A part of the file is not allowed; the text says which."""
 
 
 def operator(value: object) -> str:
-    """The target of a node: an operator of OPERATORS in an overload that torch has, or arithmetic
-    of sizes. Anything else is resolved by name, to any function at all."""
+    """Returns the target of a node if it is an operator of OPERATORS in an existing overload, or
+    arithmetic on sizes. torch resolves any other name to any function. Raises Refused."""
     if isinstance(value, str):
-        found = _ATEN.fullmatch(value)
-        if found and (found[1] in OPERATORS or found[1].removesuffix("_") in OPERATORS):
-            packet = getattr(torch.ops.aten, found[1], None)
-            if packet is not None and found[2] in packet.overloads():
+        aten_name = _ATEN.fullmatch(value)
+        if aten_name and (aten_name[1] in OPERATORS or aten_name[1].removesuffix("_") in OPERATORS):
+            packet = getattr(torch.ops.aten, aten_name[1], None)
+            if packet is not None and aten_name[2] in packet.overloads():
                 return value
         elif value in _SIZES or value in _WRAPPERS:
             return value
@@ -131,7 +138,8 @@ def operator(value: object) -> str:
 
 
 def expression(value: object) -> str:
-    """The expression of a size: torch gives it to a function that evaluates Python."""
+    """Returns a size expression if it is only arithmetic; torch evaluates it as Python. Raises
+    Refused."""
     try:
         if not isinstance(value, str) or len(value) > _MOST_LETTERS:
             raise ValueError
@@ -143,16 +151,21 @@ def expression(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Extent:
-    """What an expression can grow to where it is worked out, which nothing interrupts. terms: of
-    it multiplied out; bits: of its numbers, a free size with those of a large one; chosen: between
-    how many the maxima and minima in it choose, each compared with each."""
+    """Upper bounds of the evaluation of an expression, which cannot be interrupted. Raises
+    ValueError above what the sizes of pictures need.
+
+    Attributes:
+        terms: number of terms after expansion.
+        bits: bits of its numbers; a dynamic size counts as a large one.
+        chosen: number of arguments of its maxima and minima, each compared with each.
+    """
 
     terms: int
     bits: int
     chosen: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError beyond what the sizes of any picture need."""
+        """Raises ValueError above the bounds."""
         if self.terms > _MOST_TERMS or self.bits > _MOST_BITS or self.chosen > _MOST_CHOSEN:
             raise ValueError
 
@@ -161,8 +174,8 @@ _FREE = _Extent(terms=1, bits=8)
 
 
 def _extent(node: ast.AST) -> _Extent:
-    """Raises ValueError for anything but arithmetic of sizes and whole numbers, and for what would
-    take long."""
+    """Returns the bounds of an expression. Raises ValueError for anything but arithmetic on sizes
+    and integers, and for expressions that would take long."""
     match node:
         case ast.Constant(value=bool()):
             return _FREE
@@ -177,17 +190,17 @@ def _extent(node: ast.AST) -> _Extent:
         case ast.BinOp(op=ast.Add() | ast.Sub() | ast.FloorDiv() | ast.Mod()):
             return _sum([_extent(node.left), _extent(node.right)])
         case ast.Compare():
-            return _sum([_extent(x) for x in (node.left, *node.comparators)])
+            return _sum([_extent(part) for part in (node.left, *node.comparators)])
         case (
             ast.BinOp(left=base, op=ast.Pow(), right=power)
             | ast.Call(func=ast.Name(id="Pow"), args=[base, power], keywords=[])
         ):
             return _product([_extent(base)] * _power(power))
         case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str() as name)]):
-            if SYMBOL.fullmatch(name) and all(_is_assumption(x) for x in node.keywords):
+            if SYMBOL.fullmatch(name) and all(_is_assumption(part) for part in node.keywords):
                 return _FREE
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
-            inner = [_extent(x) for x in arguments]
+            inner = [_extent(part) for part in arguments]
             return _product(inner) if name == "Mul" else _sum(inner, name in _CHOOSING)
     raise ValueError
 
@@ -195,17 +208,17 @@ def _extent(node: ast.AST) -> _Extent:
 def _sum(parts: list[_Extent], chosen: bool = False) -> _Extent:
     count = len(parts)
     return _Extent(
-        sum(x.terms for x in parts),
-        max((x.bits for x in parts), default=0) + count.bit_length(),
-        sum(x.chosen for x in parts) + count * chosen,
+        sum(part.terms for part in parts),
+        max((part.bits for part in parts), default=0) + count.bit_length(),
+        sum(part.chosen for part in parts) + count * chosen,
     )
 
 
 def _product(parts: list[_Extent]) -> _Extent:
     return _Extent(
-        math.prod(x.terms for x in parts),
-        sum(x.bits for x in parts),
-        sum(x.chosen for x in parts),
+        math.prod(part.terms for part in parts),
+        sum(part.bits for part in parts),
+        sum(part.chosen for part in parts),
     )
 
 
@@ -232,7 +245,8 @@ def _is_assumption(keyword: ast.keyword) -> bool:
 
 
 def structure(value: object) -> str:
-    """How inputs or outputs are nested: tuples, lists and dicts. torch imports what others name."""
+    """Returns the nesting of inputs or outputs if it uses only tuples, lists and dicts; torch would
+    import other types by name. Raises Refused."""
     try:
         protocol, content = json.loads(value) if isinstance(value, str) else (None, None)
         return json.dumps([_number(protocol), _nested(content, 0)])
@@ -262,5 +276,5 @@ def _nested(value: object, depth: int) -> dict[str, object]:
     return {
         "type": kind,
         "context": context,
-        "children_spec": [_nested(x, depth + 1) for x in inner],
+        "children_spec": [_nested(child, depth + 1) for child in inner],
     }

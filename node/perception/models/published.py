@@ -1,4 +1,5 @@
-"""Model files that others released for commercial use too, by name: where each is, and its card."""
+"""Model files published by others under licences that allow commercial use: their addresses and
+model cards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,15 @@ from node.perception.models.model_card import InputCard, ModelCard
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A released file. sha256: of the whole file, hexadecimal; size_mb: in MB."""
+    """A published file.
+
+    Attributes:
+        url: its address.
+        sha256: of the whole file, hexadecimal.
+        size_mb: size in MB.
+        parameters: number of weights.
+        task: `classify`, `detect` or `segment`.
+    """
 
     url: str
     sha256: str
@@ -24,31 +33,37 @@ _YOLOX_NANO = PublishedModel(
     url="https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_nano.onnx",
     sha256="695e750a5d5754bb5a8d5325643b59282191a7e7a564e435a415fd3c578eab14",
     size_mb=3.7,
-    parameters=910_000,  # YOLOX's own README, table of light models
+    parameters=910_000,  # YOLOX's README, table of light models
     task="detect",
 )
 RELEASED = {"yolox_nano": _YOLOX_NANO}
+"""Published models by name."""
 
 
 def weights_here(name: str) -> bool:
-    """Whether the file lies where it is kept."""
+    """Whether the file of a model has been downloaded."""
     return is_here(RELEASED[name].url)
 
 
 def fetch(name: str) -> Path:
-    """The file of a model, downloaded where need be and held against its sha256. Raises
+    """Returns the file of a model, downloaded on first use and checked against its sha256. Raises
     ModelError."""
     released = RELEASED[name]
     return fetched(released.url, name, released.sha256)
 
 
 def load(name: str, file: Path | None = None) -> Model:
-    """name: one of RELEASED. file: a copy of it. Raises ModelError."""
+    """Loads a model. Raises ModelError.
+
+    Args:
+        name: a key of RELEASED.
+        file: a copy of its file; None: the downloaded file.
+    """
     return model_file.load(file or fetch(name), _card(name))
 
 
 def _card(name: str) -> ModelCard:
-    """YOLOX's preprocessing is that of its release: BGR, 0 to 255, padded at the right and bottom
+    """The preprocessing is that of YOLOX's release: BGR, 0 to 255, padded on the right and bottom
     with 114 (yolox/data/data_augment.py, preproc)."""
     return ModelCard(
         name=name,
@@ -68,7 +83,8 @@ def _card(name: str) -> ModelCard:
 
 
 def _coco_names() -> tuple[str, ...]:
-    """COCO's 80 classes in its order; torchvision lists them among 91 places, some of them free."""
+    """Returns the names of COCO's 80 classes in its order; torchvision's list has 91 entries, some
+    of them unused."""
     from torchvision import models
 
     weights = models.detection.SSDLite320_MobileNet_V3_Large_Weights.DEFAULT

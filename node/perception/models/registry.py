@@ -1,12 +1,11 @@
-"""The catalogue: every model that a name stands for, and loading one."""
+"""Registry: all models by name, and loading by name."""
 
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from node.errors import ModelError
-from node.perception.models import efficientnet_lite, model_file
-from node.perception.models import published as released
+from node.perception.models import efficientnet_lite, model_file, published
 from node.perception.models.model import Model
 from perception_client.paths import expanded
 
@@ -16,11 +15,15 @@ _WEIGHTS_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 @dataclass(frozen=True, slots=True)
 class RegistryEntry:
-    """One model of the catalogue.
+    """A model of the registry.
 
-    size_mb: of its weights file in MB, None where that is not known.
-    weights_here: the weights are on this machine, so no network is needed.
-    bundled: they come with the installation.
+    Attributes:
+        name: name for `model.name`.
+        task: `classify`, `detect` or `segment`.
+        size_mb: size of its weights file in MB, None if unknown.
+        parameters: number of weights.
+        weights_here: the weights are on this computer, so no download is needed.
+        bundled: the weights are part of the installation.
     """
 
     name: str
@@ -32,21 +35,26 @@ class RegistryEntry:
 
 
 def entries() -> list[RegistryEntry]:
-    """All models, the default first, the others by name."""
+    """Returns all models: the default first, the others by name within each origin."""
     from node.perception.models import torchvision_models
 
     return [
         _default_entry(),
         *(_torchvision_entry(name) for name in torchvision_models.names()),
-        *(_released_entry(name) for name in released.RELEASED),
+        *(_released_entry(name) for name in published.RELEASED),
     ]
 
 
 def load_model(name: str, weights: Path | None = None) -> Model:
-    """A model by its name, with its own weights or with those of a file; or a model file.
+    """Loads a model by name, or a model file. Downloads weights on first use.
 
-    Downloads on first use what does not come with the installation. Raises ModelError for an
-    unknown name and for weights that cannot be found, fetched or read, or that do not fit.
+    Args:
+        name: a name of the registry, or a file with one of `model_file.SUFFIXES`.
+        weights: weights file; None: the model's own weights.
+
+    Raises:
+        ModelError: the name is unknown, or the weights cannot be found, downloaded or read, or do
+            not match the model.
     """
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.load(weights)
@@ -56,9 +64,9 @@ def load_model(name: str, weights: Path | None = None) -> Model:
                 f"model {name!r}: a model file has its own weights; leave model.weights out"
             )
         return model_file.load(expanded(name))
-    if name in released.RELEASED:
-        return released.load(name, weights)
-    from node.perception.models import torchvision_models  # takes a second
+    if name in published.RELEASED:
+        return published.load(name, weights)
+    from node.perception.models import torchvision_models  # Deferred: takes a second.
 
     if name in torchvision_models.names():
         return torchvision_models.load(name, weights)
@@ -66,15 +74,15 @@ def load_model(name: str, weights: Path | None = None) -> Model:
 
 
 def fetch(name: str) -> Path:
-    """The file of a model of the catalogue, downloaded where need be. Raises ModelError."""
+    """Returns the file of a model, downloaded on first use. Raises ModelError."""
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.weights_file()
     from node.perception.models import torchvision_models
 
     if name in torchvision_models.names():
         return torchvision_models.fetch(name)
-    if name in released.RELEASED:
-        return released.fetch(name)
+    if name in published.RELEASED:
+        return published.fetch(name)
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
@@ -93,25 +101,25 @@ def _default_entry() -> RegistryEntry:
 def _torchvision_entry(name: str) -> RegistryEntry:
     from node.perception.models import torchvision_models
 
-    found = torchvision_models.entry(name)
+    described = torchvision_models.entry(name)
     return RegistryEntry(
         name=name,
-        task=found.task,
-        size_mb=found.size_mb,
-        parameters=found.parameters,
-        weights_here=found.weights_here,
+        task=described.task,
+        size_mb=described.size_mb,
+        parameters=described.parameters,
+        weights_here=described.weights_here,
         bundled=False,
     )
 
 
 def _released_entry(name: str) -> RegistryEntry:
-    found = released.RELEASED[name]
+    described = published.RELEASED[name]
     return RegistryEntry(
         name=name,
-        task=found.task,
-        size_mb=found.size_mb,
-        parameters=found.parameters,
-        weights_here=released.weights_here(name),
+        task=described.task,
+        size_mb=described.size_mb,
+        parameters=described.parameters,
+        weights_here=published.weights_here(name),
         bundled=False,
     )
 
@@ -125,7 +133,7 @@ def _why_unknown(name: str) -> str:
         )
     from node.perception.models import torchvision_models
 
-    known = [efficientnet_lite.NAME, *torchvision_models.names(), *released.RELEASED]
-    near = difflib.get_close_matches(name.lower(), known, n=3)
-    nearest = f"the nearest: {', '.join(near)}; " if near else ""
+    known = [efficientnet_lite.NAME, *torchvision_models.names(), *published.RELEASED]
+    similar = difflib.get_close_matches(name.lower(), known, n=3)
+    nearest = f"the nearest: {', '.join(similar)}; " if similar else ""
     return f"no model has this name; {nearest}`perception-node models` lists all"

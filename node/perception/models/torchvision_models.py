@@ -1,5 +1,5 @@
-"""torchvision's classifiers, detectors and segmentations, by torchvision's names, with its newest
-weights for each."""
+"""torchvision's classifiers, detectors and segmentation networks, by torchvision's names, with its
+newest weights."""
 
 import re
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ from node.perception.models.model import Model
 from node.perception.models.weights import Weights, put_into, read_weights
 from node.perception.preprocess.geometry import Interpolation, PreprocessSpec
 
-# Names in the weights of densenet that modules must not have any more; torchvision's
-# densenet._load_state_dict mends them the same way.
+# Names in the weights of densenet that modules may no longer have; torchvision's
+# densenet._load_state_dict renames them in the same way.
 _OLD_DENSENET = re.compile(
     r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var))$"
 )
 # Heads that only training uses.
 _AUXILIARY = re.compile(r"^(AuxLogits|aux1|aux2)\.")
-# What torchvision sets itself where it is asked for pretrained weights: they were trained on
-# another scale of the pixels, which the network turns to.
+# Arguments that torchvision sets for pretrained weights: these were trained on another scale of the
+# pixels, to which the network converts.
 _PRETRAINED_ARGUMENTS = {
     "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": False},
     "inception_v3": {"transform_input": True, "aux_logits": False, "init_weights": False},
@@ -32,7 +32,15 @@ _PRETRAINED_ARGUMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class TorchvisionEntry:
-    """What torchvision says of a model. size_mb: of the weights file; parameters: how many."""
+    """torchvision's description of a model.
+
+    Attributes:
+        name: torchvision's name.
+        size_mb: size of the weights file in MB.
+        parameters: number of weights.
+        task: `classify`, `detect` or `segment`.
+        weights_here: the weights are on this computer.
+    """
 
     name: str
     size_mb: float
@@ -42,31 +50,32 @@ class TorchvisionEntry:
 
 
 def names() -> list[str]:
-    """The names of all classifiers, detectors and segmentations, each kind sorted."""
+    """Returns the names of all classifiers, detectors and segmentation networks, each kind
+    sorted."""
     classifiers = sorted(models.list_models(module=models))
     return [*classifiers, *detector_names(), *segmentation_names()]
 
 
 def detector_names() -> list[str]:
-    """The names of all detectors, sorted. Of those that also give masks or keypoints the boxes are
-    used."""
+    """Returns the names of all detectors, sorted. Of those with masks or keypoints, only the boxes
+    are used."""
     return sorted(models.list_models(module=models.detection))
 
 
 def segmentation_names() -> list[str]:
-    """The names of all networks that tell the class of each pixel, sorted."""
+    """Returns the names of all segmentation networks, sorted."""
     return sorted(models.list_models(module=models.segmentation))
 
 
 def task_of(name: str) -> str:
-    """name: one of `names`."""
+    """Returns the task of a model. name: one of `names`."""
     if name in segmentation_names():
         return "segment"
     return "detect" if name in detector_names() else "classify"
 
 
 def entry(name: str) -> TorchvisionEntry:
-    """name: one of `names`."""
+    """Returns the description of a model. name: one of `names`."""
     weights = models.get_model_weights(name).DEFAULT
     return TorchvisionEntry(
         name=name,
@@ -78,9 +87,12 @@ def entry(name: str) -> TorchvisionEntry:
 
 
 def load(name: str, file: Path | None = None) -> Model:
-    """A model with torchvision's weights, downloaded where need be, or those of a file.
+    """Loads a model. Raises ModelError.
 
-    name: one of `names`. file: a state dict of the same network. Raises ModelError.
+    Args:
+        name: one of `names`.
+        file: weights, a state dict of the same network; None: torchvision's weights, downloaded on
+            first use.
     """
     published = models.get_model_weights(name).DEFAULT
     weights = read_weights(file or fetch(name))
@@ -90,7 +102,7 @@ def load(name: str, file: Path | None = None) -> Model:
     if task == "segment":
         return _load_segmentation(name, weights, published)
     network: nn.Module = models.get_model(name, weights=None, **_PRETRAINED_ARGUMENTS.get(name, {}))
-    put_into(network, _in_todays_names(weights, name), name)
+    put_into(network, _with_current_names(weights, name), name)
     return Model(
         name=name,
         build=network.eval,
@@ -101,7 +113,7 @@ def load(name: str, file: Path | None = None) -> Model:
 
 
 def fetch(name: str) -> Path:
-    """torchvision's weights of a model, downloaded where need be. Raises ModelError."""
+    """Returns the weights file of a model, downloaded on first use. Raises ModelError."""
     return fetched(models.get_model_weights(name).DEFAULT.url, name)
 
 
@@ -122,7 +134,11 @@ def _load_detector(name: str, weights: Weights, names: tuple[str, ...]) -> Model
 
 def _load_segmentation(name: str, weights: Weights, published: models.WeightsEnum) -> Model:
     network: nn.Module = models.get_model(name, weights=None, weights_backbone=None, aux_loss=None)
-    state = {key: x for key, x in weights.state.items() if not key.startswith("aux_classifier.")}
+    state = {
+        key: tensor
+        for key, tensor in weights.state.items()
+        if not key.startswith("aux_classifier.")
+    }
     put_into(network, replace(weights, state=state), name)
     preset = published.transforms()
     short_px = preset.resize_size[0]
@@ -145,7 +161,8 @@ def _load_segmentation(name: str, weights: Weights, published: models.WeightsEnu
 
 
 class Segmentation(nn.Module):
-    """torchvision's segmentation, whose answer is a dict, as a network of one output."""
+    """Wraps torchvision's segmentation network, which returns a dict, as a network with one
+    output."""
 
     def __init__(self, segmentation: nn.Module) -> None:
         super().__init__()
@@ -158,16 +175,17 @@ class Segmentation(nn.Module):
 
 
 class Detector(nn.Module):
-    """torchvision's detector, which takes a list of frames of any size, as a network of one."""
+    """Wraps torchvision's detector, which takes a list of frames of any size, as a network with one
+    input."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector = detector
 
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[1, 3, h, w] float32 RGB, 0 to 1, to boxes [k, 4] in px, scores [k] and ids [k]."""
-        (found,) = self.detector([frames[0]])
-        return found["boxes"], found["scores"], found["labels"]
+        """[1, 3, h, w] float32 RGB, 0 to 1, to boxes [k, 4] in px, scores [k] and class ids [k]."""
+        (output,) = self.detector([frames[0]])
+        return output["boxes"], output["scores"], output["labels"]
 
 
 _WHOLE_FRAME = PreprocessSpec(
@@ -192,7 +210,7 @@ def _spec_of(published: models.WeightsEnum) -> PreprocessSpec:
     )
 
 
-def _in_todays_names(weights: Weights, name: str) -> Weights:
+def _with_current_names(weights: Weights, name: str) -> Weights:
     state = weights.state
     if name.startswith("densenet"):
         state = {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}

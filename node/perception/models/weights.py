@@ -1,4 +1,4 @@
-"""Weights files: reading them, and putting them into a network."""
+"""Weights files: reading, and loading into a network."""
 
 import os
 import pickle
@@ -15,13 +15,20 @@ from node.errors import ModelError
 from node.perception.models.download import reason_of, sha256_of
 
 _NESTED_UNDER = ("state_dict", "model")
+"""Keys under which training scripts store the state dict."""
 
 StateDict = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a weights file holds. digest: sha256 of the file, hexadecimal."""
+    """The content of a weights file.
+
+    Attributes:
+        file: its path.
+        state: tensors by name.
+        digest: sha256 of the file, hexadecimal.
+    """
 
     file: Path
     state: StateDict
@@ -29,40 +36,44 @@ class Weights:
 
 
 def read_weights(file: Path) -> Weights:
-    """A state dict as torch.save writes it, bare or under the key `state_dict` or `model`.
-
-    Nothing in the file is run (weights_only). Raises ModelError for anything else.
-    """
+    """Reads a state dict written by torch.save, bare or under the key `state_dict` or `model`.
+    Executes nothing in the file (weights_only). Raises ModelError for anything else."""
     problem = _problem_with(file)
     if problem:
         raise ModelError(f"weights {file}: {problem}")
     try:
         content: object = torch.load(file, map_location="cpu", weights_only=True)
         digest = sha256_of(file)
-    except Exception as error:  # torch.load has no exception of its own for a damaged file
+    except Exception as error:
+        # torch.load has no exception type of its own for a damaged file.
         raise ModelError(f"weights {file}: {_why_unreadable(file, error)}") from error
     return Weights(file, _state_in(content, file), digest)
 
 
 def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
-    """Loads weights into a network whose tensors have the same names and shapes.
+    """Loads weights into a network whose tensors have the same names and shapes. BatchNorm's
+    counters (`num_batches_tracked`) may be missing.
 
-    Counters of BatchNorm (`num_batches_tracked`) may be missing. Raises ModelError that says how
-    many tensors are missing, unknown or of another shape, and the first of them.
+    Raises ModelError with the numbers of missing, unknown and misshaped tensors, and the first of
+    each.
     """
-    own = network.state_dict()
+    network_state = network.state_dict()
     state = weights.state
-    missing = [name for name in own if name not in state and not is_counter(name)]
-    extra = [name for name in state if name not in own and not is_counter(name)]
-    misshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or extra or misshaped:
-        first = [*missing[:1], *extra[:1]]
+    missing = [name for name in network_state if name not in state and not is_counter(name)]
+    unknown = [name for name in state if name not in network_state and not is_counter(name)]
+    misshaped = [
+        name
+        for name in network_state
+        if name in state and network_state[name].shape != state[name].shape
+    ]
+    if missing or unknown or misshaped:
+        examples = [*missing[:1], *unknown[:1]]
         for name in misshaped[:1]:
-            first.append(f"{name} is {_shape(state[name])}, not {_shape(own[name])}")
+            examples.append(f"{name} is {_shape(state[name])}, not {_shape(network_state[name])}")
         raise ModelError(
             f"weights {weights.file}: do not fit model {model_name!r}: {len(missing)} tensors "
-            f"missing, {len(extra)} unknown, {len(misshaped)} of another shape "
-            f"({'; '.join(first)}); name the model that they were saved from"
+            f"missing, {len(unknown)} unknown, {len(misshaped)} of another shape "
+            f"({'; '.join(examples)}); name the model that they were saved from"
         )
     try:
         network.load_state_dict(state, strict=False)
@@ -74,16 +85,16 @@ def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
 
 
 def is_counter(tensor_name: str) -> bool:
-    """Whether this is BatchNorm's count of training batches, which inference does not use."""
+    """Whether a tensor is BatchNorm's count of training batches, which inference does not use."""
     return tensor_name.endswith("num_batches_tracked")
 
 
 def _shape(tensor: torch.Tensor) -> str:
-    return "x".join(str(n) for n in tensor.shape) or "a single number"
+    return "x".join(str(length) for length in tensor.shape) or "a single number"
 
 
 def _problem_with(file: Path) -> str | None:
-    """What can be said against a file before reading it."""
+    """Returns what makes a file invalid without reading it; None for a plausible file."""
     if file.is_dir():
         return "is a directory; name the weights file in it"
     if not file.exists():
@@ -102,12 +113,13 @@ def _problem_with(file: Path) -> str | None:
 
 
 def _is_packed(file: Path) -> bool:
-    """Whether the archive has members that unpack to more than its own length."""
+    """Whether the archive has compressed members, which may expand far beyond its size."""
     try:
         with zipfile.ZipFile(file) as archive:
-            return any(x.compress_type != zipfile.ZIP_STORED for x in archive.infolist())
+            return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
     except (OSError, ValueError, zipfile.BadZipFile):
-        return False  # torch says what it is
+        return False
+        # torch reports what the file is.
 
 
 def _why_unreadable(file: Path, error: Exception) -> str:
@@ -146,7 +158,7 @@ def _state_in(content: object, file: Path) -> StateDict:
                 f"weights {file}: its entry {name!r} is a {type(tensor).__name__}, "
                 f"not a tensor; {_SAVE}"
             )
-    # As it is, not a plain dict: torch keeps version numbers in an attribute of it.
+    # Not converted to a plain dict: torch stores version numbers in an attribute.
     return cast(StateDict, content)
 
 

@@ -1,1 +1,1 @@
-"""Preprocess: resize, crop, pad and normalisation, on the CPU and the GPU."""
+"""Preprocess: resizing, cropping, padding and normalisation, on the CPU and the GPU."""

@@ -1,8 +1,8 @@
-"""Preprocessing: how a model wants its picture, as data, and the fast way to make it.
+"""Preprocessing: a model's input geometry as data, and its fast implementation on the CPU.
 
-The definition is torchvision's Resize, CenterCrop, ToTensor, Normalize on a PIL image.
-`reference_transform` is that very transform. `Preprocessor` makes the resized and cropped uint8
-pixels on the CPU, `Normalise` does the rest as part of the network that a runtime runs.
+The definition is torchvision's Resize, CenterCrop, ToTensor, Normalize on a PIL image, as
+`reference_transform` runs it. `Preprocessor` produces the resized and cropped uint8 pixels on the
+CPU; `Normalise` does the rest within the network that a runtime runs.
 """
 
 import math
@@ -18,7 +18,9 @@ from torch import nn
 from node.image.frame import Image
 
 Interpolation = Literal["bilinear", "bicubic"]
+"""Filter of the resize."""
 Fit = Literal["crop", "stretch", "letterbox", "short", "none"]
+"""How a frame fills the network's input; `PreprocessSpec` describes each."""
 
 _SUPPORT_PX: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2}
 """Half the width of each filter at scale 1, as in Pillow's Resample.c."""
@@ -31,25 +33,33 @@ _RESIZE_PLAIN: dict[Interpolation, Callable[..., torch.Tensor]] = {
     "bicubic": torch.ops.aten.upsample_bicubic2d.out,
 }
 _MAX_SHIFT = 0.0005
-"""Largest shift of the picture that a cheaper crop may cost, in pixels of the coarser grid: even
-in pure noise, where neighbours differ by 85 grey levels, a twentieth of a grey level."""
+"""Largest shift of the picture, in pixels of the coarser grid, accepted for a cheaper crop: changes
+pure noise, whose neighbours differ by 85 grey levels, by a twentieth of a grey level."""
 _KEPT_PLANS = 8
-"""Frame sizes whose geometry and buffers are kept; cameras have one, a folder has many."""
+"""Frame sizes whose geometry and buffers are cached: a camera has one, a folder of images many."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreprocessSpec:
-    """How one model wants its picture.
+    """Input geometry and normalisation of a model.
 
-    fit: `crop` resizes the shorter side to `resize_short_px`, keeping the aspect ratio, and cuts
-    the centre; `stretch` resizes to `crop_px` whatever the aspect ratio; `letterbox` resizes to
-    fit into `crop_px` and pads the rest; `short` resizes the shorter side to `resize_short_px` and
-    keeps all of the picture; `none` gives the frame as it is to a network that resizes by itself
-    (torchvision's detectors).
-    crop_px: (height, width) of what the network gets; for the last two, of a frame to warm up with.
-    interpolation: filter of the resize. antialias: as PIL does it; without, as OpenCV does it.
-    mean, std: by channel in the order of `color`; the network gets (pixel * scale - mean) / std.
-    pad_value, pad_anchor: grey level of the padding, and where the picture sits in it.
+    Attributes:
+        resize_short_px: length of the shorter side after the resize, for `crop` and `short`.
+        crop_px: (height, width) of the network's input; for `short` and `none`, of the frames that
+            warm it up.
+        interpolation: filter of the resize.
+        mean: by channel, in the order of `color`; the network gets (pixel * scale - mean) / std.
+        std: as `mean`.
+        fit: `crop` resizes the shorter side to `resize_short_px`, keeps the aspect ratio and crops
+            the centre; `stretch` resizes to `crop_px` and ignores the aspect ratio; `letterbox`
+            resizes to fit into `crop_px` and pads; `short` resizes the shorter side to
+            `resize_short_px` and keeps the whole picture; `none` keeps the frame, for a network
+            that resizes by itself (torchvision's detectors).
+        color: order of the channels.
+        scale: factor of the pixels.
+        pad_value: grey level of the padding.
+        pad_anchor: position of the picture within the padding.
+        antialias: filter as PIL does; False: as OpenCV does.
     """
 
     resize_short_px: int
@@ -66,13 +76,13 @@ class PreprocessSpec:
 
     @property
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(factor, offset), each [3] float64, so that the network gets pixel * factor + offset."""
-        mean, std = (torch.tensor(x, dtype=torch.float64) for x in (self.mean, self.std))
+        """(factor, offset), each [3] float64: the network gets pixel * factor + offset."""
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
         return self.scale / std, -mean / std
 
 
 class Normalise(nn.Module):
-    """From the pixels that `Preprocessor` makes to the network's input; part of every graph."""
+    """Turns the pixels of `Preprocessor` into the network's input; part of every graph."""
 
     scale: torch.Tensor
     offset: torch.Tensor
@@ -90,18 +100,21 @@ class Normalise(nn.Module):
         """[n, h, w, 3] uint8 BGR to [n, 3, h, w] in the network's channel order and this module's
         dtype, channels last."""
         planes = pixels.permute(0, 3, 1, 2)
-        # As a choice of planes: flip() is exported as a slice that goes backwards, which OpenVINO
-        # does byte by byte (0.14 ms of 1.7 for 224x224).
+        # index_select instead of flip(): flip() is exported as a slice with a negative step, which
+        # OpenVINO runs byte by byte (0.14 ms of 1.7 for 224x224).
         ordered = planes.index_select(1, self.reverse) if self._rgb else planes
         levels = ordered.to(self.scale.dtype, memory_format=torch.channels_last)
         return levels * self.scale + self.offset
 
 
 class Preprocessor:
-    """Resizes and crops frames for one model, on the CPU.
+    """Resizes and crops frames for one model, on the CPU. Not thread-safe.
 
-    Owned by one thread. Geometry and buffers are made once per frame size. The result of a call
-    lives in such a buffer: the next call overwrites it, so use or copy it before.
+    Geometry and buffers are cached for each frame size. The result is such a buffer: the next call
+    overwrites it, so use or copy it before.
+
+    Args:
+        spec: the model's input geometry.
     """
 
     def __init__(self, spec: PreprocessSpec) -> None:
@@ -109,12 +122,15 @@ class Preprocessor:
         self._plans: OrderedDict[tuple[int, int], _Plan] = OrderedDict()
 
     def __call__(self, image: Image) -> torch.Tensor:
-        """The model's view of a frame.
+        """Returns the network's view of a frame: [1, crop_h, crop_w, 3] uint8 BGR, contiguous,
+        valid until the next call. The mean difference from the reference transform is under 0.1
+        grey level.
 
-        image: [height, width, 3] uint8 BGR, of any size from 1x1 and any strides.
-        Returns [1, crop_h, crop_w, 3] uint8 BGR, contiguous, valid until the next call. The mean
-        difference to the reference transform is under 0.1 grey level.
-        Raises ValueError for another shape or dtype.
+        Args:
+            image: [height, width, 3] uint8 BGR, at least 1x1, with any strides.
+
+        Raises:
+            ValueError: another shape or dtype.
         """
         check_image(image)
         if self.spec.fit == "none":
@@ -143,20 +159,21 @@ def check_image(image: Image) -> None:
 
 
 def _contiguous(image: Image) -> Image:
-    # torch.from_numpy warns of arrays that it cannot write to; nobody writes to these.
+    # torch.from_numpy warns of read-only arrays, although nothing writes to these.
     return np.ascontiguousarray(image) if image.flags.writeable else image.copy()
 
 
 class _Plan:
     """Geometry and buffers for frames of one size.
 
-    A crop of the resized picture needs only a part of the frame. The frame's pixels from the
-    crop's first one on are read as a picture of the frame's full width (each row runs over into
-    the next one's beginning), which needs no copy; the resize gets the true scale, and stops
-    where the crop ends, so what lies beyond is never looked at.
+    The crop of a resized picture depends only on part of the frame. The memory from the first
+    needed pixel on is read as a picture of the frame's full width, whose rows continue at the
+    beginning of the frame's next row. This needs no copy. The resize gets the true scale and stops
+    at the end of the crop, so the wrapped pixels are never read.
 
-    The two passes of the resize are called one by one: the kernel leaves out the pass along an axis
-    that keeps its size, and as one call it would allocate what lies between them for each frame.
+    The two passes of the resize are called separately: the kernel skips the pass along an axis
+    whose size stays the same, and as one call it would allocate the intermediate picture for each
+    frame.
     """
 
     def __init__(self, spec: PreprocessSpec, height: int, width: int) -> None:
@@ -164,7 +181,7 @@ class _Plan:
         support_px = _SUPPORT_PX[spec.interpolation]
         result_h, result_w = network_size(spec, height, width)
         rows = _Axis.plan(height, resized_h, result_h, support_px)
-        # A row that starts late runs over its end, which the frame's last row cannot.
+        # A row with an offset continues in the next row, which the frame's last row lacks.
         vertical_first = _vertical_first((height, width), (resized_h, resized_w))
         offset_allowed = rows.start + rows.length < height and not vertical_first
         columns = _Axis.plan(width, resized_w, result_w, support_px, offset_allowed)
@@ -203,26 +220,30 @@ class _Plan:
 
 
 def _picture(height: int, width: int) -> torch.Tensor:
-    """[1, 3, height, width] uint8 in channels-last memory."""
+    """Returns [1, 3, height, width] uint8 in channels-last memory."""
     return torch.empty((1, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def _vertical_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
-    """Whether Pillow (from 13 on, ImagingResampleInner) resizes this along the height first: it
-    rounds to whole grey levels in between, so the order shows. Sizes are (height, width) in px."""
+    """Whether Pillow (from 13 on, ImagingResampleInner) resizes along the height first. It rounds
+    to whole grey levels between the passes, so the order affects the result. Sizes are (height,
+    width) in px."""
     lost_h, lost_w = size[0] - resized[0], size[1] - resized[1]
     return lost_h > max(0, 2 * lost_w)
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One axis of the resize and crop.
+    """One axis of the resize and crop, in pixels.
 
-    start, length: the part of the frame that is resized, in frame pixels; unused: how many of its
-    first ones the crop does not depend on.
-    scale: frame pixels per resized pixel.
-    resized: how many resized pixels to compute from `start` on.
-    crop: which of these the crop keeps; free: pixels of the result that nothing fills.
+    Attributes:
+        start: first frame pixel that is read.
+        length: number of frame pixels that are read.
+        unused: how many of the first of these the crop does not depend on.
+        scale: frame pixels per resized pixel.
+        resized: number of resized pixels to compute from `start` on.
+        crop: which of these the crop keeps.
+        free: pixels of the result that the crop does not fill.
     """
 
     start: int
@@ -234,15 +255,23 @@ class _Axis:
     free: int
 
     def unpadded(self, spec: PreprocessSpec) -> slice:
-        """Where in the result the crop goes."""
-        before = padding_before(self.free, spec.pad_anchor)
-        return slice(before, before + self.crop.stop - self.crop.start)
+        """Returns the range of the crop within the result."""
+        padding = padding_before(self.free, spec.pad_anchor)
+        return slice(padding, padding + self.crop.stop - self.crop.start)
 
     @classmethod
     def plan(
         cls, size: int, resized: int, crop: int, support_px: int, offset_allowed: bool = True
     ) -> "_Axis":
-        """size: of the frame; resized, crop: of the resized picture and of the crop, all in px."""
+        """Returns the plan of an axis.
+
+        Args:
+            size: length of the frame.
+            resized: length of the resized picture.
+            crop: length of the result.
+            support_px: half the width of the filter.
+            offset_allowed: whether the read may start after the frame's first pixel.
+        """
         kept = min(crop, resized)
         first = int(round((resized - kept) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
         scale = size / resized
@@ -254,7 +283,7 @@ class _Axis:
         length = min(size, end) - start
         unused = max(0, math.floor((first - reach) * scale) - start)
         computed = margin + kept
-        # The kernel takes equal sizes for "nothing to do", whatever the scale says.
+        # The kernel skips a pass between equal sizes, whatever the scale.
         if scale != 1 and computed in (length, size):
             computed += 1
             if computed in (length, size):
@@ -271,9 +300,10 @@ class _Axis:
 
 
 def _margin(first: int, size: int, resized: int, reach: int) -> int:
-    """How many resized pixels before `first` to compute too, so that the part of the frame that
-    is read begins at a whole pixel: the fewest that shift the picture by at most `_MAX_SHIFT` and
-    leave the crop's first pixel the `reach` of its filter. All of them, where none do: exact."""
+    """Returns how many resized pixels before `first` to compute too, so that the read starts at a
+    whole frame pixel: the smallest number that shifts the picture by at most `_MAX_SHIFT` and
+    leaves the crop's first pixel the `reach` of its filter. If there is none, all of them, which is
+    exact."""
     margins = np.arange(reach, first)
     starts = (first - margins) * size
     shifts = np.abs((starts + resized // 2) % resized - resized // 2) / resized
@@ -282,32 +312,33 @@ def _margin(first: int, size: int, resized: int, reach: int) -> int:
 
 
 def padding_before(free: int, anchor: Literal["center", "top-left"]) -> int:
-    """Padding before the picture, of `free` pixels in all; torchvision's center_crop rounds so."""
+    """Returns the padding before the picture, of `free` pixels in total; rounded as torchvision's
+    center_crop does."""
     return free // 2 if anchor == "center" else 0
 
 
 def placed(spec: PreprocessSpec, height: int, width: int) -> tuple[float, float, float, float]:
-    """Where a frame of this size in px lies in the network's input: (zoom_y, zoom_x, top, left),
-    so that a frame's x is at left + x * zoom_x there."""
+    """Returns where a frame of this size in px lies in the network's input, (zoom_y, zoom_x, top,
+    left): a frame's x is at left + x * zoom_x."""
     resized = resized_size(spec, height, width)
     top, left = (
-        padding_before(crop - own, spec.pad_anchor)
-        if crop >= own
-        else -int(round((own - crop) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
-        for own, crop in zip(resized, network_size(spec, height, width), strict=True)
+        padding_before(crop - length, spec.pad_anchor)
+        if crop >= length
+        else -int(round((length - crop) / 2.0))  # noqa: RUF046 (torchvision's center_crop)
+        for length, crop in zip(resized, network_size(spec, height, width), strict=True)
     )
     return resized[0] / height, resized[1] / width, float(top), float(left)
 
 
 def network_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:
-    """(height, width) in px of what the network gets of a frame of this size."""
+    """Returns (height, width) in px of the network's input for a frame of this size."""
     if spec.fit in ("short", "none"):
         return resized_size(spec, height, width)
     return spec.crop_px
 
 
 def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:
-    """(height, width) after the resize, in px. `crop` rounds as torchvision's Resize does,
+    """Returns (height, width) in px after the resize. `crop` rounds as torchvision's Resize,
     `letterbox` as YOLOX's preproc."""
     if spec.fit == "stretch":
         return spec.crop_px

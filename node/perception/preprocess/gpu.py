@@ -1,4 +1,4 @@
-"""GpuPreprocessor: the picture that `Preprocessor` makes, made on the GPU from the whole frame."""
+"""GpuPreprocessor: computes the result of `Preprocessor` on the GPU, from the whole frame."""
 
 from dataclasses import dataclass
 
@@ -17,15 +17,18 @@ from node.perception.preprocess.geometry import (
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """A picture on its way: made on a stream of its own. done: when it is there, None without
-    streams."""
+    """A preprocessed frame that a separate CUDA stream computes.
+
+    Attributes:
+        pixels: [1, crop_h, crop_w, 3] uint8 BGR on the device.
+        done: completion of the computation, None without streams.
+    """
 
     pixels: torch.Tensor
     done: "torch.cuda.Event | None"
 
     def for_network(self) -> torch.Tensor:
-        """[1, crop_h, crop_w, 3] uint8 BGR on the device; the network's stream waits for it, the
-        CPU does not."""
+        """Returns `pixels` for the current stream, which waits for them; the CPU does not wait."""
         if self.done is not None:
             stream = torch.cuda.current_stream(self.pixels.device)
             stream.wait_event(self.done)
@@ -34,11 +37,15 @@ class Uploaded:
 
 
 class GpuPreprocessor:
-    """Uploads frames as uint8 and resizes and crops them there.
+    """Uploads frames as uint8, and resizes and crops them on the device. Not thread-safe.
 
-    Frames go through pinned memory on a stream of their own, so that one can be on its way while
-    the network looks at another. Owned by one thread. On `cpu` it does the same without streams,
-    which is how its picture is tested on a computer without a GPU.
+    Frames go through pinned memory on a separate stream, so an upload overlaps with the inference
+    of another frame. On the device `cpu` the same computation runs without streams, which tests use
+    on computers without a GPU.
+
+    Args:
+        spec: the model's input geometry.
+        device: a torch device, such as `cuda:0`.
     """
 
     def __init__(self, spec: PreprocessSpec, device: str) -> None:
@@ -50,12 +57,13 @@ class GpuPreprocessor:
         self._uploaded = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
 
     def __call__(self, image: Image) -> torch.Tensor:
-        """image: [height, width, 3] uint8 BGR. Returns [1, crop_h, crop_w, 3] uint8 BGR on the
+        """Preprocesses [height, width, 3] uint8 BGR to [1, crop_h, crop_w, 3] uint8 BGR on the
         device. Raises ValueError as `Preprocessor` does."""
         return self.begin(image).for_network()
 
     def begin(self, image: Image) -> Uploaded:
-        """The same, without waiting for it anywhere: whoever runs the network does."""
+        """Starts the preprocessing and returns without waiting for it. Arguments and errors as
+        `__call__`."""
         check_image(image)
         with torch.inference_mode():
             if self._stream is None:
@@ -75,7 +83,8 @@ class GpuPreprocessor:
         if self._pinned.shape != image.shape:
             self._pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
         elif self._uploaded is not None:
-            self._uploaded.synchronize()  # the frame before has left the buffer, long ago
+            # The previous frame left the buffer long ago.
+            self._uploaded.synchronize()
         np.copyto(self._pinned.numpy(), image)
 
     def _resized(self, frame: torch.Tensor) -> torch.Tensor:
@@ -89,7 +98,8 @@ class GpuPreprocessor:
         return self._cropped(resized.round_().clamp_(0, 255)).permute(0, 2, 3, 1).to(torch.uint8)
 
     def _cropped(self, picture: torch.Tensor) -> torch.Tensor:
-        """Pads what is too small, then cuts the centre, as torchvision's center_crop does."""
+        """Pads a picture that is too small, then crops its centre, as torchvision's center_crop
+        does."""
         height, width = picture.shape[2:]
         crop_h, crop_w = (height, width) if self.spec.fit == "short" else self.spec.crop_px
         pad_h, pad_w = max(0, crop_h - height), max(0, crop_w - width)

@@ -1,8 +1,8 @@
-"""Prefetcher: frames made ready for the network when they arrive, while it looks at the one before.
+"""Prefetcher: preprocesses frames on arrival, during the inference of the previous frame.
 
-Where a GPU runs the network, the upload of a frame costs the CPU next to nothing and overlaps with
-the inference of another. Where the CPU does, both would want the same cores, so nothing is made
-ahead there.
+With inference on a GPU, the upload of a frame costs the CPU little and overlaps with the inference
+of another. With inference on the CPU both would compete for the same cores, so prefetching is
+disabled there.
 """
 
 import threading
@@ -16,7 +16,13 @@ from node.perception.preprocess.gpu import GpuPreprocessor, Uploaded
 
 @dataclass(frozen=True, slots=True)
 class PrefetchedInput:
-    """What the network gets of a frame. maker: only there is it of use; took_ns: to make it."""
+    """The network's input for one frame.
+
+    Attributes:
+        uploaded: the preprocessed frame.
+        maker: the prefetcher; the input is valid only for the same one.
+        took_ns: time that the start took.
+    """
 
     uploaded: Uploaded
     maker: "Prefetcher"
@@ -24,9 +30,12 @@ class PrefetchedInput:
 
 
 class Prefetcher:
-    """Uploads the frames of all cameras to one device.
+    """Uploads the frames of all cameras to one device. Thread-safe for different cameras: each
+    camera has its own stream and pinned memory.
 
-    Any thread may ask, each for its own camera: a camera has a stream and pinned memory of its own.
+    Args:
+        spec: the model's input geometry.
+        device: a torch device, such as `cuda:0`.
     """
 
     def __init__(self, spec: PreprocessSpec, device: str) -> None:
@@ -36,7 +45,8 @@ class Prefetcher:
         self._uploaders: dict[str, GpuPreprocessor] = {}
 
     def make(self, camera: str, image: Image) -> PrefetchedInput:
-        """image: [height, width, 3] uint8 BGR. Raises RuntimeError where the GPU fails."""
+        """Starts the preprocessing of [height, width, 3] uint8 BGR. Raises RuntimeError if the GPU
+        fails, ValueError for another shape or dtype."""
         with self._lock:
             if camera not in self._uploaders:
                 self._uploaders[camera] = GpuPreprocessor(self._spec, self._device)

@@ -1,5 +1,5 @@
-"""The reference that preprocessing is held against: torchvision's own transform of a PIL image. For
-tests, measurements and tuning; importing torchvision takes a second, so nothing else does."""
+"""The reference of the preprocessing: torchvision's own transform of a PIL image. Only for tests,
+benchmarks and tuning, since importing torchvision takes a second."""
 
 from collections.abc import Callable
 from typing import cast
@@ -18,21 +18,21 @@ _PIL_MODE = {
 
 
 def reference_transform(spec: PreprocessSpec) -> Callable[[PILImage.Image], torch.Tensor]:
-    """torchvision's transform of a PIL RGB image to [3, crop_h, crop_w] float32, in the channel
-    order of the network: what is right."""
+    """Returns torchvision's transform of a PIL RGB image to [3, crop_h, crop_w] float32 in the
+    network's channel order."""
     compose: Callable[[PILImage.Image], torch.Tensor] = transforms.Compose(
         [
             *_FITTED[spec.fit](spec),
             transforms.ToTensor(),
-            *_unusual(spec),
+            *_extra_steps(spec),
             transforms.Normalize(spec.mean, spec.std),
         ]
     )
     return compose
 
 
-def _unusual(spec: PreprocessSpec) -> list[Callable[[torch.Tensor], torch.Tensor]]:
-    """What torchvision's own models need not."""
+def _extra_steps(spec: PreprocessSpec) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """Returns the steps that torchvision's own models do not need."""
     steps: list[Callable[[torch.Tensor], torch.Tensor]] = []
     if spec.color == "bgr":
         steps.append(lambda x: x.flip(0))

@@ -1,1 +1,1 @@
-"""Runtimes: one file for each engine that runs a network, and the choice among them."""
+"""Runtimes: one file for each engine that runs a network, and the choice of the engine."""

@@ -1,4 +1,4 @@
-"""Runtime: what every inference engine looks like to the rest of the node."""
+"""Runtime: the interface of every inference engine."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +10,13 @@ from node.perception.tasks.base import Outputs
 
 @dataclass(frozen=True, slots=True)
 class RuntimeInfo:
-    """What runs the model: engine (`torch`), precision (`fp32`) and device (`cpu`, `cuda:0`)."""
+    """What runs the model.
+
+    Attributes:
+        runtime: engine, such as `torch`.
+        precision: such as `fp32`.
+        device: `cpu` or `cuda:0`.
+    """
 
     runtime: str
     precision: str
@@ -18,7 +24,7 @@ class RuntimeInfo:
 
 
 class Runtime(Protocol):
-    """Runs one network. Built with everything it needs; `infer` is called from one thread."""
+    """Runs one network. `infer` is not thread-safe."""
 
     @property
     def info(self) -> RuntimeInfo:
@@ -27,14 +33,19 @@ class Runtime(Protocol):
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        """Why it runs below its configuration; empty when it does not."""
+        """Why it runs below its configuration, in words; empty during normal operation."""
         ...
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
-        """The network's outputs for a batch.
+        """Runs the network on a batch.
 
-        pixels: [n, height, width, 3] uint8 BGR, what `Preprocessor` made; not kept.
-        Returns float32 arrays, valid until the next call. Raises ModelError where the engine
-        fails.
+        Args:
+            pixels: [n, height, width, 3] uint8 BGR, as `Preprocessor` produces; not kept.
+
+        Returns:
+            float32 arrays, valid until the next call.
+
+        Raises:
+            ModelError: the engine failed.
         """
         ...

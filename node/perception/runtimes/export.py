@@ -1,6 +1,6 @@
-"""Export: a model's whole graph, from uint8 pixels to logits, as an ONNX file in a cache.
+"""Export: writes a model's whole graph, from uint8 pixels to logits, as a cached ONNX file.
 
-The graph holds the normalisation too, so every runtime that reads it is fed the same pixels.
+The graph includes the normalisation, so every runtime gets the same pixels.
 """
 
 import functools
@@ -19,33 +19,36 @@ from node.errors import ModelError
 from node.perception.cache import kept
 from node.perception.models.model import Model
 from node.perception.preprocess.geometry import Normalise
-from node.perception.runtimes import normalised_graph as prefixed
+from node.perception.runtimes import normalised_graph
 from node.perception.runtimes.fuse_batchnorm import folded
 from node.perception.runtimes.normalised_graph import INPUT, OUTPUT
 
 log = logging.getLogger(__name__)
 
 OPSET = 17
-"""ONNX operator set of the export: the newest that torch's TorchScript exporter writes in full."""
+"""ONNX operator set: the newest that torch's TorchScript exporter fully supports."""
 _FILE = "model.onnx"
 _RECIPE = 2
-"""Raised when the way to export changes, so that kept graphs of an older way are not used."""
+"""Version of the export; raise it with each change, so that cached graphs of older versions are not
+used."""
 
 
 def exported(model: Model) -> Path:
-    """The ONNX file of a model (OpenVINO's IR, where the user's own file is one); made on first
-    use and kept in the cache.
+    """Returns the ONNX file of a model, or the OpenVINO IR file of a model that is one; made on
+    first use and cached.
 
-    Input `pixels` [n, height, width, 3] uint8 BGR, output `logits` [n, classes] float32; n is free.
-    Raises ModelError where the model cannot be exported or the cache cannot be written.
+    The graph has the input `pixels` [n, height, width, 3] uint8 BGR and the output `logits` [n,
+    classes] float32, for any n. Raises ModelError if the model cannot be exported or the cache is
+    not writable.
     """
     folder = kept(f"{model.name}-{export_key(model)}", functools.partial(_make, model))
-    ir = folder / prefixed.IR_FILE
+    ir = folder / normalised_graph.IR_FILE
     return ir if ir.exists() else folder / _FILE
 
 
 def export_key(model: Model) -> str:
-    """What an export depends on, as 16 hexadecimal digits: weights, preprocessing, versions."""
+    """Returns a digest of all that an export depends on (weights, preprocessing, versions), 16
+    hexadecimal digits."""
     versions = (torch.__version__, __version__, str(OPSET), str(_RECIPE))
     parts = (model.digest, repr(model.preprocess), *versions)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -58,14 +61,16 @@ def _make(model: Model, folder: Path) -> None:
             f"model {model.name!r} resizes by itself, by rules that only torch runs; "
             'write model.runtime = "torch" or "auto"'
         )
-    # How far it is nobody says; on a terminal something moves at least.
+    # The exporter reports no progress; on a terminal a spinner shows activity.
     with Console(stderr=True).status(f"exporting model {model.name}, once for this computer"):
         if model.graph is None:
             _export(model, folder / _FILE)
         elif model.graph.suffix.lower() == ".xml":
-            prefixed.write_ir(model.graph, model.preprocess, folder / prefixed.IR_FILE)
+            normalised_graph.write_ir(
+                model.graph, model.preprocess, folder / normalised_graph.IR_FILE
+            )
         else:
-            prefixed.write_onnx(model.graph, model.preprocess, folder / _FILE)
+            normalised_graph.write_onnx(model.graph, model.preprocess, folder / _FILE)
     log.info("model %s exported in %.1f s", model.name, time.monotonic() - started)
 
 
@@ -75,8 +80,8 @@ def _export(model: Model, file: Path) -> None:
     free = {0: "n"} if model.preprocess.fit != "short" else {0: "n", 1: "h", 2: "w"}
     try:
         with warnings.catch_warnings():
-            # The TorchScript exporter is deprecated in favour of one that needs onnxscript; it
-            # writes these networks in a second and tracing warns of every shape it fixes.
+            # The TorchScript exporter is deprecated, but its successor needs onnxscript. It exports
+            # these networks in a second, with a warning for each shape that tracing fixes.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,

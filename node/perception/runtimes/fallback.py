@@ -1,7 +1,11 @@
-"""CpuFallback: a runtime on a GPU whose place one on the CPU takes when it fails."""
+"""CpuFallback: a runtime on a GPU that the CPU replaces while the GPU fails."""
 
 import logging
+import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import torch
 
@@ -11,20 +15,74 @@ from node.perception.tasks.base import Outputs
 
 log = logging.getLogger(__name__)
 
+FIRST_RETRY_S = 10.0
+"""From a failure to the first trial: a GPU that another process filled is often free by then."""
+MAX_RETRY_S = 600.0
+"""Longest time between two trials: a trial takes seconds of CPU time from the inference."""
+MAX_TRIAL_SHAPES = 16
+"""Input shapes that a trial runs: one for each size of batch, or for each size of frame."""
+NICENESS = 10
+"""Of the trial's thread: the inference on the CPU has priority."""
+
+
+class RetrySchedule:
+    """When the next trial of a device is due. Each failure doubles the wait, from `FIRST_RETRY_S`
+    to `MAX_RETRY_S`; a device that then works for longer than the wait resets it. Times in s on
+    CLOCK_MONOTONIC."""
+
+    def __init__(self) -> None:
+        self._wait_s = 0.0
+        self._due_at = float("inf")
+        self._recovered_at: float | None = None
+
+    def note_failure(self, now_s: float) -> float:
+        """Notes a failure of the device or of a trial; the wait until the next trial, in s."""
+        if self._recovered_at is not None and now_s - self._recovered_at > self._wait_s:
+            self._wait_s = 0.0
+        self._recovered_at = None
+        self._wait_s = min(2 * self._wait_s, MAX_RETRY_S) or FIRST_RETRY_S
+        self._due_at = now_s + self._wait_s
+        return self._wait_s
+
+    def note_recovery(self, now_s: float) -> None:
+        """Notes that the device works again: no trial is due until the next failure."""
+        self._recovered_at, self._due_at = now_s, float("inf")
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether a trial is due."""
+        return now_s >= self._due_at
+
 
 class CpuFallback:
-    """Runs on the GPU until that fails, at the start or in flight, then on the CPU for good.
+    """Runs on the GPU until the GPU fails, at the start or in flight, then on the CPU, and on the
+    GPU again once a trial succeeds.
 
-    primary, standby: build the two; the standby only when it is needed. In flight it is for the
-    caller to say that the GPU failed, since that may show anywhere, and to give the frame again.
-    Raises ModelError where the standby fails too.
+    In flight, the caller notices the failure of the GPU, which may show in any call, calls
+    `take_over` and repeats the frame; the caller also calls `recover` before each inference. A
+    trial builds the GPU's runtime anew and infers with it, on a thread of its own: a driver that
+    hangs never holds up the inference. A process whose CUDA context is corrupt stays on the CPU:
+    each trial fails there.
     """
 
     def __init__(
-        self, primary: Callable[[], Runtime], standby: Callable[[], Runtime], device: str
+        self,
+        primary: Callable[[], Runtime],
+        standby: Callable[[], Runtime],
+        device: str,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._standby = standby
+        """primary, standby: build the runtime on the GPU and on the CPU; the standby is built on
+        the first failure. device: name of the GPU. Raises ModelError where both fail."""
+        self._build_primary = primary
+        self._build_standby = standby
         self._device = device
+        self._now_s = now_s
+        self._standby: Runtime | None = None
+        self._schedule = RetrySchedule()
+        self._trial: Future[Runtime] | None = None
+        self._shapes: dict[torch.Size, None] = {}
+        self._known_error: str | None = None
         self.degraded: tuple[str, ...] = ()
         try:
             self._runtime = primary()
@@ -33,15 +91,66 @@ class CpuFallback:
 
     @property
     def info(self) -> RuntimeInfo:
-        """Of what runs now."""
+        """The runtime in use."""
         return self._runtime.info
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
         """Outputs for a batch, as `Runtime.infer`."""
+        if pixels.shape not in self._shapes and len(self._shapes) < MAX_TRIAL_SHAPES:
+            self._shapes[pixels.shape] = None
         return self._runtime.infer(pixels)
 
     def take_over(self, error: Exception) -> None:
-        """Puts the standby in the place of what failed with this error."""
-        log.error("%s; running on the CPU from here on", error)
-        self._runtime = self._standby()
+        """Replaces the GPU by the CPU after an error. Raises ModelError where the CPU fails too."""
+        wait_s = self._schedule.note_failure(self._now_s())
+        log.error("%s; running on the CPU, the next try of the GPU is in %g s", error, wait_s)
+        if self._standby is None:
+            self._standby = self._build_standby()
+        self._runtime = self._standby
         self.degraded = (f"{self._device} failed, running on cpu",)
+
+    def recover(self) -> bool:
+        """Begins a trial of the GPU when one is due, and uses the GPU once a trial has succeeded;
+        whether this call changed to the GPU. Never blocks."""
+        if not self.degraded:
+            return False
+        if self._trial is None:
+            if self._schedule.is_due(self._now_s()):
+                self._trial = self._begin_trial()
+            return False
+        if not self._trial.done():
+            return False
+        trial, self._trial = self._trial, None
+        error = trial.exception()
+        if error is not None:
+            self._note_failed_trial(error)
+            return False
+        self._runtime, self.degraded = trial.result(), ()
+        self._schedule.note_recovery(self._now_s())
+        self._known_error = None
+        log.warning("%s works again; running on it", self._device)
+        return True
+
+    def _begin_trial(self) -> "Future[Runtime]":
+        trial: Future[Runtime] = Future()
+        shapes = tuple(self._shapes)
+
+        def run() -> None:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            try:
+                runtime = self._build_primary()
+                for shape in shapes:  # allocates, and captures what the first frames need
+                    runtime.infer(torch.zeros(shape, dtype=torch.uint8))
+                trial.set_result(runtime)
+            except Exception as error:  # whatever the driver raises: the CPU goes on
+                trial.set_exception(error)
+
+        threading.Thread(target=run, name="gpu-trial", daemon=True).start()
+        return trial
+
+    def _note_failed_trial(self, error: BaseException) -> None:
+        wait_s = self._schedule.note_failure(self._now_s())
+        reason = str(error) or repr(error)
+        level = logging.DEBUG if reason == self._known_error else logging.WARNING
+        self._known_error = reason
+        log.log(level, "%s still fails: %s; the next try is in %g s", self._device, reason, wait_s)

@@ -1,5 +1,5 @@
-"""Folding: a network's BatchNorms put into the convolutions before them, which changes no answer
-and saves a pass over the picture for each."""
+"""Folds each BatchNorm of a network into the convolution before it, which keeps the result and
+saves a pass over the picture."""
 
 import copy
 from typing import cast
@@ -12,24 +12,25 @@ from node.perception.models.model import Model
 from node.perception.preprocess.geometry import PreprocessSpec
 
 _FOLDING_TOLERANCE = 1e-4
-"""Largest change of a logit by folding, relative to the largest logit: float32 rounding."""
+"""Largest change of a logit, relative to the largest logit: rounding in float32."""
 
 
 def folded(model: Model) -> nn.Module:
-    """A copy of the network with each BatchNorm that directly follows a convolution folded into
-    it, which saves a pass over the picture; a plain copy where folding changes the answer."""
+    """Returns a copy of the network in which each BatchNorm that directly follows a convolution is
+    folded into it; a plain copy if folding changes the result."""
     if model.preprocess.fit == "none":
-        return copy.deepcopy(model.network)  # its answer depends on the frame's size
+        # The result depends on the frame's size, so one probe proves nothing.
+        return copy.deepcopy(model.network)
     network = copy.deepcopy(model.network).to(memory_format=torch.channels_last)
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return network
     probe = _probe(model.preprocess)
     with torch.inference_mode():
-        before = network(probe)
+        expected = network(probe)
     _fold(network, probe)
     with torch.inference_mode():
-        change = (network(probe) - before).abs().max()
-    if change <= _FOLDING_TOLERANCE * before.abs().max():
+        change = (network(probe) - expected).abs().max()
+    if change <= _FOLDING_TOLERANCE * expected.abs().max():
         return network
     return copy.deepcopy(model.network).to(memory_format=torch.channels_last)
 
@@ -41,24 +42,26 @@ def _probe(spec: PreprocessSpec) -> torch.Tensor:
 
 
 def _fold(network: nn.Module, probe: torch.Tensor) -> None:
-    places = {module: place for place, module in network.named_modules()}
+    paths = {module: path for path, module in network.named_modules()}
     for convolution, norm in _pairs(network, probe):
-        _replace(network, places[convolution], fuse_conv_bn_eval(convolution, norm))
-        # timm's BatchNorm has the activation that follows inside.
-        _replace(network, places[norm], nn.Sequential(*norm.children()))
+        _replace(network, paths[convolution], fuse_conv_bn_eval(convolution, norm))
+        # timm's BatchNorm contains the activation that follows it.
+        _replace(network, paths[norm], nn.Sequential(*norm.children()))
 
 
 def _pairs(network: nn.Module, probe: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """The convolutions whose very output a BatchNorm takes, seen by running the network once."""
-    made: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}  # the tensor is kept, so is its id
+    """Returns the convolutions whose output is the input of a BatchNorm, found by running the
+    network once."""
+    # Keeping the tensor keeps its id unique.
+    outputs_by_id: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
     def after(module: nn.Module, _: object, output: torch.Tensor) -> None:
-        made[id(output)] = (cast(nn.Conv2d, module), output)
+        outputs_by_id[id(output)] = (cast(nn.Conv2d, module), output)
 
     def before(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if id(inputs[0]) in made:
-            pairs.append((made[id(inputs[0])][0], cast(nn.BatchNorm2d, module)))
+        if id(inputs[0]) in outputs_by_id:
+            pairs.append((outputs_by_id[id(inputs[0])][0], cast(nn.BatchNorm2d, module)))
 
     hooks = [
         module.register_forward_hook(after)
@@ -74,6 +77,6 @@ def _pairs(network: nn.Module, probe: torch.Tensor) -> list[tuple[nn.Conv2d, nn.
     return pairs
 
 
-def _replace(network: nn.Module, place: str, module: nn.Module) -> None:
-    parent, _, leaf = place.rpartition(".")
+def _replace(network: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
     setattr(network.get_submodule(parent), leaf, module)

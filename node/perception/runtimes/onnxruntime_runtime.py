@@ -1,4 +1,4 @@
-"""OnnxRuntime: ONNX Runtime in float32, on the CPU."""
+"""OnnxRuntime: ONNX Runtime on the CPU, in float32."""
 
 from pathlib import Path
 
@@ -14,7 +14,12 @@ from node.perception.tasks.base import Outputs
 class OnnxRuntime:
     """Runs an exported graph with ONNX Runtime.
 
-    threads: CPU threads, None for one a core. Raises ModelError for a file it cannot read.
+    Args:
+        file: as `exported` returns it.
+        threads: CPU threads; None: one for each core.
+
+    Raises:
+        ModelError: the file cannot be read.
     """
 
     degraded = ()
@@ -28,7 +33,7 @@ class OnnxRuntime:
         self.info = RuntimeInfo(runtime="onnxruntime", precision="fp32", device="cpu")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        # Its threads would spin between two frames, taking the cores from the robot's own work.
+        # Spinning threads would take the cores from other processes between two frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(str(file), options, ["CPUExecutionProvider"])
@@ -36,7 +41,7 @@ class OnnxRuntime:
             raise ModelError(f"{file} cannot be read by ONNX Runtime: {error}") from error
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
-        """Outputs for a batch, as `Runtime.infer`."""
+        """As `Runtime.infer`."""
         try:
             return tuple(self._session.run(None, {INPUT: pixels.numpy()}))
         except Exception as error:  # as above

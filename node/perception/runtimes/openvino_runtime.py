@@ -1,4 +1,4 @@
-"""OpenVinoRuntime: OpenVINO on the CPU, in float32, bfloat16 or with an int8 graph."""
+"""OpenVinoRuntime: OpenVINO on the CPU, in float32, bfloat16 or int8."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -12,15 +12,19 @@ from node.perception.runtimes.base import RuntimeInfo
 from node.perception.tasks.base import Outputs
 
 _KEPT_SHAPES = 16
-"""Input shapes that stay compiled: a camera has one for each size of batch."""
+"""Input shapes whose compiled graph is cached: a camera has one for each batch size."""
 
 
 class OpenVinoRuntime:
     """Runs an exported or quantised graph with OpenVINO.
 
-    precision: of the inference; the answer is float32 all the same. `int8` wants a quantised graph.
-    threads: CPU threads, None for OpenVINO's own choice. Raises ModelError for a file it cannot
-    read.
+    Args:
+        file: as `exported` or `quantised` returns it.
+        precision: of the inference; the outputs are float32. `int8` needs a quantised graph.
+        threads: CPU threads; None: OpenVINO's default.
+
+    Raises:
+        ModelError: the file cannot be read.
     """
 
     degraded = ()
@@ -30,13 +34,13 @@ class OpenVinoRuntime:
     ) -> None:
         self.info = RuntimeInfo(runtime="openvino", precision=precision, device="cpu")
         self._file = file
-        # In an int8 graph it is the precision of what was not quantised.
+        # For int8, the precision of the layers that are not quantised.
         bf16 = precision == "bf16" or (precision == "int8" and has_native_bf16())
         self._options: dict[str, str | int | bool] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-            # By default each thread stays on a core of its own, and all wait for the one whose core
-            # another process uses: ten times as long, where the scheduler would have moved it.
+            # With pinning each thread stays on its core, and all threads wait for one whose core
+            # another process uses: ten times as long as when the scheduler moves it.
             "ENABLE_CPU_PINNING": False,
         }
         if threads is not None:
@@ -49,7 +53,7 @@ class OpenVinoRuntime:
         self._requests: OrderedDict[tuple[int, ...], ov.InferRequest] = OrderedDict()
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
-        """Outputs for a batch, as `Runtime.infer`. The first of each size takes longer."""
+        """As `Runtime.infer`. The first call for each shape compiles the graph."""
         try:
             request = self._request(pixels)
             request.set_input_tensor(ov.Tensor(pixels.numpy(), shared_memory=True))
@@ -59,7 +63,8 @@ class OpenVinoRuntime:
         return tuple(tensor.data for tensor in request.output_tensors)
 
     def _request(self, pixels: torch.Tensor) -> ov.InferRequest:
-        """A graph of a known shape runs a tenth faster than one whose batch is free."""
+        """Compiles a graph for each shape, since a graph of fixed shape runs a tenth faster than
+        one of dynamic batch size."""
         shape = tuple(pixels.shape)
         if shape not in self._requests:
             if len(self._requests) >= _KEPT_SHAPES:
@@ -72,5 +77,5 @@ class OpenVinoRuntime:
 
 
 def has_native_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 itself; emulated, it would be slower than float32."""
+    """Whether this CPU has bfloat16 arithmetic; emulated, bfloat16 is slower than float32."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

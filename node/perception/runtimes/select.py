@@ -1,4 +1,4 @@
-"""Which runtime runs a model: as configured, as tuned for this computer, or the sound choice."""
+"""Selects the runtime of a model: as configured, as tuned for this computer, or by default."""
 
 import logging
 from dataclasses import replace
@@ -21,29 +21,29 @@ PRECISIONS = {
     "onnxruntime": ("fp32",),
     "openvino": ("fp32", "bf16", "int8"),
 }
-"""What each runtime computes in on a CPU."""
+"""Precisions of each runtime on a CPU."""
 GPU_PRECISIONS = ("fp16", "bf16", "fp32")
-"""What torch computes in on a GPU, the default first."""
+"""Precisions of torch on a GPU, the default first."""
 
 
 def build_runtime(model: Model, config: ModelConfig) -> Runtime:
-    """The runtime of a configuration. Raises ModelError where it cannot run here.
+    """Returns the runtime for a configuration. Raises ModelError if it cannot run here.
 
-    `auto` takes what `perception-node tune` kept for this computer; without that torch on a GPU,
-    and on a CPU OpenVINO, in bfloat16 where the CPU has it: the fastest of those that keep full
-    accuracy (see scripts/bench.py). What cannot run a model leaves it to the next.
+    `auto` selects the result of `perception-node tune` for this computer; without one, torch on a
+    GPU, else OpenVINO, in bfloat16 if the CPU supports it: the fastest that keeps full accuracy
+    (see scripts/bench.py). A runtime that cannot run the model is followed by the next.
     """
     choices = _choices(model, config)
     for choice in choices[:-1]:
         try:
-            return _on(model, choice, config)
+            return _build_with_fallback(model, choice, config)
         except ModelError as error:
             log.warning("%s; trying the next runtime", error)
-    return _on(model, choices[-1], config)
+    return _build_with_fallback(model, choices[-1], config)
 
 
 def build_choice(model: Model, choice: Choice) -> Runtime:
-    """The runtime that a choice names. Raises ModelError."""
+    """Returns the runtime for a choice. Raises ModelError if it cannot run here."""
     if choice.precision == "bf16" and choice.device == "cpu":
         _check_bf16()
     if choice.runtime == "torch":
@@ -61,13 +61,14 @@ def build_choice(model: Model, choice: Choice) -> Runtime:
 def _check_bf16() -> None:
     from node.perception.runtimes.openvino_runtime import has_native_bf16
 
-    if not has_native_bf16():  # in software it takes twenty times as long as float32
+    if not has_native_bf16():
+        # Emulated, bfloat16 takes twenty times as long as float32.
         raise ModelError(
             'model.precision = "bf16": this CPU has no bfloat16 arithmetic; write "fp32"'
         )
 
 
-def _on(model: Model, choice: Choice, config: ModelConfig) -> Runtime:
+def _build_with_fallback(model: Model, choice: Choice, config: ModelConfig) -> Runtime:
     if choice.device == "cpu":
         return build_choice(model, choice)
     standby = config.model_copy(update={"device": "cpu", "runtime": "auto", "precision": "auto"})
@@ -77,7 +78,7 @@ def _on(model: Model, choice: Choice, config: ModelConfig) -> Runtime:
 
 
 def _choices(model: Model, config: ModelConfig) -> list[Choice]:
-    """What to try, in turn; the last one's error is the user's."""
+    """Returns the choices to try, in order; the error of the last one is raised."""
     tuned = _tuned(model, config)
     if tuned is not None:
         return [tuned]
@@ -85,20 +86,21 @@ def _choices(model: Model, config: ModelConfig) -> list[Choice]:
     if device != "cpu":
         return [_on_gpu(model, config, device)]
     if model.preprocess.fit == "none" and config.runtime == "auto":
-        # It resizes by itself, by rules that only torch runs.
+        # The network resizes by itself, in a way that only torch runs.
         precision = "fp32" if config.precision == "auto" else str(config.precision)
-        wanted = [("torch", precision)]
+        candidates = [("torch", precision)]
     elif config.runtime == "auto":
-        wanted = _by_default(config.precision)
+        candidates = _by_default(config.precision)
     else:
-        wanted = [(config.runtime, "fp32" if config.precision == "auto" else config.precision)]
-    for runtime, precision in wanted:
+        candidates = [(config.runtime, "fp32" if config.precision == "auto" else config.precision)]
+    for runtime, precision in candidates:
         _check_precision(runtime, precision)
-    return [Choice(runtime, precision, "cpu", config.threads) for runtime, precision in wanted]
+    return [Choice(runtime, precision, "cpu", config.threads) for runtime, precision in candidates]
 
 
 def _tuned(model: Model, config: ModelConfig) -> Choice | None:
-    """The kept result, where the configuration leaves the choice open or asks for int8."""
+    """Returns the tuned choice if the configuration leaves the choice open or requires int8, else
+    None."""
     if config.precision == "int8":
         choice: Choice | None = _tuned_int8(model, config)
     elif config.runtime == config.precision == config.device == "auto":
@@ -120,9 +122,9 @@ def _tuned_int8(model: Model, config: ModelConfig) -> Choice:
     result = kept_result(model)
     choice = result.fastest("int8") if result else None
     if choice is None:
-        why = "lost too many labels when it was tuned" if result else "is not calibrated here"
+        reason = "lost too many labels when it was tuned" if result else "is not calibrated here"
         raise ModelError(
-            f'model {model.name!r}: model.precision = "int8": {why}; run '
+            f'model {model.name!r}: model.precision = "int8": {reason}; run '
             f"perception-node tune --model {model.name} --frames FOLDER with 50 or more frames of "
             "what the robot sees"
         )
@@ -148,7 +150,8 @@ def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
             f"runtime {config.runtime!r} runs on the CPU here, and model.device is {device!r}; "
             'write model.device = "cpu" or model.runtime = "torch"'
         )
-    # torchvision's detectors compute boxes in the precision of their weights: not in halves.
+    # torchvision's detectors compute boxes in the precision of their weights: float16 is too
+    # coarse.
     default = "fp32" if model.preprocess.fit == "none" else GPU_PRECISIONS[0]
     precision = default if config.precision == "auto" else config.precision
     return Choice("torch", precision, device, config.threads)

@@ -1,4 +1,4 @@
-"""TorchRuntime: PyTorch on the CPU or on a GPU, in float32, bfloat16 or float16."""
+"""TorchRuntime: PyTorch on the CPU or a GPU, in float32, bfloat16 or float16."""
 
 import torch
 from torch import nn
@@ -14,19 +14,25 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchRuntime:
-    """Runs a model's network as PyTorch does, channels last, with its BatchNorms folded.
+    """Runs a model's network with PyTorch, channels last, its BatchNorms folded.
 
-    Keeps a copy of the network; the model stays as it was. On a GPU the network is captured as a
-    CUDA graph for each batch size, and the answer is the only thing that is waited for. How many
-    threads PyTorch uses is for the caller to set (torch.set_num_threads).
+    Keeps a copy of the network and leaves the model unchanged. On a GPU the network is captured as
+    a CUDA graph for each batch size, and the CPU waits only for the outputs. The caller sets the
+    number of threads (torch.set_num_threads).
     """
 
     degraded = ()
 
     def __init__(self, model: Model, device: str = "cpu", precision: str = "fp32") -> None:
-        """device: `cpu`, `cuda` or `cuda:N`; precision: `fp32`, `bf16` or `fp16`.
+        """Loads the network onto the device.
 
-        Raises ModelError where that cannot be used.
+        Args:
+            model: with a torch network.
+            device: `cpu`, `cuda` or `cuda:N`.
+            precision: `fp32`, `bf16` or `fp16`.
+
+        Raises:
+            ModelError: the device or the network is not available.
         """
         self._name = model.name
         self._device = _checked_device(model.name, device)
@@ -43,16 +49,13 @@ class TorchRuntime:
             self._network = network.eval().to(self._device)
         except RuntimeError as error:
             raise self._failed(error) from error
-        # What a network that resizes by itself does depends on the frame; it cannot be captured.
+        # A network that resizes by itself runs differently for each frame size, so it cannot be
+        # captured.
         self._capturable = self._device.type == "cuda" and model.preprocess.fit != "none"
         self._captured: dict[torch.Size, _Captured] = {}
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
-        """Outputs for a batch.
-
-        pixels: [n, height, width, 3] uint8 BGR, what `Preprocessor` made, on any device; not kept.
-        Returns float32 arrays, valid until the next call. Raises ModelError where PyTorch fails.
-        """
+        """As `Runtime.infer`; `pixels` may be on any device."""
         try:
             with torch.inference_mode():
                 if self._capturable:
@@ -84,40 +87,43 @@ class _Round(nn.Module):
 
 
 class _Captured:
-    """A network on a GPU as a CUDA graph: one launch instead of hundreds, for one input shape."""
+    """A network as a CUDA graph for one input shape: one kernel launch instead of hundreds."""
 
     def __init__(self, network: nn.Module, pixels: torch.Tensor) -> None:
         self._pixels = pixels.clone()
         side = torch.cuda.Stream(pixels.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(pixels.device))
         with torch.cuda.stream(side):
-            for _ in range(3):  # cuDNN chooses its kernels and allocates before the capture
+            for _ in range(3):
+                # cuDNN selects its kernels and allocates memory before the capture.
                 network(self._pixels)
         torch.cuda.current_stream(pixels.device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads go on uploading their frames meanwhile.
+        # Other threads continue to upload frames during the capture.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._outputs = [output.float() for output in _tensors(network(self._pixels))]
-        self._answers = [torch.empty(x.shape, pin_memory=True) for x in self._outputs]
+        self._host_outputs = [
+            torch.empty(output.shape, pin_memory=True) for output in self._outputs
+        ]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def run(self, pixels: torch.Tensor) -> Outputs:
         self._pixels.copy_(pixels, non_blocking=True)
         self._graph.replay()
-        for answer, output in zip(self._answers, self._outputs, strict=True):
-            answer.copy_(output, non_blocking=True)
+        for host_output, output in zip(self._host_outputs, self._outputs, strict=True):
+            host_output.copy_(output, non_blocking=True)
         self._done.record()
         self._done.synchronize()
-        return tuple(answer.numpy() for answer in self._answers)
+        return tuple(host_output.numpy() for host_output in self._host_outputs)
 
 
-def _checked_device(model_name: str, wanted: str) -> torch.device:
-    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    numbered = "cuda:0" if wanted == "cuda" else wanted
-    if numbered not in here:
+def _checked_device(model_name: str, requested: str) -> torch.device:
+    available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    numbered = "cuda:0" if requested == "cuda" else requested
+    if numbered not in available:
         raise ModelError(
-            f"model {model_name!r}: device {wanted!r} is not on this machine; "
-            f"devices here: {', '.join(here)}"
+            f"model {model_name!r}: device {requested!r} is not on this machine; "
+            f"devices here: {', '.join(available)}"
         )
     return torch.device(numbered)
 

@@ -1,5 +1,5 @@
-"""TuningResult: what `perception-node tune` found out for one model on this computer, kept as a
-file that a person can read."""
+"""TuningResult: the result of `perception-node tune` for one model on this computer, stored as a
+JSON file."""
 
 import hashlib
 import json
@@ -7,9 +7,10 @@ import logging
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,24 @@ from node.perception.runtimes.export import export_key
 
 log = logging.getLogger(__name__)
 
-_AS_FAST = 1.05
-"""Choices within a twentieth of the fastest differ by less than a shared computer's noise."""
+_EQUALLY_FAST = 1.05
+"""Factor of the fastest time within which choices count as equally fast: the difference is below
+the noise of a shared computer."""
 _PACKAGES = ("perception-node", "torch", "onnxruntime", "openvino")
+"""Packages whose versions invalidate a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to run a model. threads: CPU threads, None for the engine's own choice.
+    """One way to run a model.
 
-    graph: for `int8` the quantised graph's file; float_layers: how many of its first layers are in
-    floating point.
+    Attributes:
+        runtime: engine, such as `torch`.
+        precision: such as `fp32`.
+        device: `cpu` or `cuda:0`.
+        threads: CPU threads; None: the engine's default.
+        graph: for `int8`, the quantised graph.
+        float_layers: for `int8`, how many of the first layers stay in floating point.
     """
 
     runtime: str
@@ -45,11 +53,19 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one choice came to. Times are of the inference alone, in ms a frame.
+    """Measurement of one choice; None for values that were not measured. Times are of the inference
+    alone, in ms a frame.
 
-    cpu_ms: CPU time of all threads. agreement: share of the held-out frames that get the best label
-    of torch in float32; score_difference: the largest of any label's score there. None where it
-    could not be measured; refused says why a choice may not be used.
+    Attributes:
+        choice: the choice.
+        median_ms: median time.
+        p10_ms: 10th percentile.
+        p90_ms: 90th percentile.
+        cpu_ms: CPU time of all threads.
+        agreement: mean agreement with torch in float32 on the held-out frames, 0 to 1; for a
+            classifier, the fraction of frames with the same best label.
+        score_difference: largest difference of a score from torch in float32.
+        refused: why the choice must not be used, None for a usable one.
     """
 
     choice: Choice
@@ -64,7 +80,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
-    """The whole result, fastest first. frames: what it was measured on, in words."""
+    """All measurements of one model, fastest first.
+
+    Attributes:
+        model: name of the model.
+        frames: description of the frames.
+        made: date and time, ISO 8601.
+        measured: the measurements.
+    """
 
     model: str
     frames: str
@@ -73,40 +96,49 @@ class TuningResult:
 
     @property
     def winner(self) -> Choice | None:
-        """The fastest choice that holds the accuracy floor, None where nothing does."""
+        """The best choice of sufficient accuracy, None without one."""
         return _best(self.measured)
 
     def fastest(self, precision: str) -> Choice | None:
-        """The fastest accepted choice of one precision."""
+        """Returns the best choice of one precision with sufficient accuracy, None without one."""
         return _best(row for row in self.measured if row.choice.precision == precision)
 
 
 def _best(measured: Iterable[Measured]) -> Choice | None:
-    """Of those as fast as the fastest the most faithful, then the one that leaves most CPU."""
+    """Returns, of the choices about as fast as the fastest, the most accurate, then the one with
+    the least CPU time."""
     accepted = [row for row in measured if row.refused is None and row.median_ms is not None]
     if not accepted:
         return None
-    limit_ms = _AS_FAST * min(row.median_ms or 0 for row in accepted)
-    near = [row for row in accepted if (row.median_ms or 0) <= limit_ms]
-    return min(near, key=lambda row: (-(row.agreement or 0), row.cpu_ms or 0)).choice
+    limit_ms = _EQUALLY_FAST * min(row.median_ms or 0 for row in accepted)
+    equally_fast = [row for row in accepted if (row.median_ms or 0) <= limit_ms]
+    return min(equally_fast, key=lambda row: (-(row.agreement or 0), row.cpu_ms or 0)).choice
 
 
 def result_file(model: Model) -> Path:
-    """Where the result for this model on this computer with these versions is kept."""
+    """Returns the file of the result for this model, this computer and these versions."""
     parts = [export_key(model), *(f"{key}={value}" for key, value in computer().items())]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return cache_folder() / "tuned" / f"{model.name}-{key}.json"
 
 
 def computer() -> dict[str, str]:
-    """What a result depends on: processor, cores, GPU, and the versions of the engines."""
+    """Returns what a result depends on: processor, cores, GPU, and versions of the engines."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    found = {"processor": _processor(), "cores": str(os.cpu_count()), "gpu": gpu}
-    return found | {name: version(name) for name in _PACKAGES}
+    properties = {"processor": _processor(), "cores": str(os.cpu_count()), "gpu": gpu}
+    return properties | {name: _version_of(name) for name in _PACKAGES}
+
+
+def _version_of(package: str) -> str:
+    """A vendor's torch (a Jetson's) can lack the metadata that pip writes."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
 def keep(model: Model, tuned: TuningResult) -> Path:
-    """Writes the result and gives its file. Raises ModelError."""
+    """Writes a result and returns its file. Raises ModelError."""
     file = result_file(model)
     winner = tuned.winner
     content = {
@@ -125,7 +157,8 @@ def keep(model: Model, tuned: TuningResult) -> Path:
 
 
 def kept_result(model: Model) -> TuningResult | None:
-    """The kept result, None where there is none. One that cannot be read is said and left out."""
+    """Returns the stored result; None if there is none, or if it cannot be read, which is
+    logged."""
     file = result_file(model)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -140,7 +173,9 @@ def kept_result(model: Model) -> TuningResult | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s cannot be used (%s); run perception-node tune again", file, error)
         return None
-    return TuningResult(tuned.model, tuned.frames, tuned.made, tuple(_still_there(tuned.measured)))
+    return TuningResult(
+        tuned.model, tuned.frames, tuned.made, tuple(_with_intact_graph(tuned.measured))
+    )
 
 
 def _measured(row: dict[str, Any]) -> Measured:
@@ -149,8 +184,8 @@ def _measured(row: dict[str, Any]) -> Measured:
     return Measured(choice=Choice(**choice, graph=Path(graph) if graph else None), **row)
 
 
-def _still_there(measured: tuple[Measured, ...]) -> list[Measured]:
-    """Without the choices whose quantised graph was deleted or damaged since."""
+def _with_intact_graph(measured: tuple[Measured, ...]) -> list[Measured]:
+    """Excludes choices whose quantised graph was deleted or damaged."""
     return [
         row for row in measured if row.choice.graph is None or is_whole(row.choice.graph.parent)
     ]
@@ -158,7 +193,7 @@ def _still_there(measured: tuple[Measured, ...]) -> list[Measured]:
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        model_name = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        model_name = None
+    return model_name[1] if model_name else platform.processor() or platform.machine()

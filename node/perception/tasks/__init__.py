@@ -1,1 +1,1 @@
-"""Tasks: from a network's outputs to labels, detections and areas."""
+"""Tasks: turn a network's outputs into labels, detections and areas."""

@@ -1,4 +1,4 @@
-"""Task: how a network's outputs become what was seen."""
+"""Task: the interface that turns a network's outputs into a prediction."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,14 +9,20 @@ from numpy.typing import NDArray
 from perception_client.messages.kinds import Area, Detection, Label, Mask
 
 Outputs = tuple[NDArray[np.float32], ...]
-"""A network's outputs, each [n, ...], in the order of its graph."""
+"""A network's outputs, each [n, ...] float32, in the order of its graph."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is in one picture.
+    """What one image shows.
 
-    scores: [classes] float64, every class of a classification, for smoothing; else None.
+    Attributes:
+        labels: of a classification, best first.
+        detections: of a detection, best first.
+        areas: classes of a segmentation by area, largest first.
+        masks: of a segmentation, if configured.
+        scores: [classes] float64, the scores of all classes of a classification, for smoothing;
+            else None.
     """
 
     labels: tuple[Label, ...] = ()
@@ -29,14 +35,20 @@ class Prediction:
 class Task(Protocol):
     """Reads the outputs of one kind of network."""
 
-    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Prediction:
-        """What is in picture `place` of the batch, whose frame has `size` (height, width) in px.
+    def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
+        """Returns the prediction for one image of a batch.
 
-        Raises FrameError for outputs that cannot be believed.
+        Args:
+            outputs: of the whole batch.
+            index: of the image in the batch.
+            size: (height, width) of its frame in pixels.
+
+        Raises:
+            FrameError: invalid outputs, such as NaN.
         """
         ...
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
-        """How far the outputs for one picture tell the same as the reference's: a share, 0 to 1,
+        """Compares the outputs for one image with reference outputs. Returns the agreement, 0 to 1,
         and the largest difference of a score."""
         ...

@@ -1,4 +1,4 @@
-"""The task `classify`: from logits to labels."""
+"""The task `classify`: turns logits into labels."""
 
 import math
 
@@ -11,36 +11,41 @@ from perception_client.messages.kinds import Label
 
 
 class Classify:
-    """Reads logits [n, classes]. names: one for each class; top_k: labels wanted."""
+    """Reads logits [n, classes].
+
+    Args:
+        names: of the classes, in order.
+        top_k: number of labels.
+    """
 
     def __init__(self, names: tuple[str, ...], top_k: int) -> None:
         self._names = names
         self._top_k = top_k
 
-    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Prediction:
+    def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`."""
-        logits = outputs[0][place]
+        logits = outputs[0][index]
         scores = class_scores(logits, len(self._names))
         return Prediction(labels=top_labels(scores, self._names, self._top_k), scores=scores)
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
-        """Whether the best label is the same."""
-        got, wanted = (class_scores(x[0][0], len(self._names)) for x in (outputs, reference))
-        return float(got.argmax() == wanted.argmax()), float(np.abs(got - wanted).max())
+        """As `Task.agreement`: 1 if the best label is the same, else 0."""
+        actual, expected = (
+            class_scores(candidate[0][0], len(self._names)) for candidate in (outputs, reference)
+        )
+        return float(actual.argmax() == expected.argmax()), float(np.abs(actual - expected).max())
 
 
 def class_scores(logits: NDArray[np.float32], classes: int) -> NDArray[np.float64]:
-    """The softmax of [classes] logits, taken in float64.
-
-    Raises FrameError for logits that are not finite or not as many as the classes.
-    """
+    """Returns the softmax of [classes] logits, computed in float64. Raises FrameError if they are
+    not finite, or their number is not `classes`."""
     if logits.shape != (classes,):
         raise FrameError(
             f"model output: shape {logits.shape} for {classes} label names; "
             "take weights and label names of the same model"
         )
-    # Few calls: between two inferences numpy's code is in no cache, and each costs ten times what
-    # it does in a loop.
+    # As few calls as possible: after an inference numpy's code is in no CPU cache, and each call
+    # costs ten times its time in a loop.
     if not math.isfinite(logits.sum()):
         raise FrameError(
             "model output: not finite (nan or infinity); "
@@ -55,14 +60,19 @@ def class_scores(logits: NDArray[np.float32], classes: int) -> NDArray[np.float6
 def top_labels(
     scores: NDArray[np.float64], names: tuple[str, ...], top_k: int
 ) -> tuple[Label, ...]:
-    """The `top_k` most probable classes, best first, the lower id first where two are equal.
+    """Returns the `top_k` most probable classes, best first; for equal scores, the lower id first.
 
-    scores: [classes]. top_k: at least 1; fewer classes than that give as many labels as there are.
+    Args:
+        scores: [classes] float64.
+        names: of the classes, in order.
+        top_k: at least 1; limited to the number of classes.
     """
     top_k = min(top_k, len(scores))
-    few = scores.argpartition(-top_k)[-top_k:]
-    best = sorted(zip(scores[few].tolist(), few.tolist(), strict=True), key=_best_first)
-    return tuple(Label(id=number, name=names[number], score=score) for score, number in best)
+    candidates = scores.argpartition(-top_k)[-top_k:]
+    best = sorted(
+        zip(scores[candidates].tolist(), candidates.tolist(), strict=True), key=_best_first
+    )
+    return tuple(Label(id=class_id, name=names[class_id], score=score) for score, class_id in best)
 
 
 def _best_first(scored: tuple[float, int]) -> tuple[float, int]:

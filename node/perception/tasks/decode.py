@@ -1,6 +1,6 @@
-"""Decoders: from a detector's raw outputs to candidate boxes, vectorised.
+"""Decoders: turn a detector's raw outputs into candidate boxes.
 
-A candidate's box is (x1, y1, x2, y2) in pixels of the network's input.
+Boxes are (x1, y1, x2, y2) in pixels of the network's input.
 """
 
 import functools
@@ -20,9 +20,13 @@ _STRIDES_PX = (8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """boxes [n, 4] float32; scores [n] float32; ids [n] int64.
+    """Boxes of one image.
 
-    suppressed: non-maximum suppression is done already.
+    Attributes:
+        boxes: [n, 4] float32.
+        scores: [n] float32.
+        ids: [n] int64, class ids.
+        suppressed: the network has applied non-maximum suppression.
     """
 
     boxes: Floats
@@ -32,58 +36,60 @@ class Candidates:
 
 
 Decoder = Callable[[Outputs, int, float, int, tuple[int, int]], Candidates]
-"""(outputs, place in the batch, lowest score, classes, input's height and width in px)"""
+"""Decodes one image: (outputs, index in the batch, score threshold, number of classes, (height,
+width) of the network's input in px) to candidates. Raises FrameError for invalid outputs."""
 
 
 def yolox(
-    outputs: Outputs, place: int, lowest: float, classes: int, input_px: tuple[int, int]
+    outputs: Outputs, index: int, threshold: float, classes: int, input_px: tuple[int, int]
 ) -> Candidates:
-    """YOLOX: [n, cells, 5 + classes], boxes relative to their cell as (x, y, log w, log h) in
-    strides, then objectness and class scores, both through the sigmoid already."""
-    raw = outputs[0][place]
+    """Decodes YOLOX: [n, cells, 5 + classes], the box as (x, y, log w, log h) relative to its cell
+    in strides, then objectness and class scores, both after the sigmoid."""
+    raw = outputs[0][index]
     _check_finite(raw)
     cells, strides = _grid(input_px)
     if raw.shape != (len(cells), 5 + classes):
         raise FrameError(
-            f"model output: {list(raw.shape)}, where the yolox decoder wants "
+            f"model output: {list(raw.shape)}, but the yolox decoder needs "
             f"{[len(cells), 5 + classes]} of {classes} classes; correct labels or input.size"
         )
-    # A class score is at most 1, so objectness alone rules most cells out.
-    likely = np.flatnonzero(raw[:, 4] >= lowest)
-    raw, cells, strides = raw[likely], cells[likely], strides[likely]
+    # A class score is at most 1, so objectness alone excludes most cells.
+    kept = np.flatnonzero(raw[:, 4] >= threshold)
+    raw, cells, strides = raw[kept], cells[kept], strides[kept]
     ids = raw[:, 5:].argmax(1)
     scores = raw[:, 4] * raw[np.arange(len(raw)), 5 + ids]
-    good = scores >= lowest
-    raw, ids = raw[good], ids[good]
-    centre = (raw[:, :2] + cells[good]) * strides[good]
+    accepted = scores >= threshold
+    raw, ids = raw[accepted], ids[accepted]
+    centre = (raw[:, :2] + cells[accepted]) * strides[accepted]
     with np.errstate(over="ignore"):
-        half = np.exp(raw[:, 2:4]) * strides[good] / 2
-    _check_finite(half)
-    boxes = np.concatenate((centre - half, centre + half), axis=1)
-    return Candidates(boxes, scores[good], ids, suppressed=False)
+        half_size = np.exp(raw[:, 2:4]) * strides[accepted] / 2
+    _check_finite(half_size)
+    boxes = np.concatenate((centre - half_size, centre + half_size), axis=1)
+    return Candidates(boxes, scores[accepted], ids, suppressed=False)
 
 
 def triple(
-    outputs: Outputs, place: int, lowest: float, classes: int, input_px: tuple[int, int]
+    outputs: Outputs, index: int, threshold: float, classes: int, input_px: tuple[int, int]
 ) -> Candidates:
-    """The three outputs that exporters write after their own non-maximum suppression: boxes
+    """Decodes the three outputs of a graph that was exported with non-maximum suppression: boxes
     [n, k, 4] or [k, 4], scores and classes [n, k] or [k]."""
     boxes, scores, ids = (
-        x[place] if x.ndim == wanted else x for x, wanted in zip(outputs, (3, 2, 2), strict=True)
+        output[index] if output.ndim == batched_ndim else output
+        for output, batched_ndim in zip(outputs, (3, 2, 2), strict=True)
     )
     fits = boxes.ndim == 2 and boxes.shape[1] == 4 and scores.shape == ids.shape == boxes.shape[:1]
     if not fits:
         raise FrameError(
             f"model output: boxes {list(boxes.shape)}, scores {list(scores.shape)}, classes "
-            f"{list(ids.shape)}; the boxes decoder wants [k, 4], [k], [k]"
+            f"{list(ids.shape)}; the boxes decoder needs [k, 4], [k], [k]"
         )
     for part in (boxes, scores, ids):
         _check_finite(part)
-    good = scores >= lowest
-    boxes, scores, ids = boxes[good], scores[good], ids[good]
+    accepted = scores >= threshold
+    boxes, scores, ids = boxes[accepted], scores[accepted], ids[accepted]
     if len(boxes) and boxes.max() <= 1.5:
         raise FrameError(
-            "model output: boxes lie between 0 and 1; the boxes decoder wants pixels of the "
+            "model output: boxes lie between 0 and 1; the boxes decoder needs pixels of the "
             "network's input: export the model so"
         )
     return Candidates(boxes, scores, ids.astype(np.int64), suppressed=True)
@@ -94,7 +100,7 @@ DECODERS: dict[str, Decoder] = {"yolox": yolox, "boxes": triple}
 
 @functools.cache
 def _grid(input_px: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Each cell's column and row [cells, 2], and its stride in px [cells, 1]."""
+    """Returns the column and row of each cell [cells, 2], and its stride in px [cells, 1]."""
     cells, strides = [], []
     for stride in _STRIDES_PX:
         rows, columns = np.mgrid[: input_px[0] // stride, : input_px[1] // stride]
@@ -104,12 +110,12 @@ def _grid(input_px: tuple[int, int]) -> tuple[Floats, Floats]:
 
 
 def cells_of(input_px: tuple[int, int]) -> int:
-    """How many cells YOLOX has for an input of this height and width."""
+    """Returns the number of cells of YOLOX for an input of (height, width) in px."""
     return len(_grid(input_px)[0])
 
 
 def _check_finite(values: Floats) -> None:
-    # One nan or infinity makes the sum one; cheaper than looking at each.
+    # A NaN or infinity propagates to the sum; cheaper than a check of each value.
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(values.sum(dtype=np.float64))
     if not finite:

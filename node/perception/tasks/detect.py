@@ -1,4 +1,4 @@
-"""The task `detect`: from a detector's outputs to boxes in pixels of the captured frame."""
+"""The task `detect`: turns a detector's outputs into boxes in pixels of the captured frame."""
 
 import math
 
@@ -14,16 +14,28 @@ from node.perception.tasks.decode import DECODERS, Candidates, Floats
 from perception_client.messages.kinds import Box, Detection
 
 MOST_CANDIDATES = 3000
-"""Boxes that go into the non-maximum suppression at most, the best ones: a network gone wild costs
-milliseconds, not minutes."""
+"""Most boxes passed to non-maximum suppression, the best ones: bounds the time to milliseconds if a
+faulty network returns thousands."""
 _AGREEMENT_SCORE = 0.35
+"""Score from which a reference box counts for the agreement."""
 _AGREEMENT_IOU = 0.9
+"""Intersection over union from which two boxes agree."""
 _NEVER = math.inf
 
 
 class Detect:
-    """Decodes, thresholds, suppresses and maps back. Raises ModelError for settings that name
-    classes which the model has not."""
+    """Decodes boxes, applies thresholds and non-maximum suppression, and maps the boxes to the
+    frame.
+
+    Args:
+        names: of the model's classes, in order.
+        decoder: a key of DECODERS.
+        spec: how frames are resized for the network.
+        config: filters of the boxes.
+
+    Raises:
+        ModelError: the settings name unknown classes.
+    """
 
     def __init__(
         self, names: tuple[str, ...], decoder: str, spec: PreprocessSpec, config: DetectConfig
@@ -33,59 +45,69 @@ class Detect:
         self._spec = spec
         self._config = config
         self._thresholds = _thresholds(names, config)
-        # What lay in the padding is cut to nothing; a detector of whole frames cuts by itself.
+        # A box in the padding is clipped to zero size; a detector with fit `none` clips its boxes
+        # itself.
         self._smallest_px = 0.0 if spec.fit == "none" else 1e-3
         self._lowest = float(self._thresholds.min())
 
-    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Prediction:
+    def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`: detections, best first."""
         candidates = self._decode(
-            outputs, place, self._lowest, len(self._names), self._spec.crop_px
+            outputs, index, self._lowest, len(self._names), self._spec.crop_px
         )
         _check(candidates, len(self._names))
         boxes = self._in_frame(candidates.boxes, size)
-        wanted = candidates.scores >= self._thresholds[candidates.ids]
+        accepted = candidates.scores >= self._thresholds[candidates.ids]
         sides = boxes[:, 2:] - boxes[:, :2]
-        wanted &= (sides >= max(self._config.min_box_px, self._smallest_px)).all(1)
-        places = np.flatnonzero(wanted)
-        order = np.argsort(-candidates.scores[places], kind="stable")
-        places = places[order[:MOST_CANDIDATES]]
+        accepted &= (sides >= max(self._config.min_box_px, self._smallest_px)).all(1)
+        indices = np.flatnonzero(accepted)
+        order = np.argsort(-candidates.scores[indices], kind="stable")
+        indices = indices[order[:MOST_CANDIDATES]]
         if not candidates.suppressed:
-            places = places[_nms(boxes, candidates, places, self._config.iou)]
-        return Prediction(detections=self._detections(candidates, boxes, places))
+            indices = indices[_nms(boxes, candidates, indices, self._config.iou)]
+        return Prediction(detections=self._detections(candidates, boxes, indices))
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
-        """Share of the reference's objects of score 0.35 or more that are found, with the same
-        class and an IoU of 0.9 or more."""
+        """As `Task.agreement`: the fraction of the reference's objects of score 0.35 or more that
+        were found with the same class and an IoU of 0.9 or more."""
         size = self._spec.crop_px
-        got, wanted = (self.read(x, 0, size).detections for x in (outputs, reference))
-        sure = [detection for detection in wanted if detection.score >= _AGREEMENT_SCORE]
-        partners = [_partner(detection, got) for detection in sure]
-        pairs = [(a, b) for a, b in zip(sure, partners, strict=True) if b is not None]
-        share = len(pairs) / len(sure) if sure else 1.0
-        return share, max((abs(a.score - b.score) for a, b in pairs), default=0.0)
+        actual, expected = (
+            self.read(candidate, 0, size).detections for candidate in (outputs, reference)
+        )
+        confident = [detection for detection in expected if detection.score >= _AGREEMENT_SCORE]
+        partners = [_best_match(detection, actual) for detection in confident]
+        pairs = [
+            (reference_box, own_box)
+            for reference_box, own_box in zip(confident, partners, strict=True)
+            if own_box is not None
+        ]
+        share = len(pairs) / len(confident) if confident else 1.0
+        return share, max(
+            (abs(reference_box.score - own_box.score) for reference_box, own_box in pairs),
+            default=0.0,
+        )
 
     def _in_frame(self, boxes: Floats, size: tuple[int, int]) -> Floats:
-        """From the network's input to the frame, cut at its edges."""
+        """Maps boxes from the network's input to the frame and clips them to it."""
         if self._spec.fit == "none":
             return boxes
         zoom_y, zoom_x, top, left = placed(self._spec, *size)
         offset = np.array([left, top, left, top], np.float32)
         zoom = np.array([zoom_x, zoom_y, zoom_x, zoom_y], np.float32)
         limits = np.array([size[1], size[0], size[1], size[0]], np.float32)
-        found: Floats = np.clip((boxes - offset) / zoom, 0, limits)
-        return found
+        clipped: Floats = np.clip((boxes - offset) / zoom, 0, limits)
+        return clipped
 
     def _detections(
-        self, candidates: Candidates, boxes: Floats, places: NDArray[np.int64]
+        self, candidates: Candidates, boxes: Floats, indices: NDArray[np.int64]
     ) -> tuple[Detection, ...]:
-        """places: of the candidates that stay, best first."""
-        places = places[: self._config.max_detections]
-        corners = boxes[places].astype(np.float64)
+        """indices: of the remaining candidates, best first."""
+        indices = indices[: self._config.max_detections]
+        corners = boxes[indices].astype(np.float64)
         sizes = corners[:, 2:] - corners[:, :2]
         shapes = np.concatenate([corners[:, :2] + sizes / 2, sizes], 1).tolist()
-        ids = candidates.ids[places].tolist()
-        scores = np.minimum(candidates.scores[places], 1.0).tolist()
+        ids = candidates.ids[indices].tolist()
+        scores = np.minimum(candidates.scores[indices], 1.0).tolist()
         return tuple(
             Detection(class_id, self._names[class_id], score, Box(*shape))
             for class_id, score, shape in zip(ids, scores, shapes, strict=True)
@@ -93,7 +115,7 @@ class Detect:
 
 
 def _thresholds(names: tuple[str, ...], config: DetectConfig) -> NDArray[np.float32]:
-    """The lowest score of each class, infinity for those that are not wanted."""
+    """Returns the score threshold of each class, infinity for excluded classes."""
     for key, named in (("classes", config.classes or ()), ("class_scores", config.class_scores)):
         unknown = sorted(set(named) - set(names))
         if unknown:
@@ -101,16 +123,20 @@ def _thresholds(names: tuple[str, ...], config: DetectConfig) -> NDArray[np.floa
                 f"detect.{key}: {unknown[0]!r} is no class of this model; its classes: "
                 f"{', '.join(names[:8])}, ... ({len(names)} in all)"
             )
-    found = np.full(len(names), config.score, np.float32)
+    thresholds = np.full(len(names), config.score, np.float32)
     for name, score in config.class_scores.items():
-        found[[i for i, own in enumerate(names) if own == name]] = score
+        thresholds[
+            [class_id for class_id, class_name in enumerate(names) if class_name == name]
+        ] = score
     if config.classes is not None:
-        found[[i for i, name in enumerate(names) if name not in config.classes]] = _NEVER
-    return found
+        thresholds[
+            [class_id for class_id, name in enumerate(names) if name not in config.classes]
+        ] = _NEVER
+    return thresholds
 
 
 def _check(candidates: Candidates, classes: int) -> None:
-    """Raises FrameError for boxes that cannot be right, before any of them is used."""
+    """Raises FrameError for invalid boxes or class ids."""
     ids, boxes = candidates.ids, candidates.boxes
     if len(ids) and (ids.min() < 0 or ids.max() >= classes):
         raise FrameError(
@@ -119,25 +145,25 @@ def _check(candidates: Candidates, classes: int) -> None:
         )
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise FrameError(
-            "model output: boxes end before they begin; the decoder wants (x1, y1, x2, y2)"
+            "model output: boxes end before they begin; the decoder needs (x1, y1, x2, y2)"
         )
 
 
 def _nms(
-    boxes: Floats, candidates: Candidates, places: NDArray[np.int64], iou: float
+    boxes: Floats, candidates: Candidates, indices: NDArray[np.int64], iou: float
 ) -> NDArray[np.int64]:
-    from torchvision import ops  # takes a second, and a classifier needs none of it
+    from torchvision import ops  # Deferred: takes a second, and classifiers never need it.
 
     kept: NDArray[np.int64] = ops.batched_nms(
-        torch.from_numpy(boxes[places]),
-        torch.from_numpy(candidates.scores[places]),
-        torch.from_numpy(candidates.ids[places]),
+        torch.from_numpy(boxes[indices]),
+        torch.from_numpy(candidates.scores[indices]),
+        torch.from_numpy(candidates.ids[indices]),
         iou,
     ).numpy()
     return kept
 
 
-def _partner(detection: Detection, others: tuple[Detection, ...]) -> Detection | None:
-    alike = [x for x in others if x.id == detection.id]
-    best = max(alike, key=lambda x: detection.box.iou(x.box), default=None)
+def _best_match(detection: Detection, others: tuple[Detection, ...]) -> Detection | None:
+    same_class = [other for other in others if other.id == detection.id]
+    best = max(same_class, key=lambda other: detection.box.iou(other.box), default=None)
     return best if best and detection.box.iou(best.box) >= _AGREEMENT_IOU else None

@@ -1,4 +1,4 @@
-"""Regions: polygons of a camera's picture. What is looked at, and where things come and go."""
+"""Regions: polygons within a camera's picture, for the region of interest and for events."""
 
 import logging
 from dataclasses import replace
@@ -16,11 +16,12 @@ from perception_client.messages.kinds import Box
 log = logging.getLogger(__name__)
 
 _FEW_PX = 8
-"""Shortest side of a region in which anything could be recognised."""
+"""Shortest side of a region, in pixels, below which nothing can be recognised."""
 
 
 def contains(polygon: Polygon, x: float, y: float) -> bool:
-    """Whether a point lies inside, by the even-odd rule; all in fractions of the picture."""
+    """Whether a point is inside a polygon by the even-odd rule. All coordinates are fractions of
+    the picture."""
     inside = False
     for (x1, y1), (x2, y2) in zip(polygon, (*polygon[1:], polygon[0]), strict=True):
         if (y1 > y) != (y2 > y) and x < x1 + (y - y1) / (y2 - y1) * (x2 - x1):
@@ -29,12 +30,15 @@ def contains(polygon: Polygon, x: float, y: float) -> bool:
 
 
 class RegionOfInterest:
-    """The part of a camera's picture that is looked at.
+    """Masks or crops a camera's picture to a polygon. Pixels outside the polygon are black.
 
-    polygon: in fractions of the picture. crop: the network sees the polygon's bounding box only,
-    with more of its own pixels for it; otherwise the whole picture. What lies outside of the
-    polygon is black either way. camera: whose it is, for the log. Owned by one thread: the picture
-    of a call is overwritten by the next of the same size.
+    Not thread-safe. Each result is overwritten by the next call for the same size.
+
+    Args:
+        polygon: in fractions of the picture.
+        crop: whether the network gets only the bounding box of the polygon, at a higher resolution,
+            instead of the whole picture.
+        camera: name of the camera, for the log.
     """
 
     def __init__(self, polygon: Polygon, *, crop: bool, camera: str = "") -> None:
@@ -47,32 +51,32 @@ class RegionOfInterest:
         self._left = self._top = 0
 
     def cut(self, image: Image) -> Image:
-        """What the network is to see."""
+        """Returns the network's view of a picture, [h, w, 3] uint8 BGR."""
         if image.shape[:2] != self._size:
-            self._plan(image.shape[0], image.shape[1])
+            self._prepare(image.shape[0], image.shape[1])
         height, width = self._mask.shape[:2]
         part = image[self._top : self._top + height, self._left : self._left + width]
         return np.multiply(part, self._mask, out=self._masked)
 
     def placed(self, seen: Prediction) -> Prediction:
-        """What was seen in the last picture, in pixels of the frame."""
+        """Maps the prediction for the last picture to pixels of the frame."""
         return replace(
             seen,
-            detections=tuple(replace(x, box=self._moved(x.box)) for x in seen.detections),
-            masks=tuple(replace(x, box=self._moved(x.box)) for x in seen.masks),
+            detections=tuple(replace(item, box=self._moved(item.box)) for item in seen.detections),
+            masks=tuple(replace(item, box=self._moved(item.box)) for item in seen.masks),
         )
 
     def _moved(self, box: Box) -> Box:
         return replace(box, cx=box.cx + self._left, cy=box.cy + self._top)
 
-    def _plan(self, height: int, width: int) -> None:
+    def _prepare(self, height: int, width: int) -> None:
         self._size = (height, width)
         corners = [(x * width, y * height) for x, y in self._polygon]
-        drawn = PILImage.new("L", (width, height))
-        ImageDraw.Draw(drawn).polygon(corners, fill=1, outline=1)
+        mask = PILImage.new("L", (width, height))
+        ImageDraw.Draw(mask).polygon(corners, fill=1, outline=1)
         left, top, right, bottom = 0, 0, width, height
         if self._crop:
-            left, top, right, bottom = drawn.getbbox() or (0, 0, width, height)
+            left, top, right, bottom = mask.getbbox() or (0, 0, width, height)
         if min(right - left, bottom - top) < _FEW_PX:
             log.warning(
                 "camera '%s': roi is %d x %d pixels of a picture of %d x %d, too few to see "
@@ -80,5 +84,5 @@ class RegionOfInterest:
                 self._camera, right - left, bottom - top, width, height,
             )  # fmt: skip
         self._left, self._top = left, top
-        self._mask = np.asarray(drawn)[top:bottom, left:right, np.newaxis].copy()
+        self._mask = np.asarray(mask)[top:bottom, left:right, np.newaxis].copy()
         self._masked = np.empty((*self._mask.shape[:2], 3), np.uint8)

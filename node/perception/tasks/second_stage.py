@@ -1,4 +1,4 @@
-"""SecondStage: a second look at each detection, by a classifier."""
+"""SecondStage: applies a classifier to the crop of each detection."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -33,10 +33,18 @@ class _Classifier(Protocol):
 
 
 class SecondStage:
-    """Labels the crops of a frame's detections in batches. Owned by one thread.
+    """Labels the crops of a frame's detections in batches. Not thread-safe.
 
-    Batches have 1, 2, 4 or 8 crops, the last repeated to fill one, since engines compile for each
-    size. classes: of the detector; Raises ModelError for wanted classes that it has not.
+    Batches have 1, 2, 4 or 8 crops, padded by repeating the last, since engines compile for each
+    batch size.
+
+    Args:
+        classifier: labels the crops.
+        config: which detections to label.
+        classes: names of the detector's classes.
+
+    Raises:
+        ModelError: the configuration names unknown classes.
     """
 
     def __init__(
@@ -52,44 +60,51 @@ class SecondStage:
 
     @property
     def info(self) -> ModelInfo:
-        """The classifier and what runs it now."""
+        """The classifier and the runtime in use."""
         return self._classifier.info
 
     def warm_up(self) -> None:
-        """Runs every size of batch. Raises ModelError."""
+        """Runs every batch size. Raises ModelError."""
         size = 1
         while size <= _padded(min(MAX_BATCH, self._config.max_crops)):
             self._classifier.perceive_all([np.zeros((64, 64, 3), np.uint8)] * size)
             size *= 2
 
     def label(self, image: Image, detections: tuple[Detection, ...]) -> tuple[Detection, ...]:
-        """The detections, the best of the wanted classes with `labels`.
+        """Returns all detections; the best of the configured classes get `labels`.
 
-        image: [height, width, 3] uint8 BGR that they were found in. Raises ModelError.
+        Args:
+            image: [height, width, 3] uint8 BGR, in which they were detected.
+            detections: best first.
+
+        Raises:
+            ModelError: the classifier failed.
         """
-        wanted = self._config.classes
-        places = [
-            place for place, one in enumerate(detections) if wanted is None or one.name in wanted
+        classes = self._config.classes
+        indices = [
+            index
+            for index, detection in enumerate(detections)
+            if classes is None or detection.name in classes
         ][: self._config.max_crops]
-        if not places:
+        if not indices:
             return detections
-        crops = [self._crop(image, detections[place]) for place in places]
+        crops = [self._crop(image, detections[index]) for index in indices]
         labelled = list(detections)
-        for place, labels in zip(places, self._labels(crops), strict=True):
-            labelled[place] = replace(detections[place], labels=labels)
+        for index, labels in zip(indices, self._labels(crops), strict=True):
+            labelled[index] = replace(detections[index], labels=labels)
         return tuple(labelled)
 
     def _labels(self, crops: list[Image]) -> Iterator[tuple[Label, ...]]:
         for start in range(0, len(crops), MAX_BATCH):
             batch = crops[start : start + MAX_BATCH]
             filled = batch + batch[-1:] * (_padded(len(batch)) - len(batch))
-            seen = self._classifier.perceive_all(filled)[: len(batch)]
-            self.degraded = seen[0].degraded
-            yield from (one.labels for one in seen)
+            results = self._classifier.perceive_all(filled)[: len(batch)]
+            self.degraded = results[0].degraded
+            yield from (result.labels for result in results)
 
     def _crop(self, image: Image, detection: Detection) -> Image:
-        """A square around the box, since classifiers look at the centre square of a picture; what
-        lies outside of the frame is left away."""
+        """Returns a square around the box, clipped to the frame: classifiers read the central
+        square of an image."""
         box = detection.box
         half = max(box.w, box.h) * (1 + self._config.margin) / 2
         height, width = image.shape[:2]
@@ -99,11 +114,11 @@ class SecondStage:
 
 
 def _span(centre: float, half: float, size: int) -> tuple[int, int]:
-    """At least one pixel."""
+    """Returns the range of pixels, at least one."""
     start = min(max(0, round(centre - half)), size - 1)
     return start, max(start + 1, min(size, round(centre + half)))
 
 
 def _padded(count: int) -> int:
-    """The next power of two."""
+    """Returns the next power of two."""
     return 1 << (count - 1).bit_length()

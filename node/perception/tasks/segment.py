@@ -1,4 +1,4 @@
-"""The task `segment`: from a score for each class and pixel to areas and masks."""
+"""The task `segment`: turns the scores of each class and pixel into areas and masks."""
 
 import numpy as np
 import torch
@@ -13,9 +13,15 @@ from perception_client.messages.kinds import Area, Box, Mask
 
 
 class Segment:
-    """Reads logits [n, classes, h, w], where h and w may be a part of the input's.
+    """Reads logits [n, classes, h, w], where h and w may be smaller than the network's input.
 
-    Raises ModelError for settings that name classes which the model has not.
+    Args:
+        names: of the model's classes, in order.
+        spec: how frames are resized for the network.
+        config: which classes to return, and whether with masks.
+
+    Raises:
+        ModelError: the settings name unknown classes.
     """
 
     def __init__(self, names: tuple[str, ...], spec: PreprocessSpec, config: SegmentConfig) -> None:
@@ -29,35 +35,43 @@ class Segment:
         self._spec = spec
         self._config = config
 
-    def read(self, outputs: Outputs, place: int, size: tuple[int, int]) -> Prediction:
-        """As `Task.read`: the classes by area, the largest first."""
-        ids = self._class_of_each(outputs[0][place])
-        ids, box = self._of_picture(ids, size)
+    def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
+        """As `Task.read`: areas and masks, largest first."""
+        ids = self._class_map(outputs[0][index])
+        ids, box = self._without_padding(ids, size)
         counts = np.bincount(ids.ravel(), minlength=len(self._names))
         order = np.argsort(-counts, kind="stable")
-        least = max(1, self._config.min_fraction * ids.size)
-        found = [int(i) for i in order if counts[i] >= least and self._wanted(self._names[i])]
+        min_pixels = max(1, self._config.min_fraction * ids.size)
+        class_ids = [
+            int(class_id)
+            for class_id in order
+            if counts[class_id] >= min_pixels and self._wanted(self._names[class_id])
+        ]
         areas = tuple(
-            Area(id=i, name=self._names[i], fraction=float(counts[i] / ids.size)) for i in found
+            Area(
+                id=class_id, name=self._names[class_id], fraction=float(counts[class_id] / ids.size)
+            )
+            for class_id in class_ids
         )
         return Prediction(
-            areas=areas, masks=self._masks(ids, found, box) if self._config.masks else ()
+            areas=areas, masks=self._masks(ids, class_ids, box) if self._config.masks else ()
         )
 
     def agreement(self, outputs: Outputs, reference: Outputs) -> tuple[float, float]:
-        """The share of pixels of the same class, and of scores the largest difference of any
-        class's share of the picture."""
-        got, wanted = (self._class_of_each(x[0][0]) for x in (outputs, reference))
+        """As `Task.agreement`: the fraction of pixels of the same class, and the largest difference
+        of a class's fraction of the picture."""
+        actual, expected = (self._class_map(logits[0][0]) for logits in (outputs, reference))
         shares = [
-            np.bincount(x.ravel(), minlength=len(self._names)) / x.size for x in (got, wanted)
+            np.bincount(logits.ravel(), minlength=len(self._names)) / logits.size
+            for logits in (actual, expected)
         ]
-        return float((got == wanted).mean()), float(np.abs(shares[0] - shares[1]).max())
+        return float((actual == expected).mean()), float(np.abs(shares[0] - shares[1]).max())
 
     def _wanted(self, name: str) -> bool:
         return self._config.classes is None or name in self._config.classes
 
-    def _class_of_each(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
-        """[h, w] the best class of each pixel."""
+    def _class_map(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Returns the best class of each pixel, [h, w] int64."""
         if logits.ndim != 3 or logits.shape[0] != len(self._names):
             raise FrameError(
                 f"model output: shape {logits.shape} for {len(self._names)} label names; "
@@ -69,55 +83,64 @@ class Segment:
                 "model output: not finite (nan or infinity); "
                 "the weights are damaged or overflow at this precision, try another of either"
             )
-        found: NDArray[np.int64] = ids.numpy()
-        return found
+        class_map: NDArray[np.int64] = ids.numpy()
+        return class_map
 
-    def _of_picture(
+    def _without_padding(
         self, ids: NDArray[np.int64], size: tuple[int, int]
     ) -> tuple[NDArray[np.int64], Box]:
-        """Without padding, and where in the frame it lies, in px."""
+        """Returns the map without its padding, and the box in the frame that it covers, in px."""
         input_px = network_size(self._spec, *size)
         zoom_y, zoom_x, top, left = placed(self._spec, *size)
-        rows, y1, y2 = _seen(ids.shape[0], input_px[0], size[0], zoom_y, top)
-        columns, x1, x2 = _seen(ids.shape[1], input_px[1], size[1], zoom_x, left)
+        rows, y1, y2 = _visible_span(ids.shape[0], input_px[0], size[0], zoom_y, top)
+        columns, x1, x2 = _visible_span(ids.shape[1], input_px[1], size[1], zoom_x, left)
         return ids[rows, columns], Box(cx=(x1 + x2) / 2, cy=(y1 + y2) / 2, w=x2 - x1, h=y2 - y1)
 
-    def _masks(self, ids: NDArray[np.int64], found: list[int], box: Box) -> tuple[Mask, ...]:
-        grid = _shrunk(ids, self._config.mask_px)
+    def _masks(self, ids: NDArray[np.int64], class_ids: list[int], box: Box) -> tuple[Mask, ...]:
+        grid = _downscaled(ids, self._config.mask_px)
         height, width = grid.shape
         columns = grid.T.ravel()
         return tuple(
-            Mask(i, self._names[i], width, height, box, run_lengths(columns == i)) for i in found
+            Mask(
+                class_id,
+                self._names[class_id],
+                width,
+                height,
+                box,
+                run_lengths(columns == class_id),
+            )
+            for class_id in class_ids
         )
 
 
-def _seen(
-    cells: int, input_px: int, frame_px: int, zoom: float, before: float
+def _visible_span(
+    cells: int, input_px: int, frame_px: int, zoom: float, offset_px: float
 ) -> tuple[slice, float, float]:
-    """On one axis: which cells of the answer show the picture, and from where to where in the
-    frame they go."""
-    start, end = max(0.0, before), min(float(input_px), before + frame_px * zoom)
+    """Returns for one axis the cells that show the frame, and the range in the frame that they
+    cover, in px."""
+    start, end = max(0.0, offset_px), min(float(input_px), offset_px + frame_px * zoom)
     per_px = cells / input_px
     first = min(cells - 1, round(start * per_px))
     last = max(first + 1, round(end * per_px))
-    return slice(first, last), (start - before) / zoom, (end - before) / zoom
+    return slice(first, last), (start - offset_px) / zoom, (end - offset_px) / zoom
 
 
-def _shrunk(ids: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
-    """The same map with at most `longest` cells on its longer side."""
+def _downscaled(ids: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
+    """Returns the map with its longer side reduced to at most `longest` cells."""
     if max(ids.shape) <= longest:
         return ids
     zoom = longest / max(ids.shape)
     size = [max(1, round(length * zoom)) for length in ids.shape]
     picture = torch.from_numpy(ids).to(torch.float32)[None, None]
-    small: NDArray[np.int64] = (
+    reduced: NDArray[np.int64] = (
         functional.interpolate(picture, size, mode="nearest-exact")[0, 0].to(torch.int64).numpy()
     )
-    return small
+    return reduced
 
 
 def run_lengths(inside: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Lengths of the runs of [n] by turns outside and inside, the first outside and perhaps 0."""
+    """Returns the lengths of alternating runs of False and True in [n]; the first run is of False
+    and may be 0."""
     changes = np.flatnonzero(np.diff(inside)) + 1
     ends = [0, *changes.tolist(), inside.size]
     lengths = np.diff(ends).tolist()

@@ -1,1 +1,1 @@
-"""Temporal: what is made of the predictions of successive frames: smoothing, tracks, events."""
+"""Temporal: state across the frames of a camera: smoothing, tracking and events."""

@@ -1,4 +1,4 @@
-"""EventDetector: what came, changed and went between one frame of a camera and the next."""
+"""EventDetector: detects what appears, changes and disappears between the frames of a camera."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +10,24 @@ from perception_client.messages.kinds import Box, Detection, Label, SceneEvent
 
 @dataclass(slots=True)
 class _Open:
-    """Something that is there: its newest happening, and when it was last seen."""
+    """A label or object that is present.
+
+    Attributes:
+        newest: its newest event.
+        last_ns: stamp of the last frame that showed it.
+    """
 
     newest: SceneEvent
     last_ns: int
 
 
 class EventDetector:
-    """Finds the happenings of one camera."""
+    """Detects the events of one camera. Not thread-safe.
+
+    Args:
+        regions: parts of the picture; an object that enters or leaves one is an event.
+        anchor: point of a box that decides whether the object is in a region.
+    """
 
     def __init__(self, regions: Sequence[RegionConfig] = (), anchor: Anchor = "bottom") -> None:
         self._regions = regions
@@ -25,7 +35,12 @@ class EventDetector:
         self._open: dict[str, _Open] = {}
 
     def of_labels(self, labels: Sequence[Label], stamp_ns: int) -> list[SceneEvent]:
-        """What the stable labels of a frame tell."""
+        """Returns the events of a frame by its stable labels.
+
+        Args:
+            labels: of the frame.
+            stamp_ns: stamp of the frame.
+        """
         present = {
             f"label {label.id}": SceneEvent(
                 "appeared", f"label {label.id}", label.id, label.name, label.score, stamp_ns
@@ -34,7 +49,7 @@ class EventDetector:
             if label.stable
         }
         gone = [key for key in self._open if key not in present]
-        return [*self._ended(gone), *self._seen(present, stamp_ns)]
+        return [*self._ended(gone), *self._update(present, stamp_ns)]
 
     def of_tracks(
         self,
@@ -43,51 +58,61 @@ class EventDetector:
         size: tuple[int, int],
         stamp_ns: int,
     ) -> list[SceneEvent]:
-        """What the tracks of a frame of `size` (height, width) in px tell. alive: tracks that are
-        remembered: one that hides for a moment has not left."""
+        """Returns the events of a frame by its tracked objects.
+
+        Args:
+            detections: of the frame.
+            alive: ids of all tracks in memory: an object that is hidden for a moment has not left.
+            size: (height, width) of the frame in pixels.
+            stamp_ns: stamp of the frame.
+        """
         present: dict[str, SceneEvent] = {}
         outside: list[str] = []
-        for one in detections:
-            if one.track is None:
+        for detection in detections:
+            if detection.track is None:
                 continue
-            thing = SceneEvent(
-                "appeared", f"track {one.track}", one.id, one.name, one.score, stamp_ns,
-                track=one.track, box=one.box,
-            )  # fmt: skip
-            present[thing.key] = thing
+            item = SceneEvent(
+                "appeared",
+                f"track {detection.track}",
+                detection.id,
+                detection.name,
+                detection.score,
+                stamp_ns,
+                track=detection.track,
+                box=detection.box,
+            )
+            present[item.key] = item
             for region in self._regions:
-                key = f"{thing.key} in {region.name}"
-                if contains(region.polygon, *self._point(one.box, size)):
-                    present[key] = replace(
-                        thing, kind="region_entered", key=key, region=region.name
-                    )
+                key = f"{item.key} in {region.name}"
+                if contains(region.polygon, *self._point(detection.box, size)):
+                    present[key] = replace(item, kind="region_entered", key=key, region=region.name)
                 else:
                     outside.append(key)
         gone = [
-            key for key, thing in self._open.items()
-            if thing.newest.track not in alive or key in outside
+            key for key, item in self._open.items()
+            if item.newest.track not in alive or key in outside
         ]  # fmt: skip
-        return [*self._ended(sorted(gone, key=_regions_first)), *self._seen(present, stamp_ns)]
+        return [*self._ended(sorted(gone, key=_regions_first)), *self._update(present, stamp_ns)]
 
     def reset(self) -> list[SceneEvent]:
-        """Ends all that is open."""
+        """Returns the final event of everything that is present, and clears it."""
         keys = sorted(self._open, key=_regions_first)
         return [replace(ended, reset=True) for ended in self._ended(keys)]
 
-    def _seen(self, present: Mapping[str, SceneEvent], stamp_ns: int) -> Iterator[SceneEvent]:
-        for key, thing in present.items():
-            known = self._open.get(key)
-            if known is None:
-                self._open[key] = _Open(thing, stamp_ns)
-                yield thing
+    def _update(self, present: Mapping[str, SceneEvent], stamp_ns: int) -> Iterator[SceneEvent]:
+        for key, item in present.items():
+            entry = self._open.get(key)
+            if entry is None:
+                self._open[key] = _Open(item, stamp_ns)
+                yield item
                 continue
-            known.last_ns = stamp_ns
-            before = known.newest
-            known.newest = replace(
-                before, id=thing.id, name=thing.name, score=thing.score, box=thing.box
+            entry.last_ns = stamp_ns
+            previous_event = entry.newest
+            entry.newest = replace(
+                previous_event, id=item.id, name=item.name, score=item.score, box=item.box
             )
-            if before.name != thing.name and thing.region is None:
-                yield replace(known.newest, kind="changed", previous=before.name)
+            if previous_event.name != item.name and item.region is None:
+                yield replace(entry.newest, kind="changed", previous=previous_event.name)
 
     def _ended(self, keys: Sequence[str]) -> list[SceneEvent]:
         return [_end(self._open.pop(key)) for key in keys if key in self._open]
@@ -97,15 +122,15 @@ class EventDetector:
         return box.cx / size[1], min(y / size[0], 1 - 1e-9)
 
 
-def _end(thing: _Open) -> SceneEvent:
-    newest = thing.newest
+def _end(entry: _Open) -> SceneEvent:
+    newest = entry.newest
     return replace(
         newest,
         kind="left" if newest.region is None else "region_left",
-        duration_ns=thing.last_ns - newest.since_ns,
+        duration_ns=entry.last_ns - newest.since_ns,
     )
 
 
 def _regions_first(key: str) -> bool:
-    """A thing leaves its regions before it leaves."""
+    """Sort key: an object leaves its regions before it leaves the picture."""
     return " in " not in key

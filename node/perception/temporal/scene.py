@@ -1,4 +1,4 @@
-"""Scene: what one camera saw over time. It owns all that is remembered between two frames."""
+"""Scene: all state of one camera across frames."""
 
 from dataclasses import dataclass, replace
 
@@ -14,17 +14,27 @@ from perception_client.messages.kinds import SceneEvent
 
 @dataclass(frozen=True, slots=True)
 class TrackedPrediction:
-    """What a frame tells together with those before it."""
+    """The prediction for a frame after smoothing or tracking.
+
+    Attributes:
+        seen: the prediction, in pixels of the frame.
+        events: since the previous frame, in order.
+    """
 
     seen: Prediction
     events: tuple[SceneEvent, ...] = ()
 
 
 class Scene:
-    """Region, smoothing, tracking and happenings of one camera. Used by one thread.
+    """Region of interest, smoothing, tracking and events of one camera. Not thread-safe.
 
-    A source that is opened anew or starts again from its beginning shows another scene: all that
-    was remembered goes.
+    A new epoch (the source was reopened, restarted or changed its size) shows another scene, so all
+    state is reset.
+
+    Args:
+        camera: the camera.
+        config: smoothing and tracking.
+        names: of the model's classes, in order.
     """
 
     def __init__(self, camera: CameraConfig, config: NodeConfig, names: tuple[str, ...]) -> None:
@@ -41,42 +51,49 @@ class Scene:
         self._epoch: int | None = None
 
     def cut(self, image: Image) -> Image:
-        """What the network is to see of a frame."""
+        """Returns the network's view of a frame, [h, w, 3] uint8 BGR."""
         return image if self._region is None else self._region.cut(image)
 
     def observe(self, frame: Frame, seen: Prediction) -> TrackedPrediction:
-        """What was seen in a frame, in pixels of the frame, with what is known from before."""
+        """Maps a prediction to pixels of the frame, and applies smoothing or tracking.
+
+        Args:
+            frame: the frame.
+            seen: the prediction for its `cut` image.
+        """
         if self._region is not None:
             seen = self._region.placed(seen)
-        ended = self._began_anew(frame.epoch)
-        if frame.stamp is None:  # a photograph: nothing came before it
+        ended = self._start_epoch(frame.epoch)
+        if frame.stamp is None:
+            # A photograph has no previous frame.
             return TrackedPrediction(seen, ended)
         clock_ns = frame.stamp.mono_ns
-        at_s = (frame.stamp.unix_ns if clock_ns is None else clock_ns) / 1e9
+        time_s = (frame.stamp.unix_ns if clock_ns is None else clock_ns) / 1e9
         stamp_ns = frame.stamp.unix_ns
-        found: list[SceneEvent] = []
+        events: list[SceneEvent] = []
         if self._smoother is not None and seen.scores is not None:
-            labels = self._smoother.update(seen.labels, seen.scores, at_s, stamp_ns)
+            labels = self._smoother.update(seen.labels, seen.scores, time_s, stamp_ns)
             seen = replace(seen, labels=labels)
-            found = self._event_detector.of_labels(labels, stamp_ns)
+            events = self._event_detector.of_labels(labels, stamp_ns)
         elif self._tracker is not None and seen.scores is None:
-            tracked = self._tracker.update(seen.detections, at_s)
+            tracked = self._tracker.update(seen.detections, time_s)
             seen = replace(seen, detections=tracked.detections)
             size = (frame.image.shape[0], frame.image.shape[1])
-            found = self._event_detector.of_tracks(seen.detections, tracked.alive, size, stamp_ns)
-        return TrackedPrediction(seen, (*ended, *found))
+            events = self._event_detector.of_tracks(seen.detections, tracked.alive, size, stamp_ns)
+        return TrackedPrediction(seen, (*ended, *events))
 
     def reconfigure(self, config: NodeConfig) -> None:
-        """Other smoothing from the next frame on; where it changed, what was averaged goes."""
+        """Applies another smoothing from the next frame on. A changed setting resets the
+        average."""
         if config.smooth != self._smooth:
             self._smooth = config.smooth
             self._smoother = _smoother(self._names, config.smooth)
 
     def close(self) -> tuple[SceneEvent, ...]:
-        """The end of all that is open: nobody looks at it any more."""
+        """Returns the final events of everything that is present."""
         return tuple(self._event_detector.reset())
 
-    def _began_anew(self, epoch: int) -> tuple[SceneEvent, ...]:
+    def _start_epoch(self, epoch: int) -> tuple[SceneEvent, ...]:
         if epoch == self._epoch:
             return ()
         self._epoch = epoch
@@ -92,5 +109,5 @@ def _smoother(names: tuple[str, ...], config: SmoothConfig) -> Smoother | None:
 
 
 def scenes(config: NodeConfig, names: tuple[str, ...]) -> dict[str, Scene]:
-    """A scene for each camera. names: of the model's classes."""
+    """Returns a scene for each camera, by name. names: of the model's classes, in order."""
     return {camera.name: Scene(camera, config, names) for camera in config.camera}

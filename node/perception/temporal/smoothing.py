@@ -1,4 +1,4 @@
-"""Smoothing: a classification's scores averaged over time, and the labels that are stable."""
+"""Smoother: averages a classification's scores over time and determines the stable labels."""
 
 import math
 from dataclasses import replace
@@ -11,12 +11,17 @@ from perception_client.messages.kinds import Label
 
 
 class Smoother:
-    """Averages the scores of one camera with a time constant, the same at any frame rate, and
-    keeps the labels that have entered and not yet left.
+    """Averages the scores of one camera with a time constant that does not depend on the frame
+    rate. A label is stable from the time its average reaches `enter` until it falls below `leave`.
+    Not thread-safe.
 
-    After t seconds of a new score the average has gone 1 - exp(-t / time_constant_s) of the way
-    (a first-order low-pass filter), so a label of score s enters after
+    First-order low-pass filter: the average reaches the fraction 1 - exp(-t / time_constant_s) of a
+    step t seconds after it. So a label of constant score s becomes stable after
     time_constant_s * ln(s / (s - enter)) seconds.
+
+    Args:
+        names: of the classes, in order.
+        config: time constant and thresholds.
     """
 
     def __init__(self, names: tuple[str, ...], config: SmoothConfig) -> None:
@@ -29,38 +34,45 @@ class Smoother:
     def update(
         self, labels: tuple[Label, ...], scores: NDArray[np.float64], at_s: float, stamp_ns: int
     ) -> tuple[Label, ...]:
-        """The frame's labels, each with whether it is stable, then the stable ones beside them.
+        """Returns the frame's labels with `stable` and `since_ns`, followed by the stable labels
+        that are not among them.
 
-        scores: [classes]; at_s: the frame's time in seconds; stamp_ns: its stamp.
+        Args:
+            labels: of the frame.
+            scores: [classes] float64.
+            at_s: time of the frame in seconds, on a monotonic clock.
+            stamp_ns: stamp of the frame.
         """
         if self._average is None:
-            # Nothing was seen before, so a label has its delay at the start too.
+            # Starting from zero delays the first labels like later ones.
             self._average = np.zeros_like(scores)
             self._last_s = at_s
         step_s = max(0.0, at_s - self._last_s)
         self._last_s = at_s
-        share = 1.0 - math.exp(-step_s / self._config.time_constant_s)
-        self._average += share * (scores - self._average)
-        self._note(self._average, stamp_ns)
+        weight = 1.0 - math.exp(-step_s / self._config.time_constant_s)
+        self._average += weight * (scores - self._average)
+        self._update_stable(self._average, stamp_ns)
         shown = {label.id for label in labels}
-        beside = [
-            Label(id=i, name=self._names[i], score=float(scores[i]))
-            for i in self._since_ns
-            if i not in shown
+        others = [
+            Label(id=class_id, name=self._names[class_id], score=float(scores[class_id]))
+            for class_id in self._since_ns
+            if class_id not in shown
         ]
-        beside.sort(key=lambda label: -label.score)
+        others.sort(key=lambda label: -label.score)
         return tuple(
             replace(label, stable=label.id in self._since_ns, since_ns=self._since_ns.get(label.id))
-            for label in (*labels, *beside)
+            for label in (*labels, *others)
         )
 
     def reset(self) -> None:
-        """Forgets what was: what comes next is another scene."""
+        """Clears the state: the next frame shows another scene."""
         self._average = None
         self._since_ns.clear()
 
-    def _note(self, average: NDArray[np.float64], stamp_ns: int) -> None:
-        for i in [i for i in self._since_ns if average[i] < self._config.leave]:
-            del self._since_ns[i]
+    def _update_stable(self, average: NDArray[np.float64], stamp_ns: int) -> None:
+        for class_id in [
+            class_id for class_id in self._since_ns if average[class_id] < self._config.leave
+        ]:
+            del self._since_ns[class_id]
         for entered in np.flatnonzero(average >= self._config.enter):
             self._since_ns.setdefault(int(entered), stamp_ns)

@@ -1,1 +1,1 @@
-"""Tuning: measures the runtimes of a model on this computer and keeps the fastest that is right."""
+"""Tuning: measures the runtimes of a model on this computer and stores the fastest accurate one."""

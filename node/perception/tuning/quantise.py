@@ -1,4 +1,4 @@
-"""Quantise: a model's exported graph in 8-bit integers, calibrated on real frames with NNCF."""
+"""Quantises a model's exported graph to 8-bit integers, calibrated on real frames with NNCF."""
 
 import contextlib
 import functools
@@ -24,31 +24,39 @@ from node.perception.runtimes.openvino_runtime import has_native_bf16
 log = logging.getLogger(__name__)
 
 MIN_FRAMES = 25
-"""Fewest frames to calibrate on: with fewer the ranges of the activations are chance."""
+"""Fewest frames for calibration: with fewer, the ranges of the activations are random."""
 MAX_FRAMES = 300
-"""NNCF's own default; more change nothing."""
+"""NNCF's default; more frames change nothing."""
 _FILE = "model.xml"
 _RECIPE = 3
-"""Raised when the way to quantise changes, so that kept graphs of an older way are not used."""
+"""Version of the quantisation; raise it with each change, so that cached graphs of older versions
+are not used."""
 _WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+"""Types of operators with weights."""
 
 
 def quantised(model: Model, pixels: Sequence[torch.Tensor], float_layers: int = 0) -> Path:
-    """The int8 graph of a model as an OpenVINO IR file; made on first use and kept in the cache.
+    """Returns the int8 graph of a model as an OpenVINO IR file; made on first use and cached. Input
+    and output as `exported`.
 
-    pixels: calibration frames, each [1, height, width, 3] uint8 BGR as `Preprocessor` makes them.
-    float_layers: how many of the first weighted layers stay in floating point: they see the raw
-    picture and lose most by rounding, and cost the most time.
-    Input and output as `exported`. Raises ModelError where it cannot be made.
+    Args:
+        model: the model.
+        pixels: calibration frames, each [1, height, width, 3] uint8 BGR, as `Preprocessor`
+            produces.
+        float_layers: how many of the first weighted layers stay in floating point: these see the
+            raw picture, so they lose the most by rounding, and they take the most time.
+
+    Raises:
+        ModelError: too few frames, or the graph cannot be quantised.
     """
     if len(pixels) < MIN_FRAMES:
         raise ModelError(
             f"int8: {len(pixels)} frames to calibrate on; give at least {MIN_FRAMES}, of what the "
             "robot sees"
         )
-    chosen = pixels[:: -(-len(pixels) // MAX_FRAMES)]
-    name = f"{model.name}-{export_key(model)}-int8-{_key(chosen, float_layers)}"
-    return kept(name, functools.partial(_make, model, chosen, float_layers)) / _FILE
+    calibration_frames = pixels[:: -(-len(pixels) // MAX_FRAMES)]
+    name = f"{model.name}-{export_key(model)}-int8-{_key(calibration_frames, float_layers)}"
+    return kept(name, functools.partial(_make, model, calibration_frames, float_layers)) / _FILE
 
 
 def _key(pixels: Sequence[torch.Tensor], float_layers: int) -> str:
@@ -63,9 +71,11 @@ def _make(model: Model, pixels: Sequence[torch.Tensor], float_layers: int, folde
     started = time.monotonic()
     graph = _simplified(exported(model))
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # NNCF draws its progress on stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            # NNCF shows its progress on stdout.
             result = _calibrated(graph, pixels, float_layers)
-    except Exception as error:  # NNCF's exceptions share no base class
+    except Exception as error:
+        # NNCF's exceptions share no base class.
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"model {model.name!r} cannot be quantised to int8 ({reason}); run it in fp32 or bf16"
@@ -78,7 +88,7 @@ def _make(model: Model, pixels: Sequence[torch.Tensor], float_layers: int, folde
 
 
 def _calibrated(graph: ov.Model, pixels: Sequence[torch.Tensor], float_layers: int) -> ov.Model:
-    # NNCF reports its use to its makers by default; a robot tells nobody.
+    # Disables NNCF's telemetry, which is on by default.
     os.environ["NNCF_CI"] = "1"
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
@@ -91,50 +101,50 @@ def _calibrated(graph: ov.Model, pixels: Sequence[torch.Tensor], float_layers: i
         subset_size=len(pixels),
         # Asymmetric activations: bounded ones, such as ReLU6, use all 8 bits.
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=_left_out(graph, float_layers)),
+        ignored_scope=nncf.IgnoredScope(names=_float_operator_names(graph, float_layers)),
         advanced_parameters=AdvancedQuantizationParameters(
-            # Without VNNI the sums of two products overflow 16 bits, so weights get 7 bits. On
+            # Without VNNI the sum of two products overflows 16 bits, so weights get 7 bits. On
             # EfficientNet-Lite0 that costs 2 photographs in 100.
             overflow_fix=OverflowFix.DISABLE if sums_are_exact() else OverflowFix.ENABLE,
-            # The range that loses least, not the widest one seen.
+            # The range with the smallest error, not the widest one.
             activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM,
         ),
     )
 
 
 def _simplified(file: Path) -> ov.Model:
-    """An exported graph with its constants folded and its operators fused. In a graph as it was
-    exported NNCF takes no addition for a bias, so it corrects none. ov.convert_model does the same,
-    and reports its use to its makers."""
+    """Returns an exported graph with its constants folded and operators fused. In an unfused graph
+    NNCF recognises no bias, so it corrects none. ov.convert_model does the same, but sends
+    telemetry."""
     graph = ov.Core().read_model(file)
     apply_moc_transformations(graph, cf=True)
     return graph
 
 
-def _left_out(graph: ov.Model, float_layers: int) -> list[str]:
-    """Names of the operators that stay in floating point."""
+def _float_operator_names(graph: ov.Model, float_layers: int) -> list[str]:
+    """Returns the names of the operators that stay in floating point."""
     layers = [op for op in graph.get_ordered_ops() if op.get_type_name() in _WEIGHTED]
-    kept = [*layers[:float_layers], *_silus(graph)]
+    float_operators = [*layers[:float_layers], *_silus(graph)]
     if has_native_bf16():
-        # Depthwise convolutions lose much by 8 bits, and in bfloat16 they take no longer.
-        kept += [op for op in layers if op.get_type_name() == "GroupConvolution"]
-    return sorted({op.get_friendly_name() for op in kept})
+        # Depthwise convolutions lose much accuracy in 8 bits, and are as fast in bfloat16.
+        float_operators += [op for op in layers if op.get_type_name() == "GroupConvolution"]
+    return sorted({op.get_friendly_name() for op in float_operators})
 
 
 def _silus(graph: ov.Model) -> list[ov.Node]:
-    """The operators of every SiLU, x * sigmoid(x). NNCF would round x and sigmoid(x) to int8 each,
-    which on YOLOX-nano loses two objects of three and takes longer than the float32 in between."""
-    found: list[ov.Node] = []
+    """Returns the operators of every SiLU, x * sigmoid(x). NNCF would round x and sigmoid(x)
+    separately, which on YOLOX-nano loses two objects of three and takes longer than float32."""
+    operators: list[ov.Node] = []
     for sigmoid in graph.get_ordered_ops():
         if sigmoid.get_type_name() != "Sigmoid":
             continue
-        x = sigmoid.input_value(0)
+        sigmoid_input = sigmoid.input_value(0)
         for target in sigmoid.output(0).get_target_inputs():
             product = target.get_node()
-            factors = [product.input_value(i) for i in range(product.get_input_size())]
-            if product.get_type_name() == "Multiply" and x in factors:
-                found += [sigmoid, product]
-    return found
+            factors = [product.input_value(index) for index in range(product.get_input_size())]
+            if product.get_type_name() == "Multiply" and sigmoid_input in factors:
+                operators += [sigmoid, product]
+    return operators
 
 
 def sums_are_exact() -> bool:

@@ -1,5 +1,4 @@
-"""Tune: measures every way to run a model on this computer, and how much each agrees with torch in
-float32."""
+"""Measures every way to run a model on this computer, and its agreement with torch in float32."""
 
 import datetime
 import logging
@@ -26,16 +25,18 @@ from node.perception.tuning.quantise import MIN_FRAMES, quantised
 log = logging.getLogger(__name__)
 
 FLOORS: Mapping[str, float] = {"fp32": 0.99, "bf16": 0.99, "fp16": 0.99, "int8": 0.98}
-"""Smallest share of held-out frames that must keep their best label, for each precision."""
+"""Smallest agreement with the reference, for each precision."""
 INT8_FRAMES = 2 * MIN_FRAMES
-"""Fewest frames for int8: half of them calibrate it, the other half judge it."""
+"""Fewest frames for int8: one half calibrates, the other half evaluates."""
 FLOAT_LAYERS = (0, 16)
-"""First layers left in floating point, tried in turn: all int8 is fastest, and not always right."""
+"""Numbers of first layers in floating point that are tried: all int8 is fastest, but not always
+accurate."""
 _PASSES = 3
 _FRAMES_A_PASS = 20
 _WARMUP = 4
 
 Progress = Callable[[str, int, int], None]
+"""Called with (step in words, done, total)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +57,25 @@ def tune(
 ) -> TuningResult:
     """Measures all choices in turn on the same frames.
 
-    pixels: real frames, each [1, height, width, 3] uint8 BGR as `Preprocessor` makes them; every
-    second one calibrates int8 and is not judged on. frames: what they are, in words.
-    progress: called with what is done, how far, of how much. threads: the only thread count to
-    try, None for several. Raises ModelError where not even the reference runs.
+    Args:
+        model: the model.
+        pixels: real frames, each [1, height, width, 3] uint8 BGR, as `Preprocessor` produces. With
+            enough frames for int8, every second one calibrates int8 and is excluded from the
+            evaluation.
+        frames: description of the frames.
+        floors: smallest agreement for each precision.
+        progress: called for each step.
+        threads: the only number of CPU threads to try; None: several.
+
+    Raises:
+        ModelError: the reference cannot run.
     """
-    judged = list(pixels[1::2] if len(pixels) >= INT8_FRAMES else pixels)
+    evaluated = list(pixels[1::2] if len(pixels) >= INT8_FRAMES else pixels)
     threads_before = torch.get_num_threads()
-    reference = _answers(model, build_choice(model, reference_choice(model)), judged)
+    reference = _outputs_of(model, build_choice(model, reference_choice(model)), evaluated)
     choices, refused = _choices(model, pixels[0::2], [threads] if threads else _threads(), progress)
-    candidates, failed = _examine(model, choices, judged, reference, progress)
-    measured = _measure(candidates, judged, floors, progress)
+    candidates, failed = _examine(model, choices, evaluated, reference, progress)
+    measured = _measure(candidates, evaluated, floors, progress)
     torch.set_num_threads(threads_before)
     ordered = sorted(measured, key=lambda row: row.median_ms or 0)
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -74,7 +83,8 @@ def tune(
 
 
 def reference_choice(model: Model) -> Choice:
-    """What all others are judged by: torch in float32, OpenVINO's float32 for a bare graph."""
+    """Returns the reference of all comparisons: torch in float32, or OpenVINO in float32 for a bare
+    graph."""
     return Choice("torch" if model.build is not None else "openvino", "fp32", "cpu")
 
 
@@ -84,7 +94,7 @@ def _choices(
     threads: Sequence[int],
     progress: Progress,
 ) -> tuple[list[Choice], list[Measured]]:
-    """What can be tried here, and what cannot with the reason."""
+    """Returns the choices that can be tried here, and the others with the reason."""
     plain = [
         Choice(runtime, precision, "cpu")
         for runtime, precisions in PRECISIONS.items()
@@ -94,8 +104,8 @@ def _choices(
     int8, refused = _int8(model, calibration, progress)
     on_cpu = [replace(choice, threads=count) for choice in (*plain, *int8) for count in threads]
     on_gpu = [
-        Choice("torch", precision, f"cuda:{place}")
-        for place in range(torch.cuda.device_count())
+        Choice("torch", precision, f"cuda:{index}")
+        for index in range(torch.cuda.device_count())
         for precision in GPU_PRECISIONS
     ]
     return on_gpu + on_cpu, refused
@@ -105,8 +115,8 @@ def _int8(
     model: Model, calibration: Sequence[torch.Tensor], progress: Progress
 ) -> tuple[list[Choice], list[Measured]]:
     choices = []
-    for place, float_layers in enumerate(FLOAT_LAYERS):
-        progress("quantising to int8", place, len(FLOAT_LAYERS))
+    for index, float_layers in enumerate(FLOAT_LAYERS):
+        progress("quantising to int8", index, len(FLOAT_LAYERS))
         try:
             graph = quantised(model, calibration, float_layers)
         except ModelError as error:
@@ -116,7 +126,7 @@ def _int8(
 
 
 def _threads() -> list[int]:
-    """Thread counts to try: one, half of the cores, all."""
+    """Returns the thread counts to try: one, half of the cores, all."""
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return sorted({1, max(1, cores // 2), cores})
 
@@ -124,42 +134,50 @@ def _threads() -> list[int]:
 def _examine(
     model: Model,
     choices: Sequence[Choice],
-    judged: Sequence[torch.Tensor],
+    evaluated: Sequence[torch.Tensor],
     reference: list[Outputs],
     progress: Progress,
 ) -> tuple[list[_Candidate], list[Measured]]:
-    """Builds each choice and compares its answers; thread counts share an answer."""
+    """Builds each choice and compares its outputs; choices that differ only in threads share a
+    comparison."""
     candidates: list[_Candidate] = []
     failed: list[Measured] = []
     accuracy: dict[Choice, tuple[float, float]] = {}
     task = task_of(model, 1, DetectConfig(), SegmentConfig())
-    for place, choice in enumerate(choices):
-        progress("comparing with torch fp32", place, len(choices))
-        alike = replace(choice, threads=None)
+    for index, choice in enumerate(choices):
+        progress("comparing with torch fp32", index, len(choices))
+        without_threads = replace(choice, threads=None)
         try:
             runtime = build_choice(model, choice)
             set_torch_threads(runtime, choice.threads)
-            if alike not in accuracy:
-                accuracy[alike] = _compare(task, _answers(model, runtime, judged), reference)
+            if without_threads not in accuracy:
+                accuracy[without_threads] = _compare(
+                    task, _outputs_of(model, runtime, evaluated), reference
+                )
         except ModelError as error:
             failed.append(Measured(choice, refused=str(error)))
             continue
-        candidates.append(_Candidate(choice, runtime, *accuracy[alike]))
+        candidates.append(_Candidate(choice, runtime, *accuracy[without_threads]))
     return candidates, failed
 
 
-def _answers(model: Model, runtime: Runtime, pixels: Sequence[torch.Tensor]) -> list[Outputs]:
-    answers = []
+def _outputs_of(model: Model, runtime: Runtime, pixels: Sequence[torch.Tensor]) -> list[Outputs]:
+    results = []
     for frame in pixels:
         outputs = runtime.infer(frame)
-        answers.append(tuple(outputs[place].copy() for place in model.output_order))
-    return answers
+        results.append(tuple(outputs[index].copy() for index in model.output_order))
+    return results
 
 
-def _compare(task: Task, got: list[Outputs], reference: list[Outputs]) -> tuple[float, float]:
-    """Mean agreement, and the largest difference of a score."""
-    pairs = [task.agreement(a, b) for a, b in zip(got, reference, strict=True)]
-    return statistics.fmean(share for share, _ in pairs), max(apart for _, apart in pairs)
+def _compare(task: Task, actual: list[Outputs], reference: list[Outputs]) -> tuple[float, float]:
+    """Returns the mean agreement and the largest difference of a score."""
+    pairs = [
+        task.agreement(outputs, reference_outputs)
+        for outputs, reference_outputs in zip(actual, reference, strict=True)
+    ]
+    return statistics.fmean(agreement for agreement, _ in pairs), max(
+        difference for _, difference in pairs
+    )
 
 
 def _measure(
@@ -168,26 +186,26 @@ def _measure(
     floors: Mapping[str, float],
     progress: Progress,
 ) -> list[Measured]:
-    """All candidates by turns, several times, so that a busy moment hits none alone."""
+    """Measures all candidates in turn, several times, so that a load peak affects all of them."""
     times: list[list[float]] = [[] for _ in candidates]
     cpu: list[list[float]] = [[] for _ in candidates]
     total = _PASSES * len(candidates)
     for turn in range(_PASSES):
-        for place, candidate in enumerate(candidates):
-            progress("measuring", turn * len(candidates) + place, total)
+        for index, candidate in enumerate(candidates):
+            progress("measuring", turn * len(candidates) + index, total)
             set_torch_threads(candidate.runtime, candidate.choice.threads)
             block, cpu_ms = _block(candidate.runtime, pixels)
-            times[place] += block
-            cpu[place].append(cpu_ms)
+            times[index] += block
+            cpu[index].append(cpu_ms)
     progress("measuring", total, total)
     return [
-        _row(candidate, times[place], statistics.median(cpu[place]), floors)
-        for place, candidate in enumerate(candidates)
+        _row(candidate, times[index], statistics.median(cpu[index]), floors)
+        for index, candidate in enumerate(candidates)
     ]
 
 
 def _block(runtime: Runtime, pixels: Sequence[torch.Tensor]) -> tuple[list[float], float]:
-    """Milliseconds of each of some frames, and CPU milliseconds a frame."""
+    """Returns the time of each frame of a block in ms, and the CPU time a frame in ms."""
     frames = _cycled(pixels)
     for _ in range(_WARMUP):
         runtime.infer(next(frames))

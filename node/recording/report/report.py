@@ -224,7 +224,8 @@ def _add_labels(
 
 def _names(message: LabelsMessage) -> set[str]:
     if message.detections or message.areas:
-        return {item.name for item in (*message.detections, *message.areas)}
+        detected = {detection.name for detection in message.detections}
+        return detected | {area.name for area in message.areas}
     return {label.name for label in message.stable or message.labels[:1]}
 
 

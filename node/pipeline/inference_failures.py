@@ -1,0 +1,49 @@
+"""InferenceFailures: the frames that the model failed on, and when there are too many in a row."""
+
+import logging
+
+from node.errors import FrameError, InferenceError, PerceptionError
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES = 10
+"""Failures in a row that end the node: only a new process helps then."""
+
+
+class InferenceFailures:
+    """Counts failures. The inference thread writes; any thread reads the attributes.
+
+    lost_frames: frames without labels because the model failed. last_error: the newest failure,
+    None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.lost_frames = 0
+        self.last_error: str | None = None
+        self._in_a_row = 0
+
+    def note_success(self) -> None:
+        """Ends a row of failures."""
+        self._in_a_row = 0
+
+    def note_rollback(self, reason: str) -> None:
+        """Notes that the model was replaced by its predecessor instead of losing a frame."""
+        self.last_error = reason
+
+    def note_lost(self, camera: str, error: Exception) -> InferenceError | None:
+        """Counts one lost frame. Returns the error that ends the node once the model has failed on
+        `MAX_FAILURES` frames in a row, else None."""
+        self.lost_frames += 1
+        self._in_a_row += 1
+        reason = str(error) if isinstance(error, PerceptionError) else repr(error)
+        if reason != self.last_error:  # once for each reason, not once for each frame
+            log.error("camera '%s': frame lost: %s", camera, reason)
+        self.last_error = reason
+        if self._in_a_row < MAX_FAILURES or isinstance(error, FrameError):
+            return None
+        fatal = InferenceError(
+            f"the model failed on {self._in_a_row} frames in a row ({reason}); ending, so that a "
+            "supervisor restarts the node"
+        )
+        fatal.__cause__ = error
+        return fatal
