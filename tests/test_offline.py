@@ -218,7 +218,7 @@ BAD_INPUT = {
     "unknown key": (
         ["config", "check", "{tmp}/key.toml"], 2, "model.topk: unknown key (its value is 3); did",
     ),
-    "replay of the endless": (["replay", "demo"], 2, "replay reads recordings"),
+    "replay of the endless": (["replay", "demo"], 2, "replay reads sources that have an end"),
     "bad golden file": (
         ["replay", "{tmp}/good.png", "--expect", "{tmp}/text.mp4"], 2, "line 1 is not a JSON",
     ),
