@@ -1,16 +1,22 @@
 """Durations as control code gives them. Needs the standard library only."""
 
 import math
+import warnings
+
+from perception_client.errors import ArgumentError, ArgumentTypeError
 
 _LONGEST_POLL_S = 3600.0
-"""A poll takes milliseconds as a C int; whoever waits longer polls again."""
+"""A poll takes milliseconds as a C int; longer waits poll again."""
+_LONGEST_SENSIBLE_AGE_S = 60.0
+"""A robot that acts on older labels is unheard of; 200 are milliseconds taken for seconds."""
+_WARNED: set[str] = set()
 
 
 def seconds(name: str, value: object) -> float:
-    """A duration that a caller gave, in seconds; `math.inf` is for ever.
+    """A duration that a caller gave, in seconds; `math.inf` means no limit.
 
-    name: of the argument, for the error. Raises TypeError for what is no number, ValueError for
-    what is less than 0 or not a number (nan).
+    name: of the argument, for the error. Raises ArgumentTypeError (a TypeError) for a value that
+    is not a number, ArgumentError (a ValueError) for a negative number and for nan.
     """
     try:
         if isinstance(value, str | bytes | bytearray):
@@ -19,12 +25,40 @@ def seconds(name: str, value: object) -> float:
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, OverflowError):  # an integer that is longer than any float
             return seconds(name, math.inf if value > 0 else -math.inf)  # type: ignore[operator]
-        raise TypeError(f"{name} is {value!r:.40}; give a number of seconds") from None
+        raise ArgumentTypeError(f"{name} is {value!r:.40}; give a number of seconds") from None
     if not number >= 0:  # nan too
-        raise ValueError(f"{name} is {number:g}; give 0 or more seconds, math.inf for no limit")
+        raise ArgumentError(f"{name} is {number:g}; give 0 or more seconds, math.inf for no limit")
     return number
+
+
+def age_limit(value: object) -> float:
+    """`max_age_s` as a caller gave it, in seconds. Raises as `seconds`; warns once in a process
+    where the number is so large that milliseconds may have been meant."""
+    max_age_s = seconds("max_age_s", value)
+    if _LONGEST_SENSIBLE_AGE_S < max_age_s < math.inf and "max_age_s" not in _WARNED:
+        _WARNED.add("max_age_s")
+        warnings.warn(
+            f"max_age_s is {max_age_s:g} seconds: labels that are {duration(max_age_s)} old still "
+            f"count as fresh. For milliseconds write {max_age_s / 1000:g}",
+            stacklevel=4,
+        )
+    return max_age_s
 
 
 def poll_ms(left_s: float) -> int:
     """How long one poll may take, in ms, where so much time is left."""
     return int(min(max(left_s, 0.0), _LONGEST_POLL_S) * 1000) + 1
+
+
+def duration(value_s: float, digits: str = "g") -> str:
+    """A duration in the unit that a person would choose: `2.5 s`, `17 min`, `12 days`.
+
+    digits: format of a number of seconds.
+    """
+    if value_s < 120:
+        return f"{value_s:{digits}} s"
+    for unit_s, most, unit in ((60, 120, "min"), (3600, 48, "h"), (86400, 730, "days")):
+        if value_s < most * unit_s:
+            return f"{value_s / unit_s:.0f} {unit}"
+    years = value_s / (365.25 * 86400)
+    return f"{years:.0f} years" if years < 1000 else "ever"

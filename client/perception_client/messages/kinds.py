@@ -6,7 +6,7 @@ Imports msgpack and the standard library only, since control code on other compu
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -163,8 +163,30 @@ class ImageSize:
     height: int
 
 
+class _ChecksClasses:
+    """Where a message keeps the check of class names, which is not on the wire. A subscriber sets
+    it once it has the model's class names; before, every name passes."""
+
+    __slots__ = ("_check",)
+
+    def check_classes_by(self, check: Callable[[str], None]) -> None:
+        """check: raises UnknownClassError for a class that the model does not have."""
+        object.__setattr__(self, "_check", check)
+
+    @property
+    def checks_classes(self) -> bool:
+        """Whether the model's class names are known."""
+        return hasattr(self, "_check")
+
+    def check_class(self, name: str) -> None:
+        """Raises UnknownClassError where the model is known to have no class of this name."""
+        check: Callable[[str], None] | None = getattr(self, "_check", None)
+        if check is not None:
+            check(name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelsMessage:
+class LabelsMessage(_ChecksClasses):
     """One message of `labels/<camera>/`; docs/messages.md explains every field.
 
     With a status other than `ok` the frame's own fields are None, `labels`, `detections` and
@@ -248,37 +270,50 @@ class LabelsMessage:
         return tuple(label for label in self.labels if label.stable)
 
     def of_class(self, name: str) -> tuple[Detection, ...]:
-        """The detections of one class, best first."""
-        return tuple(one for one in self.detections if one.name == name)
+        """The detections of one class, best first. Raises UnknownClassError, as every method here
+        that takes a class name."""
+        self.check_class(name)
+        return tuple(detection for detection in self.detections if detection.name == name)
 
     def largest(self, name: str | None = None) -> Detection | None:
-        """The detection with the largest box, of one class or of all; None where there is none."""
+        """The detection with the largest box, of one class or of all; None without detections."""
         among = self.detections if name is None else self.of_class(name)
-        return max(among, key=lambda one: one.box.area, default=None)
+        return max(among, key=lambda detection: detection.box.area, default=None)
 
     def nearest_to_centre(self, name: str | None = None) -> Detection | None:
-        """The detection whose centre is nearest to the picture's; None where there is none."""
+        """The detection whose centre is nearest to the centre of the picture, of one class or of
+        all; None without detections."""
+        among = self.detections if name is None else self.of_class(name)
         if self.image is None:
             return None
         x, y = self.image.width / 2, self.image.height / 2
-        among = self.detections if name is None else self.of_class(name)
-        return min(among, key=lambda one: math.hypot(one.box.cx - x, one.box.cy - y), default=None)
+        return min(
+            among,
+            key=lambda detection: math.hypot(detection.box.cx - x, detection.box.cy - y),
+            default=None,
+        )
 
     def track(self, number: int) -> Detection | None:
-        """The detection of a track; None while it is not seen."""
-        return next((one for one in self.detections if one.track == number), None)
+        """The detection of a track; None while the track has none."""
+        return next((found for found in self.detections if found.track == number), None)
 
     def area(self, name: str) -> float:
-        """The fraction of the picture that is one class, 0 to 1; 0 where it is not listed."""
-        return sum(one.fraction for one in self.areas if one.name == name)
+        """The fraction of the picture that one class covers, 0 to 1; 0 where `areas` lacks it."""
+        self.check_class(name)
+        return sum(area.fraction for area in self.areas if area.name == name)
 
     def mask(self, name: str) -> Mask | None:
-        """Where a class is; None where it has no mask."""
-        return next((one for one in self.masks if one.name == name), None)
+        """The mask of one class; None where the class has none."""
+        self.check_class(name)
+        return next((mask for mask in self.masks if mask.name == name), None)
 
     def shows(self, name: str, min_score: float = 0.0) -> bool:
-        """Whether a class is here: detected, or a stable label, or without smoothing the best, or
-        with an area (whose fraction is its score)."""
+        """Whether the picture shows a class: as a detection, else as a stable label, else (without
+        smoothing) as the best label, or as an area, whose fraction then counts as its score.
+
+        min_score: smallest score that counts, 0 to 1.
+        """
+        self.check_class(name)
         if self.areas:
             return self.area(name) > 0 and self.area(name) >= min_score
         things = self.detections or self.stable or self.labels[:1]
