@@ -2,8 +2,10 @@
 Needs pyzmq only; the same for asyncio, with a context of zmq.asyncio."""
 
 import contextlib
+import os
 import struct
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ class Handshakes:
 
     def __init__(
         self,
-        context: "zmq.Context[Any]",
+        sockets: "Sockets",
         socket: "zmq.Socket[Any]",
         endpoint: str,
         *,
@@ -52,7 +54,7 @@ class Handshakes:
         self._access = access
         self._failed: int | None = None
         self._tried_s = time.monotonic()
-        self._events: zmq.Socket[bytes] = context.socket(zmq.PAIR, socket_class=zmq.Socket)
+        self._events: zmq.Socket[bytes] = sockets.open(zmq.PAIR, socket_class=zmq.Socket)
         # Without a limit: libzmq's I/O thread would block on a monitor that is not read.
         self._events.setsockopt(zmq.RCVHWM, 0)
         self._events.setsockopt(zmq.LINGER, 0)
@@ -104,6 +106,37 @@ class Handshakes:
         self._socket.connect(address)
 
 
+class Sockets:
+    """A context and its sockets, which are closed by `close`, or with the owner of this object.
+
+    Left to the garbage collector, pyzmq may end the context before its sockets, and so wait for
+    ever; the finalizer holds both, and closes the sockets first.
+    """
+
+    def __init__(self, context: "zmq.Context[Any]") -> None:
+        self.context = context
+        self._all: list[zmq.Socket[Any]] = []
+        self._finalizer = weakref.finalize(self, _close_all, context, self._all, os.getpid())
+        self._finalizer.atexit = False  # a process that ends needs none of it
+
+    def open(self, kind: int, **options: Any) -> Any:
+        """A new socket."""
+        socket = self.context.socket(kind, **options)
+        self._all.append(socket)
+        return socket
+
+    def close(self) -> None:
+        """Closes the sockets and ends the context; a second call does nothing."""
+        self._finalizer()
+
+
+def _close_all(context: "zmq.Context[Any]", sockets: "list[zmq.Socket[Any]]", process: int) -> None:
+    if os.getpid() == process:
+        for socket in sockets:
+            socket.close(linger=0)
+        context.term()
+
+
 class Connection:
     """The sockets of one subscriber. Raises EndpointError, ConfigError.
 
@@ -121,12 +154,12 @@ class Connection:
         self.endpoint = endpoint
         self.owner = Owner(f"subscriber of {endpoint}")
         self._camera = camera
-        self._context = new_context()
+        self._sockets = Sockets(new_context())
         self._handshakes: Handshakes | None = None
         try:
-            self.labels: Any = self._socket()
+            self.labels: Any = self._sockets.open(zmq.SUB)
             self._handshakes = Handshakes(
-                self._context, self.labels, str(endpoint), keyed=self.keys is not None
+                self._sockets, self.labels, str(endpoint), keyed=self.keys is not None
             )
             connect(self.labels, endpoint, camera, keys=self.keys)
         except zmq.ZMQError as error:
@@ -138,7 +171,7 @@ class Connection:
 
     def subscribe(self, kind: MessageKind) -> Any:
         """Another socket, for one kind of message."""
-        socket = self._socket()
+        socket = self._sockets.open(zmq.SUB)
         connect(socket, self.endpoint, self._camera, kind, self.keys)
         return socket
 
@@ -149,12 +182,8 @@ class Connection:
     def close(self) -> None:
         """Closes the sockets. A second call does nothing, nor does one in a forked process. Raises
         WrongThreadError while another thread uses them."""
-        if not self.owner.close():
-            return
-        self._context.destroy(linger=0)  # of all its sockets, also after a failure
-
-    def _socket(self) -> Any:
-        return self._context.socket(zmq.SUB)
+        if self.owner.close():
+            self._sockets.close()
 
 
 def keys_of(keys: Path | str | Keys | None) -> Keys | None:

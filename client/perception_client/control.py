@@ -12,7 +12,7 @@ from typing import Any, Self
 import msgpack
 import zmq
 
-from perception_client.connection import Handshakes, keys_of
+from perception_client.connection import Handshakes, Sockets, keys_of
 from perception_client.endpoint import connect_to, keep_alive
 from perception_client.errors import (
     ArgumentTypeError,
@@ -82,9 +82,9 @@ class Control:
         self._numbers = itertools.count(1)
         self._owner = Owner(f"control of {endpoint}")
         own = keys_of(keys)
-        self._context: zmq.Context[Any] = zmq.Context()
+        self._sockets = Sockets(zmq.Context())
         try:
-            self._socket = self._context.socket(zmq.DEALER)
+            self._socket: zmq.Socket[bytes] = self._sockets.open(zmq.DEALER)
             self._socket.setsockopt(zmq.LINGER, 0)
             # Without it libzmq keeps a request for a node that is not there yet, and the node
             # carries the request out when it starts, long after the caller gave up.
@@ -95,7 +95,7 @@ class Control:
             if own is not None:
                 own.put_on(self._socket)
             self._handshakes = Handshakes(
-                self._context, self._socket, endpoint, keyed=own is not None, access="control"
+                self._sockets, self._socket, str(endpoint), keyed=own is not None, access="control"
             )
             connect_to(self._socket, endpoint, DEFAULT_CONTROL_ENDPOINT)
         except zmq.ZMQError as error:
@@ -189,7 +189,7 @@ class Control:
         """Closes the connection; a second call does nothing. Raises WrongThreadError while another
         thread uses it."""
         if self._owner.close():
-            self._context.destroy(linger=0)
+            self._sockets.close()
 
     def __enter__(self) -> Self:
         return self

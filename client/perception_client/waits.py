@@ -40,7 +40,7 @@ def age_limit(value: object) -> float:
         warnings.warn(
             f"max_age_s is {max_age_s:g} seconds: labels that are {duration(max_age_s)} old still "
             f"count as fresh. For milliseconds write {max_age_s / 1000:g}",
-            stacklevel=4,
+            stacklevel=3,
         )
     return max_age_s
 
