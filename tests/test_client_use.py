@@ -47,7 +47,7 @@ from perception_client import (
 )
 from perception_client.inbox import MOST_UNREAD, Inbox
 from perception_client.messages.codec import encode
-from perception_client.waits import duration
+from perception_client.text import duration
 
 WAIT_S = 10.0
 

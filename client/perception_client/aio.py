@@ -40,7 +40,8 @@ from perception_client.messages.kinds import (
     LabelsMessage,
 )
 from perception_client.subscriber import StaleGuard
-from perception_client.waits import age_limit, duration, poll_ms, seconds
+from perception_client.text import duration
+from perception_client.waits import age_limit, poll_ms, seconds
 
 
 class AsyncEventStream:

@@ -25,7 +25,8 @@ from perception_client.keys import Keys
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import LabelsMessage
 from perception_client.ownership import Owner
-from perception_client.waits import duration, poll_ms, seconds
+from perception_client.text import duration
+from perception_client.waits import poll_ms, seconds
 
 DEFAULT_CONTROL_ENDPOINT = "tcp://127.0.0.1:5571"
 MAX_ANSWER_BYTES = 64 * 1024 * 1024

@@ -35,9 +35,8 @@ from perception_client.messages.kinds import (
     boot_id,
     topic,
 )
-from perception_client.text import printable
+from perception_client.text import duration, printable
 from perception_client.vocabulary import Vocabulary
-from perception_client.waits import duration
 
 log = logging.getLogger(__name__)
 

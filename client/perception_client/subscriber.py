@@ -58,7 +58,8 @@ from perception_client.messages.kinds import (
     LabelsMessage,
     Status,
 )
-from perception_client.waits import age_limit, duration, poll_ms, seconds
+from perception_client.text import duration
+from perception_client.waits import age_limit, poll_ms, seconds
 
 __all__ = [
     "Answer",

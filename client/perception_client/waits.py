@@ -4,6 +4,7 @@ import math
 import warnings
 
 from perception_client.errors import ArgumentError, ArgumentTypeError
+from perception_client.text import duration
 
 _LONGEST_POLL_S = 3600.0
 """A poll takes milliseconds as a C int; longer waits poll again."""
@@ -48,17 +49,3 @@ def age_limit(value: object) -> float:
 def poll_ms(left_s: float) -> int:
     """How long one poll may take, in ms, where so much time is left."""
     return int(min(max(left_s, 0.0), _LONGEST_POLL_S) * 1000) + 1
-
-
-def duration(value_s: float, digits: str = "g") -> str:
-    """A duration in the unit that a person would choose: `2.5 s`, `17 min`, `12 days`.
-
-    digits: format of a number of seconds.
-    """
-    if value_s < 120:
-        return f"{value_s:{digits}} s"
-    for unit_s, most, unit in ((60, 120, "min"), (3600, 48, "h"), (86400, 730, "days")):
-        if value_s < most * unit_s:
-            return f"{value_s / unit_s:.0f} {unit}"
-    years = value_s / (365.25 * 86400)
-    return f"{years:.0f} years" if years < 1000 else "ever"

@@ -28,7 +28,8 @@ from perception_client.messages.calibration import Calibration
 from perception_client.messages.clock import virtual_time
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import EventMessage, HealthMessage, LabelsMessage, Message
-from perception_client.waits import age_limit, duration
+from perception_client.text import duration
+from perception_client.waits import age_limit
 from perception_client.waits import seconds as checked_seconds
 
 if TYPE_CHECKING:
