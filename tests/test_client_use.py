@@ -136,6 +136,23 @@ def test_a_lossless_reader_that_waits_before_each_message_loses_nothing(ipc: str
     assert seqs == list(range(count))
 
 
+def test_watch_says_which_cameras_there_are(live: Live) -> None:
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "node", "watch", "--endpoint", live.endpoint, "--camera", "fron",
+         "--timeout", "30"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    try:
+        live.joined(3)
+        live.send(health(), labels(0))
+        _, said = watch.communicate(timeout=30)
+    finally:
+        watch.kill()
+    assert watch.returncode == 2
+    assert "no camera 'fron'; it has: front, rear" in said
+    assert "Traceback" not in said
+
+
 # Threads, processes, closing.
 
 
@@ -364,7 +381,9 @@ def test_a_client_is_told_why_its_keys_do_not_fit(ipc: str, keys: Path, tmp_path
         stranger = dataclasses.replace(arm, public=other.public, secret=other.secret)
         assert "refuses this client's key" in refusal(ipc, stranger)
         wrong_node = dataclasses.replace(arm, server=other.server)
-        assert "is server.key in this client's folder" in refusal(ipc, wrong_node)
+        assert "server.key in this client's folder of keys is of another" in refusal(
+            ipc, wrong_node
+        )
     finally:
         publisher.close()
     publisher = Publisher(ipc)

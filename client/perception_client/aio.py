@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import zmq
 import zmq.asyncio
@@ -39,6 +39,7 @@ from perception_client.messages.kinds import (
     HealthMessage,
     LabelsMessage,
 )
+from perception_client.protocol import AsyncLabelSource
 from perception_client.subscriber import StaleGuard
 from perception_client.text import duration
 from perception_client.waits import age_limit, poll_ms, seconds
@@ -406,6 +407,10 @@ class AsyncSubscriber(SubscriberBase):
         if self._catch_up.is_due:
             reconnect(self._socket, self._source)
             self._catch_up.connected_anew()
+
+
+if TYPE_CHECKING:
+    _: type[AsyncLabelSource] = AsyncSubscriber
 
 
 async def _poll(socket: zmq.asyncio.Socket, left_s: float) -> bool:

@@ -90,8 +90,8 @@ class Handshakes:
             return "the node asks for keys (wire.keys), and this client has none: give keys=FOLDER"
         if self._keyed:
             return (
-                "the node breaks off the handshake; is server.key in this client's folder of keys "
-                "the key of this node?"
+                "the node breaks off the handshake: either the node has no keys (wire.keys), or "
+                "server.key in this client's folder of keys is of another node"
             )
         return None  # a node that ended in between
 

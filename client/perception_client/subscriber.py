@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import zmq
 
@@ -58,6 +58,7 @@ from perception_client.messages.kinds import (
     LabelsMessage,
     Status,
 )
+from perception_client.protocol import LabelSource
 from perception_client.text import duration
 from perception_client.waits import age_limit, poll_ms, seconds
 
@@ -404,6 +405,10 @@ class Subscriber(SubscriberBase):
         if self._catch_up.is_due:
             reconnect(self._socket, self._source)
             self._catch_up.connected_anew()
+
+
+if TYPE_CHECKING:
+    _: type[LabelSource] = Subscriber
 
 
 class StaleGuard:

@@ -28,6 +28,7 @@ from perception_client.messages.calibration import Calibration
 from perception_client.messages.clock import virtual_time
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import EventMessage, HealthMessage, LabelsMessage, Message
+from perception_client.protocol import LabelSource
 from perception_client.text import duration
 from perception_client.waits import age_limit
 from perception_client.waits import seconds as checked_seconds
@@ -334,6 +335,10 @@ class RecordedLabels(SubscriberBase):
                 self._warned.add(problem)
                 text = f"recording {self._source} is not played whole: {problem}"
                 warnings.warn(text, stacklevel=3)
+
+
+if TYPE_CHECKING:
+    _: type[LabelSource] = RecordedLabels
 
 
 class RecordedEvents:
