@@ -356,12 +356,12 @@ def test_a_guard_calls_back_until_it_is_closed(forms: Forms) -> None:
     stale: list[NotUsableError] = []
     closed: list[NotUsableError] = []
     source = forms.open([labels(0)])
-    source.on_stale(0.2, stale.append)
-    source.on_stale(0.2, closed.append).close()
-    deadline = time.monotonic() + WAIT_S
-    while not stale and time.monotonic() < deadline:
-        source.wait(0.1)
-        source.latest(0.0)
+    with source.on_stale(0.2, stale.append):
+        source.on_stale(0.2, closed.append).close()
+        deadline = time.monotonic() + WAIT_S
+        while not stale and time.monotonic() < deadline:
+            source.wait(0.1)
+            source.latest(0.0)
     assert len(stale) == 1
     assert closed == []
 

@@ -43,8 +43,8 @@ _FIRST_TIME_NAMESPACE = "time:[4026531834]"
 
 @functools.cache
 def boot_id() -> str | None:
-    """Identifies the CLOCK_MONOTONIC and CLOCK_BOOTTIME of this process's stamps: the boot id, and in
-    a time namespace of its own (time_namespaces(7)) also its number. None off Linux."""
+    """Identifies the CLOCK_MONOTONIC and CLOCK_BOOTTIME of this process's stamps: the boot id, and
+    in a time namespace of its own (time_namespaces(7)) also its number. None off Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
