@@ -338,7 +338,7 @@ def test_the_command_line_does_the_same(node: Node, in_process: Run, tmp_path: P
     assert (done.returncode, done.stderr) == (1, "error: no camera 'up'; cameras: left, right\n")
     done = in_process("ctl", "--endpoint", f"{node.control}x", "--timeout", "0.2", "status")
     assert done.returncode == 1
-    assert "does the node run, with control.endpoint set to this" in done.stderr
+    assert "is the node running, with control.endpoint set to this" in done.stderr
 
 
 def test_a_client_that_never_reads_its_answers_holds_nobody(node: Node, control: Control) -> None:

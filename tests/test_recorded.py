@@ -143,7 +143,7 @@ def test_what_a_callback_raises_fails_the_test_and_every_guard_goes_on(
                 advanced += 1
         assert advanced == 20 - 3  # both guards are called in one step
         assert told == ["first", "second", "fresh", "first", "second"]
-        assert len(played.events) == 1
+        assert len(played.events.take()) == 1
         assert played.over
 
 

@@ -97,13 +97,13 @@ def test_each_case_has_its_own_error(node: Node) -> None:
         assert subscriber.alive
         node.labels()
         assert subscriber.require(WAIT_S, timeout_s=WAIT_S).best == Label(1, "cup", 0.9)
-        assert "s old, allowed are 0.2 s" in why_not(subscriber, TooOldError)
+        assert "s old, the limit is 0.2 s" in why_not(subscriber, TooOldError)
         node.unavailable(Status.STALLED)
         assert why_not(subscriber, CannotSeeError) == "camera 'front' cannot see: stalled"
         node.unavailable(Status.PAUSED)
         assert why_not(subscriber, NotLookingError) == "camera 'front' is paused"
         node.health("stopping")
-        assert "the node said that it stops" in why_not(subscriber, NodeGoneError)
+        assert "the node announced that it stops" in why_not(subscriber, NodeGoneError)
 
 
 def test_an_address_may_be_of_ipv6() -> None:
@@ -149,7 +149,7 @@ def test_what_a_picture_can_be_older_than_its_stamp_counts_in(node: Node) -> Non
         node.labels(uncertainty_ns=10**10)
         assert subscriber.wait(WAIT_S)
         assert subscriber.latest(5.0) is None
-        with pytest.raises(TooOldError, match=r"10\.\d+ s old, allowed are 5 s"):
+        with pytest.raises(TooOldError, match=r"10\.\d+ s old, the limit is 5 s"):
             subscriber.require(5.0)
         message = subscriber.require(60.0)
         assert message.stamp_uncertainty_ns == 10**10
@@ -341,7 +341,7 @@ def test_a_wall_clock_that_is_set_back_keeps_nothing_fresh_on_another_computer(
         node.labels()
         assert subscriber.require(WAIT_S, timeout_s=WAIT_S).labels
         monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
-        assert "s old, allowed are 0.2 s" in why_not(subscriber, TooOldError)
+        assert "s old, the limit is 0.2 s" in why_not(subscriber, TooOldError)
         assert subscriber.latest(0.2) is None
 
 

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from perception_client.control import Answer, Control, Picture
 from perception_client.errors import (
+    ArgumentError,
+    ArgumentTypeError,
     CannotSeeError,
     ClientError,
+    ClosedError,
     ConfigError,
     ControlError,
     EndpointError,
+    ForkedError,
+    GuardError,
     MessageError,
     NoAnswerError,
+    NoCalibrationError,
     NodeGoneError,
     NoMessageError,
     NotLookingError,
@@ -25,6 +31,10 @@ from perception_client.errors import (
     NotUsableError,
     PerceptionError,
     TooOldError,
+    UnknownCameraError,
+    UnknownClassError,
+    UseError,
+    WrongThreadError,
 )
 from perception_client.events import EventStream
 from perception_client.inbox import Gap
@@ -40,6 +50,7 @@ from perception_client.messages.kinds import (
     LabelsMessage,
     Status,
 )
+from perception_client.protocol import AsyncLabelSource, LabelSource
 from perception_client.subscriber import StaleGuard, Subscriber
 
 if TYPE_CHECKING:
@@ -47,12 +58,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answer",
+    "ArgumentError",
+    "ArgumentTypeError",
+    "AsyncLabelSource",
     "AsyncSubscriber",
     "Bearing",
     "Box",
     "Calibration",
     "CannotSeeError",
     "ClientError",
+    "ClosedError",
     "ConfigError",
     "Control",
     "ControlError",
@@ -60,14 +75,18 @@ __all__ = [
     "EndpointError",
     "EventMessage",
     "EventStream",
+    "ForkedError",
     "Gap",
+    "GuardError",
     "HealthMessage",
     "InfoMessage",
     "Keys",
     "Label",
+    "LabelSource",
     "LabelsMessage",
     "MessageError",
     "NoAnswerError",
+    "NoCalibrationError",
     "NoMessageError",
     "NodeGoneError",
     "NotLookingError",
@@ -79,11 +98,15 @@ __all__ = [
     "Status",
     "Subscriber",
     "TooOldError",
+    "UnknownCameraError",
+    "UnknownClassError",
+    "UseError",
+    "WrongThreadError",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """AsyncSubscriber, when it is asked for: loading asyncio takes as long as all the rest."""
+    """Loads AsyncSubscriber on its first use: asyncio takes as long to load as all the rest."""
     if name == "AsyncSubscriber":
         from perception_client.aio import AsyncSubscriber
 

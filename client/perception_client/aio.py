@@ -3,68 +3,119 @@ long as all the rest of the client."""
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import zmq
 import zmq.asyncio
 
+from perception_client.base import SubscriberBase
 from perception_client.catch_up import FOLLOWS_S, FULL, CatchUp
+from perception_client.connection import Connection
 from perception_client.errors import (
-    EndpointError,
     NodeGoneError,
     NoMessageError,
     NotSeenError,
     NotUsableError,
+    UnknownCameraError,
 )
 from perception_client.events import EventInbox
-from perception_client.inbox import DEFAULT_TIMEOUT_S, Gap, Inbox, connect, reconnect, silence
+from perception_client.inbox import (
+    DEFAULT_TIMEOUT_S,
+    MOST_DRAINED,
+    Gap,
+    Inbox,
+    reconnect,
+    silence,
+)
 from perception_client.keys import Keys
-from perception_client.messages.kinds import DEFAULT_ENDPOINT, EventMessage, LabelsMessage
-from perception_client.waits import poll_ms, seconds
+from perception_client.messages.calibration import Calibration
+from perception_client.messages.kinds import (
+    DEFAULT_ENDPOINT,
+    EventMessage,
+    HealthMessage,
+    LabelsMessage,
+)
+from perception_client.protocol import AsyncLabelSource
+from perception_client.subscriber import StaleGuard
+from perception_client.text import duration
+from perception_client.waits import age_limit, poll_ms, seconds
 
 
 class AsyncEventStream:
-    """Events as they come. `AsyncSubscriber.events` makes one."""
+    """The events of a node as they come. `AsyncSubscriber.events` makes one.
 
-    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+    check: called before each use; raises where this event loop may not use the socket.
+    """
+
+    def __init__(
+        self, socket: zmq.asyncio.Socket, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._socket = socket
+        self._check = check
         self._inbox = EventInbox()
 
     async def receive(self, timeout_s: float) -> EventMessage | None:
-        """As `EventStream.receive`."""
-        try:
-            async with asyncio.timeout(_limit(timeout_s)):
-                while True:
-                    event = self._inbox.open(await self._socket.recv_multipart())
-                    if event is not None:
-                        return event
-        except TimeoutError:
-            return None
-
-    async def __aiter__(self) -> AsyncIterator[EventMessage]:
-        """Every event, for as long as it takes."""
+        """The next event; None where none came within `timeout_s` seconds, which is usual."""
+        self._check()
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            event = self._inbox.open(await self._socket.recv_multipart())
+            try:
+                event = self._inbox.open(await self._socket.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return None
+                await _poll(self._socket, left_s)
+                self._check()
+                continue
             if event is not None:
-                yield event
+                return event
+
+    async def take(self) -> list[EventMessage]:
+        """The events that no call returned yet, without waiting."""
+        taken: list[EventMessage] = []
+        while (event := await self.receive(0.0)) is not None:
+            taken.append(event)
+        return taken
 
     def now(self, camera: str | None = None) -> tuple[EventMessage, ...]:
-        """As `EventStream.now`."""
+        """The newest event of each thing that is there now, of one camera or of all, as far as
+        received."""
         return self._inbox.now(camera)
 
     @property
     def lost(self) -> int:
-        """As `EventStream.lost`."""
+        """Number of events that were sent and did not arrive."""
         return self._inbox.lost
 
+    async def __aiter__(self) -> AsyncIterator[EventMessage]:
+        """Every event; waits for the next one without limit."""
+        while True:
+            event = await self.receive(float("inf"))
+            if event is not None:
+                yield event
 
-class AsyncSubscriber:
-    """Subscriber for asyncio: the same, with `await` and `async for`."""
+
+class AsyncSubscriber(SubscriberBase):
+    """Receives the labels of a node, for asyncio: the calls of `Subscriber`, awaited.
+
+    Connects in the background: a node that is not there yet, or that restarts, is connected to as
+    soon as it is there. Belongs to the event loop that first receives with it; a call from another
+    one raises WrongThreadError, one after `close` ClosedError, one in a forked process ForkedError.
+
+    Args:
+        endpoint: `tcp://HOST:PORT` or `ipc://PATH` of the node (`wire.endpoint`).
+        camera: name of the only camera to receive; None for all.
+        timeout_s: longest wait of iteration for the next message, in seconds.
+        keys: this client's folder of keys, where the node asks for keys (`wire.keys`).
+
+    Raises:
+        EndpointError: the endpoint is malformed.
+        ConfigError: the folder of keys is missing or damaged.
+    """
 
     def __init__(
         self,
@@ -74,145 +125,270 @@ class AsyncSubscriber:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         keys: Path | str | Keys | None = None,
     ) -> None:
+        super().__init__(endpoint, camera, Inbox(endpoint))
         self._timeout_s = seconds("timeout_s", timeout_s)
-        self._keys = keys if keys is None or isinstance(keys, Keys) else Keys.read(keys)
-        self._endpoint = endpoint
-        self._inbox = Inbox(endpoint)
         self._catch_up = CatchUp()
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._sockets = [self._socket]
-        self._camera = camera
         self._events: AsyncEventStream | None = None
-        try:
-            connect(self._socket, endpoint, camera, keys=self._keys)
-        except EndpointError:
-            self.close()
-            raise
+        self._connection = Connection(zmq.asyncio.Context, endpoint, self._camera, keys)
+        self._socket: zmq.asyncio.Socket = self._connection.labels
+
+    def _check(self) -> None:
+        self._connection.owner.check(asyncio.get_running_loop())
 
     async def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
-        """As `Subscriber.latest`."""
-        max_age_s = seconds("max_age_s", max_age_s)
+        """The newest message of any camera, at most `max_age_s` seconds old; else None. Older
+        messages are discarded, and iteration goes on behind the newest.
+
+        `age_bound_s` counts: the most that the frame can be old. Look at `status` before `labels`:
+        a fresh message may say that the camera cannot see.
+
+        Args:
+            max_age_s: largest age, in seconds.
+            timeout_s: longest wait for such a message, in seconds; 0 does not wait, `math.inf`
+                waits without limit.
+        """
+        self._check()
+        max_age_s = age_limit(max_age_s)
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
             await self._drain(lambda: self._inbox.freshest(max_age_s) is not None)
-            found = self._inbox.freshest(max_age_s)
+            message = self._inbox.freshest(max_age_s)
             left_s = deadline - time.monotonic()
-            if found is not None or left_s <= 0:
-                return found
+            if message is not None or left_s <= 0:
+                return message
             await self._poll(left_s)
 
     async def require(
         self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
     ) -> LabelsMessage:
-        """As `Subscriber.require`."""
-        max_age_s = seconds("max_age_s", max_age_s)
+        """The newest labels, at most `max_age_s` seconds old, of one camera or of any. Discards
+        older messages, as `latest`.
+
+        Args:
+            max_age_s: largest age, in seconds.
+            camera: name of the camera; None for any that this subscriber receives.
+            timeout_s: longest wait for such labels, in seconds; 0 does not wait.
+
+        Raises:
+            NotUsableError: there are none; its subclass says why: NodeGoneError, CannotSeeError,
+                NotLookingError, TooOldError or UnknownCameraError.
+        """
+        self._check()
+        max_age_s = age_limit(max_age_s)
+        camera = self._camera_of(camera)
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
             await self._drain(lambda: self._inbox.speaks(max_age_s, camera))
             try:
                 return self._inbox.required(max_age_s, camera)
+            except UnknownCameraError:
+                raise
             except NotUsableError as error:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
-                    if isinstance(error, NodeGoneError) and self._catch_up.is_under_way:
-                        raise self._inbox.catching_up() from None
-                    raise
+                    raise self._explained(error) from None
+            await self._poll(left_s)
+
+    def on_stale(
+        self,
+        max_age_s: float,
+        callback: Callable[[NotUsableError], object],
+        *,
+        camera: str | None = None,
+        on_fresh: Callable[[LabelsMessage], object] | None = None,
+    ) -> StaleGuard:
+        """Calls `callback` as soon as no labels are younger than `max_age_s` seconds, for a safe
+        stop. The callback runs on the guard's own thread, so that it works while the event loop
+        hangs; `loop.call_soon_threadsafe` leads back into the loop. See StaleGuard."""
+        self._check()
+        keys = self._connection.keys
+        camera = self._camera_of(camera)
+        return StaleGuard(self._source, max_age_s, callback, camera, on_fresh, keys=keys)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Waits until labels are there that no call has returned yet; False where none came within
+        `timeout_s` seconds.
+
+        Returns True at once, again and again, until a call reads them: `latest` and `require` read
+        all, `receive` and iteration the next.
+        """
+        self._check()
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
+        while not self._inbox.has_unread:
+            if await self._take_one():
+                continue
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            if not await self._poll(left_s):
+                self._reconnect_if_due()
+        return True
+
+    async def health(self, timeout_s: float = 0.0) -> HealthMessage:
+        """The node's newest health, at most 2.5 seconds old. Labels that arrive meanwhile are kept
+        for iteration, the newest 256 of them.
+
+        timeout_s: longest wait, in seconds. Raises NoMessageError.
+        """
+        self._check()
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
+        while True:
+            await self._read_on()
+            health = self._inbox.fresh_health
+            if health is not None:
+                return health
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._silent(timeout_s)
             await self._poll(left_s)
 
     @property
-    def alive(self) -> bool:
-        """As `Subscriber.alive`, as far as was received."""
-        return self._inbox.alive
-
-    @property
     def events(self) -> AsyncEventStream:
-        """As `Subscriber.events`."""
+        """The stream of events: what came, changed and went. The first use opens a connection for
+        it, and the things that are there then come first."""
         if self._events is None:
-            socket = self._context.socket(zmq.SUB)
-            self._sockets.append(socket)
-            connect(socket, self._endpoint, self._camera, "events", self._keys)
-            self._events = AsyncEventStream(socket)
+            self._check()
+            self._events = AsyncEventStream(self._connection.subscribe("events"), self._check)
         return self._events
 
     async def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
-        """As `Subscriber.wait_for`."""
+        """The next message that shows a class, as `LabelsMessage.shows` has it.
+
+        Args:
+            name: of the class.
+            timeout_s: longest wait, in seconds.
+            min_score: smallest score that counts, 0 to 1.
+
+        Raises:
+            NotSeenError: messages came, none in time showed the class.
+            NoMessageError: no message came.
+            UnknownClassError: the model has no such class.
+        """
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
-        heard = False
+        received = False
         while (left_s := deadline - time.monotonic()) > 0:
+            self._inbox.check_class(name)
             try:
                 message, _ = await self.receive(left_s)
             except NoMessageError:
                 break
-            heard = True
+            received = True
             if message.shows(name, min_score):
                 return message
-        if not heard:
-            raise NoMessageError(silence(self._endpoint, timeout_s))
-        raise NotSeenError(f"{self._endpoint}: no {name!r} was seen for {timeout_s:g} s")
+        self._inbox.check_class(name)
+        if not received:
+            raise self._silent(timeout_s)
+        raise NotSeenError(f"{self._source}: no {name!r} was seen for {duration(timeout_s)}")
+
+    async def calibration(self, camera: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Calibration:
+        """A camera's calibration, from the node's configuration. Labels that arrive meanwhile are
+        kept, as by `health`.
+
+        timeout_s: longest wait for the node's info, in seconds. Raises NoMessageError where it does
+        not come in time, NoCalibrationError (a LookupError) where the camera has none.
+        """
+        self._check()
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
+        while True:
+            await self._read_on()
+            calibration = self._calibration(camera)
+            if calibration is not None:
+                return calibration
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._silent(timeout_s)
+            await self._poll(left_s)
 
     async def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
-        """As `Subscriber.receive`."""
-        try:
-            async with asyncio.timeout(_limit(timeout_s)):
-                while True:
-                    opened = self._inbox.open(await self._socket.recv_multipart())
-                    if opened is not None:
-                        return opened
-        except TimeoutError:
-            raise NoMessageError(silence(self._endpoint, timeout_s)) from None
+        """The next message in order, and the gap before it: what is missing.
+
+        timeout_s: longest wait, in seconds. Raises NoMessageError, and UnknownCameraError where the
+        node has no camera of this name.
+        """
+        self._check()
+        deadline = time.monotonic() + seconds("timeout_s", timeout_s)
+        while True:
+            if (unread := self._inbox.next()) is not None:
+                return unread
+            if await self._take_one():
+                continue
+            if (unknown := self._inbox.unknown_camera(self._camera)) is not None:
+                raise unknown
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._silent(timeout_s)
+            await _poll(self._socket, left_s)
+            self._check()
 
     async def __aiter__(self) -> AsyncIterator[tuple[LabelsMessage, Gap]]:
-        """As iterating over `Subscriber`."""
+        """Every message in order, each with the gap before it. Raises as `receive`, after the
+        `timeout_s` of the constructor."""
         while True:
             yield await self.receive(self._timeout_s)
 
-    @property
-    def rejected(self) -> int:
-        """As `Subscriber.rejected`."""
-        return self._inbox.rejected
-
-    @property
-    def last_rejection(self) -> str | None:
-        """As `Subscriber.last_rejection`."""
-        return self._inbox.last_rejection
-
     def close(self) -> None:
-        """Lets go of the connection; twice does no harm."""
-        for socket in self._sockets:
-            socket.close()
-        self._context.term()
+        """Closes the connection; a second call does nothing. Raises WrongThreadError while another
+        thread uses this subscriber."""
+        self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self.close()
 
-    async def _poll(self, left_s: float) -> None:
-        """Until something came, or a new connection is due."""
-        wait_s = min(left_s, self._catch_up.left_s(left_s))
-        await self._socket.poll(poll_ms(wait_s), zmq.POLLIN)  # type: ignore[call-arg]  # pyzmq's stub lacks it
+    def _explained(self, error: NotUsableError) -> NotUsableError:
+        """The same error, or a better one where the connection knows more than the inbox."""
+        if not isinstance(error, NodeGoneError):
+            return error
+        if (refusal := self._connection.refusal()) is not None:
+            return NodeGoneError(f"{self._source}: {refusal}", error.message)
+        return self._inbox.catching_up() if self._catch_up.is_under_way else error
+
+    def _silent(self, timeout_s: float) -> NoMessageError:
+        if (refusal := self._connection.refusal()) is not None:
+            return NoMessageError(f"{self._source}: {refusal}")
+        return NoMessageError(silence(self._source, timeout_s))
+
+    async def _poll(self, left_s: float) -> bool:
+        """Whether a message came, before a new connection is due."""
+        ready = await _poll(self._socket, min(left_s, self._catch_up.left_s(left_s)))
+        self._check()  # it may have been closed meanwhile
+        return ready
+
+    async def _take_one(self) -> bool:
+        """Takes the next message, where one is there."""
+        try:
+            parts = await self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._inbox.open(parts)
+        return True
+
+    async def _read_on(self) -> None:
+        """Takes the messages that are there, in order, and keeps the labels among them."""
+        taken = 0
+        while taken < MOST_DRAINED:
+            if await self._take_one():
+                taken += 1
+            elif taken < FULL or not await _poll(self._socket, FOLLOWS_S):
+                return  # behind a full queue is more, soon
 
     async def _drain(self, is_fresh: Callable[[], bool]) -> None:
-        """As `Subscriber` reads what is there."""
+        """Takes the messages that are there, and discards all labels but the newest. Where there
+        were many, and none is fresh or follows soon, connects again."""
         self._catch_up.begin()
         while True:
             for parts in self._catch_up.take(await self._queued()):
                 self._inbox.open(parts)
-            found = is_fresh()
-            if found or self._inbox.is_current:
+            fresh = is_fresh()
+            if fresh or self._inbox.is_current:
                 self._catch_up.found_fresh()
-            if not self._catch_up.goes_on(found) or not await self._follows():
+            if not self._catch_up.goes_on(fresh) or not await _poll(self._socket, FOLLOWS_S):
                 break
-        if not found and self._catch_up.is_due:
-            reconnect(self._socket, self._endpoint)
-            self._catch_up.connected_anew()
+        self._inbox.discard_unread()
+        if not fresh:
+            self._reconnect_if_due()
 
     async def _queued(self) -> list[list[bytes]]:
         queued: list[list[bytes]] = []
@@ -221,11 +397,27 @@ class AsyncSubscriber:
                 queued.append(await self._socket.recv_multipart(zmq.NOBLOCK))
         return queued
 
-    async def _follows(self) -> bool:
-        return bool(await self._socket.poll(poll_ms(FOLLOWS_S), zmq.POLLIN))  # type: ignore[call-arg]  # pyzmq's stub lacks it
+    def _reconnect_if_due(self) -> None:
+        if self._catch_up.is_due:
+            reconnect(self._socket, self._source)
+            self._catch_up.connected_anew()
 
 
-def _limit(timeout_s: float) -> float | None:
-    """For asyncio.timeout, which waits for ever without one."""
-    limit_s = seconds("timeout_s", timeout_s)
-    return None if limit_s == math.inf else limit_s
+if TYPE_CHECKING:
+    _: type[AsyncLabelSource] = AsyncSubscriber
+
+
+async def _poll(socket: zmq.asyncio.Socket, left_s: float) -> bool:
+    """Whether a message is there within `left_s` seconds, an hour at most. A socket that is closed
+    meanwhile cancels the poll; the caller's check then says so."""
+    try:
+        return bool(await socket.poll(poll_ms(left_s), zmq.POLLIN))  # type: ignore[call-arg]  # pyzmq's stub lacks it
+    except asyncio.CancelledError:
+        if socket.closed and not _is_cancelled():
+            return False
+        raise
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,5 +1,5 @@
-"""Control: asks a running node to do things. Needs pyzmq and msgpack only. It belongs to the thread
-that made it."""
+"""Control: sends requests to a running node. Needs pyzmq and msgpack only. A Control belongs to the
+thread that first calls it, as a Subscriber does."""
 
 import itertools
 import time
@@ -12,42 +12,63 @@ from typing import Any, Self
 import msgpack
 import zmq
 
-from perception_client.endpoint import address_of, prepare
-from perception_client.errors import ControlError, EndpointError, MessageError, NoAnswerError
+from perception_client.connection import Handshakes, Sockets, keys_of
+from perception_client.endpoint import connect_to, keep_alive
+from perception_client.errors import (
+    ArgumentTypeError,
+    ControlError,
+    EndpointError,
+    MessageError,
+    NoAnswerError,
+)
 from perception_client.keys import Keys
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import LabelsMessage
+from perception_client.ownership import Owner
+from perception_client.text import duration
 from perception_client.waits import poll_ms, seconds
 
 DEFAULT_CONTROL_ENDPOINT = "tcp://127.0.0.1:5571"
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""Longest answer that is taken, in bytes: a snapshot of the largest cameras."""
+"""Longest answer that is accepted, in bytes: a snapshot of the largest cameras."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a request. settings: number of the settings in force; first_seq: by camera the
-    first message that the change applies to."""
+    """The answer to a request."""
 
     settings: int
+    """Number of the settings in force."""
     first_seq: Mapping[str, int]
+    """By camera, `seq` of the first message that the change applies to; empty without a change."""
     result: Mapping[str, Any]
+    """What the command returns; its keys are those of the command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A labelled frame as JPEG, and the message that tells of it."""
+    """A labelled frame."""
 
     jpeg: bytes
+    """The frame as JPEG."""
     message: LabelsMessage
+    """The labels of the frame."""
 
 
 class Control:
     """A connection to a node's control socket (`control.endpoint` of its configuration).
 
-    keys: a folder of keys, where the node asks for them. timeout_s: how long an answer is waited
-    for; `math.inf` for ever. Raises EndpointError and ConfigError.
-    Each call raises ControlError where the node refuses, NoAnswerError where it does not answer.
+    Each call raises ControlError where the node refuses, and NoAnswerError where no answer comes in
+    time.
+
+    Args:
+        endpoint: `tcp://HOST:PORT` or `ipc://PATH`.
+        keys: this client's folder of keys, where the node asks for keys.
+        timeout_s: longest wait for an answer, in seconds; `math.inf` waits without limit.
+
+    Raises:
+        EndpointError: the endpoint is malformed.
+        ConfigError: the folder of keys is missing or damaged.
     """
 
     def __init__(
@@ -60,34 +81,37 @@ class Control:
         self._endpoint = endpoint
         self._timeout_s = seconds("timeout_s", timeout_s)
         self._numbers = itertools.count(1)
-        own = keys if keys is None or isinstance(keys, Keys) else Keys.read(keys)
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        # A request waits for a connection here, where it is given up in time; libzmq would keep it
-        # and have a node that comes up later carry it out, long after its answer was given up.
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3000)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
-        if own is not None:
-            own.put_on(self._socket)
-        prepare(self._socket, endpoint)
+        self._owner = Owner(f"control of {endpoint}")
+        own = keys_of(keys)
+        self._sockets = Sockets(zmq.Context())
         try:
-            self._socket.connect(address_of(endpoint))
+            self._socket: zmq.Socket[bytes] = self._sockets.open(zmq.DEALER)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            # Without it libzmq keeps a request for a node that is not there yet, and the node
+            # carries the request out when it starts, long after the caller gave up.
+            self._socket.setsockopt(zmq.IMMEDIATE, 1)
+            # Not ZeroMQ's heartbeats: with them libzmq can end the process by an assertion.
+            keep_alive(self._socket)
+            self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER_BYTES)
+            if own is not None:
+                own.put_on(self._socket)
+            self._handshakes = Handshakes(
+                self._sockets, self._socket, str(endpoint), keyed=own is not None, access="control"
+            )
+            connect_to(self._socket, endpoint, DEFAULT_CONTROL_ENDPOINT)
         except zmq.ZMQError as error:
             self.close()
-            raise EndpointError(
-                f"endpoint {endpoint!r} cannot be connected to: {error.strerror}; "
-                f"write tcp://HOST:PORT or ipc://PATH, for example {DEFAULT_CONTROL_ENDPOINT}"
-            ) from error
+            raise EndpointError(f"endpoint {endpoint!r}: no socket: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
 
     def status(self) -> Mapping[str, Any]:
         """The node's health, model, and the settings that can be changed."""
         return self.ask("status").result
 
     def pause(self, camera: str | None = None) -> Answer:
-        """Looks no more, at one camera or at all: their status becomes `paused`."""
+        """Stops looking, at one camera or at all: their status becomes `paused`."""
         return self.ask("pause", **_given(camera=camera))
 
     def resume(self, camera: str | None = None) -> Answer:
@@ -99,12 +123,18 @@ class Control:
         return self.ask("set", settings=dict(settings))
 
     def model(self, name: str, weights: str | None = None, *, timeout_s: float = 120.0) -> Answer:
-        """Another model: loaded and tried beside the running one, then put in its place between two
-        frames. Where that fails the one before goes on, and ControlError says why."""
+        """Loads another model and tries it beside the running one, then swaps them between two
+        frames. Where that fails the running one stays, and ControlError says why.
+
+        timeout_s: longest wait for the swap, in seconds.
+        """
         return self.ask("model", timeout_s=timeout_s, name=name, **_given(weights=weights))
 
     def snapshot(self, camera: str | None = None, quality: int = 90) -> Picture:
-        """The next labelled frame of a camera (the first one), with its message."""
+        """The next labelled frame of a camera, with its message.
+
+        camera: None for the first one. quality: of the JPEG, 1 to 100.
+        """
         result = self.ask("snapshot", quality=quality, **_given(camera=camera)).result
         message = from_map("labels", result.get("message"))
         jpeg = result.get("jpeg")
@@ -113,26 +143,37 @@ class Control:
         return Picture(jpeg, message)
 
     def record(self, action: str) -> str | None:
-        """`start`s or `stop`s the recording, or writes the black box out (`dump`); the file's path
-        on the node's computer, None where nothing was recorded."""
+        """Starts or stops the recording, or writes the black box to a file. Gives the path of the
+        file on the node's computer; None where nothing was recorded.
+
+        action: `start`, `stop` or `dump`.
+        """
         file = self.ask("record", timeout_s=max(self._timeout_s, 30.0), action=action).result
         return None if file.get("file") is None else str(file["file"])
 
     def step(self, frames: int = 1) -> tuple[LabelsMessage, ...]:
-        """Lets a replay that was started with `--step` label its next frames; their messages, which
-        subscribers have been sent. Fewer than asked for: the recording is over."""
+        """Lets a replay that was started with `--step` label its next frames. Gives their messages,
+        which subscribers get too; fewer than `frames` at the end of the recording."""
         wait_s = self._timeout_s + max(frames, 0)
         result = self.ask("step", timeout_s=wait_s, frames=frames).result
-        messages = tuple(from_map("labels", one) for one in result.get("messages", ()))
+        messages = tuple(from_map("labels", content) for content in result.get("messages", ()))
         return tuple(message for message in messages if isinstance(message, LabelsMessage))
 
     def ask(self, command: str, *, timeout_s: float | None = None, **arguments: Any) -> Answer:
-        """Any command by its name, and its answer."""
+        """Sends any command by its name, and gives the answer.
+
+        timeout_s: longest wait, in seconds; None for that of the constructor. Raises
+        ArgumentTypeError for arguments that msgpack cannot hold.
+        """
+        self._owner.check()
         number = next(self._numbers)
         wait_s = self._timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
         deadline = time.monotonic() + wait_s
         request = {"schema": 1, "id": number, "command": command, "arguments": arguments}
-        body = msgpack.packb(request)
+        try:
+            body = msgpack.packb(request)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ArgumentTypeError(f"{command}: these arguments cannot be sent: {error}") from None
         while not self._socket.poll(poll_ms(deadline - time.monotonic()), zmq.POLLOUT):
             if time.monotonic() >= deadline:
                 raise self._silence(wait_s)
@@ -146,9 +187,10 @@ class Control:
         raise self._silence(wait_s)
 
     def close(self) -> None:
-        """Lets go of the connection; twice does no harm."""
-        self._socket.close()
-        self._context.term()
+        """Closes the connection; a second call does nothing. Raises WrongThreadError while another
+        thread uses it."""
+        if self._owner.close():
+            self._sockets.close()
 
     def __enter__(self) -> Self:
         return self
@@ -162,11 +204,12 @@ class Control:
         self.close()
 
     def _silence(self, wait_s: float) -> NoAnswerError:
+        if (refusal := self._handshakes.refusal()) is not None:
+            return NoAnswerError(f"{self._endpoint}: {refusal}")
         return NoAnswerError(
-            f"{self._endpoint}: no answer for {wait_s:g} s; does the node run, with "
+            f"{self._endpoint}: no answer for {duration(wait_s)}; is the node running, with "
             "control.endpoint set to this? Without wire.keys it answers its own user and root only "
-            "(its log names others): run this as that user, or make keys (perception-node keys); "
-            "with keys it answers clients on its allow list for control"
+            "(its log names others): run this as that user, or make keys (perception-node keys)"
         )
 
     def _checked(self, answer: Mapping[str, Any]) -> Answer:

@@ -1,8 +1,10 @@
-"""Endpoint: what an address asks of a socket before it binds or connects. Needs pyzmq only."""
+"""Endpoint: the options that an address needs on a socket, and the connecting. Needs pyzmq only."""
 
 from typing import Any
 
 import zmq
+
+from perception_client.errors import ArgumentTypeError, EndpointError
 
 
 def address_of(endpoint: str) -> str:
@@ -15,6 +17,25 @@ def prepare(socket: "zmq.Socket[Any]", endpoint: str) -> None:
     """Speaks IPv6 where the address does (`tcp://[::1]:5570`). Not always: `localhost` would then
     be ::1, where those who wrote 127.0.0.1 do not find it."""
     socket.setsockopt(zmq.IPV6, int("://[" in endpoint))
+
+
+def connect_to(socket: "zmq.Socket[Any]", endpoint: str, example: str) -> None:
+    """Connects, and returns at once: a node that is not there yet is connected to later.
+
+    example: an endpoint for the text of the error. Raises EndpointError, and ArgumentTypeError for
+    an endpoint that is no text.
+    """
+    if not isinstance(endpoint, str):
+        raise ArgumentTypeError(f"endpoint is {endpoint!r:.40}; give a text such as {example}")
+    try:
+        prepare(socket, endpoint)
+        socket.connect(address_of(endpoint))
+    except (zmq.ZMQError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, zmq.ZMQError) else str(error)
+        raise EndpointError(
+            f"endpoint {endpoint!r} cannot be connected to: {why}; "
+            f"write tcp://HOST:PORT or ipc://PATH, for example {example}"
+        ) from error
 
 
 def keep_alive(socket: "zmq.Socket[Any]") -> None:

@@ -1,19 +1,29 @@
-"""The library's exceptions. Each message names the thing, what is wrong with it, and the mend.
+"""The library's exceptions. Each message names the thing, what is wrong with it, and the fix.
 
 PerceptionError                 of the library and of the node; carries a command's exit code
-├── ClientError                 all that this library raises
+├── ClientError                 everything that this library raises
 │   ├── ConfigError             bad usage: an argument, a file, a folder of keys
-│   │   └── EndpointError       an endpoint that cannot be bound or connected to
+│   │   ├── EndpointError       an endpoint that cannot be bound or connected to
+│   │   ├── ArgumentError       an argument out of its range; also a ValueError
+│   │   ├── ArgumentTypeError   an argument of the wrong type; also a TypeError
+│   │   └── UnknownClassError   a class name that the model does not have
+│   ├── UseError                a connection that cannot be used here; also a RuntimeError
+│   │   ├── ClosedError         it was closed
+│   │   ├── WrongThreadError    it belongs to another thread or event loop
+│   │   └── ForkedError         it was made before this process was forked
+│   ├── GuardError              a stale guard that cannot start; also a RuntimeError
 │   ├── ControlError            a request that the node refuses; nothing was changed
 │   ├── MessageError            received bytes that are no message this version can read
 │   ├── NoAnswerError           the node did not answer a request in time
+│   ├── NoCalibrationError      a camera without calibration; also a LookupError
 │   ├── NoMessageError          nothing was received in time
-│   ├── NotSeenError            messages came, none showed what was waited for
+│   ├── NotSeenError            messages came, none showed the class
 │   └── NotUsableError          there are no labels to act on
-│       ├── NodeGoneError       the node was not heard of lately, or said that it stops
+│       ├── NodeGoneError       nothing was received from the node lately, or the node stops
 │       ├── CannotSeeError      the camera cannot see
-│       ├── NotLookingError     the node was told not to look
-│       └── TooOldError         the newest labels are older than allowed
+│       ├── NotLookingError     the camera is paused
+│       ├── TooOldError         the newest labels are older than allowed
+│       └── UnknownCameraError  the node has no camera of this name; also a ConfigError
 └── (the node's own: node.errors)
 """
 
@@ -24,13 +34,13 @@ if TYPE_CHECKING:
 
 
 class PerceptionError(Exception):
-    """Something a person can mend; commands print it as one line and exit with `exit_code`."""
+    """Something that a person can fix; commands print it as one line and exit with `exit_code`."""
 
     exit_code = 1
 
 
 class ClientError(PerceptionError):
-    """All that this library raises, for code that treats it alike."""
+    """Base of everything that this library raises: `except ClientError` catches all of it."""
 
 
 class ConfigError(ClientError):
@@ -41,6 +51,38 @@ class ConfigError(ClientError):
 
 class EndpointError(ConfigError):
     """An endpoint that cannot be bound or connected to."""
+
+
+class ArgumentError(ConfigError, ValueError):
+    """An argument out of its range, such as a negative number of seconds."""
+
+
+class ArgumentTypeError(ConfigError, TypeError):
+    """An argument of the wrong type, such as a callback that does not take one argument."""
+
+
+class UnknownClassError(ConfigError):
+    """A class name that the model does not have. The text names the nearest one."""
+
+
+class UseError(ClientError, RuntimeError):
+    """A connection that cannot be used here: closed, of another thread, or of another process."""
+
+
+class ClosedError(UseError):
+    """The connection was closed."""
+
+
+class WrongThreadError(UseError):
+    """The connection belongs to another thread or another event loop."""
+
+
+class ForkedError(UseError):
+    """The connection was made before this process was forked; make a new one in this process."""
+
+
+class GuardError(ClientError, RuntimeError):
+    """A stale guard that cannot start, because the system has no thread for it."""
 
 
 class ControlError(ClientError):
@@ -56,18 +98,22 @@ class NoAnswerError(ClientError, TimeoutError):
     these keys or this user."""
 
 
+class NoCalibrationError(ClientError, LookupError):
+    """A camera whose configuration has no calibration."""
+
+
 class NoMessageError(ClientError, TimeoutError):
     """Nothing was received in the time given: the node is gone, unreachable, or silent."""
 
 
 class NotSeenError(ClientError, TimeoutError):
-    """Messages came, and none showed what was waited for."""
+    """Messages came, and none of them showed the class."""
 
 
 class NotUsableError(ClientError, RuntimeError):
-    """There are no labels to act on; its kind says why.
+    """There are no labels to act on; the subclass says why.
 
-    message: the newest of the camera, None where there is none.
+    message: the newest message of the camera; None where none was received.
     """
 
     def __init__(self, why: str, message: "LabelsMessage | None") -> None:
@@ -76,17 +122,21 @@ class NotUsableError(ClientError, RuntimeError):
 
 
 class NodeGoneError(NotUsableError):
-    """Nothing was heard of the node lately, or it said that it stops."""
+    """Nothing was received from the node lately, or the node announced that it stops."""
 
 
 class CannotSeeError(NotUsableError):
-    """The node lives, and its camera cannot see (`no_camera`, `stalled`)."""
+    """The node is alive, and its camera cannot see (`no_camera`, `stalled`)."""
 
 
 class NotLookingError(NotUsableError):
-    """The node lives, and was told not to look (`paused`)."""
+    """The node is alive, and its camera is paused (`paused`)."""
 
 
 class TooOldError(NotUsableError):
-    """The node lives and looks, and its newest labels are older than allowed; or this subscriber
-    rested, and what is new is still on its way to it."""
+    """The node is alive and looks, and its newest labels are older than allowed; or this subscriber
+    did not read for a while, and newer labels are still on their way to it."""
+
+
+class UnknownCameraError(NotUsableError, ConfigError):
+    """The node is alive, and has no camera of this name. The text names its cameras."""

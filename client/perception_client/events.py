@@ -1,9 +1,10 @@
-"""EventStream: the events of a node for control code: each once, in order, and what is open now.
-Needs pyzmq and msgpack only. It belongs to the thread that made it."""
+"""EventStream: the events of a node, each once and in order, and the things that are there now.
+Needs pyzmq and msgpack only."""
 
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import zmq
@@ -17,21 +18,23 @@ log = logging.getLogger(__name__)
 
 
 class EventInbox:
-    """Decodes events, leaves out what came twice, counts what was lost, keeps what is open."""
+    """Decodes events, leaves out duplicates, counts lost ones, keeps those that are open."""
 
     def __init__(self) -> None:
         self._cameras: dict[str, _Camera] = {}
         self.lost = 0
 
     def open(self, parts: list[bytes]) -> EventMessage | None:
-        """The event in `parts`; None if it is unreadable or not new."""
+        """The event in `parts`; None where it is unreadable or a duplicate."""
         try:
             event = decode(parts)
         except MessageError as error:
-            log.warning("event left out: %s", error)
+            log.warning("event skipped: %s", error)
             return None
-        if not isinstance(event, EventMessage):
-            return None
+        return self.accept(event) if isinstance(event, EventMessage) else None
+
+    def accept(self, event: EventMessage) -> EventMessage | None:
+        """The same event; None where it is a duplicate."""
         camera = self._cameras.get(event.camera)
         if camera is None or camera.session != event.session:
             camera = self._cameras[event.camera] = _Camera(event.session)
@@ -52,7 +55,7 @@ class EventInbox:
 
 
 class _Camera:
-    """What came of one camera in one session."""
+    """The events of one camera in one session."""
 
     def __init__(self, session: str) -> None:
         self.session = session
@@ -62,9 +65,9 @@ class _Camera:
         self._early: set[int] = set()
 
     def take(self, event: EventMessage) -> int | None:
-        """How many were lost before this event; None if it is not new."""
+        """The number of events lost before this one; None where it is a duplicate."""
         if event.retained:
-            # Sent again for somebody who joined: new to us only from before we did.
+            # Sent again because a subscriber joined: new here only from before this one joined.
             if event.seq in self._early or event.seq <= self._newest:
                 return None
             if self._first_live is not None and event.seq >= self._first_live:
@@ -88,14 +91,19 @@ class _Camera:
 
 
 class EventStream:
-    """Events as they come. `perception_client.subscriber.Subscriber.events` makes one."""
+    """The events of a node as they come. `Subscriber.events` makes one.
 
-    def __init__(self, socket: "zmq.Socket[Any]") -> None:
+    check: called before each use; raises where this thread may not use the socket.
+    """
+
+    def __init__(self, socket: "zmq.Socket[Any]", check: Callable[[], None] = lambda: None) -> None:
         self._socket = socket
+        self._check = check
         self._inbox = EventInbox()
 
     def receive(self, timeout_s: float) -> EventMessage | None:
-        """The next event; None when none came in time, which is nothing unusual."""
+        """The next event; None where none came within `timeout_s` seconds, which is usual."""
+        self._check()
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
             left_s = deadline - time.monotonic()
@@ -108,18 +116,22 @@ class EventStream:
                 return event
 
     def take(self) -> list[EventMessage]:
-        """What came since the last call, without waiting."""
-        return list(self._drained())
+        """The events that no call returned yet, without waiting."""
+        return list(iter(lambda: self.receive(0.0), None))
 
     def now(self, camera: str | None = None) -> tuple[EventMessage, ...]:
-        """The newest event of each thing that is there now, as far as was received."""
+        """The newest event of each thing that is there now, of one camera or of all, as far as
+        received."""
         return self._inbox.now(camera)
 
     @property
     def lost(self) -> int:
-        """Events that were sent and did not arrive."""
+        """Number of events that were sent and did not arrive."""
         return self._inbox.lost
 
-    def _drained(self) -> Iterator[EventMessage]:
-        while (event := self.receive(0.0)) is not None:
-            yield event
+    def __iter__(self) -> Iterator[EventMessage]:
+        """Every event; waits for the next one without limit."""
+        while True:
+            event = self.receive(math.inf)
+            if event is not None:
+                yield event

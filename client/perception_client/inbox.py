@@ -3,22 +3,22 @@ only."""
 
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import zmq
 
-from perception_client.endpoint import address_of, keep_alive, prepare
+from perception_client.endpoint import address_of, connect_to, keep_alive
 from perception_client.errors import (
     CannotSeeError,
-    EndpointError,
     MessageError,
     NodeGoneError,
     NotLookingError,
     NotUsableError,
     TooOldError,
+    UnknownCameraError,
 )
 from perception_client.keys import Keys
 from perception_client.messages.clock import elapsing_s, monotonic_s, virtual_ns
@@ -27,6 +27,7 @@ from perception_client.messages.kinds import (
     DEFAULT_ENDPOINT,
     MAX_MESSAGE_BYTES,
     HealthMessage,
+    InfoMessage,
     LabelsMessage,
     Message,
     MessageKind,
@@ -34,6 +35,8 @@ from perception_client.messages.kinds import (
     boot_id,
     topic,
 )
+from perception_client.text import duration, printable
+from perception_client.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -44,35 +47,44 @@ RECEIVE_HIGH_WATER_MARK = 256
 """Messages that libzmq keeps for a reader who rests, beside what the kernel keeps."""
 MOST_DRAINED = 1_000
 """Messages that one call reads at least, where so many are there: more than a full queue holds."""
+MOST_UNREAD = 256
+"""Messages that are kept for iteration while another call reads the socket: as many as libzmq
+keeps. What is older falls out, and the gap of the next message counts it."""
 _CURRENT_S = 0.1
 """Age of a message up to which it was not held back on its way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What is missing between a message and the one before it of the same camera.
-
-    dropped: frames that the node gave up in favour of newer ones, before inference.
-    lost: messages that were sent and did not arrive.
-    restarted: the node was started anew in between; what it sent before is not counted.
-    """
+    """The messages and frames missing between a message and the one before it of its camera."""
 
     dropped: int = 0
+    """Frames that the node dropped for newer ones, before inference."""
     lost: int = 0
+    """Messages that were sent and did not arrive, or that this subscriber did not read in time."""
     restarted: bool = False
+    """The node restarted in between; what it sent before is not counted."""
 
     def __bool__(self) -> bool:
         """Whether anything is missing."""
         return bool(self.dropped or self.lost or self.restarted)
 
+    def __str__(self) -> str:
+        parts = (
+            f"{self.dropped} dropped" if self.dropped else "",
+            f"{self.lost} lost" if self.lost else "",
+            "node restarted" if self.restarted else "",
+        )
+        return ", ".join(part for part in parts if part) or "nothing missing"
+
 
 @dataclass(slots=True)
 class _Session:
-    """When one run of a node was heard, in seconds of `monotonic_s`.
+    """When one run of a node last sent something, in seconds of `monotonic_s`.
 
-    Of a node on this computer that is when its messages were sent: what a dead one left in the
-    queue is no sign of life. Labels carry that moment; health its node's uptime on the same clock,
-    so its moment is known once the latest is at which that uptime can have been 0.
+    For a node on this computer the moment of sending counts, not that of receipt: messages that a
+    dead node left in the queue are no sign of life. Labels carry that moment. Health carries the
+    node's uptime on the same clock, which gives its moment relative to the labels.
     """
 
     received_s: float = -math.inf
@@ -113,109 +125,187 @@ class _Session:
 
 
 class Inbox:
-    """Decodes what was received, leaves out what came twice, and tells the gaps.
+    """Decodes messages, leaves out duplicates, computes the gaps, keeps what no call returned yet.
 
-    rejected: messages that could not be read; last_rejection: the reason of the newest.
-    late: by camera, messages that came after their camera's deadline. health: the newest.
+    endpoint: for the texts of errors. most_unread: messages kept for `next`, None for no bound.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, most_unread: int | None = MOST_UNREAD) -> None:
         self._endpoint = endpoint
+        self._most_unread = most_unread
+        self._unread: deque[tuple[LabelsMessage, Gap]] = deque()
+        self._fallen_out: dict[str, Gap] = {}
         self._last: dict[str, LabelsMessage] = {}
         self._received_s: dict[str, float] = {}
         self._session = _Session()
         self._session_name: str | None = None
+        self._vocabulary: Vocabulary | None = None
         self.health: HealthMessage | None = None
+        """The newest health message."""
+        self.info: InfoMessage | None = None
+        """The newest info message."""
         self.late: Counter[str] = Counter()
+        """By camera, messages that came after the camera's deadline."""
         self.rejected = 0
+        """Messages that could not be decoded."""
         self.last_rejection: str | None = None
+        """Why the newest of them could not be decoded."""
 
-    def open(self, parts: list[bytes]) -> tuple[LabelsMessage, Gap] | None:
-        """The message in `parts` and the gap before it; None if it is unreadable or not new."""
+    def open(self, parts: list[bytes]) -> None:
+        """Takes a message as it was received; one that cannot be decoded is counted."""
         try:
             message = decode(parts)
         except MessageError as error:
             self._reject(str(error))
-            return None
-        return self.accept(message)
+            return
+        self.accept(message)
 
-    def accept(self, message: Message) -> tuple[LabelsMessage, Gap] | None:
-        """A message that was read, and the gap before it; None if it tells of no labels, or is not
-        new."""
+    def accept(self, message: Message) -> None:
+        """Takes a decoded message. New labels are kept for `next`."""
         now_s = monotonic_s()
         if message.session != self._session_name:
             self._session, self._session_name = _Session(), message.session
         self._session.take(message, now_s)
-        if isinstance(message, HealthMessage):
-            self.health = message
-        if not isinstance(message, LabelsMessage):
-            return None
+        match message:
+            case HealthMessage():
+                self.health = message
+            case InfoMessage():
+                self.info, self._vocabulary = message, Vocabulary(message)
+            case LabelsMessage():
+                self._accept_labels(message)
+
+    def _accept_labels(self, message: LabelsMessage) -> None:
         last = self._last.get(message.camera)
         if last is not None and last.session == message.session and message.seq <= last.seq:
-            return None  # retained for somebody else who joined
+            return  # retained for another subscriber that joined
         self._last.pop(message.camera, None)  # so that the order is that of receipt
         self._last[message.camera] = message
         self._received_s[message.camera] = elapsing_s()
         self.late[message.camera] += message.late
-        return message, _gap(last, message)
+        self._unread.append((message, _gap(last, message)))
+        if self._most_unread is not None and len(self._unread) > self._most_unread:
+            fallen, gap = self._unread.popleft()
+            self._fallen_out[fallen.camera] = _sum(
+                self._fallen_out.get(fallen.camera, Gap()), gap, Gap(lost=1)
+            )
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there are labels that no call has returned yet."""
+        return bool(self._unread)
+
+    def next(self) -> tuple[LabelsMessage, Gap] | None:
+        """The oldest labels that no call has returned yet, and the gap before them."""
+        if not self._unread:
+            return None
+        message, gap = self._unread.popleft()
+        fallen = self._fallen_out.pop(message.camera, None)
+        return self._informed(message), gap if fallen is None else _sum(fallen, gap)
+
+    def discard_unread(self) -> None:
+        """For a caller that wants the newest labels only: the older ones count as read."""
+        self._unread.clear()
+        self._fallen_out.clear()
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the node's cameras, as its newest health lists them; empty until one came."""
+        health = self.health
+        if health is None or health.session != self._session_name:
+            return ()
+        return tuple(camera.camera for camera in health.cameras)
+
+    def unknown_camera(self, camera: str | None) -> UnknownCameraError | None:
+        """The error for a camera that the node is known not to have; else None."""
+        cameras = self.cameras
+        if camera is None or not cameras or camera in cameras:
+            return None
+        last = self._last.get(camera)
+        if last is not None and last.session == self._session_name:
+            return None
+        return no_camera(self._endpoint, camera, cameras)
+
+    def check_class(self, name: str) -> None:
+        """Raises UnknownClassError where the node's model is known to have no such class."""
+        if self._vocabulary is not None and self._vocabulary.session == self._session_name:
+            self._vocabulary.check(name)
+
+    def _informed(self, message: LabelsMessage) -> LabelsMessage:
+        """The same message, which from now on checks class names, where they are known."""
+        vocabulary = self._vocabulary
+        if vocabulary is not None and not message.checks_classes and vocabulary.covers(message):
+            message.check_classes_by(vocabulary.check)
+        return message
 
     def freshest(self, max_age_s: float) -> LabelsMessage | None:
-        """The youngest of the cameras' newest messages that are not older than `max_age_s`."""
+        """The youngest of the cameras' newest messages that are not older than `max_age_s`
+        seconds."""
         return self._freshest(self._last.values(), max_age_s)
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the node said anything, whatever it was, as far as can be known."""
+        """Seconds since the node sent any message, as far as can be known; inf before the first."""
         return monotonic_s() - self._session.heard_s
 
     @property
     def is_current(self) -> bool:
-        """Whether the newest message was sent just now. Known of a node on this computer only."""
+        """Whether the newest message was sent just now. Known for a node on this computer only."""
         return self._session.here and self.silent_s <= _CURRENT_S
 
     @property
     def fresh_health(self) -> HealthMessage | None:
-        """The newest health, unless it is older than a node that lives would let it become."""
+        """The newest health, at most ALIVE_S old; else None."""
         return self.health if monotonic_s() - self._session.health_s <= ALIVE_S else None
 
     @property
     def alive(self) -> bool:
-        """Whether the node was heard lately, and did not say that it goes."""
-        going = self.health is not None and self.health.state == "stopping"
-        return self.silent_s <= ALIVE_S and not going
+        """Whether a message came in the last ALIVE_S seconds, and none said that the node stops."""
+        stopping = self.health is not None and self.health.state == "stopping"
+        return self.silent_s <= ALIVE_S and not stopping
 
     def required(self, max_age_s: float, camera: str | None) -> LabelsMessage:
-        """The freshest labels, or the NotUsableError that says why there are none."""
-        known = [x for x in self._last.values() if camera is None or x.camera == camera]
-        seen = [x for x in known if x.status is Status.OK]
-        fresh = self._freshest(seen, max_age_s)
+        """The freshest labels, or the NotUsableError that says why there are none.
+
+        max_age_s: in seconds. camera: None for any.
+        """
+        known = [m for m in self._last.values() if camera is None or m.camera == camera]
+        usable = [message for message in known if message.status is Status.OK]
+        fresh = self._freshest(usable, max_age_s)
         if fresh is not None:
             return fresh
-        if not self.alive:
-            if self.silent_s <= ALIVE_S:
-                gone = "the node said that it stops"
-            elif math.isinf(self.silent_s):
-                gone = "nothing from the node yet; is it running, on this endpoint?"
-            else:
-                gone = f"nothing from the node for {self.silent_s:.1f} s"
-            raise NodeGoneError(f"{self._endpoint}: {gone}", None)
         newest = known[-1] if known else None
+        if not self.alive:
+            raise NodeGoneError(f"{self._endpoint}: {self._why_gone()}", newest)
+        if (unknown := self.unknown_camera(camera)) is not None:
+            raise unknown
         if newest is None:
-            raise TooOldError(f"{self._endpoint}: the node lives, and has sent no labels yet", None)
+            whose = "" if camera is None else f" of camera {camera!r}"
+            raise TooOldError(
+                f"{self._endpoint}: the node is alive, and has sent no labels{whose} yet", None
+            )
         if newest.status is Status.PAUSED:
             raise NotLookingError(f"camera {newest.camera!r} is paused", newest)
         if newest.status is not Status.OK:
             raise CannotSeeError(f"camera {newest.camera!r} cannot see: {newest.status}", newest)
         raise TooOldError(
-            f"camera {newest.camera!r}: the newest labels are {self._age_s(newest):.3f} s old, "
-            f"allowed are {max_age_s:g} s",
+            f"camera {newest.camera!r}: the newest labels are "
+            f"{duration(self._age_s(newest), '.3f')} old, the limit is {duration(max_age_s)}",
             newest,
         )
 
+    def _why_gone(self) -> str:
+        if self.silent_s <= ALIVE_S:
+            return "the node announced that it stops"
+        if math.isinf(self.silent_s):
+            return "nothing from the node yet; is it running, on this endpoint?"
+        return f"nothing from the node for {duration(self.silent_s, '.1f')}"
+
     def speaks(self, max_age_s: float, camera: str | None) -> bool:
-        """Whether labels are usable, or the node said just now why they are not."""
+        """Whether labels are usable, or a recent message says why they are not."""
         try:
             self.required(max_age_s, camera)
+        except UnknownCameraError:
+            return True
         except (NodeGoneError, TooOldError):
             return False
         except NotUsableError as error:
@@ -223,10 +313,11 @@ class Inbox:
         return True
 
     def catching_up(self) -> TooOldError:
-        """The error text for a reader that rested and has heard nothing since."""
+        """The error for a subscriber that read nothing for a while, and has received nothing new
+        since."""
         return TooOldError(
-            f"{self._endpoint}: this subscriber read nothing for a while, and what is new is still "
-            "on its way to it",
+            f"{self._endpoint}: this subscriber read nothing for a while; newer labels are still "
+            "on their way to it",
             next(reversed(self._last.values()), None),
         )
 
@@ -234,18 +325,19 @@ class Inbox:
         self, messages: Iterable[LabelsMessage], max_age_s: float
     ) -> LabelsMessage | None:
         fresh = [message for message in messages if self._age_s(message) <= max_age_s]
-        return min(fresh, key=self._age_s, default=None)
+        youngest = min(fresh, key=self._age_s, default=None)
+        return None if youngest is None else self._informed(youngest)
 
     def _age_s(self, message: LabelsMessage) -> float:
-        """Never younger than the time it has been here: on another computer than the node's, a wall
-        clock that is set back would keep the last message of a dead node fresh."""
+        """Seconds; at least the time since receipt. On another computer than the node's, a wall
+        clock that is set back would else keep the last message of a dead node fresh."""
         return max(message.age_bound_s, elapsing_s() - self._received_s[message.camera])
 
     def _reject(self, reason: str) -> None:
         self.rejected += 1
         if reason != self.last_rejection:  # once for each kind, not once for each message
             self.last_rejection = reason
-            log.warning("%s: message left out: %s", self._endpoint, reason)
+            log.warning("%s: message skipped: %s", self._endpoint, reason)
 
 
 def _gap(last: LabelsMessage | None, message: LabelsMessage) -> Gap:
@@ -261,6 +353,14 @@ def _gap(last: LabelsMessage | None, message: LabelsMessage) -> Gap:
     return Gap(dropped=dropped, lost=lost)
 
 
+def _sum(*gaps: Gap) -> Gap:
+    return Gap(
+        dropped=sum(gap.dropped for gap in gaps),
+        lost=sum(gap.lost for gap in gaps),
+        restarted=any(gap.restarted for gap in gaps),
+    )
+
+
 def connect(
     socket: "zmq.Socket[Any]",
     endpoint: str,
@@ -268,7 +368,8 @@ def connect(
     kind: MessageKind = "labels",
     keys: Keys | None = None,
 ) -> None:
-    """Subscribes to one kind of message of one camera, or of all. Raises EndpointError."""
+    """Subscribes to one kind of message, of one camera or of all; with labels also to info, which
+    names the classes, and to health. Raises EndpointError, ConfigError."""
     if keys is not None:
         keys.put_on(socket)
     socket.setsockopt(zmq.RCVHWM, RECEIVE_HIGH_WATER_MARK)
@@ -280,23 +381,25 @@ def connect(
     socket.setsockopt(zmq.SUBSCRIBE, topic(kind, camera) if camera else f"{kind}/".encode())
     if kind == "labels":
         socket.setsockopt(zmq.SUBSCRIBE, b"health/")
-    prepare(socket, endpoint)
-    try:
-        socket.connect(address_of(endpoint))
-    except zmq.ZMQError as error:
-        raise EndpointError(
-            f"endpoint {endpoint!r} cannot be connected to: {error.strerror}; "
-            f"write tcp://HOST:PORT or ipc://PATH, for example {DEFAULT_ENDPOINT}"
-        ) from error
+        socket.setsockopt(zmq.SUBSCRIBE, b"info/")
+    connect_to(socket, endpoint, DEFAULT_ENDPOINT)
 
 
 def reconnect(socket: "zmq.Socket[Any]", endpoint: str) -> None:
-    """Replaces the connection by a new one, with the same subscriptions and keys. What is queued in
-    the old one is lost."""
+    """Replaces the connection by a new one, with the same subscriptions and keys. Messages that are
+    queued in the old one are lost."""
     socket.disconnect(address_of(endpoint))
     socket.connect(address_of(endpoint))
 
 
-def silence(endpoint: str, timeout_s: float) -> str:
-    """What to say where nothing came."""
-    return f"{endpoint}: no message for {timeout_s:g} s; is the node running, on this endpoint?"
+def no_camera(source: str, camera: str, cameras: Iterable[str]) -> UnknownCameraError:
+    """The error for a camera that a node or a recording does not have."""
+    names = ", ".join(printable(name) for name in cameras)
+    return UnknownCameraError(f"{source}: no camera {camera!r}; it has: {names or 'none'}", None)
+
+
+def silence(endpoint: str, timeout_s: float, what: str = "message") -> str:
+    """The text of an error where nothing came within `timeout_s` seconds."""
+    return (
+        f"{endpoint}: no {what} for {duration(timeout_s)}; is the node running, on this endpoint?"
+    )

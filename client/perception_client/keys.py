@@ -1,4 +1,4 @@
-"""Keys: what a client needs to talk to a node that asks for them (CURVE). Needs pyzmq only."""
+"""Keys: the keys of a client of a node that asks for keys (CURVE). Needs pyzmq only."""
 
 import struct
 from dataclasses import dataclass
@@ -15,50 +15,63 @@ from perception_client.private_files import check_private, check_secret
 
 SERVER_FILE = "server.key"
 _KEY_CHARACTERS = 40
-"""Of a key in Z85, ZeroMQ RFC 32: 32 bytes."""
+"""Length of a key in Z85 (ZeroMQ RFC 32): 32 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The node's public key, and a client's own pair; each 40 characters of Z85."""
+    """The node's public key and a client's own pair; each 40 characters of Z85."""
 
     server: bytes
+    """The node's public key."""
     public: bytes
+    """The client's public key."""
     secret: bytes
+    """The client's secret key."""
+
+    def __post_init__(self) -> None:
+        """Refuses text that is no key: libzmq would, without a reason. Raises ConfigError."""
+        for name in ("server", "public", "secret"):
+            key = getattr(self, name)
+            if not isinstance(key, bytes) or not _is_key(key):
+                raise ConfigError(
+                    f"keys: the {name} key is not {_KEY_CHARACTERS} characters of Z85; read keys "
+                    "from a client's folder with Keys.read"
+                )
 
     @classmethod
     def read(cls, folder: Path | str) -> "Keys":
-        """From a folder with the node's `server.key` and one client's `NAME.key_secret`.
+        """Reads a folder with the node's `server.key` and one client's `NAME.key_secret`.
 
         Raises ConfigError, also where other users could change these files or read the secret.
         """
-        place = expanded(folder)
-        if not place.is_dir():
-            raise ConfigError(f"{place}: there is no such folder; name the client's folder of keys")
-        own = [x for x in sorted(place.glob("*.key_secret")) if x.name != "server.key_secret"]
+        path = expanded(folder)
+        if not path.is_dir():
+            raise ConfigError(f"{path}: there is no such folder; name the client's folder of keys")
+        own = [file for file in sorted(path.glob("*.key_secret")) if file.stem != "server"]
         if len(own) != 1:
             raise ConfigError(
-                f"{place}: {len(own)} files NAME.key_secret; a client's folder holds its own one "
+                f"{path}: {len(own)} files NAME.key_secret; a client's folder holds its own one "
                 "and the node's server.key, as `perception-node keys` made them"
             )
-        check_private(place / SERVER_FILE)
+        check_private(path / SERVER_FILE)
         check_secret(own[0])
-        server, _ = read_pair(place / SERVER_FILE)
+        server, _ = read_pair(path / SERVER_FILE)
         public, secret = read_pair(own[0])
         if secret is None:
             raise ConfigError(f"{own[0]}: holds no secret key; copy it again")
         return cls(server, public, secret)
 
     def put_on(self, socket: "zmq.Socket[Any]") -> None:
-        """Before it connects."""
+        """Sets the keys on a socket; to call before the socket connects."""
         socket.curve_serverkey = self.server
         socket.curve_publickey = self.public
         socket.curve_secretkey = self.secret
 
 
 def read_pair(file: Path) -> tuple[bytes, bytes | None]:
-    """The public key in a certificate file, and the secret one where it holds it. Raises
-    ConfigError."""
+    """The public key in a certificate file, and the secret key; None for a file without a secret
+    key. Raises ConfigError."""
     try:
         public, secret = load_certificate(file)
     except OSError:

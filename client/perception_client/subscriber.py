@@ -1,7 +1,9 @@
-"""Subscriber: what control code uses to receive labels. Needs pyzmq and msgpack only;
-`perception_client.aio` has the same for asyncio.
+"""Subscriber: receives the labels of a node, for control code. Needs pyzmq and msgpack only;
+`perception_client.aio` has the same for asyncio, and both follow `perception_client.protocol`.
 
-A subscriber belongs to the thread (or event loop) that made it.
+Rejected: a background thread that always reads, and keeps the newest message in memory. It would
+make every property current, but costs a thread and a lock per subscriber, and a process that hangs
+would look alive to itself.
 """
 
 import contextlib
@@ -12,17 +14,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import zmq
 
+from perception_client.base import SubscriberBase, check_callback
 from perception_client.catch_up import FOLLOWS_S, FULL, CatchUp
+from perception_client.connection import Connection
 from perception_client.control import Answer, Control, Picture
 from perception_client.errors import (
     CannotSeeError,
     ControlError,
     EndpointError,
+    GuardError,
     NoAnswerError,
     NodeGoneError,
     NoMessageError,
@@ -30,24 +34,32 @@ from perception_client.errors import (
     NotSeenError,
     NotUsableError,
     TooOldError,
+    UnknownCameraError,
 )
 from perception_client.events import EventStream
-from perception_client.inbox import DEFAULT_TIMEOUT_S, Gap, Inbox, connect, reconnect, silence
+from perception_client.inbox import (
+    DEFAULT_TIMEOUT_S,
+    MOST_DRAINED,
+    Gap,
+    Inbox,
+    reconnect,
+    silence,
+)
 from perception_client.keys import Keys
 from perception_client.messages.calibration import Bearing, Calibration
-from perception_client.messages.codec import decode
 from perception_client.messages.kinds import (
     DEFAULT_ENDPOINT,
     Box,
     Detection,
     EventMessage,
     HealthMessage,
-    InfoMessage,
     Label,
     LabelsMessage,
     Status,
 )
-from perception_client.waits import poll_ms, seconds
+from perception_client.protocol import LabelSource
+from perception_client.text import duration
+from perception_client.waits import age_limit, poll_ms, seconds
 
 __all__ = [
     "Answer",
@@ -58,6 +70,7 @@ __all__ = [
     "Control",
     "ControlError",
     "Detection",
+    "EndpointError",
     "EventMessage",
     "EventStream",
     "Gap",
@@ -81,13 +94,23 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-class Subscriber:
+class Subscriber(SubscriberBase):
     """Receives the labels of a node.
 
-    camera: only this one; None: all. timeout_s: how long iteration waits for the next message.
-    keys: a client's folder of keys, where the node asks for them (`wire.keys`).
-    Raises EndpointError for an endpoint that is not one, ConfigError for keys that are none; a node
-    that is not there yet is waited for, and one that comes back is found again.
+    Connects in the background: a node that is not there yet, or that restarts, is connected to as
+    soon as it is there. Belongs to the thread that first receives with it; a call from another
+    thread raises WrongThreadError, one after `close` ClosedError, one in a forked process
+    ForkedError.
+
+    Args:
+        endpoint: `tcp://HOST:PORT` or `ipc://PATH` of the node (`wire.endpoint`).
+        camera: name of the only camera to receive; None for all.
+        timeout_s: longest wait of iteration for the next message, in seconds.
+        keys: this client's folder of keys, where the node asks for keys (`wire.keys`).
+
+    Raises:
+        EndpointError: the endpoint is malformed.
+        ConfigError: the folder of keys is missing or damaged.
     """
 
     def __init__(
@@ -98,65 +121,69 @@ class Subscriber:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         keys: Path | str | Keys | None = None,
     ) -> None:
+        super().__init__(endpoint, camera, Inbox(endpoint))
         self._timeout_s = seconds("timeout_s", timeout_s)
-        self._keys = keys if keys is None or isinstance(keys, Keys) else Keys.read(keys)
-        self._endpoint = endpoint
-        self._inbox = Inbox(endpoint)
         self._catch_up = CatchUp()
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._camera = camera
         self._events: EventStream | None = None
-        self._sockets = [self._socket]
-        try:
-            connect(self._socket, endpoint, camera, keys=self._keys)
-        except EndpointError:
-            self.close()
-            raise
+        self._connection = Connection(zmq.Context, endpoint, self._camera, keys)
+        self._socket: zmq.Socket[bytes] = self._connection.labels
+        self._check = self._connection.owner.check
 
     def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
-        """The newest message not older than `max_age_s` seconds, or None; older ones are read away.
-        What counts is `age_bound_s`: how old the frame can be.
+        """The newest message of any camera, at most `max_age_s` seconds old; else None. Older
+        messages are discarded, and iteration goes on behind the newest.
 
-        Waits up to `timeout_s` for one; 0 returns at once, `math.inf` waits for ever. Look at
-        `status` before `labels`: a fresh message may say that the camera cannot see.
+        `age_bound_s` counts: the most that the frame can be old. Look at `status` before `labels`:
+        a fresh message may say that the camera cannot see.
 
-        After a rest so long that messages piled up, this connects anew, for what is new comes
-        sooner so than behind all that is old; what is passed over so counts as lost.
+        A subscriber that did not read for a while connects again, because new messages reach a new
+        connection before a full one; what it discards so counts as lost.
+
+        Args:
+            max_age_s: largest age, in seconds.
+            timeout_s: longest wait for such a message, in seconds; 0 does not wait, `math.inf`
+                waits without limit.
         """
-        max_age_s = seconds("max_age_s", max_age_s)
+        self._check()
+        max_age_s = age_limit(max_age_s)
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            if self._drain(lambda: self._inbox.freshest(max_age_s) is not None):
-                self._catch_up.found_fresh()
-            found = self._inbox.freshest(max_age_s)
+            self._drain(lambda: self._inbox.freshest(max_age_s) is not None)
+            message = self._inbox.freshest(max_age_s)
             left_s = deadline - time.monotonic()
-            if found is not None or left_s <= 0:
-                return found
+            if message is not None or left_s <= 0:
+                return message
             self._poll(left_s)
 
     def require(
         self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
     ) -> LabelsMessage:
-        """The newest labels that were seen at most `max_age_s` seconds ago, of one camera or any.
+        """The newest labels, at most `max_age_s` seconds old, of one camera or of any. Discards
+        older messages, as `latest`.
 
-        Waits up to `timeout_s` for them. Otherwise raises a NotUsableError, by its kind:
-        NodeGoneError, CannotSeeError, NotLookingError or TooOldError. After a rest as `latest`;
-        that the node is gone is not said before what is new had the time to come.
+        Args:
+            max_age_s: largest age, in seconds.
+            camera: name of the camera; None for any that this subscriber receives.
+            timeout_s: longest wait for such labels, in seconds; 0 does not wait.
+
+        Raises:
+            NotUsableError: there are none; its subclass says why: NodeGoneError, CannotSeeError,
+                NotLookingError, TooOldError or UnknownCameraError.
         """
-        max_age_s = seconds("max_age_s", max_age_s)
+        self._check()
+        max_age_s = age_limit(max_age_s)
+        camera = self._camera_of(camera)
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            if self._drain(lambda: self._inbox.speaks(max_age_s, camera)):
-                self._catch_up.found_fresh()
+            self._drain(lambda: self._inbox.speaks(max_age_s, camera))
             try:
                 return self._inbox.required(max_age_s, camera)
+            except UnknownCameraError:
+                raise
             except NotUsableError as error:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
-                    if isinstance(error, NodeGoneError) and self._catch_up.is_under_way:
-                        raise self._inbox.catching_up() from None
-                    raise
+                    raise self._explained(error) from None
             self._poll(left_s)
 
     def on_stale(
@@ -167,164 +194,196 @@ class Subscriber:
         camera: str | None = None,
         on_fresh: Callable[[LabelsMessage], object] | None = None,
     ) -> "StaleGuard":
-        """Calls back as soon as there are no labels younger than `max_age_s` any more, for a safe
-        stop, on a thread with a connection of its own, whatever this thread does. See StaleGuard.
-        """
-        return StaleGuard(
-            self._endpoint, max_age_s, callback, camera or self._camera, on_fresh, keys=self._keys
-        )
+        """Calls `callback` as soon as no labels are younger than `max_age_s` seconds, for a safe
+        stop. The guard has a thread and a connection of its own, so it works while this thread
+        hangs. See StaleGuard."""
+        self._check()
+        keys = self._connection.keys
+        camera = self._camera_of(camera)
+        return StaleGuard(self._source, max_age_s, callback, camera, on_fresh, keys=keys)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether something came within so many seconds."""
+        """Waits until labels are there that no call has returned yet; False where none came within
+        `timeout_s` seconds.
+
+        Returns True at once, again and again, until a call reads them: `latest` and `require` read
+        all, `receive` and iteration the next.
+        """
+        self._check()
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
-        while not self._poll(deadline - time.monotonic()):
-            if time.monotonic() >= deadline:
+        while not self._inbox.has_unread:
+            if self._take_one():
+                continue
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 return False
-            self._connect_anew_if_due()
+            if not self._poll(left_s):
+                self._reconnect_if_due()
         return True
 
-    def _poll(self, left_s: float) -> bool:
-        """Whether something came, before a new connection is due."""
-        wait_s = min(left_s, self._catch_up.left_s(left_s))
-        return bool(self._socket.poll(poll_ms(wait_s), zmq.POLLIN))
-
-    @property
-    def alive(self) -> bool:
-        """Whether the node was heard in the last 2.5 seconds: it speaks once a second at least."""
-        self._drain(lambda: self._inbox.alive)
-        return self._inbox.alive
-
     def health(self, timeout_s: float = 0.0) -> HealthMessage:
-        """The node's newest health, at most 2.5 seconds old. Raises NoMessageError where none
-        came."""
+        """The node's newest health, at most 2.5 seconds old. Labels that arrive meanwhile are kept
+        for iteration, the newest 256 of them.
+
+        timeout_s: longest wait, in seconds. Raises NoMessageError.
+        """
+        self._check()
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
-            self._drain(lambda: self._inbox.fresh_health is not None)
+            self._read_on()
             health = self._inbox.fresh_health
             if health is not None:
                 return health
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise NoMessageError(silence(self._endpoint, timeout_s))
+                raise self._silent(timeout_s)
             self._poll(left_s)
 
     @property
-    def newest_health(self) -> HealthMessage | None:
-        """The node's newest health of what was received so far; reads nothing, so that `receive`
-        misses nothing."""
-        return self._inbox.health
-
-    def late(self, camera: str) -> int:
-        """Messages of a camera that came after its deadline (`deadline_s` of the node); those that
-        `latest` and `require` passed over after a rest are not counted."""
-        return self._inbox.late[camera]
-
-    @property
     def events(self) -> EventStream:
-        """What came, changed and went; received from the first use on, what is open then first."""
+        """The stream of events: what came, changed and went. The first use opens a connection for
+        it, and the things that are there then come first."""
         if self._events is None:
-            socket = self._context.socket(zmq.SUB)
-            self._sockets.append(socket)
-            connect(socket, self._endpoint, self._camera, "events", self._keys)
-            self._events = EventStream(socket)
+            self._check()
+            self._events = EventStream(self._connection.subscribe("events"), self._check)
         return self._events
 
     def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
-        """The next message that shows a class (see `LabelsMessage.shows`).
+        """The next message that shows a class, as `LabelsMessage.shows` has it.
 
-        Raises NotSeenError when none does in time, NoMessageError when nothing came at all.
+        Args:
+            name: of the class.
+            timeout_s: longest wait, in seconds.
+            min_score: smallest score that counts, 0 to 1.
+
+        Raises:
+            NotSeenError: messages came, none in time showed the class.
+            NoMessageError: no message came.
+            UnknownClassError: the model has no such class.
         """
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
-        heard = False
+        received = False
         while (left_s := deadline - time.monotonic()) > 0:
+            self._inbox.check_class(name)
             try:
                 message, _ = self.receive(left_s)
             except NoMessageError:
                 break
-            heard = True
+            received = True
             if message.shows(name, min_score):
                 return message
-        if not heard:
-            raise NoMessageError(silence(self._endpoint, timeout_s))
-        raise NotSeenError(f"{self._endpoint}: no {name!r} was seen for {timeout_s:g} s")
+        self._inbox.check_class(name)
+        if not received:
+            raise self._silent(timeout_s)
+        raise NotSeenError(f"{self._source}: no {name!r} was seen for {duration(timeout_s)}")
 
     def calibration(self, camera: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Calibration:
-        """A camera's calibration, as the node's configuration gives it. Raises NoMessageError
-        where the node does not say in time, LookupError where the camera has none."""
+        """A camera's calibration, from the node's configuration. Labels that arrive meanwhile are
+        kept, as by `health`.
+
+        timeout_s: longest wait for the node's info, in seconds. Raises NoMessageError where it does
+        not come in time, NoCalibrationError (a LookupError) where the camera has none.
+        """
+        self._check()
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
-        socket = self._context.socket(zmq.SUB)
-        try:
-            connect(socket, self._endpoint, None, "info", self._keys)
-            while not socket.poll(poll_ms(deadline - time.monotonic()), zmq.POLLIN):
-                if time.monotonic() >= deadline:
-                    raise NoMessageError(silence(self._endpoint, timeout_s))
-            info = decode(socket.recv_multipart(zmq.NOBLOCK))
-        finally:
-            socket.close()
-        for found in info.calibrations if isinstance(info, InfoMessage) else ():
-            if found.camera == camera:
-                return found
-        raise LookupError(
-            f"camera {camera!r} has no calibration; give [camera.calibration] in the node's file"
-        )
+        while True:
+            self._read_on()
+            calibration = self._calibration(camera)
+            if calibration is not None:
+                return calibration
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._silent(timeout_s)
+            self._poll(left_s)
 
     def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
-        """The next message in order, and what is missing before it. Raises NoMessageError."""
+        """The next message in order, and the gap before it: what is missing.
+
+        timeout_s: longest wait, in seconds. Raises NoMessageError, and UnknownCameraError where the
+        node has no camera of this name.
+        """
+        self._check()
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
-        while (left_s := deadline - time.monotonic()) > 0:
-            if self._socket.poll(poll_ms(left_s), zmq.POLLIN):
-                opened = self._inbox.open(self._socket.recv_multipart(zmq.NOBLOCK))
-                if opened is not None:
-                    return opened
-        raise NoMessageError(silence(self._endpoint, timeout_s))
+        while True:
+            if (unread := self._inbox.next()) is not None:
+                return unread
+            if self._take_one():
+                continue
+            if (unknown := self._inbox.unknown_camera(self._camera)) is not None:
+                raise unknown
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._silent(timeout_s)
+            self._socket.poll(poll_ms(left_s), zmq.POLLIN)
 
     def __iter__(self) -> Iterator[tuple[LabelsMessage, Gap]]:
-        """Every message in order, each with the gap before it. Raises NoMessageError."""
+        """Every message in order, each with the gap before it. Raises as `receive`, after the
+        `timeout_s` of the constructor."""
         while True:
             yield self.receive(self._timeout_s)
 
-    @property
-    def rejected(self) -> int:
-        """Messages received that could not be read: random bytes, a newer schema."""
-        return self._inbox.rejected
-
-    @property
-    def last_rejection(self) -> str | None:
-        """Why the newest of them could not be read."""
-        return self._inbox.last_rejection
-
     def close(self) -> None:
-        """Lets go of the connection; twice does no harm."""
-        for socket in self._sockets:
-            socket.close()
-        self._context.term()
+        """Closes the connection; a second call does nothing. Raises WrongThreadError while another
+        thread uses this subscriber."""
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _drain(self, is_fresh: Callable[[], bool]) -> bool:
-        """Reads what is there; whether it is fresh. Where it was much, and nothing fresh is among
-        it or comes soon after it, connects anew."""
+    def _explained(self, error: NotUsableError) -> NotUsableError:
+        """The same error, or a better one where the connection knows more than the inbox."""
+        if not isinstance(error, NodeGoneError):
+            return error
+        if (refusal := self._connection.refusal()) is not None:
+            return NodeGoneError(f"{self._source}: {refusal}", error.message)
+        return self._inbox.catching_up() if self._catch_up.is_under_way else error
+
+    def _silent(self, timeout_s: float) -> NoMessageError:
+        if (refusal := self._connection.refusal()) is not None:
+            return NoMessageError(f"{self._source}: {refusal}")
+        return NoMessageError(silence(self._source, timeout_s))
+
+    def _poll(self, left_s: float) -> bool:
+        """Whether a message came, before a new connection is due."""
+        wait_s = min(left_s, self._catch_up.left_s(left_s))
+        return bool(self._socket.poll(poll_ms(wait_s), zmq.POLLIN))
+
+    def _take_one(self) -> bool:
+        """Takes the next message, where one is there."""
+        try:
+            parts = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._inbox.open(parts)
+        return True
+
+    def _read_on(self) -> None:
+        """Takes the messages that are there, in order, and keeps the labels among them."""
+        taken = 0
+        while taken < MOST_DRAINED:
+            if self._take_one():
+                taken += 1
+            elif taken < FULL or not self._follows():  # behind a full queue is more, soon
+                return
+
+    def _drain(self, is_fresh: Callable[[], bool]) -> None:
+        """Takes the messages that are there, and discards all labels but the newest. Where there
+        were many, and none is fresh or follows soon, connects again."""
         self._catch_up.begin()
         while True:
             for parts in self._catch_up.take(self._queued()):
                 self._inbox.open(parts)
-            found = is_fresh()
-            if self._inbox.is_current:
+            fresh = is_fresh()
+            if fresh or self._inbox.is_current:
                 self._catch_up.found_fresh()
-            if not self._catch_up.goes_on(found) or not self._follows():
+            if not self._catch_up.goes_on(fresh) or not self._follows():
                 break
-        if not found:
-            self._connect_anew_if_due()
-        return found
+        self._inbox.discard_unread()
+        if not fresh:
+            self._reconnect_if_due()
 
     def _queued(self) -> list[list[bytes]]:
         queued: list[list[bytes]] = []
@@ -336,22 +395,33 @@ class Subscriber:
     def _follows(self) -> bool:
         return bool(self._socket.poll(poll_ms(FOLLOWS_S), zmq.POLLIN))
 
-    def _connect_anew_if_due(self) -> None:
+    def _reconnect_if_due(self) -> None:
         if self._catch_up.is_due:
-            reconnect(self._socket, self._endpoint)
+            reconnect(self._socket, self._source)
             self._catch_up.connected_anew()
 
 
+if TYPE_CHECKING:
+    _: type[LabelSource] = Subscriber
+
+
 class StaleGuard:
-    """Watches over the age of labels on a thread of its own, until it is closed.
+    """Watches the age of labels on a thread of its own, until it is closed.
 
-    callback gets the NotUsableError that says why, once each time that labels become unusable, also
-    where there were none from the start; on_fresh the first message that is usable again. Both run
-    on the guard's thread, so keep them short: the next one waits. Whatever they raise is logged,
-    SystemExit and KeyboardInterrupt too, which end nothing from here, and the guard goes on. Should
-    the guard itself end, callback gets that as its error; `watching` is whether the guard runs.
+    A callback runs on the guard's thread and delays the next one, so keep it short. Whatever it
+    raises is logged, SystemExit and KeyboardInterrupt too, and the guard goes on. Should the guard
+    itself end, `callback` gets that as its error. The guard ends with the process.
 
-    Raises RuntimeError where no thread can be started. It ends with the process.
+    Args:
+        endpoint, camera, keys: as for Subscriber.
+        max_age_s: age from which labels are stale, in seconds.
+        callback: gets the NotUsableError that says why, once each time that labels become stale,
+            also `max_age_s` seconds after the start where none came.
+        on_fresh: gets the first message that is usable again.
+
+    Raises:
+        ArgumentTypeError: a callback that does not take one argument.
+        GuardError: the system has no thread for it.
     """
 
     def __init__(
@@ -364,7 +434,9 @@ class StaleGuard:
         *,
         keys: Path | str | Keys | None = None,
     ) -> None:
-        self._max_age_s = seconds("max_age_s", max_age_s)
+        self._max_age_s = age_limit(max_age_s)
+        check_callback("callback", callback, required=True)
+        check_callback("on_fresh", on_fresh)
         self._callback = callback
         self._on_fresh = on_fresh
         self._closing = threading.Event()
@@ -372,18 +444,20 @@ class StaleGuard:
         self._thread = threading.Thread(target=self._run, name="stale-guard", daemon=True)
         try:
             self._thread.start()
-        except BaseException:
+        except BaseException as error:
             self._subscriber.close()
+            if isinstance(error, RuntimeError):
+                raise GuardError(f"the stale guard cannot start: {error}") from error
             raise
 
     @property
     def watching(self) -> bool:
         """Whether the guard still watches: it is not closed, and did not end by itself. False in a
-        child process that was forked off."""
+        forked process."""
         return self._thread.is_alive() and not self._closing.is_set()
 
     def close(self) -> None:
-        """Watches no more; a callback may call it too."""
+        """Stops watching; a second call does nothing. A callback may call it too."""
         self._closing.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(1.0)
@@ -391,50 +465,45 @@ class StaleGuard:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _run(self) -> None:
         try:
             self._watch()
-        except BaseException as error:  # who relies on a guard has to know that there is none
-            _say("the stale guard ended")
+        except BaseException as error:  # whoever relies on a guard has to know that it ended
+            _report("the stale guard ended")
             if not self._closing.is_set():
                 ended = NotUsableError(f"the stale guard ended: {error!r}", None)
-                self._told(self._callback, ended)
+                self._call(self._callback, ended)
 
     def _watch(self) -> None:
         stale: bool | None = None
-        patience = time.monotonic() + self._max_age_s  # to connect in
+        first_due_s = time.monotonic() + self._max_age_s  # the connection takes a moment
         with self._subscriber as subscriber:
             while not self._closing.is_set():
                 try:
                     message = subscriber.require(self._max_age_s)
                     if stale and self._on_fresh is not None:
-                        self._told(self._on_fresh, message)
+                        self._call(self._on_fresh, message)
                     stale = False
                     left_s = self._max_age_s - message.age_bound_s
                 except NotUsableError as error:
-                    left_s = patience - time.monotonic() if stale is None else 0.1
+                    left_s = first_due_s - time.monotonic() if stale is None else 0.1
                     if stale is False or (stale is None and left_s <= 0):
                         stale = True
-                        self._told(self._callback, error)
-                subscriber.wait(min(max(left_s, 0.0), 0.1))
+                        self._call(self._callback, error)
+                subscriber._poll(min(max(left_s, 0.0), 0.1))  # for any message: health says more
 
-    def _told(self, callback: Callable[[Any], object], what: object) -> None:
+    def _call(self, callback: Callable[[Any], object], argument: object) -> None:
         try:
-            callback(what)
-        except BaseException as error:  # the user's own, sys.exit() too; the guard goes on
-            _say(f"a callback of the stale guard raised {error!r}; the guard goes on")
+            callback(argument)
+        except BaseException as error:  # of the user's code, sys.exit() too; the guard goes on
+            _report(f"a callback of the stale guard raised {error!r}; the guard goes on")
 
 
-def _say(what: str) -> None:
-    """Logs the exception that is handled now; where logging fails itself, says it on stderr."""
+def _report(what: str) -> None:
+    """Logs the exception that is being handled; where logging itself fails, prints it on stderr."""
     try:
         log.exception(what)
     except BaseException:

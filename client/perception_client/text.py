@@ -1,5 +1,5 @@
-"""Text from elsewhere as a terminal may have it: names of files, of classes and of other nodes, and
-what servers say, can hold sequences that move the cursor, change a title or hide a line."""
+"""Text for people. Names of files, of classes and of other nodes, and what servers send, can hold
+sequences that move the cursor, change a title or hide a line: `printable` writes them out."""
 
 import re
 
@@ -24,3 +24,17 @@ def printable_json(text: str) -> str:
     """JSON that says the same without any of them: `json.dumps` writes out only those below 0x20,
     which is also where JSON's own line ends are."""
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def duration(value_s: float, digits: str = "g") -> str:
+    """A duration in the unit that a person would choose: `2.5 s`, `17 min`, `12 days`.
+
+    digits: format of a number of seconds.
+    """
+    if value_s < 120:
+        return f"{value_s:{digits}} s"
+    for unit_s, most, unit in ((60, 120, "min"), (3600, 48, "h"), (86400, 730, "days")):
+        if value_s < most * unit_s:
+            return f"{value_s / unit_s:.0f} {unit}"
+    years = value_s / (365.25 * 86400)
+    return f"{years:.0f} years" if years < 1000 else "ever"

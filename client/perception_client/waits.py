@@ -1,16 +1,23 @@
 """Durations as control code gives them. Needs the standard library only."""
 
 import math
+import warnings
+
+from perception_client.errors import ArgumentError, ArgumentTypeError
+from perception_client.text import duration
 
 _LONGEST_POLL_S = 3600.0
-"""A poll takes milliseconds as a C int; whoever waits longer polls again."""
+"""A poll takes milliseconds as a C int; longer waits poll again."""
+_LONGEST_SENSIBLE_AGE_S = 60.0
+"""A robot that acts on older labels is unheard of; 200 are milliseconds taken for seconds."""
+_WARNED: set[str] = set()
 
 
 def seconds(name: str, value: object) -> float:
-    """A duration that a caller gave, in seconds; `math.inf` is for ever.
+    """A duration that a caller gave, in seconds; `math.inf` means no limit.
 
-    name: of the argument, for the error. Raises TypeError for what is no number, ValueError for
-    what is less than 0 or not a number (nan).
+    name: of the argument, for the error. Raises ArgumentTypeError (a TypeError) for a value that
+    is not a number, ArgumentError (a ValueError) for a negative number and for nan.
     """
     try:
         if isinstance(value, str | bytes | bytearray):
@@ -19,10 +26,24 @@ def seconds(name: str, value: object) -> float:
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, OverflowError):  # an integer that is longer than any float
             return seconds(name, math.inf if value > 0 else -math.inf)  # type: ignore[operator]
-        raise TypeError(f"{name} is {value!r:.40}; give a number of seconds") from None
+        raise ArgumentTypeError(f"{name} is {value!r:.40}; give a number of seconds") from None
     if not number >= 0:  # nan too
-        raise ValueError(f"{name} is {number:g}; give 0 or more seconds, math.inf for no limit")
+        raise ArgumentError(f"{name} is {number:g}; give 0 or more seconds, math.inf for no limit")
     return number
+
+
+def age_limit(value: object) -> float:
+    """`max_age_s` as a caller gave it, in seconds. Raises as `seconds`; warns once in a process
+    where the number is so large that milliseconds may have been meant."""
+    max_age_s = seconds("max_age_s", value)
+    if _LONGEST_SENSIBLE_AGE_S < max_age_s < math.inf and "max_age_s" not in _WARNED:
+        _WARNED.add("max_age_s")
+        warnings.warn(
+            f"max_age_s is {max_age_s:g} seconds: labels that are {duration(max_age_s)} old still "
+            f"count as fresh. For milliseconds write {max_age_s / 1000:g}",
+            stacklevel=3,
+        )
+    return max_age_s
 
 
 def poll_ms(left_s: float) -> int:

@@ -1,5 +1,5 @@
 """A pytest plugin for teams whose control code subscribes to labels: tests against recordings, in
-virtual time. It is there wherever perception-node is installed."""
+virtual time. pytest finds it wherever perception-node is installed."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ Play = Callable[..., RecordedLabels]
 
 @pytest.fixture
 def recorded_labels() -> Iterator[Play]:
-    """`recorded_labels(SOURCE, camera=None)`: what `Subscriber` is to a node, to a recording; see
-    `RecordedLabels`. Time passes by `advance`, and by the waits of control code. A recording that
-    cannot be read whole is played in part, with a warning."""
+    """`recorded_labels(SOURCE, camera=None)` opens a recording with the interface of `Subscriber`;
+    see `RecordedLabels`. Time passes by `advance`, and by the waits of control code. A recording
+    that cannot be read whole is played in part, with a warning."""
     with contextlib.ExitStack() as stack:
 
         def play(source: Path | str, camera: str | None = None) -> RecordedLabels:

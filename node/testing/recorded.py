@@ -3,20 +3,33 @@ it in a test, in virtual time, without waiting."""
 
 import contextlib
 import json
+import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from node.errors import ConfigError, MessageError
-from perception_client.errors import NoMessageError, NotSeenError, NotUsableError
-from perception_client.inbox import Gap, Inbox
+from perception_client.base import SubscriberBase, check_callback
+from perception_client.errors import (
+    ClosedError,
+    NoMessageError,
+    NotSeenError,
+    NotUsableError,
+    UnknownCameraError,
+)
+from perception_client.events import EventInbox
+from perception_client.inbox import Gap, Inbox, no_camera
+from perception_client.messages.calibration import Calibration
 from perception_client.messages.clock import virtual_time
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import EventMessage, HealthMessage, LabelsMessage, Message
+from perception_client.protocol import LabelSource
+from perception_client.text import duration
+from perception_client.waits import age_limit
 from perception_client.waits import seconds as checked_seconds
 
 if TYPE_CHECKING:
@@ -34,21 +47,27 @@ class _Timed:
     message: Message
 
 
-class RecordedLabels:
-    """Plays the messages of a recording, each at the time at which it was published.
+class RecordedLabels(SubscriberBase):
+    """Plays the messages of a recording, each at the time at which it was published, with the
+    interface of `Subscriber` (`perception_client.protocol.LabelSource`). Inside `with`, `age_s` of
+    its messages and all time limits are in virtual time, which passes by `advance` and by waits.
 
-    source: an MCAP file or a folder of them, with the labels, outages and drops of that time, or a
-    file of `perception-node replay --jsonl`, whose frames get the durations that their labelling
-    took. camera: only this one; None: all. Raises SourceError and ConfigError for what is neither.
-    What cannot be read of a recording that is cut off or damaged is not played: a UserWarning says
-    so, at the opening, or at the end where it is found while playing.
+    Messages that cannot be read of a recording that is cut off or damaged are skipped. A
+    UserWarning says so: when the recording is opened, or where they are found while it plays.
 
-    Inside `with`, `age_s` of its messages and all time limits are in virtual time.
+    Args:
+        source: an MCAP file or a folder of them, with the labels, outages and drops of that time;
+            or a file of `perception-node replay --jsonl`, whose frames get the durations that
+            their labelling took.
+        camera: name of the only camera; None for all.
+
+    Raises:
+        SourceError, ConfigError: the source is neither, or holds no messages.
+        UnknownCameraError: the recording has no such camera.
     """
 
     def __init__(self, source: Path | str, camera: str | None = None) -> None:
-        self._source = str(source)
-        self._camera = camera
+        super().__init__(str(source), camera, Inbox(str(source), most_unread=None))
         self._recording = _recording(self._source)
         self._warned: set[str] = set()
         self._coming = _messages(self._recording, Path(source))
@@ -56,11 +75,11 @@ class RecordedLabels:
         self._warn_of_problems()
         if self._next is None:
             raise ConfigError(f"{source} holds no messages")
+        if self._camera is not None:
+            self._check_camera(self._camera, Path(source))
         self._start_ns = self._now_ns = self._next.at_ns
-        self._inbox = Inbox(self._source)
-        self._unread: list[tuple[LabelsMessage, Gap]] = []
-        self._events: list[EventMessage] = []
-        self._guards: list[_Guard] = []
+        self._events = RecordedEvents(self._after, self._step)
+        self._guards: list[RecordedGuard] = []
         self._stack = contextlib.ExitStack()
         self._closed = False
 
@@ -71,65 +90,104 @@ class RecordedLabels:
 
     @property
     def over(self) -> bool:
-        """Whether all was played."""
+        """Whether every message was played."""
         return self._next is None
 
     def advance(self, seconds: float) -> bool:
-        """Lets so much virtual time pass, at no cost of real time; False when the recording is
-        over. `math.inf` plays it to its end, and 34 years on."""
+        """Lets so much virtual time pass, at no cost of real time. Gives False at the end of the
+        recording. `math.inf` plays it to its end, and 34 years on."""
+        self._check()
         self._until(self._after("seconds", seconds))
         return not self.over
 
     def latest(self, max_age_s: float, *, timeout_s: float = 0.0) -> LabelsMessage | None:
-        """As `Subscriber.latest`; waiting is virtual."""
-        max_age_s = checked_seconds("max_age_s", max_age_s)
-        self._unread.clear()
+        """The newest message of any camera, at most `max_age_s` seconds old; else None. Older
+        messages are discarded.
+
+        timeout_s: longest wait for such a message, in seconds of virtual time.
+        """
+        self._check()
+        max_age_s = age_limit(max_age_s)
         deadline_ns = self._after("timeout_s", timeout_s)
-        while True:
-            found = self._inbox.freshest(max_age_s)
-            if found is not None or not self._step(deadline_ns):
-                return found
+        try:
+            while True:
+                message = self._inbox.freshest(max_age_s)
+                if message is not None or not self._step(deadline_ns):
+                    return message
+        finally:
+            self._inbox.discard_unread()
 
     def require(
         self, max_age_s: float, *, camera: str | None = None, timeout_s: float = 0.0
     ) -> LabelsMessage:
-        """As `Subscriber.require`, with its errors; waiting is virtual."""
-        max_age_s = checked_seconds("max_age_s", max_age_s)
-        self._unread.clear()
+        """The newest labels, at most `max_age_s` seconds old, of one camera or of any. Raises the
+        errors of `Subscriber.require`.
+
+        timeout_s: longest wait for such labels, in seconds of virtual time.
+        """
+        self._check()
+        max_age_s = age_limit(max_age_s)
+        camera = self._camera_of(camera)
         deadline_ns = self._after("timeout_s", timeout_s)
-        while True:
-            try:
-                return self._inbox.required(max_age_s, camera)
-            except NotUsableError:
-                if not self._step(deadline_ns):
+        try:
+            while True:
+                try:
+                    return self._inbox.required(max_age_s, camera)
+                except UnknownCameraError:
                     raise
+                except NotUsableError:
+                    if not self._step(deadline_ns):
+                        raise
+        finally:
+            self._inbox.discard_unread()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits until labels are there that no call has returned yet; False where none came within
+        `timeout_s` seconds of virtual time."""
+        self._check()
+        deadline_ns = self._after("timeout_s", timeout_s)
+        while not self._inbox.has_unread:
+            if not self._step(deadline_ns):
+                return False
+        return True
 
     def receive(self, timeout_s: float) -> tuple[LabelsMessage, Gap]:
-        """As `Subscriber.receive`. Raises NoMessageError where none comes in so much virtual
-        time."""
+        """The next message in order, and the gap before it. Raises NoMessageError where none comes
+        within `timeout_s` seconds of virtual time."""
+        self._check()
         deadline_ns = self._after("timeout_s", timeout_s)
-        while not self._unread:
+        while (unread := self._inbox.next()) is None:
             if not self._step(deadline_ns):
-                raise NoMessageError(f"{self._source}: no message for {timeout_s:g} s")
-        return self._unread.pop(0)
+                raise NoMessageError(f"{self._source}: no message for {duration(timeout_s)}")
+        return unread
 
     def __iter__(self) -> Iterator[tuple[LabelsMessage, Gap]]:
-        """Every message in order with the gap before it, to the end."""
+        """Every message in order with the gap before it, to the end of the recording."""
         with contextlib.suppress(NoMessageError):
             while True:
                 yield self.receive(_LONGEST_S)
 
     def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
-        """As `Subscriber.wait_for`."""
+        """The next message that shows a class, as `LabelsMessage.shows` has it. Raises
+        NotSeenError, NoMessageError, UnknownClassError.
+
+        timeout_s: longest wait, in seconds of virtual time. min_score: smallest score that counts.
+        """
         deadline_ns = self._after("timeout_s", timeout_s)
+        received = False
         while (left_ns := deadline_ns - self._now_ns) > 0:
+            self._inbox.check_class(name)
             try:
                 message, _ = self.receive(left_ns / 1e9)
             except NoMessageError:
                 break
+            received = True
             if message.shows(name, min_score):
                 return message
-        raise NotSeenError(f"{self._source}: no {name!r} was seen for {timeout_s:g} s")
+        self._inbox.check_class(name)
+        if not received:
+            raise NoMessageError(f"{self._source}: no message for {duration(timeout_s)}")
+        raise NotSeenError(f"{self._source}: no {name!r} was seen for {duration(timeout_s)}")
 
     def on_stale(
         self,
@@ -138,40 +196,54 @@ class RecordedLabels:
         *,
         camera: str | None = None,
         on_fresh: Callable[[LabelsMessage], object] | None = None,
-    ) -> None:
-        """As `Subscriber.on_stale`, also where there were none from the start; called while time
-        passes, on this thread. What a callback raises comes out of the call that let time pass, so
-        that a test fails by it; the guards go on all the same."""
-        max_age_s = checked_seconds("max_age_s", max_age_s)
+    ) -> "RecordedGuard":
+        """Calls `callback` as soon as no labels are younger than `max_age_s` seconds, also where
+        none were from the start. Callbacks run while time passes, on this thread. Whatever they
+        raise comes out of the call that lets time pass, so that a test fails by it; the guards go
+        on all the same."""
+        self._check()
+        max_age_s = age_limit(max_age_s)
+        check_callback("callback", callback, required=True)
+        check_callback("on_fresh", on_fresh)
         due_ns = self._after("max_age_s", max_age_s)
-        self._guards.append(_Guard(max_age_s, callback, camera or self._camera, on_fresh, due_ns))
+        guard = RecordedGuard(max_age_s, callback, self._camera_of(camera), on_fresh, due_ns)
+        self._guards.append(guard)
+        return guard
 
     @property
-    def events(self) -> tuple[EventMessage, ...]:
-        """The events since this was asked before."""
-        events, self._events = tuple(self._events), []
-        return events
-
-    @property
-    def alive(self) -> bool:
-        """As `Subscriber.alive`."""
-        return self._inbox.alive
+    def events(self) -> "RecordedEvents":
+        """The stream of events, from the beginning of the recording on."""
+        return self._events
 
     def health(self, timeout_s: float = 0.0) -> HealthMessage:
-        """As `Subscriber.health`."""
+        """The node's newest health, at most 2.5 seconds old. Labels that come meanwhile are kept
+        for iteration. Raises NoMessageError.
+
+        timeout_s: longest wait, in seconds of virtual time.
+        """
+        self._check()
         deadline_ns = self._after("timeout_s", timeout_s)
         while (health := self._inbox.fresh_health) is None:
             if not self._step(deadline_ns):
-                raise NoMessageError(f"{self._source}: no health for {timeout_s:g} s")
+                raise NoMessageError(f"{self._source}: no health for {duration(timeout_s)}")
         return health
 
-    def late(self, camera: str) -> int:
-        """As `Subscriber.late`."""
-        return self._inbox.late[camera]
+    def calibration(self, camera: str, timeout_s: float = 5.0) -> Calibration:
+        """A camera's calibration, as the recorded node gave it. Raises NoMessageError,
+        NoCalibrationError.
+
+        timeout_s: longest wait, in seconds of virtual time.
+        """
+        self._check()
+        deadline_ns = self._after("timeout_s", timeout_s)
+        while (calibration := self._calibration(camera)) is None:
+            if not self._step(deadline_ns):
+                raise NoMessageError(f"{self._source}: no info for {duration(timeout_s)}")
+        return calibration
 
     def close(self) -> None:
-        """Time is real again, wherever this is called: in an async test, a fixture's teardown has
-        another context than the test had."""
+        """Ends virtual time, wherever this is called: in an async test, a fixture's teardown has
+        another context than the test had. A second call does nothing."""
         self._closed = True
         with contextlib.suppress(ValueError):  # of a context that cannot be left from here
             self._stack.close()
@@ -183,13 +255,20 @@ class RecordedLabels:
         self._until(self._now_ns)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self._source}: closed; open it again")
+
+    def _check_camera(self, camera: str, source: Path) -> None:
+        if self._recording is not None:
+            cameras = self._recording.cameras
+        else:
+            cameras = _cameras_of_jsonl(source)
+        if camera not in cameras:
+            raise no_camera(f"recording {self._source}", camera, cameras)
 
     def _clock_ns(self) -> int:
         return time.time_ns() if self._closed else self._now_ns
@@ -200,6 +279,7 @@ class RecordedLabels:
 
     def _step(self, deadline_ns: int) -> bool:
         """To the next message, at most to the deadline; whether there was one."""
+        self._check()
         if self._next is None or self._next.at_ns > deadline_ns:
             self._until(deadline_ns)
             return False
@@ -217,15 +297,15 @@ class RecordedLabels:
         self._pass(moment_ns)
 
     def _pass(self, moment_ns: int) -> None:
-        """Time in which nothing comes; what becomes stale in it does so at its moment."""
+        """Lets time pass in which no message comes; guards call back at their moments in it."""
         while (due_ns := self._due_ns(moment_ns)) < moment_ns:
             self._now_ns = max(due_ns, self._now_ns)
-            self._look_after()
+            self._run_guards()
         self._now_ns = max(moment_ns, self._now_ns)
-        self._look_after()
+        self._run_guards()
 
     def _due_ns(self, latest_ns: int) -> int:
-        due = (guard.due_ns for guard in self._guards if not guard.stale)
+        due = (guard.due_ns for guard in self._guards if guard.watching and not guard.stale)
         return min(due, default=latest_ns)
 
     def _take(self, message: Message) -> None:
@@ -233,14 +313,12 @@ class RecordedLabels:
         if self._camera is not None and camera not in (None, self._camera):
             return
         if isinstance(message, EventMessage):
-            self._events.append(message)
-        opened = self._inbox.accept(message)
-        if opened is not None:
-            self._unread.append(opened)
-        self._look_after()
+            self._events.add(message)
+        self._inbox.accept(message)
+        self._run_guards()
 
-    def _look_after(self) -> None:
-        with contextlib.ExitStack() as stack:  # each looks, whatever the callback of another raises
+    def _run_guards(self) -> None:
+        with contextlib.ExitStack() as stack:  # each runs, whatever the callback of another raises
             for guard in reversed(self._guards):  # the first is called first
                 stack.callback(guard.look, self._inbox, self._now_ns)
 
@@ -249,34 +327,111 @@ class RecordedLabels:
         for problem in problems:
             if problem not in self._warned:
                 self._warned.add(problem)
-                told = f"recording {self._source} is not played whole: {problem}"
-                warnings.warn(told, stacklevel=3)
+                text = f"recording {self._source} is not played whole: {problem}"
+                warnings.warn(text, stacklevel=3)
 
 
-@dataclass(slots=True)
-class _Guard:
-    """due_ns: when labels will be too old, or have to be there at first, if nothing comes."""
+if TYPE_CHECKING:
+    _: type[LabelSource] = RecordedLabels
 
-    max_age_s: float
-    callback: Callable[[NotUsableError], object]
-    camera: str | None
-    on_fresh: Callable[[LabelsMessage], object] | None
-    due_ns: int
-    stale: bool | None = None
+
+class RecordedEvents:
+    """The events of a recording as time passes, with the interface of `EventStream`.
+
+    after: the moment so many seconds from now, in ns. step: plays the next message, up to a moment.
+    """
+
+    def __init__(self, after: Callable[[str, float], int], step: Callable[[int], bool]) -> None:
+        self._after = after
+        self._step = step
+        self._inbox = EventInbox()
+        self._unread: deque[EventMessage] = deque()
+
+    def add(self, event: EventMessage) -> None:
+        """Takes an event whose time has come."""
+        new = self._inbox.accept(event)
+        if new is not None:
+            self._unread.append(new)
+
+    def receive(self, timeout_s: float) -> EventMessage | None:
+        """The next event; None where none came within `timeout_s` seconds of virtual time."""
+        deadline_ns = self._after("timeout_s", timeout_s)
+        while not self._unread:
+            if not self._step(deadline_ns):
+                return None
+        return self._unread.popleft()
+
+    def take(self) -> list[EventMessage]:
+        """The events that no call returned yet, without waiting."""
+        return list(iter(lambda: self.receive(0.0), None))
+
+    def now(self, camera: str | None = None) -> tuple[EventMessage, ...]:
+        """The newest event of each thing that is there now, of one camera or of all."""
+        return self._inbox.now(camera)
+
+    @property
+    def lost(self) -> int:
+        """Number of events that are missing in the recording."""
+        return self._inbox.lost
+
+    def __iter__(self) -> Iterator[EventMessage]:
+        """Every event, to the end of the recording."""
+        return iter(lambda: self.receive(math.inf), None)
+
+
+class RecordedGuard:
+    """A guard in virtual time; `RecordedLabels.on_stale` makes one. Its callbacks run on the thread
+    that lets time pass."""
+
+    def __init__(
+        self,
+        max_age_s: float,
+        callback: Callable[[NotUsableError], object],
+        camera: str | None,
+        on_fresh: Callable[[LabelsMessage], object] | None,
+        due_ns: int,
+    ) -> None:
+        self._max_age_s = max_age_s
+        self._callback = callback
+        self._camera = camera
+        self._on_fresh = on_fresh
+        self._closed = False
+        self.due_ns = due_ns
+        """When labels will be too old, or have to be there at first, if no message comes."""
+        self.stale: bool | None = None
+        """Whether labels are stale; None before the first were due."""
+
+    @property
+    def watching(self) -> bool:
+        """Whether the guard is not closed."""
+        return not self._closed
+
+    def close(self) -> None:
+        """Stops watching; a second call does nothing. A callback may call it too."""
+        self._closed = True
 
     def look(self, inbox: Inbox, now_ns: int) -> None:
+        """Calls back where labels became stale, or usable again, by the moment `now_ns`."""
+        if self._closed:
+            return
         try:
-            message = inbox.required(self.max_age_s, self.camera)
+            message = inbox.required(self._max_age_s, self._camera)
         except NotUsableError as error:
             if self.stale is False or (self.stale is None and now_ns >= self.due_ns):
                 self.stale = True
-                self.callback(error)
+                self._callback(error)
             return
         was_stale, self.stale = self.stale, False
-        left_ns = max(round(min(self.max_age_s - message.age_bound_s, _LONGEST_S) * 1e9), 0)
+        left_ns = max(round(min(self._max_age_s - message.age_bound_s, _LONGEST_S) * 1e9), 0)
         self.due_ns = now_ns + left_ns + _ROUNDING_NS
-        if was_stale and self.on_fresh is not None:
-            self.on_fresh(message)
+        if was_stale and self._on_fresh is not None:
+            self._on_fresh(message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def _recording(source: str) -> "Recording | None":
@@ -293,7 +448,7 @@ def _messages(recording: "Recording | None", source: Path) -> Iterator[_Timed]:
 
 
 def _read_jsonl(source: Path) -> Iterator[_Timed]:
-    """A replay has no health; that the node lives is in its labels."""
+    """The file has no health; its labels alone keep the node alive."""
     at_ns = 0
     try:
         lines = source.read_text(encoding="utf-8").splitlines()
@@ -314,3 +469,14 @@ def _read_jsonl(source: Path) -> Iterator[_Timed]:
             at_ns,
             replace(message, published_ns=at_ns, published_mono_ns=None, published_boot_ns=None),
         )
+
+
+def _cameras_of_jsonl(source: Path) -> tuple[str, ...]:
+    """The names of the cameras in a file that `_read_jsonl` has begun to read."""
+    names: dict[str, None] = {}
+    for line in source.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):  # playing it says which line is wrong
+            content = json.loads(line)
+            if isinstance(content, dict) and isinstance(content.get("camera"), str):
+                names[content["camera"]] = None
+    return tuple(names)

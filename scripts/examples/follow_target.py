@@ -1,4 +1,4 @@
-"""Turns towards a thing and keeps to it; stops when it is lost, or when nobody can say.
+"""Turns towards an object and follows it; stops when it is lost, or when the labels do not say.
 
 python scripts/examples/follow_target.py [ENDPOINT] [CLASS], beside a node with a detector and
 track.enabled = true.
@@ -7,7 +7,7 @@ track.enabled = true.
 import sys
 import time
 
-from perception_client.subscriber import NotUsableError, Subscriber
+from perception_client import NotUsableError, Subscriber
 
 TURN_RAD_S = 1.0  # for a thing at the picture's edge; positive is to the left, as in ROS
 MAX_AGE_S = 0.3  # what is older says nothing about now
@@ -19,7 +19,7 @@ name = sys.argv[2] if len(sys.argv) > 2 else "person"
 with Subscriber(endpoint) as labels:
     followed, seen_s = None, 0.0
     while True:
-        labels.wait(0.05)  # for a message, and no longer than a command may take
+        labels.wait(0.05)  # for a new message, and no longer than a command may take
         try:
             seen = labels.require(MAX_AGE_S)
         except NotUsableError as error:  # gone, cannot see, not looking, too old
@@ -29,8 +29,8 @@ with Subscriber(endpoint) as labels:
         target = seen.track(followed) if followed is not None else seen.largest(name)
         if target is not None and target.track is not None:
             followed, seen_s = target.track, time.monotonic()
-            aside = target.box.cx / seen.image.width - 0.5  # to the right of the middle
-            print(f"follow #{followed}: turn {-2 * aside * TURN_RAD_S:+.2f} rad/s", flush=True)
+            offset = target.box.cx / seen.image.width - 0.5  # to the right of the centre
+            print(f"follow #{followed}: turn {-2 * offset * TURN_RAD_S:+.2f} rad/s", flush=True)
         elif followed is None or time.monotonic() - seen_s > LOST_S:
             followed = None
             print(f"stop: no {name} is followed", flush=True)

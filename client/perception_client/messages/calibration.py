@@ -13,7 +13,9 @@ class Bearing:
     """A direction from the camera in radians: azimuth to the right, elevation up, of its axis."""
 
     azimuth_rad: float
+    """To the right of the camera's axis."""
     elevation_rad: float
+    """Above the camera's axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +27,21 @@ class Calibration:
     coefficients."""
 
     camera: str
+    """Name of the camera."""
     width: int
+    """Of the calibrated picture, in pixels."""
     height: int
+    """Of the calibrated picture, in pixels."""
     fx: float
+    """Horizontal focal length, in pixels."""
     fy: float
+    """Vertical focal length, in pixels."""
     cx: float
+    """Horizontal centre of the projection, in pixels."""
     cy: float
+    """Vertical centre of the projection, in pixels."""
     distortion: tuple[float, ...] = ()
+    """Coefficients in OpenCV's order; empty for a lens without distortion."""
 
     def __post_init__(self) -> None:
         """Checks what is divided by: a calibration comes from another computer."""

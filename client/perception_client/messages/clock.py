@@ -1,5 +1,5 @@
-"""What time it is for who asks how old a message is: now, or the time of a recording that is played
-in a test."""
+"""The clocks that ages of messages are computed by: those of this computer, or the virtual clock of
+a recording that a test plays."""
 
 import contextlib
 import functools
@@ -18,13 +18,13 @@ def virtual_ns() -> int | None:
 
 
 def monotonic_s() -> float:
-    """Seconds on a clock that only grows."""
+    """Seconds on a clock that never goes back."""
     now = _virtual_ns.get()
     return time.monotonic() if now is None else now() / 1e9
 
 
 def elapsing_s() -> float:
-    """Seconds on a clock that only grows, also while this computer is suspended."""
+    """Seconds on a clock that never goes back and includes suspended time."""
     now = _virtual_ns.get()
     return (boottime_ns() if now is None else now()) / 1e9
 
@@ -33,19 +33,18 @@ _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def boottime_ns() -> int:
-    """CLOCK_BOOTTIME, which goes on while the computer is suspended; CLOCK_MONOTONIC where a system
-    has none."""
+    """CLOCK_BOOTTIME in ns, which includes suspended time; CLOCK_MONOTONIC on a system without."""
     return time.monotonic_ns() if _BOOTTIME is None else time.clock_gettime_ns(_BOOTTIME)
 
 
 _FIRST_TIME_NAMESPACE = "time:[4026531834]"
-"""The one that a computer starts with (PROC_TIME_INIT_INO of the kernel)."""
+"""The time namespace that a computer starts with (PROC_TIME_INIT_INO of the kernel)."""
 
 
 @functools.cache
 def boot_id() -> str | None:
-    """Whose CLOCK_MONOTONIC and CLOCK_BOOTTIME a stamp is on: this host's boot id, in a time
-    namespace of its own (time_namespaces(7)) with its number; None off Linux."""
+    """Identifies the CLOCK_MONOTONIC and CLOCK_BOOTTIME of this process's stamps: the boot id, and
+    in a time namespace of its own (time_namespaces(7)) also its number. None off Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -59,7 +58,7 @@ def boot_id() -> str | None:
 
 @contextlib.contextmanager
 def virtual_time(now_ns: Callable[[], int]) -> Iterator[None]:
-    """Inside, ages are told by this clock, in ns, in place of the computer's."""
+    """Inside, ages are computed by this clock, in ns, in place of the computer's."""
     before = _virtual_ns.set(now_ns)
     try:
         yield

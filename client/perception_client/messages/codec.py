@@ -1,7 +1,7 @@
-"""The messages as bytes and JSON, and back: msgpack on the wire, one reader of each type.
+"""The messages as bytes and JSON, and back: msgpack on the wire, one reader per type.
 
-What a type's values must be is worked out once, from its annotations; then a message is read in a
-few microseconds, which ten subscribers on a small computer pay for each one.
+The readers are built once, from the annotations of the types; a message then takes a few
+microseconds to read, which ten subscribers on a small computer pay for each message.
 """
 
 import functools
@@ -29,8 +29,8 @@ def encode(message: Message) -> list[bytes]:
 
 def to_map(message: Message) -> dict[str, Any]:
     """The message as the map that travels; the same keys in msgpack and in JSON."""
-    found: dict[str, Any] = _nested(message)
-    return found
+    content: dict[str, Any] = _nested(message)
+    return content
 
 
 def to_json(message: Message, **extra: str) -> str:
@@ -79,13 +79,16 @@ def from_map(kind: str, content: object) -> Message:
 
 
 def from_plain(cls: type[_Read], name: str, content: object) -> _Read:
-    """A dataclass of its fields in a decoded map; unknown ones are ignored. Raises MessageError,
-    which calls it `name`, where one is missing or of the wrong type."""
+    """A dataclass, built from the decoded map of its fields; unknown keys are ignored.
+
+    name: of the value, for the error. Raises MessageError where a field is missing or of the wrong
+    type.
+    """
     kind: type = cls
     try:
         built = _class_reader(kind)(content)
     except _Unfit as unfit:
-        raise MessageError(f"{name}{unfit.place} {unfit.why}") from None
+        raise MessageError(f"{name}{unfit.path} {unfit.why}") from None
     assert isinstance(built, cls)
     return built
 
@@ -114,22 +117,22 @@ def _nested(value: Any) -> Any:
 # Reading.
 
 _MOST_EXACT = 2**64
-"""What msgpack can hold; JSON could hold integers that are no float."""
+"""The largest integer of msgpack; JSON can hold integers that no float can."""
 
 _Reader = Callable[[Any], Any]
-"""Gives a raw value as what it stands for, or raises _Unfit."""
+"""Converts a decoded value to its type, or raises _Unfit."""
 
 
 class _Unfit(Exception):
-    """A value that its place cannot hold. place: where, told from the inside out."""
+    """A value of the wrong type. path: of the field, built from the inside out."""
 
     def __init__(self, why: str) -> None:
         self.why = why
-        self.place = ""
+        self.path = ""
 
-    def within(self, place: str) -> "_Unfit":
-        """The same, seen from one level further out."""
-        self.place = place + self.place
+    def within(self, field: str) -> "_Unfit":
+        """The same error, with the path as of one level further out."""
+        self.path = field + self.path
         return self
 
 
@@ -163,8 +166,8 @@ def _class_reader(cls: type) -> _Reader:
 def _reader(hint: Any) -> _Reader:
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        (one,) = (kind for kind in get_args(hint) if kind is not type(None))
-        return _optional(_reader(one))
+        (inner,) = (kind for kind in get_args(hint) if kind is not type(None))
+        return _optional(_reader(inner))
     if origin is tuple:
         return _list(_reader(get_args(hint)[0]))
     if origin is Literal:
@@ -232,5 +235,5 @@ def _text(raw: Any) -> str:
 def _integer(raw: Any) -> int:
     if type(raw) is int and -_MOST_EXACT < raw < _MOST_EXACT:
         return raw
-    found = f"of {raw.bit_length()} bits" if type(raw) is int else f"{raw!r:.40}"
-    raise _Unfit(f"is {found}, not int")
+    description = f"of {raw.bit_length()} bits" if type(raw) is int else f"{raw!r:.40}"
+    raise _Unfit(f"is {description}, not int")

@@ -6,7 +6,7 @@ Imports msgpack and the standard library only, since control code on other compu
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
@@ -14,9 +14,12 @@ from typing import Literal
 from perception_client.messages.calibration import Calibration
 from perception_client.messages.clock import boot_id as boot_id
 from perception_client.messages.clock import boottime_ns, virtual_ns
+from perception_client.text import duration, printable
 
 SCHEMA = 1
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
+_MOST_SHOWN = 3
+"""Things that a message names where it is printed."""
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Longest message a reader accepts, in bytes: far above a full label list, far below harm."""
 
@@ -25,24 +28,32 @@ class Status(StrEnum):
     """Whether a camera's labels are what was seen, or why there are none."""
 
     OK = "ok"
+    """The node looked; the labels are what was seen."""
     NO_CAMERA = "no_camera"
+    """The camera is not there, or not yet."""
     STALLED = "stalled"
+    """The camera gives no frames, or the model no results."""
     PAUSED = "paused"
+    """The node was asked not to look."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One class of the model. score: probability in this frame, 0 to 1.
-
-    With smoothing, stable: whether its average has entered and not left; since_ns: stamp of when it
-    entered. None without smoothing.
-    """
+    """One class of the model, and how probable it is."""
 
     id: int
+    """Number of the class in the model; `InfoMessage.names[id]` is its name."""
     name: str
+    """Name of the class."""
     score: float
+    """Probability in this frame, 0 to 1."""
     stable: bool | None = None
+    """With smoothing, whether the class has entered and not left; None without smoothing."""
     since_ns: int | None = None
+    """With smoothing, stamp of the frame in which the class entered, in Unix ns; else None."""
+
+    def __str__(self) -> str:
+        return f"{printable(self.name)} {self.score:.2f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +61,13 @@ class Box:
     """A box in pixels of the captured frame: centre and size, as vision_msgs BoundingBox2D."""
 
     cx: float
+    """Horizontal centre, in pixels from the left edge."""
     cy: float
+    """Vertical centre, in pixels from the top edge."""
     w: float
+    """Width, in pixels."""
     h: float
+    """Height, in pixels."""
 
     @property
     def area(self) -> float:
@@ -75,40 +90,58 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One object. score: 0 to 1; track: its number while it is the same object, None without
-    tracking; labels: what a second model makes of its crop, best first."""
+    """One object in the picture."""
 
     id: int
+    """Number of the class in the model."""
     name: str
+    """Name of the class."""
     score: float
+    """Confidence, 0 to 1."""
     box: Box
+    """Where the object is."""
     track: int | None = None
+    """Number of the object while it is followed; None without tracking."""
     labels: tuple[Label, ...] = ()
+    """What a second model sees in the crop of the box, best first; empty without one."""
+
+    def __str__(self) -> str:
+        track = "" if self.track is None else f" #{self.track}"
+        return f"{printable(self.name)}{track} {self.score:.2f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """How much of the picture is one class. fraction: of what the network saw, 0 to 1."""
+    """The part of the picture that one class covers."""
 
     id: int
+    """Number of the class in the model."""
     name: str
+    """Name of the class."""
     fraction: float
+    """Of what the network saw, 0 to 1."""
+
+    def __str__(self) -> str:
+        return f"{printable(self.name)} {self.fraction:.0%}"
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Which part of the picture is one class: a grid of height x width cells over `box`.
-
-    counts: run lengths down the columns from the left, by turns outside and inside, outside first:
-    COCO's uncompressed run-length encoding. box: where the grid lies, in pixels of the frame.
-    """
+    """Where in the picture one class is: a grid of height x width cells over `box`."""
 
     id: int
+    """Number of the class in the model."""
     name: str
+    """Name of the class."""
     width: int
+    """Number of columns of the grid."""
     height: int
+    """Number of rows of the grid."""
     box: Box
+    """Where the grid lies."""
     counts: tuple[int, ...]
+    """Run lengths down the columns from the left, outside and inside in turn, outside first:
+    COCO's uncompressed run-length encoding."""
 
     def cells(self) -> bytes:
         """[width * height] 1 inside and 0 outside, column after column."""
@@ -129,13 +162,18 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Durations in ns. capture: stamp to decoded frame; wait: in the mailbox."""
+    """Durations of the stages of one frame, in ns."""
 
     capture: int
+    """From the stamp to the decoded frame."""
     wait: int
+    """In the mailbox, until inference took the frame."""
     preprocess: int
+    """Resizing, cropping and normalising."""
     infer: int
+    """The network."""
     postprocess: int
+    """From the network's output to labels."""
 
     @property
     def total(self) -> int:
@@ -145,14 +183,24 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What labelled the frame. digest: sha256 of the weights file, hexadecimal."""
+    """The model that labelled a frame."""
 
     name: str
+    """Name in the registry, or of the model file."""
     task: str
+    """`classify`, `detect` or `segment`."""
     runtime: str
+    """`torch`, `onnxruntime` or `openvino`."""
     precision: str
+    """`fp32`, `fp16`, `bf16` or `int8`."""
     device: str
+    """Such as `cpu` or `cuda:0`."""
     digest: str
+    """sha256 of the weights file, hexadecimal."""
+
+    def __str__(self) -> str:
+        where = f"{self.runtime} {self.precision} on {self.device}"
+        return printable(f"{self.name} ({self.task}, {where})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,64 +208,129 @@ class ImageSize:
     """Size of the captured frame in pixels."""
 
     width: int
+    """In pixels."""
     height: int
+    """In pixels."""
+
+
+class _ChecksClasses:
+    """Where a message keeps the check of class names, which is not on the wire. A subscriber sets
+    it once it has the model's class names; before, every name passes."""
+
+    __slots__ = ("_check",)
+
+    def check_classes_by(self, check: Callable[[str], None]) -> None:
+        """check: raises UnknownClassError for a class that the model does not have."""
+        object.__setattr__(self, "_check", check)
+
+    @property
+    def checks_classes(self) -> bool:
+        """Whether the model's class names are known."""
+        return hasattr(self, "_check")
+
+    def check_class(self, name: str) -> None:
+        """Raises UnknownClassError where the model is known to have no class of this name."""
+        check: Callable[[str], None] | None = getattr(self, "_check", None)
+        if check is not None:
+            check(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelsMessage:
-    """One message of `labels/<camera>/`; docs/messages.md explains every field.
+class LabelsMessage(_ChecksClasses):
+    """One message of `labels/<camera>/`; docs/messages.md has the same fields as on the wire.
 
-    With a status other than `ok` the frame's own fields are None, `labels`, `detections` and
-    `areas` are empty: the node did not look, which is not the same as having seen nothing.
+    With a status other than `ok` the node did not look, which is not the same as having seen
+    nothing: the fields of the frame are None, and `labels`, `detections`, `areas` and `masks` are
+    empty.
     """
 
     schema: int = SCHEMA
+    """Version of the schema; raised when a meaning changes."""
     node: str
+    """Name of the node, from its configuration."""
     camera: str
+    """Name of the camera, from the node's configuration."""
     session: str
+    """One run of the node; a new one at every start."""
     seq: int
+    """Number of the message in its session and camera, from 0; a hole is a lost message."""
     status: Status
+    """Whether the labels are what was seen, or why there are none."""
     degraded: tuple[str, ...] = ()
+    """Why the node runs below its configuration; empty where it does not."""
     frame_id: int | None = None
+    """Number of the captured frame; holes are frames dropped for newer ones."""
     stamp_ns: int | None = None
+    """When the frame was captured, in Unix ns."""
     clock: str | None = None
+    """Origin of the stamp: `driver` (the camera's buffer), `host` (at the grab, before decoding) or
+    `media` (position in a recording)."""
     stamp_mono_ns: int | None = None
+    """The stamp on the node's CLOCK_MONOTONIC, in ns; None in a replay."""
     stamp_boot_ns: int | None = None
+    """The stamp on the node's CLOCK_BOOTTIME, in ns; it also counts suspended time."""
     stamp_uncertainty_ns: int | None = None
+    """By how much the frame of a stream can be older than its stamp, in ns; None where the stamp
+    hides nothing."""
     boot_id: str | None = None
+    """The boot that the two clocks count from; equal to the reader's on the same computer."""
     published_ns: int
+    """When the message was handed to the socket, in Unix ns."""
     published_mono_ns: int | None = None
+    """The same on CLOCK_MONOTONIC, in ns; None in a replay."""
     published_boot_ns: int | None = None
+    """The same on CLOCK_BOOTTIME, in ns; None in a replay."""
     media_ns: int | None = None
+    """Position in the recording or video, in ns; None live."""
     timing_ns: Timing | None = None
+    """Durations of the stages."""
     deadline_ns: int | None = None
+    """Largest age at publishing, in ns (`deadline_s` of the camera); None without a deadline."""
     dropped: int = 0
+    """Frames of this camera dropped since its last labelled one."""
     model: ModelInfo | None = None
+    """The model that labelled the frame."""
     settings: int = 0
+    """Number of the settings in force; each change of the running node raises it."""
     image: ImageSize | None = None
+    """Size of the captured frame."""
     labels: tuple[Label, ...] = ()
+    """Of a classification, best first."""
     detections: tuple[Detection, ...] = ()
+    """Of a detector, best first."""
     areas: tuple[Area, ...] = ()
+    """Of a segmentation, the largest first."""
     masks: tuple[Mask, ...] = ()
+    """Of a segmentation with `segment.masks = true`."""
     retained: bool = False
+    """Whether the message was sent again for a subscriber that joined later."""
+
+    def __str__(self) -> str:
+        """One line: camera, number, what is seen or the status, and the age."""
+        things = self.detections or self.areas or self.labels[:_MOST_SHOWN]
+        shown = ", ".join(str(thing) for thing in things[:_MOST_SHOWN])
+        if len(things) > _MOST_SHOWN:
+            shown += f" and {len(things) - _MOST_SHOWN} more"
+        seen = (shown or "nothing seen") if self.status is Status.OK else str(self.status)
+        return f"{printable(self.camera)} #{self.seq}: {seen} ({duration(self.age_s, '.3f')} old)"
 
     @property
     def best(self) -> Label | None:
-        """The label with the highest score; None when there is none."""
+        """The label with the highest score; None without labels."""
         return self.labels[0] if self.labels else None
 
     @property
     def age_s(self) -> float:
-        """Seconds since the frame was captured, or since a message without a frame was sent.
+        """Seconds since the frame was captured; since publishing for a message without a frame.
 
-        On the host of the node this is exact, whatever happens to the wall clock, and counts the
-        time in which the host was suspended (CLOCK_BOOTTIME, one boot id); elsewhere it is as good
-        as the synchronisation of the two clocks. A replay's stamp says nothing about now, so there
-        the age is that of the work: the time since publishing plus the durations before it. Inside
-        `RecordedLabels` it is that of the recording's time.
+        Exact on the node's own computer, also when its wall clock is set, and includes suspended
+        time (CLOCK_BOOTTIME, one boot id). On another computer as good as the synchronisation of
+        the two clocks. In a replay the stamp says nothing about now, so the age is the time since
+        publishing plus the durations before it. Inside `RecordedLabels` the clock is that of the
+        recording.
 
-        A stream's stamp is when the picture came; `age_bound_s` counts in what it may have been
-        under way before.
+        The stamp of a stream is when the picture arrived; `age_bound_s` adds the time that the
+        picture may have been under way before.
         """
         now_ns = virtual_ns()
         if now_ns is not None:
@@ -233,52 +346,65 @@ class LabelsMessage:
 
     @property
     def age_bound_s(self) -> float:
-        """Seconds since the frame was captured at most: `age_s` and `stamp_uncertainty_ns`, by
-        which the frame can be older than its stamp. What decides whether labels are too old."""
+        """The most seconds since the frame was captured: `age_s` plus `stamp_uncertainty_ns`.
+        Decides whether labels are too old."""
         return self.age_s + (self.stamp_uncertainty_ns or 0) / 1e9
 
     @property
     def late(self) -> bool:
-        """Whether it can be older than its camera's deadline now (`age_bound_s`)."""
+        """Whether the frame can be older now than its camera's deadline (`age_bound_s`)."""
         return self.deadline_ns is not None and self.age_bound_s * 1e9 > self.deadline_ns
 
     @property
     def stable(self) -> tuple[Label, ...]:
-        """The labels that smoothing says are there, best first; empty without smoothing."""
+        """The labels whose `stable` is true, best first; empty without smoothing."""
         return tuple(label for label in self.labels if label.stable)
 
     def of_class(self, name: str) -> tuple[Detection, ...]:
-        """The detections of one class, best first."""
-        return tuple(one for one in self.detections if one.name == name)
+        """The detections of one class, best first. Raises UnknownClassError, as every method here
+        that takes a class name."""
+        self.check_class(name)
+        return tuple(detection for detection in self.detections if detection.name == name)
 
     def largest(self, name: str | None = None) -> Detection | None:
-        """The detection with the largest box, of one class or of all; None where there is none."""
+        """The detection with the largest box, of one class or of all; None without detections."""
         among = self.detections if name is None else self.of_class(name)
-        return max(among, key=lambda one: one.box.area, default=None)
+        return max(among, key=lambda detection: detection.box.area, default=None)
 
     def nearest_to_centre(self, name: str | None = None) -> Detection | None:
-        """The detection whose centre is nearest to the picture's; None where there is none."""
+        """The detection whose centre is nearest to the centre of the picture, of one class or of
+        all; None without detections."""
+        among = self.detections if name is None else self.of_class(name)
         if self.image is None:
             return None
         x, y = self.image.width / 2, self.image.height / 2
-        among = self.detections if name is None else self.of_class(name)
-        return min(among, key=lambda one: math.hypot(one.box.cx - x, one.box.cy - y), default=None)
+        return min(
+            among,
+            key=lambda detection: math.hypot(detection.box.cx - x, detection.box.cy - y),
+            default=None,
+        )
 
     def track(self, number: int) -> Detection | None:
-        """The detection of a track; None while it is not seen."""
-        return next((one for one in self.detections if one.track == number), None)
+        """The detection of a track; None while the track has none."""
+        return next((found for found in self.detections if found.track == number), None)
 
     def area(self, name: str) -> float:
-        """The fraction of the picture that is one class, 0 to 1; 0 where it is not listed."""
-        return sum(one.fraction for one in self.areas if one.name == name)
+        """The fraction of the picture that one class covers, 0 to 1; 0 where `areas` lacks it."""
+        self.check_class(name)
+        return sum(area.fraction for area in self.areas if area.name == name)
 
     def mask(self, name: str) -> Mask | None:
-        """Where a class is; None where it has no mask."""
-        return next((one for one in self.masks if one.name == name), None)
+        """The mask of one class; None where the class has none."""
+        self.check_class(name)
+        return next((mask for mask in self.masks if mask.name == name), None)
 
     def shows(self, name: str, min_score: float = 0.0) -> bool:
-        """Whether a class is here: detected, or a stable label, or without smoothing the best, or
-        with an area (whose fraction is its score)."""
+        """Whether the picture shows a class: as a detection, else as a stable label, else (without
+        smoothing) as the best label, or as an area, whose fraction then counts as its score.
+
+        min_score: smallest score that counts, 0 to 1.
+        """
+        self.check_class(name)
         if self.areas:
             return self.area(name) > 0 and self.area(name) >= min_score
         things = self.detections or self.stable or self.labels[:1]
@@ -292,70 +418,105 @@ EventKind = Literal["appeared", "changed", "left", "region_entered", "region_lef
 
 @dataclass(frozen=True, slots=True)
 class SceneEvent:
-    """One event, but for the names and stamps that its message gets.
-
-    key: what it is about, the same from its beginning to its end. ends: nothing follows on it.
-    since_ns: stamp of its beginning; duration_ns: until it was last seen, where it ended.
-    reset: it ended because the source began anew, not because it was seen to go.
-    """
+    """One event, without the names and stamps that its message gets."""
 
     kind: EventKind
+    """What happened."""
     key: str
+    """Identifies the thing from its beginning to its end."""
     id: int
+    """Number of the class in the model."""
     name: str
+    """Name of the class."""
     score: float
+    """Confidence in the frame of the event, 0 to 1."""
     since_ns: int
+    """Stamp of the frame in which the thing appeared, in Unix ns."""
     track: int | None = None
+    """Number of the object; None without tracking."""
     box: Box | None = None
+    """Where the object is; None for a classification."""
     region: str | None = None
+    """Name of the region that was entered or left; else None."""
     previous: str | None = None
+    """Name of the class before, where the class changed; else None."""
     duration_ns: int | None = None
+    """From its beginning until it was last seen, in ns; None while it lasts."""
     reset: bool = False
+    """Whether it ended because the source restarted, and not because it was seen to leave."""
 
     @property
     def ends(self) -> bool:
-        """Whether this closes what an earlier one opened."""
+        """Whether the thing that an earlier event began ends with this one."""
         return self.kind in ("left", "region_left")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventMessage:
-    """One message of `events/<camera>/`: something came, changed or went.
-
-    key: what it is about, the same from its beginning to its end. since_ns: stamp of its
-    beginning; duration_ns: until it was last seen, where it ended. reset: it ended because the
-    source began anew, not because it was seen to go. The stamp is that of the frame that told.
-    """
+    """One message of `events/<camera>/`: something appeared, changed or left."""
 
     schema: int = SCHEMA
+    """Version of the schema; raised when a meaning changes."""
     node: str
+    """Name of the node, from its configuration."""
     camera: str
+    """Name of the camera, from the node's configuration."""
     session: str
+    """One run of the node; a new one at every start."""
     seq: int
+    """Number of the event in its session and camera, from 0; a hole is a lost event."""
     kind: EventKind
+    """What happened."""
     key: str
+    """Identifies the thing from its beginning to its end."""
     id: int
+    """Number of the class in the model."""
     name: str
+    """Name of the class."""
     score: float
+    """Confidence in the frame of the event, 0 to 1."""
     track: int | None = None
+    """Number of the object; None without tracking."""
     box: Box | None = None
+    """Where the object is; None for a classification."""
     region: str | None = None
+    """Name of the region that was entered or left; else None."""
     previous: str | None = None
+    """Name of the class before, where the class changed; else None."""
     since_ns: int
+    """Stamp of the frame in which the thing appeared, in Unix ns."""
     duration_ns: int | None = None
+    """From its beginning until it was last seen, in ns; None while it lasts."""
     reset: bool = False
+    """Whether it ended because the source restarted, and not because it was seen to leave."""
     frame_id: int
+    """Number of the frame that showed the event."""
     stamp_ns: int | None
+    """When that frame was captured, in Unix ns."""
     clock: str | None
+    """Origin of the stamp: `driver`, `host` or `media`."""
     stamp_mono_ns: int | None = None
+    """The stamp on the node's CLOCK_MONOTONIC, in ns; None in a replay."""
     boot_id: str | None = None
+    """The boot that CLOCK_MONOTONIC counts from."""
     published_ns: int
+    """When the message was handed to the socket, in Unix ns."""
     media_ns: int | None = None
+    """Position in the recording or video, in ns; None live."""
     retained: bool = False
+    """Whether the message was sent again for a subscriber that joined later."""
+
+    def __str__(self) -> str:
+        """One line: camera, number, what happened to what."""
+        track = "" if self.track is None else f" #{self.track}"
+        region = "" if self.region is None else f", region {printable(self.region)}"
+        lasted = "" if self.duration_ns is None else f", after {duration(self.duration_ns / 1e9)}"
+        what = f"{printable(self.name)}{track} {self.kind.replace('_', ' ')}"
+        return f"{printable(self.camera)} #{self.seq}: {what}{region}{lasted}"
 
     @property
     def ends(self) -> bool:
-        """Whether this closes what an earlier event opened."""
+        """Whether the thing that an earlier event began ends with this one."""
         return self.kind in ("left", "region_left")
 
 
@@ -365,98 +526,151 @@ NodeState = Literal["starting", "running", "degraded", "stalled", "stopping"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraHealth:
-    """One camera in the health message. fps: frames captured a second, over the last second.
-
-    corrupt: pictures that could not be decoded; repeated: that were the same as the one before;
-    deadline_misses: messages that went out later than the camera's deadline.
-    """
+    """One camera in the health message."""
 
     camera: str
+    """Name of the camera."""
     status: Status
+    """Whether the camera sees, or why it does not."""
     fps: float
+    """Frames captured per second, over the last second."""
     width: int | None
+    """Of the frames, in pixels; None before the first."""
     height: int | None
+    """Of the frames, in pixels; None before the first."""
     pixel_format: str | None
+    """Such as `MJPG`; None where it is not known."""
     newest_frame_age_s: float | None
+    """Age of the newest frame, in seconds; None before the first."""
     frames: int
+    """Number of frames captured since the start."""
     dropped: int
+    """Number of frames dropped for newer ones since the start."""
     corrupt: int = 0
+    """Number of pictures that could not be decoded."""
     repeated: int = 0
+    """Number of pictures that were the same as the one before."""
     reconnects: int
+    """Number of times that the source was opened again."""
     deadline_misses: int = 0
+    """Number of messages that went out later than the camera's deadline."""
     last_error: str | None
+    """The newest error of the source; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Capture to publish over the last second, in ns."""
+    """From capture to publishing, over the last second, in ns."""
 
     p50: int
+    """Median."""
     p99: int
+    """99th percentile."""
     maximum: int
+    """The longest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingHealth:
-    """The recording. file: that it writes, or wrote last; bytes: of it on the disk; lost_frames,
-    lost_messages: that the disk was too slow for; last_error: what went wrong last, such as why it
-    stopped; skipped_black_boxes: that came too soon after another of their cause."""
+    """The recording in the health message."""
 
     state: Literal["off", "recording", "failed"]
+    """Whether it records, or failed."""
     file: str | None
+    """Path of the file that is written, or was written last; None before the first."""
     bytes: int
+    """Size of that file on the disk."""
     lost_frames: int
+    """Number of frames that the disk was too slow for."""
     lost_messages: int
+    """Number of messages that the disk was too slow for."""
     last_error: str | None
+    """The newest error, such as why the recording stopped; None without one."""
     skipped_black_boxes: int = 0
+    """Number of black boxes not written, too soon after another of the same cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthMessage:
-    """One message of `health/<node>/`, once a second. rss_bytes: resident memory, None where
-    the kernel does not tell it; cpu: seconds of CPU time per second.
-
-    lost_frames: frames that the model failed on; last_error: its newest failure.
-    """
+    """One message of `health/<node>/`, once a second."""
 
     schema: int = SCHEMA
+    """Version of the schema; raised when a meaning changes."""
     node: str
+    """Name of the node, from its configuration."""
     session: str
+    """One run of the node; a new one at every start."""
     seq: int
+    """Number of the message in its session, from 0."""
     published_ns: int
+    """When the message was handed to the socket, in Unix ns."""
     state: NodeState
+    """How the node is; after `stopping` nothing more comes."""
     cameras: tuple[CameraHealth, ...]
+    """One entry for each camera of the node."""
     latency_ns: Latency | None
+    """From capture to publishing; None where nothing was labelled in the last second."""
     lost_frames: int = 0
+    """Number of frames that the model failed on since the start."""
     last_error: str | None = None
+    """The newest failure of the model; None without one."""
     degraded: tuple[str, ...] = ()
+    """Why the node runs below its configuration; empty where it does not."""
     settings: int = 0
+    """Number of the settings in force."""
     recording: RecordingHealth | None = None
+    """The recording; None without one."""
     rss_bytes: int | None
+    """Resident memory; None where the kernel does not report it."""
     cpu: float
+    """Seconds of CPU time per second; 1.0 is one core."""
     uptime_s: float
+    """Seconds since the node started."""
     subscribers: int
+    """Number of subscriptions; a subscriber has several."""
     retained: bool = False
+    """Whether the message was sent again for a subscriber that joined later."""
+
+    def __str__(self) -> str:
+        """One line: the node's state, its cameras, and what is wrong."""
+        cameras = ", ".join(
+            f"{printable(one.camera)} {one.status} {one.fps:.0f}/s" for one in self.cameras
+        )
+        wrong = (*self.degraded, *([self.last_error] if self.last_error else []))
+        problems = "".join(f"; {printable(problem)}" for problem in wrong)
+        return f"{printable(self.node)} {self.state}: {cameras or 'no cameras'}{problems}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfoMessage:
-    """One message of `info/<node>/`: what the label ids mean. names[i] is the name of id i.
-
-    crop_model, crop_names: the same of the second model, which looks at each detection's crop.
-    """
+    """One message of `info/<node>/`: the classes of the model, and the calibrations."""
 
     schema: int = SCHEMA
+    """Version of the schema; raised when a meaning changes."""
     node: str
+    """Name of the node, from its configuration."""
     session: str
+    """One run of the node; a new one at every start."""
     seq: int
+    """Number of the message in its session, from 0."""
     published_ns: int
+    """When the message was handed to the socket, in Unix ns."""
     model: ModelInfo
+    """The model in use."""
     names: tuple[str, ...]
+    """Names of its classes; `names[id]` is that of class `id`."""
     calibrations: tuple[Calibration, ...] = ()
+    """Of the cameras that have one."""
     crop_model: ModelInfo | None = None
+    """The second model, which looks at the crop of each detection; None without one."""
     crop_names: tuple[str, ...] = ()
+    """Names of the classes of the second model."""
     retained: bool = False
+    """Whether the message was sent again for a subscriber that joined later."""
+
+    def __str__(self) -> str:
+        """One line: the model and the number of its classes."""
+        return f"{printable(self.node)}: {self.model}, {len(self.names)} classes"
 
 
 Message = LabelsMessage | EventMessage | HealthMessage | InfoMessage
