@@ -17,9 +17,10 @@ from node.image.frame import Frame, Stamp
 from node.pipeline.message_builder import MessageBuilder
 from node.transport.sequencing import LocalSink
 from perception_client.messages import clock
-from perception_client.messages import kinds as messages
+from perception_client.messages import labels as messages
 from perception_client.messages.codec import decode, encode, to_json, to_map
 from perception_client.messages.kinds import (
+    MAX_MESSAGE_BYTES,
     ImageSize,
     Label,
     LabelsMessage,
@@ -110,7 +111,7 @@ def test_what_is_not_the_schema_is_refused(changes: dict[str, object], told: str
     "parts",
     [[], [b"labels/front/"], [b"labels/front/", b"\xc1"], [b"labels/front/", b"\x01", b""],
      [b"other/x/", b"\x80"], [b"labels/front/", b"\x93\x01\x02\x03"],
-     [b"labels/front/", b"x" * (messages.MAX_MESSAGE_BYTES + 1)]],
+     [b"labels/front/", b"x" * (MAX_MESSAGE_BYTES + 1)]],
 )  # fmt: skip
 def test_what_is_no_message_is_refused(parts: list[bytes]) -> None:
     with pytest.raises(MessageError):

@@ -21,7 +21,7 @@ from node.image.frame import Frame, Stamp
 from node.pipeline.message_builder import MessageBuilder, PerceptionHealth, Usage
 from node.transport.publisher import Publisher
 from perception_client.aio import AsyncSubscriber
-from perception_client.messages import kinds as messages
+from perception_client.messages import labels as messages
 from perception_client.messages.codec import from_map, to_map
 from perception_client.messages.kinds import Label, ModelInfo, NodeState, Timing
 from perception_client.subscriber import (

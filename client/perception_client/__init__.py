@@ -40,16 +40,10 @@ from perception_client.events import EventStream
 from perception_client.inbox import Gap
 from perception_client.keys import Keys
 from perception_client.messages.calibration import Bearing, Calibration
-from perception_client.messages.kinds import (
-    Box,
-    Detection,
-    EventMessage,
-    HealthMessage,
-    InfoMessage,
-    Label,
-    LabelsMessage,
-    Status,
-)
+from perception_client.messages.events import EventMessage
+from perception_client.messages.health import HealthMessage
+from perception_client.messages.info import InfoMessage
+from perception_client.messages.labels import Box, Detection, Label, LabelsMessage, Status
 from perception_client.protocol import AsyncLabelSource, LabelSource
 from perception_client.subscriber import StaleGuard, Subscriber
 

@@ -32,12 +32,10 @@ from perception_client.inbox import (
 )
 from perception_client.keys import Keys
 from perception_client.messages.calibration import Calibration
-from perception_client.messages.kinds import (
-    DEFAULT_ENDPOINT,
-    EventMessage,
-    HealthMessage,
-    LabelsMessage,
-)
+from perception_client.messages.events import EventMessage
+from perception_client.messages.health import HealthMessage
+from perception_client.messages.labels import LabelsMessage
+from perception_client.messages.wire import DEFAULT_ENDPOINT
 from perception_client.protocol import AsyncLabelSource
 from perception_client.subscriber import StaleGuard
 from perception_client.text import duration

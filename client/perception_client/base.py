@@ -9,7 +9,7 @@ from typing import Any
 from perception_client.errors import ArgumentTypeError, ConfigError, NoCalibrationError
 from perception_client.inbox import Inbox
 from perception_client.messages.calibration import Calibration
-from perception_client.messages.kinds import HealthMessage
+from perception_client.messages.health import HealthMessage
 
 
 class SubscriberBase:

@@ -16,7 +16,7 @@ from perception_client.endpoint import address_of
 from perception_client.errors import ArgumentTypeError, EndpointError
 from perception_client.inbox import connect
 from perception_client.keys import Keys
-from perception_client.messages.kinds import MessageKind
+from perception_client.messages.topics import MessageKind
 from perception_client.ownership import Owner
 
 _WATCHED = (

@@ -23,7 +23,7 @@ from perception_client.errors import (
 )
 from perception_client.keys import Keys
 from perception_client.messages.codec import from_map
-from perception_client.messages.kinds import LabelsMessage
+from perception_client.messages.labels import LabelsMessage
 from perception_client.ownership import Owner
 from perception_client.text import duration
 from perception_client.waits import poll_ms, seconds

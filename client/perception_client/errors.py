@@ -30,7 +30,7 @@ PerceptionError                 of the library and of the node; carries a comman
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perception_client.messages.kinds import LabelsMessage
+    from perception_client.messages.labels import LabelsMessage
 
 
 class PerceptionError(Exception):

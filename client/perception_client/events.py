@@ -11,7 +11,7 @@ import zmq
 
 from perception_client.errors import MessageError
 from perception_client.messages.codec import decode
-from perception_client.messages.kinds import EventMessage
+from perception_client.messages.events import EventMessage
 from perception_client.waits import poll_ms, seconds
 
 log = logging.getLogger(__name__)

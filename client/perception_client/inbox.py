@@ -21,20 +21,13 @@ from perception_client.errors import (
     UnknownCameraError,
 )
 from perception_client.keys import Keys
-from perception_client.messages.clock import elapsing_s, monotonic_s, virtual_ns
+from perception_client.messages.clock import boot_id, elapsing_s, monotonic_s, virtual_ns
 from perception_client.messages.codec import decode
-from perception_client.messages.kinds import (
-    DEFAULT_ENDPOINT,
-    MAX_MESSAGE_BYTES,
-    HealthMessage,
-    InfoMessage,
-    LabelsMessage,
-    Message,
-    MessageKind,
-    Status,
-    boot_id,
-    topic,
-)
+from perception_client.messages.health import HealthMessage
+from perception_client.messages.info import InfoMessage
+from perception_client.messages.labels import LabelsMessage, Status
+from perception_client.messages.topics import Message, MessageKind, topic
+from perception_client.messages.wire import DEFAULT_ENDPOINT, MAX_MESSAGE_BYTES
 from perception_client.text import duration, printable
 from perception_client.vocabulary import Vocabulary
 

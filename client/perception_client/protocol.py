@@ -7,7 +7,9 @@ from typing import Protocol, Self
 from perception_client.errors import NotUsableError
 from perception_client.inbox import Gap
 from perception_client.messages.calibration import Calibration
-from perception_client.messages.kinds import EventMessage, HealthMessage, LabelsMessage
+from perception_client.messages.events import EventMessage
+from perception_client.messages.health import HealthMessage
+from perception_client.messages.labels import LabelsMessage
 
 
 class Guard(Protocol):

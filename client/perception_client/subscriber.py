@@ -47,16 +47,10 @@ from perception_client.inbox import (
 )
 from perception_client.keys import Keys
 from perception_client.messages.calibration import Bearing, Calibration
-from perception_client.messages.kinds import (
-    DEFAULT_ENDPOINT,
-    Box,
-    Detection,
-    EventMessage,
-    HealthMessage,
-    Label,
-    LabelsMessage,
-    Status,
-)
+from perception_client.messages.events import EventMessage
+from perception_client.messages.health import HealthMessage
+from perception_client.messages.labels import Box, Detection, Label, LabelsMessage, Status
+from perception_client.messages.wire import DEFAULT_ENDPOINT
 from perception_client.protocol import LabelSource
 from perception_client.text import duration
 from perception_client.waits import age_limit, poll_ms, seconds

@@ -4,7 +4,8 @@ thing that is never seen. Needs the standard library only."""
 from collections.abc import Iterable
 
 from perception_client.errors import UnknownClassError
-from perception_client.messages.kinds import InfoMessage, LabelsMessage
+from perception_client.messages.info import InfoMessage
+from perception_client.messages.labels import LabelsMessage
 
 _MOST_NAMED = 5
 

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import msgpack
 
 from perception_client.errors import MessageError
-from perception_client.messages.kinds import KINDS, MAX_MESSAGE_BYTES, SCHEMA, Message, topic_of
+from perception_client.messages.topics import KINDS, Message, topic_of
+from perception_client.messages.wire import MAX_MESSAGE_BYTES, SCHEMA
 from perception_client.text import printable_json
 
 _Read = TypeVar("_Read")

@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from perception_client.messages.kinds import KINDS, MessageKind
+from perception_client.messages.topics import KINDS, MessageKind
 
 JSON_SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 

@@ -4,7 +4,7 @@ message is made, so that a bridge fills rclpy's types and a bag those of the pac
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perception_client.messages.kinds import Detection, LabelsMessage, Status
+from perception_client.messages.labels import Detection, LabelsMessage, Status
 
 CLASSIFICATION = "vision_msgs/msg/Classification"
 DETECTIONS = "vision_msgs/msg/Detection2DArray"
