@@ -40,17 +40,20 @@ class CatchUp:
         self._begun_s = -math.inf
         self._read = 0
         self._was_full = False
+        self._follows_full = False
 
     def begin(self) -> None:
         """At the beginning of each call that reads the queue."""
         self._begun_s = time.monotonic()
         self._read = 0
+        self._was_full = False
 
     def take(self, queued: Sequence[Parts]) -> Sequence[Parts]:
         """The messages that are worth decoding: all, but of a full queue only the newest of each
         topic. Decoding hundreds would take longer than their successors take to come."""
         self._read += len(queued)
-        self._was_full = len(queued) >= FULL
+        was_full, self._was_full = self._was_full, len(queued) >= FULL
+        self._follows_full = was_full and not self._was_full
         if not self._was_full:
             return queued
         self._behind_since_s = time.monotonic()
@@ -65,6 +68,8 @@ class CatchUp:
         settling = time.monotonic() < self._begun_s + _SETTLES_S
         if self._was_full:
             return settling or self._read < MOST_DRAINED
+        if self._follows_full:  # the rest of a queue of which `wait` took the first message
+            return settling
         return settling and not found and self._behind_since_s is not None
 
     def found_fresh(self) -> None:
