@@ -23,7 +23,8 @@ from conftest import Run, Start, stop
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
 from mcap.reader import make_reader
-from streams import MjpegServer
+from support.streams import MjpegServer
+from support.waiting import wait_until
 
 from node.capture.sources.image_files import read_image
 from node.config.load import changed
@@ -54,13 +55,6 @@ def photo() -> Image:
 def frame(number: int, image: Image | None = None, jpeg: bytes | None = None) -> Frame:
     image = photo() if image is None else image
     return Frame(image, "front", number, Stamp.now(), None, 0, jpeg=jpeg)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import skimage
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from streams import ByteServer, part
+from support.streams import ByteServer, part
 
 from node.capture.backlog import Arrival, BacklogMeter
 from node.capture.sources.base import Source

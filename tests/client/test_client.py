@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import zmq
 from conftest import ROOT
+from support.waiting import wait_until
 
 from node.errors import EndpointError
 from node.transport.publisher import SEND_HIGH_WATER_MARK, Publisher
@@ -47,13 +48,6 @@ def outgoing(camera: str = "front", **changes: object) -> Outgoing:
         return dataclasses.replace(message, **changes)
 
     return Outgoing(topic("labels", camera), finalise)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import skimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from streams import ByteServer
+from support.streams import ByteServer
 
 from node.capture.h26x import stream as coded_stream
 from node.capture.h26x.annex_b import ParameterSets, units

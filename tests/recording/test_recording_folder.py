@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from support.waiting import wait_until
 
 from node.config.load import changed
 from node.config.schema import NodeConfig
@@ -47,13 +48,6 @@ def status(seq: int, told: Status, camera: str = "front") -> LabelsMessage:
         node="perception", camera=camera, session="s", seq=seq, status=told,
         frame_id=seq if told is Status.OK else None, published_ns=time.time_ns(),
     )  # fmt: skip
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,19 +18,15 @@ from conftest import COMMAND, NOBODY, ROOT, SHARED, Run, run_as
 from playwright.sync_api import Browser, Page, sync_playwright
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from streams import MjpegServer
+from support.processes import free_port
+from support.streams import MjpegServer
+from support.waiting import wait_until
 
 from node.capture.sources.image_files import read_image
 from perception_client.subscriber import Control, Status, Subscriber
 
 WAIT_S = 20.0
 LOADED_S = 90.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Robot:
@@ -92,13 +88,6 @@ def browser() -> Iterator[Browser]:
         )
         yield started
         started.close()
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = WAIT_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def wait_for(page: Page, condition: str, within_s: float = WAIT_S) -> None:

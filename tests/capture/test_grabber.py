@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.waiting import wait_until
 
 from node.capture import grabber as grabber_module
 from node.capture.frozen import FrozenDetector
@@ -22,13 +23,6 @@ from node.image.frame import Frame, Image, Stamp
 WAIT_S = 10.0
 CAMERA = CameraConfig(name="a", stall_timeout_s=0.1)
 RANDOM = np.random.default_rng(0)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def noise(height: int = 48, width: int = 64) -> Image:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from onnx import TensorProto, helper
+from tests.test_models import PICTURES
 
 from node.capture.sources.image_files import read_image
 from node.config.schema import DetectConfig, ModelConfig
@@ -20,7 +21,6 @@ from node.perception.tasks.decode import yolox
 from node.perception.tasks.detect import MOST_CANDIDATES, Detect
 from perception_client.messages.kinds import Box, Detection
 from tests.conftest import SHARED, Run
-from tests.test_models import PICTURES
 
 YOLOX = SHARED / "models" / "yolox_nano.onnx"
 SCENES = SHARED / "scenes"

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest import COMMAND, ROOT, Run, Start, run_in_process
-from test_recorded import LABELS, START_NS, labels, write
+from support.recordings import LABELS, START_NS, labels, write
 
 from node.cli import command_line, commands
 from node.cli.options import Number

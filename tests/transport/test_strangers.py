@@ -17,6 +17,8 @@ import psutil
 import pytest
 import zmq
 from conftest import ROOT
+from support.processes import free_port
+from support.waiting import wait_until
 
 from node.pipeline.message_builder import MessageBuilder
 from node.process.log_limit import LimitedLog, LogLimit, limit_library_logs
@@ -36,19 +38,6 @@ SILENCE_S = 1.0
 """Beyond it others are kept from their messages; a busy computer alone takes a part of it. The
 hostile campaign measures it against the bound."""
 PERIOD_S = 0.01
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = WAIT_S) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Speaker:

@@ -5,14 +5,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Start
-from streams import ByteServer, MjpegServer, part
+from support.streams import ByteServer, MjpegServer, part
+from support.waiting import wait_until
 
 from node.capture import grabber as grabber_module
 from node.capture.cadence import Cadence
@@ -32,13 +33,6 @@ from perception_client.subscriber import Subscriber
 
 WAIT_S = 60.0
 RANDOM = np.random.default_rng(0)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def noise() -> Image:

@@ -14,7 +14,7 @@ import zstandard
 from conftest import ROOT, Run
 from mcap.writer import CompressionType, Writer
 from PIL import Image as PilImage
-from streams import ByteServer, part
+from support.streams import ByteServer, part
 
 from node.capture.h26x.decoder import EncodedPacket, VideoDecoder
 from node.capture.sources.image_files import read_image

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zmq
 from conftest import COMMAND, ROOT, Run, Start, stop
-from streams import MjpegServer
+from support.streams import MjpegServer
 
 from perception_client.messages.codec import decode
 from perception_client.messages.kinds import HealthMessage, InfoMessage

@@ -40,10 +40,10 @@ from node.recording.recover import recover
 from node.recording.report import report
 from node.replay.sources import RecordingReplay, Span, looped
 from node.testing.recorded import RecordedLabels
+from perception_client.messages.calibration import Calibration
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import (
     Box,
-    Calibration,
     Detection,
     EventMessage,
     HealthMessage,

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.test_scene import IMAGE
 
 from node.image.frame import Frame, Stamp
 from node.pipeline.message_builder import MessageBuilder
@@ -19,7 +20,6 @@ from perception_client.messages.codec import encode
 from perception_client.messages.kinds import EventKind, Message, SceneEvent, retained
 from perception_client.subscriber import EventMessage, NoMessageError, NotSeenError, Subscriber
 from tests.conftest import ROOT, Start
-from tests.test_scene import IMAGE
 
 YOLOX = Path("models/yolox_nano.onnx")
 BOTTLES = Path("video/bottle-detection.mp4")

@@ -15,7 +15,7 @@ import skimage
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PilImage
-from streams import MjpegServer
+from support.streams import MjpegServer
 
 from node.capture.mailbox import LatestMailbox, LosslessMailbox
 from node.capture.rate import RealtimeSource
@@ -36,13 +36,6 @@ PICTURES = Path(skimage.__file__).parent / "data"
 WAIT_S = 10.0
 
 PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.005)
 
 
 def grey(shade: int) -> Image:
