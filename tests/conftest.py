@@ -25,6 +25,7 @@ COMMAND = [sys.executable, "-m", "node"]
 _FIRST = (
     "test_hostile.py",
     "test_faults.py",
+    "test_checks.py",
     "test_tune.py",
     "test_examples.py",
     "test_offline.py",

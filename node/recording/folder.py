@@ -4,13 +4,15 @@ The numbers in the names define the order of files; each is one more than the hi
 names also contain the wall clock's time, which may be set back at any time.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
 import re
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ MIB = 1024 * 1024
 MOST_SHARE = 0.02
 """Largest share of the time for checks of the budget: ten thousand files take 0.2 s on a slow
 computer."""
+LOCK_S = 0.2
+"""Longest wait for another node of this folder: its deletions take milliseconds."""
 _NAME = (
     r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ"
     rf"(_(?P<black_box>{BLACK_BOX})_.+?)?(_(?P<number>\d{{6,9}})|_\d{{3}})?(_recovered)?"
@@ -75,6 +79,27 @@ class _File:
     path: Path
     name: _RecorderName
     size: int
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a lock on the folder, so that two nodes that look at it at once do not both delete for
+    the same excess. After LOCK_S without the lock, as where the other process is frozen or the file
+    system has no locks, the block runs without it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        deadline = time.monotonic() + LOCK_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.002)  # deadline above
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class RecordingFolder:
@@ -147,18 +172,20 @@ class RecordingFolder:
         """Deletes files beyond the black boxes' budget and the common one, after a black box was
         written."""
         if self._black_box_bytes is not None:
-            boxes = [file for file in self._files() if file.name.is_black_box]
-            boxes.sort(key=lambda file: file.name.order)
-            self._delete_beyond("black_box_budget_mb", self._black_box_bytes, boxes, kept)
+            with _locked(self.path):
+                boxes = [file for file in self._files() if file.name.is_black_box]
+                boxes.sort(key=lambda file: file.name.order)
+                self._delete_beyond("black_box_budget_mb", self._black_box_bytes, boxes, kept)
         self.keep_budget(*kept)
 
     def keep_budget(self, *kept: Path) -> None:
         """Deletes as `make_room` does, without a check of the free space."""
         if self._budget_bytes is not None:
             began_at = time.monotonic()
-            files = self._files()
-            files.sort(key=lambda file: (file.name.is_black_box, file.name.order))
-            self._delete_beyond("budget_mb", self._budget_bytes, files, kept)
+            with _locked(self.path):
+                files = self._files()
+                files.sort(key=lambda file: (file.name.is_black_box, file.name.order))
+                self._delete_beyond("budget_mb", self._budget_bytes, files, kept)
             self._check_at = time.monotonic() + (time.monotonic() - began_at) / MOST_SHARE
 
     def _delete_beyond(

@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tests.test_scene import IMAGE
+from conftest import ROOT, Start
 
 from node.image.frame import Frame, Stamp
 from node.pipeline.message_builder import MessageBuilder
@@ -19,11 +20,10 @@ from perception_client.events import EventInbox
 from perception_client.messages.codec import encode
 from perception_client.messages.kinds import EventKind, Message, SceneEvent, retained
 from perception_client.subscriber import EventMessage, NoMessageError, NotSeenError, Subscriber
-from tests.conftest import ROOT, Start
 
 YOLOX = Path("models/yolox_nano.onnx")
 BOTTLES = Path("video/bottle-detection.mp4")
-FRAME = Frame(IMAGE, "front", 3, Stamp.now(), None, 0)
+FRAME = Frame(np.zeros((100, 200, 3), np.uint8), "front", 3, Stamp.now(), None, 0)
 
 
 def happening(kind: EventKind, track: int) -> SceneEvent:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import skimage
 import torch
 import torchvision
+from conftest import SHARED, Run
 from onnx import TensorProto, helper
-from tests.test_models import PICTURES
 
 from node.capture.sources.image_files import read_image
 from node.config.schema import DetectConfig, ModelConfig
@@ -20,8 +21,8 @@ from node.perception.preprocess.geometry import PreprocessSpec
 from node.perception.tasks.decode import yolox
 from node.perception.tasks.detect import MOST_CANDIDATES, Detect
 from perception_client.messages.kinds import Box, Detection
-from tests.conftest import SHARED, Run
 
+PICTURES = Path(skimage.__file__).parent / "data"
 YOLOX = SHARED / "models" / "yolox_nano.onnx"
 SCENES = SHARED / "scenes"
 needs_yolox = pytest.mark.skipif(not YOLOX.is_file(), reason=f"{YOLOX} is not here")
