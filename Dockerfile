@@ -11,8 +11,10 @@ RUN pip install --no-cache-dir uv==0.13.9
 ENV UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 # The packages change seldom, the code often: each is a layer of its own.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --frozen --no-dev --no-install-project --compile-bytecode
+COPY client/pyproject.toml client/
+RUN uv sync --frozen --no-dev --no-install-workspace --compile-bytecode
 COPY README.md LICENSE ./
+COPY client client
 COPY config config
 COPY node node
 RUN uv sync --frozen --no-dev --no-editable --compile-bytecode
