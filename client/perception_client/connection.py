@@ -87,7 +87,7 @@ class Handshakes:
         if self._failed == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             if self._keyed:
                 return "the node has no keys (wire.keys), and this client has: connect without keys"
-            return "the node asks for keys (wire.keys), and this client has none: give keys=FOLDER"
+            return "the node asks for keys (wire.keys), and this client uses none: give keys=FOLDER"
         if self._keyed:
             return (
                 "the node breaks off the handshake: either the node has no keys (wire.keys), or "

@@ -276,7 +276,7 @@ class Subscriber(SubscriberBase):
         kept, as by `health`.
 
         timeout_s: longest wait for the node's info, in seconds. Raises NoMessageError where it does
-        not come in time, NoCalibrationError (a LookupError) where the camera has none.
+        not come in time, NoCalibrationError (a LookupError) for a camera without calibration.
         """
         self._check()
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)

@@ -28,6 +28,7 @@ MOST_SHARE = 0.02
 computer."""
 LOCK_S = 0.2
 """Longest wait for another node of this folder: its deletions take milliseconds."""
+_LOCK_POLL_S = 0.002
 _NAME = (
     r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ"
     rf"(_(?P<black_box>{BLACK_BOX})_.+?)?(_(?P<number>\d{{6,9}})|_\d{{3}})?(_recovered)?"
@@ -94,7 +95,7 @@ def _locked(folder: Path) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                time.sleep(0.002)  # deadline above
+                time.sleep(_LOCK_POLL_S)
             except OSError:
                 break
         yield

@@ -119,7 +119,7 @@ def test_a_recording_that_is_cut_off_is_not_played_in_silence(tmp_path: Path) ->
     with pytest.warns(UserWarning, match=rf"^recording {cut} .* cut off; repair.*\Z") as told:
         played = RecordedLabels(cut)
     assert len(told) == 1
-    with warnings.catch_warnings(), played:  # it is said once
+    with warnings.catch_warnings(), played:  # a warning is reported once
         warnings.simplefilter("error")
         assert sum(1 for _ in played) < 60
     with warnings.catch_warnings():

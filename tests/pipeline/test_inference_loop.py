@@ -163,7 +163,7 @@ class Rig:
         return self.controller.handle(Request(0, command, arguments, Client(name)))
 
     def show(self, number: int, **images: Any) -> list[Frame]:
-        """Brings these at once."""
+        """Puts these images into the mailbox at once."""
         frames = [Frame(x, name, number, Stamp.now(), None, 0) for name, x in images.items()]
 
         def put() -> None:
@@ -174,7 +174,7 @@ class Rig:
         return frames
 
     def look(self, number: int, **images: Any) -> list[LabelsMessage]:
-        """What is said of these, which are looked at together."""
+        """The messages about these images, which one inference takes together."""
         frames = self.show(number, **images)
         deadline = time.monotonic() + WAIT_S
         while len(told := [x for x in self.said if x.frame_id == number]) < len(frames):

@@ -142,7 +142,7 @@ def test_what_prints_as_it_goes_ends_on_a_full_disk(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(sys, "stdout", stdout)
         with pytest.raises(OutputError, match="stdout cannot be written: No space left"):
             print_line("one")
-        assert raw.take_failure() is None  # it is said once
+        assert raw.take_failure() is None  # a failure is reported once
 
 
 def test_a_gate_is_not_passed_by_a_reader_that_goes(tmp_path: Path) -> None:

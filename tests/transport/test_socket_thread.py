@@ -12,7 +12,7 @@ WAIT_S = 10.0
 
 
 class Server:
-    """Binds and serves as it is told, and notes the errors that are reported."""
+    """A server that binds and serves as the test configures it, and records reported errors."""
 
     def __init__(self, *, bind_error: Exception | None = None) -> None:
         self.bind_error = bind_error

@@ -379,7 +379,7 @@ class LabelsMessage(_ChecksClasses):
         )
 
     def track(self, number: int) -> Detection | None:
-        """The detection of a track; None while the track has none."""
+        """The detection of a track; None if this frame does not show the track."""
         return next((found for found in self.detections if found.track == number), None)
 
     def area(self, name: str) -> float:
@@ -388,7 +388,7 @@ class LabelsMessage(_ChecksClasses):
         return sum(area.fraction for area in self.areas if area.name == name)
 
     def mask(self, name: str) -> Mask | None:
-        """The mask of one class; None where the class has none."""
+        """The mask of one class; None if the message has no mask of that class."""
         self.check_class(name)
         return next((mask for mask in self.masks if mask.name == name), None)
 
