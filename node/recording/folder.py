@@ -179,12 +179,18 @@ class RecordingFolder:
                 self._delete_beyond("black_box_budget_mb", self._black_box_bytes, boxes, kept)
         self.keep_budget(*kept)
 
-    def keep_budget(self, *kept: Path) -> None:
-        """Deletes as `make_room` does, without a check of the free space."""
+    def keep_budget(self, *kept: Path, spare_newest: bool = False) -> None:
+        """Deletes as `make_room` does, without a check of the free space.
+
+        spare_newest: keeps the newest file of the folder as well, which another node may just have
+        ended; a file that exceeds the budget alone stays until the next recording begins.
+        """
         if self._budget_bytes is not None:
             began_at = time.monotonic()
             with _locked(self.path):
                 files = self._files()
+                if spare_newest and files:
+                    kept = (*kept, max(files, key=lambda file: file.name.order).path)
                 files.sort(key=lambda file: (file.name.is_black_box, file.name.order))
                 self._delete_beyond("budget_mb", self._budget_bytes, files, kept)
             self._check_at = time.monotonic() + (time.monotonic() - began_at) / MOST_SHARE

@@ -81,7 +81,7 @@ class Rotation:
         try:
             _end_in_its_place(file)
             if loss is None:
-                self._folder.keep_budget(file.path)
+                self._folder.keep_budget(file.path, spare_newest=True)
         except OSError as error:
             self.file = file
             self.fail(error)

@@ -226,6 +226,17 @@ def test_nobody_deletes_what_another_writes(tmp_path: Path) -> None:
     assert not mine.path.exists()
 
 
+def test_a_node_that_ends_leaves_the_newest_file_of_another_that_ended(tmp_path: Path) -> None:
+    files = [tmp_path / f"perception_2026-01-01T00-00-00Z_00000{n}.mcap" for n in (1, 2, 3)]
+    for file in files:
+        file.write_bytes(bytes(3 * KIB))
+    folder = RecordingFolder(tmp_path, "perception", 2 * KIB, 0)  # less than any of them
+    folder.keep_budget(files[1], spare_newest=True)
+    assert files_in(tmp_path) == files[1:]
+    folder.make_room()  # the next recording begins
+    assert not files_in(tmp_path)
+
+
 def _record(folder: Path, frames: int, control: Connection) -> None:
     """A recorder in a process of its own; the file that it ended, and what health said."""
     recorder_module.FLUSH_S = 0.02
