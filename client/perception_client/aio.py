@@ -264,7 +264,9 @@ class AsyncSubscriber(SubscriberBase):
         """
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         received = False
+        self._check()
         while (left_s := deadline - time.monotonic()) > 0:
+            await self._read_on()  # the model may have changed, and its classes with it
             self._inbox.check_class(name)
             try:
                 message, _ = await self.receive(left_s)
@@ -349,7 +351,8 @@ class AsyncSubscriber(SubscriberBase):
         return NoMessageError(silence(self._source, timeout_s))
 
     async def _poll(self, left_s: float) -> bool:
-        """Whether a message came, before a new connection is due."""
+        """Whether a message came, before a new connection is due. One that is due is made."""
+        self._reconnect_if_due()
         ready = await _poll(self._socket, min(left_s, self._catch_up.left_s(left_s)))
         self._check()  # it may have been closed meanwhile
         return ready

@@ -100,7 +100,8 @@ def check_callback(
         return
     if not callable(callback):
         raise ArgumentTypeError(f"{name} is {callback!r:.60}; give a function of one argument")
-    if inspect.iscoroutinefunction(callback):
+    called = (callback, getattr(type(callback), "__call__", None))  # noqa: B004  # of an object
+    if any(inspect.iscoroutinefunction(function) for function in called):
         raise ArgumentTypeError(
             f"{name} is async, and is called from a thread without an event loop; give a plain "
             "function, which may call loop.call_soon_threadsafe"

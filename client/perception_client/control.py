@@ -26,7 +26,7 @@ from perception_client.messages.codec import from_map
 from perception_client.messages.labels import LabelsMessage
 from perception_client.ownership import Owner
 from perception_client.text import duration
-from perception_client.waits import poll_ms, seconds
+from perception_client.waits import poll, seconds
 
 DEFAULT_CONTROL_ENDPOINT = "tcp://127.0.0.1:5571"
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -174,12 +174,12 @@ class Control:
             body = msgpack.packb(request)
         except (TypeError, ValueError, OverflowError) as error:
             raise ArgumentTypeError(f"{command}: these arguments cannot be sent: {error}") from None
-        while not self._socket.poll(poll_ms(deadline - time.monotonic()), zmq.POLLOUT):
+        while not poll(self._socket, deadline - time.monotonic(), self._owner.check, zmq.POLLOUT):
             if time.monotonic() >= deadline:
                 raise self._silence(wait_s)
         self._socket.send(body, zmq.NOBLOCK)
         while (left_s := deadline - time.monotonic()) > 0:
-            if not self._socket.poll(poll_ms(left_s), zmq.POLLIN):
+            if not poll(self._socket, left_s, self._owner.check):
                 continue
             answer = _read(self._socket.recv_multipart(zmq.NOBLOCK)[-1])
             if answer.get("id") == number:  # not one that came too late for the call before

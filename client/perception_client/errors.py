@@ -27,7 +27,7 @@ PerceptionError                 of the library and of the node; carries a comman
 └── (the node's own: node.errors)
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perception_client.messages.labels import LabelsMessage
@@ -119,6 +119,11 @@ class NotUsableError(ClientError, RuntimeError):
     def __init__(self, why: str, message: "LabelsMessage | None") -> None:
         super().__init__(why)
         self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle and copy, which would call the class with the text alone: a pool of processes
+        hands errors over so."""
+        return type(self), (str(self), self.message)
 
 
 class NodeGoneError(NotUsableError):

@@ -12,7 +12,7 @@ import zmq
 from perception_client.errors import MessageError
 from perception_client.messages.codec import decode
 from perception_client.messages.events import EventMessage
-from perception_client.waits import poll_ms, seconds
+from perception_client.waits import poll, seconds
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,21 @@ class EventInbox:
         """The same event; None where it is a duplicate."""
         camera = self._cameras.get(event.camera)
         if camera is None or camera.session != event.session:
-            camera = self._cameras[event.camera] = _Camera(event.session)
+            self._forget_before(event)
+            camera = self._cameras[event.camera] = _Camera(event.node, event.session)
         lost = camera.take(event)
         if lost is None:
             return None
         self.lost += lost
         return event
+
+    def _forget_before(self, event: EventMessage) -> None:
+        """Things that were there before the node restarted are not there now."""
+        self._cameras = {
+            name: camera
+            for name, camera in self._cameras.items()
+            if camera.node != event.node or camera.session == event.session
+        }
 
     def now(self, camera: str | None) -> tuple[EventMessage, ...]:
         """The newest event of each thing that is open, of one camera or of all."""
@@ -57,7 +66,8 @@ class EventInbox:
 class _Camera:
     """The events of one camera in one session."""
 
-    def __init__(self, session: str) -> None:
+    def __init__(self, node: str, session: str) -> None:
+        self.node = node
         self.session = session
         self.now: dict[str, EventMessage] = {}
         self._first_live: int | None = None
@@ -107,7 +117,7 @@ class EventStream:
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         while True:
             left_s = deadline - time.monotonic()
-            if not self._socket.poll(poll_ms(left_s) if left_s > 0 else 0, zmq.POLLIN):
+            if not poll(self._socket, max(left_s, 0.0), self._check):
                 if left_s > 0:
                     continue
                 return None

@@ -209,9 +209,10 @@ class Inbox:
         return tuple(camera.camera for camera in health.cameras)
 
     def unknown_camera(self, camera: str | None) -> UnknownCameraError | None:
-        """The error for a camera that the node is known not to have; else None."""
+        """The error for a camera that the node is known not to have, while the node is alive: the
+        next one may have it. Else None."""
         cameras = self.cameras
-        if camera is None or not cameras or camera in cameras:
+        if camera is None or not self.alive or not cameras or camera in cameras:
             return None
         last = self._last.get(camera)
         if last is not None and last.session == self._session_name:
@@ -253,7 +254,12 @@ class Inbox:
     @property
     def alive(self) -> bool:
         """Whether a message came in the last ALIVE_S seconds, and none said that the node stops."""
-        stopping = self.health is not None and self.health.state == "stopping"
+        health = self.health
+        stopping = (
+            health is not None
+            and health.state == "stopping"
+            and health.session == self._session_name  # not of the node before a restart
+        )
         return self.silent_s <= ALIVE_S and not stopping
 
     def required(self, max_age_s: float, camera: str | None) -> LabelsMessage:

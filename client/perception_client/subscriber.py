@@ -7,6 +7,7 @@ would look alive to itself.
 """
 
 import contextlib
+import inspect
 import logging
 import sys
 import threading
@@ -23,6 +24,7 @@ from perception_client.catch_up import FOLLOWS_S, FULL, CatchUp
 from perception_client.connection import Connection
 from perception_client.control import Answer, Control, Picture
 from perception_client.errors import (
+    ArgumentTypeError,
     CannotSeeError,
     ControlError,
     EndpointError,
@@ -35,6 +37,7 @@ from perception_client.errors import (
     NotUsableError,
     TooOldError,
     UnknownCameraError,
+    WrongThreadError,
 )
 from perception_client.events import EventStream
 from perception_client.inbox import (
@@ -53,7 +56,7 @@ from perception_client.messages.labels import Box, Detection, Label, LabelsMessa
 from perception_client.messages.wire import DEFAULT_ENDPOINT
 from perception_client.protocol import LabelSource
 from perception_client.text import duration
-from perception_client.waits import age_limit, poll_ms, seconds
+from perception_client.waits import age_limit, poll, poll_ms, seconds
 
 __all__ = [
     "Answer",
@@ -257,7 +260,9 @@ class Subscriber(SubscriberBase):
         """
         deadline = time.monotonic() + seconds("timeout_s", timeout_s)
         received = False
+        self._check()
         while (left_s := deadline - time.monotonic()) > 0:
+            self._read_on()  # the model may have changed, and its classes with it
             self._inbox.check_class(name)
             try:
                 message, _ = self.receive(left_s)
@@ -308,7 +313,7 @@ class Subscriber(SubscriberBase):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise self._silent(timeout_s)
-            self._socket.poll(poll_ms(left_s), zmq.POLLIN)
+            poll(self._socket, left_s, self._check)
 
     def __iter__(self) -> Iterator[tuple[LabelsMessage, Gap]]:
         """Every message in order, each with the gap before it. Raises as `receive`, after the
@@ -325,7 +330,11 @@ class Subscriber(SubscriberBase):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        try:
+            self.close()
+        except WrongThreadError:
+            if not any(error):  # else the error of the block is the one to know
+                raise
 
     def _explained(self, error: NotUsableError) -> NotUsableError:
         """The same error, or a better one where the connection knows more than the inbox."""
@@ -341,9 +350,10 @@ class Subscriber(SubscriberBase):
         return NoMessageError(silence(self._source, timeout_s))
 
     def _poll(self, left_s: float) -> bool:
-        """Whether a message came, before a new connection is due."""
+        """Whether a message came, before a new connection is due. One that is due is made."""
+        self._reconnect_if_due()
         wait_s = min(left_s, self._catch_up.left_s(left_s))
-        return bool(self._socket.poll(poll_ms(wait_s), zmq.POLLIN))
+        return poll(self._socket, wait_s, self._check)
 
     def _take_one(self) -> bool:
         """Takes the next message, where one is there."""
@@ -460,7 +470,11 @@ class StaleGuard:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        try:
+            self.close()
+        except WrongThreadError:
+            if not any(error):  # else the error of the block is the one to know
+                raise
 
     def _run(self) -> None:
         try:
@@ -491,7 +505,10 @@ class StaleGuard:
 
     def _call(self, callback: Callable[[Any], object], argument: object) -> None:
         try:
-            callback(argument)
+            result = callback(argument)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise ArgumentTypeError("the callback returned a coroutine, which nothing awaits")
         except BaseException as error:  # of the user's code, sys.exit() too; the guard goes on
             _report(f"a callback of the stale guard raised {error!r}; the guard goes on")
 

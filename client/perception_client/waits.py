@@ -1,7 +1,11 @@
-"""Durations as control code gives them. Needs the standard library only."""
+"""Durations as control code gives them, and waits of that length."""
 
 import math
 import warnings
+from collections.abc import Callable
+from typing import Any
+
+import zmq
 
 from perception_client.errors import ArgumentError, ArgumentTypeError
 from perception_client.text import duration
@@ -44,6 +48,21 @@ def age_limit(value: object) -> float:
             stacklevel=3,
         )
     return max_age_s
+
+
+def poll(
+    socket: "zmq.Socket[Any]", left_s: float, check: Callable[[], None], event: int = zmq.POLLIN
+) -> bool:
+    """Whether a message can be received (with POLLOUT: sent) within `left_s` seconds, an hour at
+    most.
+
+    check: raises ClosedError where a signal handler closed the socket meanwhile.
+    """
+    try:
+        return bool(socket.poll(poll_ms(left_s), event))
+    except zmq.ZMQError:
+        check()
+        raise
 
 
 def poll_ms(left_s: float) -> int:
