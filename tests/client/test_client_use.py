@@ -3,11 +3,14 @@ real sockets, and never the end of the process."""
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
 import logging
 import math
 import os
+import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +21,7 @@ from pathlib import Path
 import pytest
 import zmq
 from conftest import ROOT
+from support.waiting import wait_until
 from test_conformance import Live, dated, health, info, labels
 
 from node.transport.control_server import ControlServer, Request, Result
@@ -43,6 +47,7 @@ from perception_client import (
     NotUsableError,
     StaleGuard,
     Subscriber,
+    UnknownCameraError,
     WrongThreadError,
 )
 from perception_client.inbox import MOST_UNREAD, Inbox
@@ -456,3 +461,84 @@ def test_the_folder_of_keys_is_still_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such folder"):
         Subscriber(f"ipc://{tmp_path}/x", keys=tmp_path / "none")
     assert os.listdir(tmp_path) == []
+
+
+class _AsyncCall:
+    async def __call__(self, error: NotUsableError) -> None:
+        pass
+
+
+def test_an_error_of_labels_crosses_processes_and_is_copied() -> None:
+    for kind in (NodeGoneError, UnknownCameraError):
+        error = kind("why", None)
+        for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+            assert type(again) is kind
+            assert (str(again), again.message) == ("why", None)
+
+
+def test_a_callback_that_nothing_would_await_is_refused_or_reported(
+    live: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stop() -> None:
+        pass
+
+    with Subscriber(live.endpoint) as subscriber:
+        with pytest.raises(ClientError, match="async"):
+            subscriber.on_stale(0.1, _AsyncCall())
+        guard = subscriber.on_stale(0.1, lambda error: stop())
+        wait_until(lambda: "nothing awaits" in caplog.text)
+        assert guard.watching
+        guard.close()
+
+
+def test_a_node_that_restarted_is_alive_whatever_the_one_before_announced() -> None:
+    now = Header(0, time.time_ns(), time.monotonic_ns())
+    inbox = Inbox("x")
+    inbox.accept(dated(dataclasses.replace(health(), state="stopping", session="before"), now))
+    assert not inbox.alive
+    inbox.accept(dated(dataclasses.replace(labels(0), session="after"), now))
+    assert inbox.alive
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda subscriber: subscriber.receive(WAIT_S),
+        lambda subscriber: subscriber.require(0.1, timeout_s=WAIT_S),
+        lambda subscriber: subscriber.events.receive(WAIT_S),
+    ],
+)
+def test_a_signal_that_closes_what_waits_is_a_clear_error(
+    ipc: str, wait: Callable[[Subscriber], object]
+) -> None:
+    subscriber = Subscriber(ipc)  # nobody is there
+    before = signal.signal(signal.SIGALRM, lambda *_: subscriber.close())
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(ClosedError):
+            wait(subscriber)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_the_error_of_the_block_is_not_hidden_by_the_close(live: Live) -> None:
+    waits, goes = threading.Event(), threading.Event()
+
+    def use(subscriber: Subscriber) -> None:
+        subscriber.wait(0.01)
+        waits.set()
+        goes.wait(WAIT_S)
+
+    def raise_in_the_block(subscriber: Subscriber) -> None:
+        with subscriber:
+            user.start()
+            assert waits.wait(WAIT_S)
+            raise ValueError("of the block")
+
+    made = Subscriber(live.endpoint)
+    user = threading.Thread(target=use, args=(made,))
+    with pytest.raises(ValueError, match="of the block"):
+        raise_in_the_block(made)
+    goes.set()
+    user.join(WAIT_S)
+    made.close()
