@@ -347,7 +347,7 @@ class AsyncSubscriber(SubscriberBase):
 
     def _silent(self, timeout_s: float) -> NoMessageError:
         if (refusal := self._connection.refusal()) is not None:
-            return NoMessageError(f"{self._source}: {refusal}")
+            return NoMessageError(f"{self._source}: {refusal}", refusal=refusal)
         return NoMessageError(silence(self._source, timeout_s))
 
     async def _poll(self, left_s: float) -> bool:

@@ -103,7 +103,14 @@ class NoCalibrationError(ClientError, LookupError):
 
 
 class NoMessageError(ClientError, TimeoutError):
-    """Nothing was received in the time given: the node is gone, unreachable, or silent."""
+    """Nothing was received in the time given: the node is gone, unreachable, or silent.
+
+    refusal: why the node refuses this client's connection; None where it is not known to.
+    """
+
+    def __init__(self, why: str = "", *, refusal: str | None = None) -> None:
+        super().__init__(why)
+        self.refusal = refusal
 
 
 class NotSeenError(ClientError, TimeoutError):

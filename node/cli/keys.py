@@ -7,7 +7,7 @@ import click
 
 from node.cli.say import say
 from node.errors import ConfigError
-from node.transport.curve import ACCESSES, make_client, make_server
+from node.transport.curve import ACCESSES, allow_client, make_client, make_server
 from perception_client.paths import absolute
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
@@ -17,7 +17,7 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--client", "clients", multiple=True, metavar="NAME",
-    help="Generate this client's keys; may be repeated.",
+    help="Generate this client's keys, or give it one more access; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--allow", "allowed", multiple=True, type=click.Choice(ACCESSES), default=("labels",),
@@ -40,6 +40,13 @@ def command(folder: Path, clients: tuple[str, ...], allowed: tuple[str, ...]) ->
             say("  [wire]")
             say(f'  keys = "{absolute(folder)}"')
         for name in clients:
+            added = allow_client(folder, name, allowed)
+            if added:
+                access = " and ".join(added)
+                say(
+                    f"{name}: may have {access} as well, with the keys that it has; restart the node"
+                )
+                continue
             client_folder = make_client(folder, name, allowed)
             access = " and ".join(allowed)
             say(f"{client_folder}: may have {access}; move it to the client, then")

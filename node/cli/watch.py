@@ -1,5 +1,6 @@
 """`perception-node watch`: prints the labels that a node publishes."""
 
+import logging
 import sys
 import time
 from collections import deque
@@ -28,6 +29,8 @@ from perception_client.messages.kinds import (
 )
 from perception_client.subscriber import Gap, NoMessageError, Subscriber
 from perception_client.text import printable
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 _RATE_OVER = 30
@@ -62,13 +65,18 @@ def command(
     received = 0
     with Subscriber(endpoint, camera, keys=keys) as subscriber, _view(as_json) as view:
         heard = time.monotonic()
+        logged: str | None = None
         while count is None or received < count:
             try:
                 message, gap = subscriber.receive(POLL_S)
-            except NoMessageError:
+            except NoMessageError as error:
                 view.quiet(subscriber)
+                if error.refusal is not None and error.refusal != logged:
+                    logged = error.refusal
+                    log.warning("%s", error)  # and waits: the node may restart with other keys
                 if timeout_s is not None and time.monotonic() - heard >= timeout_s:
-                    raise _Silent(_why(subscriber, endpoint, camera, timeout_s)) from None
+                    why = _why(subscriber, endpoint, camera, timeout_s)
+                    raise _Silent(why if error.refusal is None else str(error)) from None
                 continue
             heard = time.monotonic()
             received += 1

@@ -149,24 +149,42 @@ def make_server(folder: Path) -> bool:
 
 
 def make_client(folder: Path, name: str, allowed: Sequence[str]) -> Path:
-    """Makes the key pair of a client and adds it to the allow lists. Returns the folder to copy to
-    the computer of the client. Raises ConfigError for a name that exists."""
+    """Makes the key pair of a new client and adds it to the allow lists. Returns the folder to copy
+    to the computer of the client. Raises ConfigError for a client that exists, also where its
+    folder was moved to its computer: new keys would lock it out."""
     destination = folder / "clients" / name
-    if destination.exists():
+    listed = _listed(folder, name)
+    if destination.exists() or listed:
+        known = [destination] if destination.exists() else []
         raise ConfigError(
-            f"{destination}: this client has its keys already; remove it to make new ones"
+            f"client {name!r} of {folder}: this client has its keys already; to make new ones, "
+            f"remove {', '.join(str(file) for file in (*known, *listed.values()))}"
         )
     with _only_mine():
         destination.mkdir(parents=True)
         public, _ = create_certificates(destination, name)
-        for access in ACCESSES:
-            listed = folder / access / f"{name}.key"
-            listed.unlink(missing_ok=True)
-            if access in allowed:
-                shutil.copyfile(public, listed)
+        for access in allowed:
+            shutil.copyfile(public, folder / access / f"{name}.key")
         shutil.copyfile(folder / SERVER_FILE, destination / SERVER_FILE)
         Path(public).unlink()
     return destination
+
+
+def allow_client(folder: Path, name: str, allowed: Sequence[str]) -> tuple[str, ...]:
+    """Adds a client that is on one allow list to others, with the key that it has. Returns the
+    lists that it was not on; empty for a client that is on none, or on all of `allowed`."""
+    listed = _listed(folder, name)
+    added = tuple(access for access in allowed if access not in listed) if listed else ()
+    with _only_mine():
+        for access in added:
+            shutil.copyfile(next(iter(listed.values())), folder / access / f"{name}.key")
+    return added
+
+
+def _listed(folder: Path, name: str) -> dict[str, Path]:
+    """The files of a client on the allow lists, by list."""
+    files = {access: folder / access / f"{name}.key" for access in ACCESSES}
+    return {access: file for access, file in files.items() if file.exists()}
 
 
 @contextlib.contextmanager

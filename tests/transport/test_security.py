@@ -92,6 +92,16 @@ def test_without_the_right_key_nothing_is_received_and_nothing_is_done(guarded: 
         assert subscriber.require(1.0, timeout_s=WAIT_S).status == "ok", "nobody paused it"
 
 
+def test_watch_says_why_a_node_with_keys_sends_nothing(
+    guarded: Guarded, perception_node: Run
+) -> None:
+    done = perception_node("watch", "--endpoint", guarded.labels, "--timeout", 3)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "WARNING" in done.stderr
+    assert done.stderr.count("the node asks for keys (wire.keys)") == 2  # at once, and at the end
+
+
 def test_what_travels_cannot_be_read_on_the_way(guarded: Guarded) -> None:
     """A listener between the two sees no label and no topic."""
     with socket.socket() as listener:
@@ -144,6 +154,23 @@ def test_keys_are_for_their_owner_only_and_names_are_not_taken_twice(
     assert "this client has its keys already" in again.stderr
     assert (folder / "server.key_secret").read_text() == before
     assert in_process("keys", folder, "--client", "../x").returncode == 2
+
+
+def test_one_more_access_keeps_the_keys_that_a_client_has(tmp_path: Path, in_process: Run) -> None:
+    folder = tmp_path / "keys"
+    assert in_process("keys", folder, "--client", "arm").returncode == 0
+    moved = (folder / "clients" / "arm").rename(tmp_path / "arm")  # to its computer
+    done = in_process("keys", folder, "--client", "arm", "--allow", "control")
+    assert done.returncode == 0, done.stderr
+    assert "may have control as well" in done.stdout
+    labels, control = folder / "labels" / "arm.key", folder / "control" / "arm.key"
+    assert labels.read_bytes() == control.read_bytes()
+    assert not (folder / "clients" / "arm").exists()
+    assert stat.S_IMODE(control.stat().st_mode) == 0o600
+    again = in_process("keys", folder, "--client", "arm", "--allow", "labels", "--allow", "control")
+    assert again.returncode == 2
+    assert str(labels) in again.stderr
+    assert Keys.read(moved).public == read_pair(control)[0]
 
 
 def test_without_the_keeper_of_the_list_nobody_is_let_in(tmp_path: Path) -> None:
