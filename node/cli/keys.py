@@ -43,9 +43,7 @@ def command(folder: Path, clients: tuple[str, ...], allowed: tuple[str, ...]) ->
             added = allow_client(folder, name, allowed)
             if added:
                 access = " and ".join(added)
-                say(
-                    f"{name}: may have {access} as well, with the keys that it has; restart the node"
-                )
+                say(f"{name}: may have {access} as well, with the keys it has; restart the node")
                 continue
             client_folder = make_client(folder, name, allowed)
             access = " and ".join(allowed)

@@ -96,15 +96,13 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _apply(content: dict[str, Any], key: str, value: object) -> None:
     path = [part.strip() for part in key.split(".")]
     if not all(path):
-        raise ConfigError(
-            f"--set {key_shown(key)}: write the key with dots, for example model.top_k=3"
-        )
+        raise ConfigError(f"{key_shown(key)}: write the key with dots, for example model.top_k=3")
     target: Any = content
     for index, part in enumerate(path[:-1]):
         target = _step(target, part, first=index == 0, key=key)
     if not isinstance(target, dict):
         raise ConfigError(
-            f"--set {key_shown(key)}: name the camera, for example camera.0.{key_shown(path[-1])}"
+            f"{key_shown(key)}: name the camera, for example camera.0.{key_shown(path[-1])}"
         )
     target[path[-1]] = value
 
@@ -118,12 +116,10 @@ def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
             return target[int(part)]
         shown = [redacted(str(name)) for name in names]
         raise ConfigError(
-            f"--set {key_shown(key)}: no camera {key_shown(part)!r}; cameras: {', '.join(shown)}"
+            f"{key_shown(key)}: no camera {key_shown(part)!r}; cameras: {', '.join(shown)}"
         )
     if not isinstance(target, dict):
-        raise ConfigError(
-            f"--set {key_shown(key)}: {key_shown(part)!r} is inside a value, not a section"
-        )
+        raise ConfigError(f"{key_shown(key)}: {key_shown(part)!r} is inside a value, not a section")
     return target.setdefault(part, [{}] if first and part == "camera" else {})
 
 
