@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Self
 import zmq
 import zmq.asyncio
 
-from perception_client.base import SubscriberBase
-from perception_client.catch_up import FOLLOWS_S, FULL, CatchUp
-from perception_client.connection import Connection
+from perception_client.catch_up import FOLLOWS_S, FULL
+from perception_client.connected import ConnectedSubscriber
 from perception_client.errors import (
-    NodeGoneError,
     NoMessageError,
     NotSeenError,
     NotUsableError,
@@ -26,9 +24,6 @@ from perception_client.inbox import (
     DEFAULT_TIMEOUT_S,
     MOST_DRAINED,
     Gap,
-    Inbox,
-    reconnect,
-    silence,
 )
 from perception_client.keys import Keys
 from perception_client.messages.calibration import Calibration
@@ -97,7 +92,7 @@ class AsyncEventStream:
                 yield event
 
 
-class AsyncSubscriber(SubscriberBase):
+class AsyncSubscriber(ConnectedSubscriber):
     """Receives the labels of a node, for asyncio: the calls of `Subscriber`, awaited.
 
     Connects in the background: a node that is not there yet, or that restarts, is connected to as
@@ -123,11 +118,8 @@ class AsyncSubscriber(SubscriberBase):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         keys: Path | str | Keys | None = None,
     ) -> None:
-        super().__init__(endpoint, camera, Inbox(endpoint))
-        self._timeout_s = seconds("timeout_s", timeout_s)
-        self._catch_up = CatchUp()
+        super().__init__(zmq.asyncio.Context, endpoint, camera, timeout_s, keys)
         self._events: AsyncEventStream | None = None
-        self._connection = Connection(zmq.asyncio.Context, endpoint, self._camera, keys)
         self._socket: zmq.asyncio.Socket = self._connection.labels
 
     def _check(self) -> None:
@@ -326,29 +318,11 @@ class AsyncSubscriber(SubscriberBase):
         while True:
             yield await self.receive(self._timeout_s)
 
-    def close(self) -> None:
-        """Closes the connection; a second call does nothing. Raises WrongThreadError while another
-        thread uses this subscriber."""
-        self._connection.close()
-
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self.close()
-
-    def _explained(self, error: NotUsableError) -> NotUsableError:
-        """The same error, or a better one where the connection knows more than the inbox."""
-        if not isinstance(error, NodeGoneError):
-            return error
-        if (refusal := self._connection.refusal()) is not None:
-            return NodeGoneError(f"{self._source}: {refusal}", error.message)
-        return self._inbox.catching_up() if self._catch_up.is_under_way else error
-
-    def _silent(self, timeout_s: float) -> NoMessageError:
-        if (refusal := self._connection.refusal()) is not None:
-            return NoMessageError(f"{self._source}: {refusal}", refusal=refusal)
-        return NoMessageError(silence(self._source, timeout_s))
 
     async def _poll(self, left_s: float) -> bool:
         """Whether a message came, before a new connection is due. One that is due is made."""
@@ -397,11 +371,6 @@ class AsyncSubscriber(SubscriberBase):
             while len(queued) < FULL:
                 queued.append(await self._socket.recv_multipart(zmq.NOBLOCK))
         return queued
-
-    def _reconnect_if_due(self) -> None:
-        if self._catch_up.is_due:
-            reconnect(self._socket, self._source)
-            self._catch_up.connected_anew()
 
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import zmq
 
-from perception_client.base import SubscriberBase, check_callback
-from perception_client.catch_up import FOLLOWS_S, FULL, CatchUp
-from perception_client.connection import Connection
+from perception_client.base import check_callback
+from perception_client.catch_up import FOLLOWS_S, FULL
+from perception_client.connected import ConnectedSubscriber
 from perception_client.control import Answer, Control, Picture
 from perception_client.errors import (
     ArgumentTypeError,
@@ -44,9 +44,6 @@ from perception_client.inbox import (
     DEFAULT_TIMEOUT_S,
     MOST_DRAINED,
     Gap,
-    Inbox,
-    reconnect,
-    silence,
 )
 from perception_client.keys import Keys
 from perception_client.messages.calibration import Bearing, Calibration
@@ -91,7 +88,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-class Subscriber(SubscriberBase):
+class Subscriber(ConnectedSubscriber):
     """Receives the labels of a node.
 
     Connects in the background: a node that is not there yet, or that restarts, is connected to as
@@ -118,11 +115,8 @@ class Subscriber(SubscriberBase):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         keys: Path | str | Keys | None = None,
     ) -> None:
-        super().__init__(endpoint, camera, Inbox(endpoint))
-        self._timeout_s = seconds("timeout_s", timeout_s)
-        self._catch_up = CatchUp()
+        super().__init__(zmq.Context, endpoint, camera, timeout_s, keys)
         self._events: EventStream | None = None
-        self._connection = Connection(zmq.Context, endpoint, self._camera, keys)
         self._socket: zmq.Socket[bytes] = self._connection.labels
         self._check = self._connection.owner.check
 
@@ -321,11 +315,6 @@ class Subscriber(SubscriberBase):
         while True:
             yield self.receive(self._timeout_s)
 
-    def close(self) -> None:
-        """Closes the connection; a second call does nothing. Raises WrongThreadError while another
-        thread uses this subscriber."""
-        self._connection.close()
-
     def __enter__(self) -> Self:
         return self
 
@@ -335,19 +324,6 @@ class Subscriber(SubscriberBase):
         except WrongThreadError:
             if not any(error):  # else the error of the block is the one to know
                 raise
-
-    def _explained(self, error: NotUsableError) -> NotUsableError:
-        """The same error, or a better one where the connection knows more than the inbox."""
-        if not isinstance(error, NodeGoneError):
-            return error
-        if (refusal := self._connection.refusal()) is not None:
-            return NodeGoneError(f"{self._source}: {refusal}", error.message)
-        return self._inbox.catching_up() if self._catch_up.is_under_way else error
-
-    def _silent(self, timeout_s: float) -> NoMessageError:
-        if (refusal := self._connection.refusal()) is not None:
-            return NoMessageError(f"{self._source}: {refusal}", refusal=refusal)
-        return NoMessageError(silence(self._source, timeout_s))
 
     def _poll(self, left_s: float) -> bool:
         """Whether a message came, before a new connection is due. One that is due is made."""
@@ -398,11 +374,6 @@ class Subscriber(SubscriberBase):
 
     def _follows(self) -> bool:
         return bool(self._socket.poll(poll_ms(FOLLOWS_S), zmq.POLLIN))
-
-    def _reconnect_if_due(self) -> None:
-        if self._catch_up.is_due:
-            reconnect(self._socket, self._source)
-            self._catch_up.connected_anew()
 
 
 if TYPE_CHECKING:

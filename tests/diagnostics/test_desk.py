@@ -198,7 +198,7 @@ def test_what_the_image_and_the_unit_run_is_there() -> None:
     for line in re.findall(r"^COPY (?!--from)(.+) \S+$", image, re.M):
         for source in line.split():
             assert (ROOT / source).exists(), source
-            assert f"!{source}" in ignored, source
+            assert f"!{source.split('/')[0]}" in ignored, source
 
     unit = (ROOT / "config" / "perception-node.service").read_text()
     environment = (ROOT / "config" / "perception-node.env").read_text()
