@@ -22,7 +22,7 @@ class SubscriberBase:
 
     def __init__(self, source: str, camera: str | None, inbox: Inbox) -> None:
         if camera is not None and not isinstance(camera, str):
-            raise ArgumentTypeError(f"camera is {camera!r:.40}; give a camera's name")
+            raise ArgumentTypeError(f"camera is {camera!r:.40}", fix="give a camera's name")
         self._source = source
         self._camera = camera or None
         self._inbox = inbox
@@ -67,8 +67,8 @@ class SubscriberBase:
         made for, and would wait for in vain."""
         if camera and self._camera and camera != self._camera:
             raise ConfigError(
-                f"this subscriber receives camera {self._camera!r} only, not {camera!r}; make "
-                f"another one with camera={camera!r}"
+                f"this subscriber receives camera {self._camera!r} only, not {camera!r}",
+                fix=f"make another one with camera={camera!r}",
             )
         return camera or self._camera
 
@@ -84,7 +84,8 @@ class SubscriberBase:
         if (unknown := self._inbox.unknown_camera(camera)) is not None:
             raise unknown
         raise NoCalibrationError(
-            f"camera {camera!r} has no calibration; give [camera.calibration] in the node's file"
+            f"camera {camera!r} has no calibration",
+            fix="give [camera.calibration] in the node's file",
         )
 
 
@@ -99,12 +100,14 @@ def check_callback(
     if callback is None and not required:
         return
     if not callable(callback):
-        raise ArgumentTypeError(f"{name} is {callback!r:.60}; give a function of one argument")
+        raise ArgumentTypeError(
+            f"{name} is {callback!r:.60}", fix="give a function of one argument"
+        )
     called = (callback, getattr(type(callback), "__call__", None))  # noqa: B004  # of an object
     if any(inspect.iscoroutinefunction(function) for function in called):
         raise ArgumentTypeError(
-            f"{name} is async, and is called from a thread without an event loop; give a plain "
-            "function, which may call loop.call_soon_threadsafe"
+            f"{name} is async, and is called from a thread without an event loop",
+            fix="give a plain function, which may call loop.call_soon_threadsafe",
         )
     try:
         signature = inspect.signature(callback)

@@ -191,5 +191,5 @@ def keys_of(keys: Path | str | Keys | None) -> Keys | None:
     if keys is None or isinstance(keys, Keys):
         return keys
     if not isinstance(keys, str | Path):
-        raise ArgumentTypeError(f"keys is {keys!r:.40}; give a client's folder of keys")
+        raise ArgumentTypeError(f"keys is {keys!r:.40}", fix="give a client's folder of keys")
     return Keys.read(keys)

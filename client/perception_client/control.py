@@ -207,9 +207,10 @@ class Control:
         if (refusal := self._handshakes.refusal()) is not None:
             return NoAnswerError(f"{self._endpoint}: {refusal}")
         return NoAnswerError(
-            f"{self._endpoint}: no answer for {duration(wait_s)}; is the node running, with "
+            f"{self._endpoint}: no answer for {duration(wait_s)}",
+            fix="is the node running, with "
             "control.endpoint set to this? Without wire.keys it answers its own user and root only "
-            "(its log names others): run this as that user, or make keys (perception-node keys)"
+            "(its log names others): run this as that user, or make keys (perception-node keys)",
         )
 
     def _checked(self, answer: Mapping[str, Any]) -> Answer:
@@ -224,9 +225,11 @@ def _read(body: bytes) -> Mapping[str, Any]:
     try:
         answer = msgpack.unpackb(body, strict_map_key=True, max_ext_len=0)
     except Exception as error:  # msgpack raises ValueErrors and its own kinds; all mean this
-        raise MessageError("an answer that is not msgpack; is this a control socket?") from error
+        raise MessageError(
+            "an answer that is not msgpack", fix="is this a control socket?"
+        ) from error
     if not isinstance(answer, dict):
-        raise MessageError("an answer that is no map; is this a control socket?")
+        raise MessageError("an answer that is no map", fix="is this a control socket?")
     return answer
 
 

@@ -26,15 +26,17 @@ def connect_to(socket: "zmq.Socket[Any]", endpoint: str, example: str) -> None:
     an endpoint that is no text.
     """
     if not isinstance(endpoint, str):
-        raise ArgumentTypeError(f"endpoint is {endpoint!r:.40}; give a text such as {example}")
+        raise ArgumentTypeError(
+            f"endpoint is {endpoint!r:.40}", fix=f"give a text such as {example}"
+        )
     try:
         prepare(socket, endpoint)
         socket.connect(address_of(endpoint))
     except (zmq.ZMQError, UnicodeError) as error:
         why = error.strerror if isinstance(error, zmq.ZMQError) else str(error)
         raise EndpointError(
-            f"endpoint {endpoint!r} cannot be connected to: {why}; "
-            f"write tcp://HOST:PORT or ipc://PATH, for example {example}"
+            f"endpoint {endpoint!r} cannot be connected to: {why}",
+            fix=f"write tcp://HOST:PORT or ipc://PATH, for example {example}",
         ) from error
 
 

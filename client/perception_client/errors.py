@@ -1,4 +1,5 @@
-"""The library's exceptions. Each message names the thing, what is wrong with it, and the fix.
+"""The library's exceptions. Each carries the `problem` (the thing, and what is wrong with it), the
+`fix` where one is known, and the `exit_code` of a command that ends with it.
 
 PerceptionError                 of the library and of the node; carries a command's exit code
 ├── ClientError                 everything that this library raises
@@ -34,9 +35,21 @@ if TYPE_CHECKING:
 
 
 class PerceptionError(Exception):
-    """Something that a person can fix; commands print it as one line and exit with `exit_code`."""
+    """Something that a person can fix; commands print it as one line and exit with `exit_code`.
+
+    problem: the thing, and what is wrong with it.
+    fix: what to do about it; None where that is not known. The text of the error is both.
+    """
 
     exit_code = 1
+
+    def __init__(self, problem: str = "", *, fix: str | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.fix}" if self.fix else self.problem
 
 
 class ClientError(PerceptionError):
@@ -108,8 +121,10 @@ class NoMessageError(ClientError, TimeoutError):
     refusal: why the node refuses this client's connection; None where it is not known to.
     """
 
-    def __init__(self, why: str = "", *, refusal: str | None = None) -> None:
-        super().__init__(why)
+    def __init__(
+        self, problem: str = "", *, fix: str | None = None, refusal: str | None = None
+    ) -> None:
+        super().__init__(problem, fix=fix)
         self.refusal = refusal
 
 
@@ -123,14 +138,16 @@ class NotUsableError(ClientError, RuntimeError):
     message: the newest message of the camera; None where none was received.
     """
 
-    def __init__(self, why: str, message: "LabelsMessage | None") -> None:
-        super().__init__(why)
+    def __init__(
+        self, problem: str, message: "LabelsMessage | None", *, fix: str | None = None
+    ) -> None:
+        super().__init__(problem, fix=fix)
         self.message = message
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle and copy, which would call the class with the text alone: a pool of processes
         hands errors over so."""
-        return type(self), (str(self), self.message)
+        return type(self), (self.problem, self.message), {"fix": self.fix}
 
 
 class NodeGoneError(NotUsableError):

@@ -35,8 +35,8 @@ class Keys:
             key = getattr(self, name)
             if not isinstance(key, bytes) or not _is_key(key):
                 raise ConfigError(
-                    f"keys: the {name} key is not {_KEY_CHARACTERS} characters of Z85; read keys "
-                    "from a client's folder with Keys.read"
+                    f"keys: the {name} key is not {_KEY_CHARACTERS} characters of Z85",
+                    fix="read keys from a client's folder with Keys.read",
                 )
 
     @classmethod
@@ -47,19 +47,22 @@ class Keys:
         """
         path = expanded(folder)
         if not path.is_dir():
-            raise ConfigError(f"{path}: there is no such folder; name the client's folder of keys")
+            raise ConfigError(
+                f"{path}: there is no such folder", fix="name the client's folder of keys"
+            )
         own = [file for file in sorted(path.glob("*.key_secret")) if file.stem != "server"]
         if len(own) != 1:
             raise ConfigError(
-                f"{path}: {len(own)} files NAME.key_secret; a client's folder holds its own one "
-                "and the node's server.key, as `perception-node keys` made them"
+                f"{path}: {len(own)} files NAME.key_secret",
+                fix="a client's folder holds its own one "
+                "and the node's server.key, as `perception-node keys` made them",
             )
         check_private(path / SERVER_FILE)
         check_secret(own[0])
         server, _ = read_pair(path / SERVER_FILE)
         public, secret = read_pair(own[0])
         if secret is None:
-            raise ConfigError(f"{own[0]}: holds no secret key; copy it again")
+            raise ConfigError(f"{own[0]}: holds no secret key", fix="copy it again")
         return cls(server, public, secret)
 
     def put_on(self, socket: "zmq.Socket[Any]") -> None:
@@ -76,14 +79,15 @@ def read_pair(file: Path) -> tuple[bytes, bytes | None]:
         public, secret = load_certificate(file)
     except OSError:
         raise ConfigError(
-            f"{file}: there is no such file, or it may not be read; `perception-node keys` makes it"
+            f"{file}: there is no such file, or it may not be read",
+            fix="`perception-node keys` makes it",
         ) from None
     except ValueError as error:
-        raise ConfigError(f"{file}: is no key file ({error}); copy it again") from None
+        raise ConfigError(f"{file}: is no key file ({error})", fix="copy it again") from None
     if not _is_key(public) or not (secret is None or _is_key(secret)):
         raise ConfigError(
-            f"{file}: is damaged, a key in it is not {_KEY_CHARACTERS} characters of Z85; copy it "
-            "again, or move it away and make new ones with perception-node keys"
+            f"{file}: is damaged, a key in it is not {_KEY_CHARACTERS} characters of Z85",
+            fix="copy it again, or move it away and make new ones with perception-node keys",
         )
     return public, secret
 

@@ -29,10 +29,11 @@ class Owner:
         Raises ClosedError, ForkedError, WrongThreadError.
         """
         if self.closed:
-            raise ClosedError(f"{self._name}: closed; make a new one")
+            raise ClosedError(f"{self._name}: closed", fix="make a new one")
         if self.forked:
             raise ForkedError(
-                f"{self._name}: made before this process was forked; make a new one in this process"
+                f"{self._name}: made before this process was forked",
+                fix="make a new one in this process",
             )
         self._check_thread()
         if loop is not None:
@@ -40,7 +41,8 @@ class Owner:
                 self._loop = loop
             elif self._loop is not loop:
                 raise WrongThreadError(
-                    f"{self._name}: belongs to another event loop; make one in each event loop"
+                    f"{self._name}: belongs to another event loop",
+                    fix="make one in each event loop",
                 )
 
     def close(self) -> bool:
@@ -67,5 +69,6 @@ class Owner:
             return
         raise WrongThreadError(
             f"{self._name}: belongs to thread {self._thread.name!r}, and is called from thread "
-            f"{current.name!r}; make one in each thread"
+            f"{current.name!r}",
+            fix="make one in each thread",
         )

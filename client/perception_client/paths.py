@@ -12,7 +12,7 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(
-            f"{path}: no home folder is known for its first part; write the path without ~"
+            f"{path}: no home folder is known for its first part", fix="write the path without ~"
         ) from None
 
 

@@ -37,17 +37,18 @@ def check_secret(file: Path) -> None:
     except OSError:
         return
     if readable:
-        raise ConfigError(f"{file}: other users can read it; chmod 600 {file}")
+        raise ConfigError(f"{file}: other users can read it", fix=f"chmod 600 {file}")
 
 
 def _check(place: Path, forbidden: int) -> None:
     found = place.stat()
     if stat.S_IMODE(found.st_mode) & forbidden:
         raise ConfigError(
-            f"{place}: other users can write to it, and so change who has keys; chmod go-w {place}"
+            f"{place}: other users can write to it, and so change who has keys",
+            fix=f"chmod go-w {place}",
         )
     if found.st_uid not in (0, os.geteuid()):
         raise ConfigError(
-            f"{place}: belongs to another user (uid {found.st_uid}), who can change it; "
-            f"chown {os.geteuid()} {place}"
+            f"{place}: belongs to another user (uid {found.st_uid}), who can change it",
+            fix=f"chown {os.geteuid()} {place}",
         )

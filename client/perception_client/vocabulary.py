@@ -33,7 +33,7 @@ class Vocabulary:
         """Raises UnknownClassError where the model has no class of this name."""
         if self._names and name not in self._names:
             raise UnknownClassError(
-                f"model {self._info.model.name!r} has no class {name!r}; {self._hint(name)}"
+                f"model {self._info.model.name!r} has no class {name!r}", fix=self._hint(name)
             )
 
     def _hint(self, name: str) -> str:

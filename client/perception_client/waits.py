@@ -30,9 +30,13 @@ def seconds(name: str, value: object) -> float:
     except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, OverflowError):  # an integer that is longer than any float
             return seconds(name, math.inf if value > 0 else -math.inf)  # type: ignore[operator]
-        raise ArgumentTypeError(f"{name} is {value!r:.40}; give a number of seconds") from None
+        raise ArgumentTypeError(
+            f"{name} is {value!r:.40}", fix="give a number of seconds"
+        ) from None
     if not number >= 0:  # nan too
-        raise ArgumentError(f"{name} is {number:g}; give 0 or more seconds, math.inf for no limit")
+        raise ArgumentError(
+            f"{name} is {number:g}", fix="give 0 or more seconds, math.inf for no limit"
+        )
     return number
 
 

@@ -339,8 +339,8 @@ class Grabber:
         self._cadence.note(time.monotonic_ns(), self._limit.max_fps)
         if source.live and self._awake.resumed_ns > began_ns:
             raise SourceError(
-                f"camera '{self.camera}': this process or computer stood still; the pictures "
-                "buffered meanwhile are dropped"
+                f"camera '{self.camera}': this process or computer stood still; "
+                "the pictures buffered meanwhile are dropped"
             )
 
     def _reopen_if_unproductive(self, complaint: str) -> None:

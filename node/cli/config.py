@@ -46,7 +46,7 @@ def init(file: Path) -> None:
     from node.diagnostics.config_template import found_camera, template_for
 
     if file.exists() or file.is_symlink():
-        raise ConfigError(f"{file} exists already; name another, or delete it")
+        raise ConfigError(f"{file} exists already", fix="name another, or delete it")
     camera = found_camera()
     write_whole(file, template_for(camera).encode())
     source = camera.source if camera else "demo (no camera was found)"

@@ -160,7 +160,7 @@ def _asked(connect: Callable[[], Control], ask: Callable[[Control], _Result]) ->
         try:
             return ask(node)
         except NoAnswerError as error:
-            raise ControlError(str(error)) from error
+            raise ControlError(error.problem, fix=error.fix) from error
 
 
 def _print_answer(answer: Answer) -> None:

@@ -154,7 +154,7 @@ def command(
     if end is not None and end <= start:
         raise ConfigError(f"--to {end:g} is not after --from {start:g}")
     if loop and golden is not None:
-        raise ConfigError("--loop has no end, and --expect needs one; leave one of them out")
+        raise ConfigError("--loop has no end, and --expect needs one", fix="leave one of them out")
     publishes = endpoint is not None or (jsonl is None and expect is None)
     if wait_for_subscriber and not publishes:
         raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
@@ -222,12 +222,14 @@ def _from_file(
 
     if is_live(source) or source == "demo":
         raise ConfigError(
-            f"replay reads sources that have an end; label {redacted(source)} "
-            "with 'perception-node run --source SRC'"
+            "replay reads sources that have an end",
+            fix=f"label {redacted(source)} with 'perception-node run --source SRC'",
         )
     camera = config.camera[0]
     if selection.as_recorded:
-        raise ConfigError(f"--as-recorded needs a recording (*.mcap); {redacted(source)} is none")
+        raise ConfigError(
+            f"--as-recorded: {redacted(source)} is no recording", fix="give a file *.mcap"
+        )
     if camera.loop:
         raise ConfigError(
             f"camera.{camera.name}.loop = true: a replay ends, unless it is given --loop"

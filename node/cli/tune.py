@@ -126,7 +126,7 @@ def _pixels(model: "Model", images: Iterator["Image"]) -> list["torch.Tensor"]:
         if len(kept) > MOST_FRAMES:
             kept, every = kept[::2], 2 * every
     if not kept:
-        raise SourceError("tune: none of the frames can be read; name others with --frames")
+        raise SourceError("tune: none of the frames can be read", fix="name others with --frames")
     return kept
 
 

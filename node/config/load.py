@@ -79,14 +79,16 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{file}: there is no such file; start from config/default.toml"
+            f"{file}: there is no such file", fix="start from config/default.toml"
         ) from None
     except IsADirectoryError:
-        raise ConfigError(f"{file} is a folder; give the TOML file in it") from None
+        raise ConfigError(f"{file} is a folder", fix="give the TOML file in it") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 text (byte {error.start}); is it TOML?") from error
+        raise ConfigError(
+            f"{file} is not UTF-8 text (byte {error.start})", fix="is it TOML?"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
     except RecursionError:
@@ -116,7 +118,7 @@ def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
             return target[int(part)]
         shown = [redacted(str(name)) for name in names]
         raise ConfigError(
-            f"{key_shown(key)}: no camera {key_shown(part)!r}; cameras: {', '.join(shown)}"
+            f"{key_shown(key)}: no camera {key_shown(part)!r}", fix=f"cameras: {', '.join(shown)}"
         )
     if not isinstance(target, dict):
         raise ConfigError(f"{key_shown(key)}: {key_shown(part)!r} is inside a value, not a section")

@@ -57,4 +57,4 @@ def _template() -> Path:
     for file in (package / "default.toml", package.parent / "config" / "default.toml"):
         if file.is_file():
             return file
-    raise ConfigError("default.toml is missing from this installation; install it again")
+    raise ConfigError("default.toml is missing from this installation", fix="install it again")

@@ -57,8 +57,7 @@ def _opencv() -> Iterator[Finding]:
     try:
         from node.image.opencv import cv2
     except PerceptionError as error:
-        problem, _, fix = str(error).partition("; ")
-        yield Finding("opencv", "wrong", problem, fix)
+        yield Finding("opencv", "wrong", error.problem, error.fix)
         return
     registry = cv2.videoio_registry
     backends = sorted(
@@ -141,8 +140,7 @@ def _model(config: NodeConfig) -> Iterator[Finding]:
     try:
         model = load_model(name, weights)
     except PerceptionError as error:
-        problem, _, fix = str(error).partition("; ")
-        yield Finding("model", "wrong", problem, fix or None)
+        yield Finding("model", "wrong", error.problem, error.fix)
         return
     yield Finding("model", "ok", f"{model.name}, weights here, sha256 {model.digest[:12]}")
 
@@ -177,8 +175,7 @@ def endpoint_finding(what: str, endpoint: str) -> Finding:
         else:
             _try_binding(endpoint)
     except EndpointError as error:
-        problem, _, fix = str(error).partition("; ")
-        return Finding(what, "wrong", problem, fix)
+        return Finding(what, "wrong", error.problem, error.fix)
     return Finding(what, "ok", f"{endpoint} is free")
 
 
@@ -190,7 +187,8 @@ def _check_socket_file(endpoint: str) -> None:
     if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise EndpointError(
             f"endpoint {endpoint} cannot be bound: {path.parent} is no folder that this user may "
-            f"write to; sudo install -d -o $USER {path.parent}, or choose another path"
+            f"write to",
+            fix=f"sudo install -d -o $USER {path.parent}, or choose another path",
         )
 
 

@@ -43,8 +43,9 @@ def _negotiated(camera: CameraConfig) -> Finding:
     try:
         source = open_device(camera)
     except SourceError as error:
-        problem, _, fix = str(error).partition("; ")
-        return Finding(what, "wrong", problem, fix or "use one of the cameras listed above")
+        return Finding(
+            what, "wrong", error.problem, error.fix or "use one of the cameras listed above"
+        )
     facts = source.facts
     source.close()
     gives = f"{facts.width}x{facts.height}, {facts.fps or 0:g} fps, {facts.pixel_format}"

@@ -102,8 +102,8 @@ def check_scans(data: bytes, width: int, height: int) -> None:
     scans = _scans(data)
     if scans > USUAL_SCANS and scans * width * height > MOST_SCANNED_PIXELS:
         raise PictureError(
-            f"a picture of {width} x {height} pixels in {scans} scans would take seconds; "
-            f"encode it in {USUAL_SCANS} or fewer"
+            f"a picture of {width} x {height} pixels in {scans} scans would take seconds",
+            fix=f"encode it in {USUAL_SCANS} or fewer",
         )
 
 

@@ -58,8 +58,8 @@ def check_pixels(width: int, height: int) -> None:
     limit = _in_force.max_pixels
     if width * height > limit:
         raise PictureError(
-            f"{width} x {height} pixels are more than limits.max_pixels = {limit}; raise it if the "
-            "picture is real"
+            f"{width} x {height} pixels are more than limits.max_pixels = {limit}",
+            fix="raise it if the picture is real",
         )
 
 
@@ -68,5 +68,6 @@ def check_bytes(count: int) -> None:
     if count > _in_force.max_picture_bytes:
         raise PictureError(
             f"{count / MIB:.0f} MiB are more than limits.max_picture_mb = "
-            f"{_in_force.max_picture_mb}; raise it if the picture is real"
+            f"{_in_force.max_picture_mb}",
+            fix="raise it if the picture is real",
         )

@@ -19,9 +19,10 @@ try:
 except ImportError as error:
     missing = "libGL.so.1" if "libGL" in str(error) else str(error)
     raise SourceError(
-        f"OpenCV cannot be loaded: {missing} is missing on this computer; install it with "
+        f"OpenCV cannot be loaded: {missing} is missing on this computer",
+        fix="install it with "
         "'apt-get install libgl1 libglib2.0-0', or use the build that needs no display: "
-        "'pip uninstall opencv-python' and then 'pip install opencv-python-headless'"
+        "'pip uninstall opencv-python' and then 'pip install opencv-python-headless'",
     ) from error
 
 

@@ -40,8 +40,8 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
             _move_into_place(new_folder, folder, Path(scratch) / "old")
     except OSError as error:
         raise ModelError(
-            f"{folder.parent} cannot be written: {error.strerror}; it keeps exported models, and "
-            "XDG_CACHE_HOME moves it"
+            f"{folder.parent} cannot be written: {error.strerror}",
+            fix="it keeps exported models, and XDG_CACHE_HOME moves it",
         ) from error
     return folder
 

@@ -325,13 +325,14 @@ def _build_second_stage(model: Model, config: ModelConfig, crops: CropsConfig) -
     assert crops.model is not None
     if model.task != "detect":
         raise ModelError(
-            f'crops.model = "{crops.model}": model {model.name!r} finds no objects to look at; '
-            "take a detector as model.name, or leave crops.model out"
+            f'crops.model = "{crops.model}": model {model.name!r} finds no objects to look at',
+            fix="take a detector as model.name, or leave crops.model out",
         )
     second_model = load_model(crops.model, crops.weights)
     if second_model.task != "classify":
         raise ModelError(
-            f'crops.model = "{crops.model}": task "{second_model.task}"; crops need a classifier'
+            f'crops.model = "{crops.model}": task "{second_model.task}"',
+            fix="crops need a classifier",
         )
     second_config = config.model_copy(
         update={"name": crops.model, "weights": crops.weights, "precision": "auto"}

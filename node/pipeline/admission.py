@@ -39,10 +39,13 @@ class Admission:
         with self._lock:
             if self._of_client[command, client] >= share.of_one:
                 raise ControlError(
-                    f"{command}: {share.of_one} of yours are in work already; wait for an answer"
+                    f"{command}: {share.of_one} of yours are in work already",
+                    fix="wait for an answer",
                 )
             if share.of_all is not None and self._of_all[command] >= share.of_all:
-                raise ControlError(f"{command}: {share.of_all} are in work already; ask again")
+                raise ControlError(
+                    f"{command}: {share.of_all} are in work already", fix="ask again"
+                )
             self._of_client[command, client] += 1
             self._of_all[command] += 1
 

@@ -39,7 +39,7 @@ class CallQueue:
         try:
             self._calls.put_nowait(run)
         except queue.Full:
-            answer.set_exception(ControlError("too many requests at once; ask again"))
+            answer.set_exception(ControlError("too many requests at once", fix="ask again"))
         self._wake()
         return answer
 

@@ -97,17 +97,18 @@ class ControlCommands:
                     "command 'step': this node is no replay that was started with --step"
                 )
             raise ControlError(
-                f"command {request.command!r:.40}: unknown; commands: {', '.join(self._commands)}"
+                f"command {request.command!r:.40}: unknown",
+                fix=f"commands: {', '.join(self._commands)}",
             )
         work, names = known
         for name in request.arguments:
             if name not in names:
                 raise ControlError(
-                    f"{request.command}: unknown argument {name!r:.40}; it takes: "
-                    f"{', '.join(names) or 'none'}"
+                    f"{request.command}: unknown argument {name!r:.40}",
+                    fix=f"it takes: {', '.join(names) or 'none'}",
                 )
         if not self._inference_loop.ready.is_set():
-            raise ControlError("the node is still loading its model; ask again")
+            raise ControlError("the node is still loading its model", fix="ask again")
         client = request.client.name
         self._admission.enter(request.command, client)
         try:
@@ -225,7 +226,7 @@ class ControlCommands:
         if arguments.get("weights"):
             weights = self._permitted.weights(_text(arguments, "weights"))
         if not self._loading.acquire(blocking=False):
-            raise ControlError("another model is being loaded; ask again")
+            raise ControlError("another model is being loaded", fix="ask again")
         try:
             changes = {"model.name": name, "model.weights": weights}
             perceiver = self._built(changed(self._inference_loop.config, changes))
@@ -263,14 +264,15 @@ class ControlCommands:
         (camera,) = sorted(self._cameras(arguments))[:1]
         quality = arguments.get("quality", 90)
         if type(quality) is not int or not 1 <= quality <= 100:
-            raise ControlError(f"snapshot: quality = {quality!r:.20}; give 1 to 100")
+            raise ControlError(f"snapshot: quality = {quality!r:.20}", fix="give 1 to 100")
         patience_s = max(SNAPSHOT_S, self._watch.stall_after_s(camera))
         future = self._inference_loop.snapshot(camera)
         self._awake.wait_for_any((future, request.client.gone), patience_s)
         if not future.done():
             future.cancel()
             raise ControlError(
-                f"camera {camera!r}: no labelled frame for {patience_s:g} s; is it paused or lost?"
+                f"camera {camera!r}: no labelled frame for {patience_s:g} s",
+                fix="is it paused or lost?",
             )
         snapshot = future.result()
         return Result(
@@ -291,12 +293,12 @@ class ControlCommands:
         action = actions.get(_text(arguments, "action"))
         if action is None:
             raise ControlError(
-                f"record: action = {arguments['action']!r:.40}; give start, stop or dump"
+                f"record: action = {arguments['action']!r:.40}", fix="give start, stop or dump"
             )
         try:
             file = self._awake.result(action(), DISK_S)
         except OutputError as error:
-            raise ControlError(str(error)) from error
+            raise ControlError(error.problem, fix=error.fix) from error
         except TimeoutError:
             raise ControlError(f"record: the disk did not answer for {DISK_S:g} s") from None
         return Result(
@@ -342,7 +344,7 @@ class ControlCommands:
         if name is None:
             return frozenset(names)
         if name not in names:
-            raise ControlError(f"no camera {name!r:.40}; cameras: {', '.join(names)}")
+            raise ControlError(f"no camera {name!r:.40}", fix=f"cameras: {', '.join(names)}")
         return frozenset([name])
 
 
@@ -386,8 +388,9 @@ def _check_changeable(key: object) -> None:
         if len(parts) == 3 and parts[0] == "camera" and parts[2] == "max_fps":
             return
     raise ControlError(
-        f"set: {key!r:.60} cannot be changed while the node runs; what can: "
-        f"{', '.join(f'{k}*' if k.endswith('.') else k for k in CHANGEABLE)}, camera.NAME.max_fps"
+        f"set: {key!r:.60} cannot be changed while the node runs",
+        fix="what can: "
+        f"{', '.join(f'{k}*' if k.endswith('.') else k for k in CHANGEABLE)}, camera.NAME.max_fps",
     )
 
 

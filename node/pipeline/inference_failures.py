@@ -42,8 +42,8 @@ class InferenceFailures:
         if self._in_a_row < MAX_FAILURES or isinstance(error, FrameError):
             return None
         fatal = InferenceError(
-            f"the model failed on {self._in_a_row} frames in a row ({reason}); ending, so that a "
-            "supervisor restarts the node"
+            f"the model failed on {self._in_a_row} frames in a row ({reason})",
+            fix="the node ends, so that a supervisor restarts it",
         )
         fatal.__cause__ = error
         return fatal

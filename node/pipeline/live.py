@@ -201,8 +201,8 @@ class LiveNode:
         self._health.hung()
         raise InferenceError(
             f"the model hangs for {busy_s:.1f} s on one frame (the limit is "
-            f"model.inference_timeout_s = {timeout_s:g}); ending, so "
-            "that a supervisor restarts the node"
+            f"model.inference_timeout_s = {timeout_s:g})",
+            fix="the node ends, so that a supervisor restarts it",
         )
 
     def _dump_black_box(self, reason: str) -> None:

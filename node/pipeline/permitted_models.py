@@ -36,8 +36,8 @@ class PermittedModels:
         """A file in the folder, by its path or name; links are resolved first."""
         if self._folder is None:
             raise ControlError(
-                f"{what} {file!r:.80}: a request may name models of the catalogue; name the folder "
-                "of your own in control.models of the node's configuration"
+                f"{what} {file!r:.80}: a request may name models of the catalogue",
+                fix="name the folder of your own in control.models of the node's configuration",
             )
         try:
             folder = self._folder.resolve()
@@ -46,6 +46,7 @@ class PermittedModels:
             path = Path("/")
         if not path.is_relative_to(folder):
             raise ControlError(
-                f"{what} {file!r:.80}: is outside of control.models, {self._folder}; put it there"
+                f"{what} {file!r:.80}: is outside of control.models, {self._folder}",
+                fix="put it there",
             )
         return path

@@ -64,7 +64,7 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
     removed. Raises OutputError for a folder with content."""
     was_there = folder.is_dir()
     if folder.exists() and not (was_there and not any(folder.iterdir())):
-        raise OutputError(f"{folder} is there already; name another folder")
+        raise OutputError(f"{folder} is there already", fix="name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -83,7 +83,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     why = error.strerror or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return OutputError(f"{path} cannot be written: there is no folder {path.parent}")
-    return OutputError(f"{path} cannot be written: {why}; make room, or name another place")
+    return OutputError(f"{path} cannot be written: {why}", fix="make room, or name another place")
 
 
 def _beside(target: Path, stack: contextlib.ExitStack) -> Path:

@@ -117,7 +117,7 @@ def open_chunked(path: Path) -> ChunkedFile:
         with path.open("rb") as stream:
             head = stream.read(len(MCAP0_MAGIC))
             if not head:
-                raise SourceError(f"{path} is empty (0 bytes); was it copied completely?")
+                raise SourceError(f"{path} is empty (0 bytes)", fix="was it copied completely?")
             if head != MCAP0_MAGIC:
                 raise SourceError(f"{path} is not an MCAP recording")
             return _indexed(path, stream) or _scanned(path, stream)
@@ -333,5 +333,5 @@ def opened(path: Path) -> IO[bytes]:
         return path.open("rb")
     except OSError as error:
         raise SourceError(
-            f"{path} can no longer be read: {error.strerror}; was it deleted meanwhile?"
+            f"{path} can no longer be read: {error.strerror}", fix="was it deleted meanwhile?"
         ) from error

@@ -101,8 +101,8 @@ class Recording:
             topics = sorted({channel.topic for channel in channels})
             problems = "".join(f"; {problem}" for problem in self.problems[:2])
             raise SourceError(
-                f"{paths[0]} holds no pictures ({_IMAGE}); its topics: "
-                f"{', '.join(topics[:10]) or 'none'}{problems}"
+                f"{paths[0]} holds no pictures ({_IMAGE})",
+                fix=f"its topics: {', '.join(topics[:10]) or 'none'}{problems}",
             )
 
     @property
@@ -369,8 +369,9 @@ def _check_of_one_run(files: Sequence[ChunkedFile]) -> None:
         names = [path.name for path in first_of.values()]
         raise SourceError(
             f"{files[0].path.parent} holds {len(names)} runs, which begin with "
-            f"{', '.join(names[-3:])}{' and others' if len(names) > 3 else ''}; name one file, or "
-            f"the files of a run by a pattern, such as '{files[0].path.with_suffix('')}*{SUFFIX}'"
+            f"{', '.join(names[-3:])}{' and others' if len(names) > 3 else ''}",
+            fix="name one file, or "
+            f"the files of a run by a pattern, such as '{files[0].path.with_suffix('')}*{SUFFIX}'",
         )
 
 

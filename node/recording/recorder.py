@@ -279,7 +279,7 @@ class Recorder:
 
     def _dump(self, reason: str, frames_until: float) -> Path:
         if self._black_box is None:
-            raise OutputError("there is no black box; set recording.black_box_s, in seconds")
+            raise OutputError("there is no black box", fix="set recording.black_box_s, in seconds")
         self._write_frames(frames_until)
         entries = self._black_box.take()
         self._dumped_at = time.monotonic()
@@ -287,8 +287,8 @@ class Recorder:
             path = self._write_black_box(reason, entries)
         except OSError as error:
             raise OutputError(
-                f"black box: {error.filename or self._folder.path}: {error.strerror}; make room, "
-                "or name another recording.folder"
+                f"black box: {error.filename or self._folder.path}: {error.strerror}",
+                fix="make room, or name another recording.folder",
             ) from error
         log.info("black box (%s) written to %s", reason, path)
         return path

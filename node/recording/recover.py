@@ -50,7 +50,7 @@ def recover(path: Path, to: Path) -> Recovered:
             hold(output)  # so that neither a budget nor another `recover` deletes it
             count = _save_or_unlink(file, output, to)
     except FileExistsError:
-        raise OutputError(f"{to} is there already; name another with --output") from None
+        raise OutputError(f"{to} is there already", fix="name another with --output") from None
     except OSError as error:
         raise OutputError(f"{to} cannot be written: {error.strerror}") from error
     first = min((at.start_ns for at in file.chunks), default=0)

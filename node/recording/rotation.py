@@ -67,7 +67,7 @@ class Rotation:
             file = self._next_file()
         except OSError as error:
             self.fail(error)
-            raise OutputError(self.last_error) from error
+            raise OutputError(str(self.last_error)) from error
         self.last_error, self._failed = None, False
         log.info("recording into %s", file.path)
         return file.path
@@ -85,7 +85,7 @@ class Rotation:
         except OSError as error:
             self.file = file
             self.fail(error)
-            raise OutputError(self.last_error) from error
+            raise OutputError(str(self.last_error)) from error
         if loss is not None:
             self.note_failure(loss)
             raise OutputError(loss)

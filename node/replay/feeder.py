@@ -168,11 +168,11 @@ class LockStep:
         """
         if request.command != "step":
             raise ControlError(
-                f"command {request.command!r:.40}: unknown to a replay; commands: step"
+                f"command {request.command!r:.40}: unknown to a replay", fix="commands: step"
             )
         frames = request.arguments.get("frames", 1)
         if type(frames) is not int or not 1 <= frames <= MOST_STEPS:
-            raise ControlError(f"step: frames = {frames!r:.20}; give 1 to {MOST_STEPS}")
+            raise ControlError(f"step: frames = {frames!r:.20}", fix=f"give 1 to {MOST_STEPS}")
         step = _StepRequest(frames)
         with self._changed:
             self._requests.append(step)

@@ -372,7 +372,8 @@ def _typed(line: int, message: Map) -> LabelsMessage:
         if not _is_whole(mask):
             raise ConfigError(
                 f"line {line} of the expected messages: the mask of '{mask.name}' does not fill "
-                f"its {mask.width}x{mask.height} cells or box; make the file again with --jsonl"
+                f"its {mask.width}x{mask.height} cells or box",
+                fix="make the file again with --jsonl",
             )
     return typed
 
@@ -389,11 +390,13 @@ def _read_line(file: Path, number: int, line: str) -> Map:
     except (ValueError, RecursionError):  # RecursionError: nested a thousand times
         message = None
     if not isinstance(message, dict):
-        raise ConfigError(f"{file}, line {number} is not a JSON object; was it made by --jsonl?")
+        raise ConfigError(
+            f"{file}, line {number} is not a JSON object", fix="was it made by --jsonl?"
+        )
     for key in ("frame_id", "seq"):  # `_key` identifies messages by them
         if not isinstance(message.get(key), int | None):
             raise ConfigError(
-                f"{file}, line {number}: {key} is {_json(message[key]):.40}, not a number; "
-                "was it made by --jsonl?"
+                f"{file}, line {number}: {key} is {_json(message[key]):.40}, not a number",
+                fix="was it made by --jsonl?",
             )
     return message

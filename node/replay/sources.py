@@ -126,8 +126,8 @@ class RecordingReplay:
         self._as_recorded = as_recorded
         if as_recorded and not recording.has_labels:
             raise SourceError(
-                f"{recording.paths[0]} holds no labels; leave out --as-recorded to label every "
-                "frame"
+                f"{recording.paths[0]} holds no labels",
+                fix="leave out --as-recorded to label every frame",
             )
 
     def frames(self) -> Iterator[Shown]:

@@ -260,7 +260,7 @@ class RecordedLabels(SubscriberBase):
 
     def _check(self) -> None:
         if self._closed:
-            raise ClosedError(f"{self._source}: closed; open it again")
+            raise ClosedError(f"{self._source}: closed", fix="open it again")
 
     def _check_camera(self, camera: str, source: Path) -> None:
         if self._recording is not None:
@@ -459,7 +459,8 @@ def _read_jsonl(source: Path) -> Iterator[_Timed]:
             message = from_map("labels", json.loads(line))
         except (MessageError, ValueError, RecursionError) as error:
             raise ConfigError(
-                f"{source}, line {number} is no message ({error}); was it made by replay --jsonl?"
+                f"{source}, line {number} is no message ({error})",
+                fix="was it made by replay --jsonl?",
             ) from error
         assert isinstance(message, LabelsMessage)
         if message.stamp_ns is not None:

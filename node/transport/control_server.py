@@ -92,7 +92,7 @@ Handler = Callable[[Request], "Future[Result]"]
 def decode_request(body: bytes) -> Request:
     """Decodes a request. Raises MessageError for anything else."""
     if len(body) > MAX_REQUEST_BYTES:
-        raise MessageError(f"a request of {len(body)} bytes; at most {MAX_REQUEST_BYTES}")
+        raise MessageError(f"a request of {len(body)} bytes", fix=f"at most {MAX_REQUEST_BYTES}")
     try:
         content = msgpack.unpackb(body, strict_map_key=True, max_ext_len=0)
     except Exception as error:  # msgpack raises ValueErrors and its own kinds; all mean this
@@ -233,7 +233,7 @@ class ControlServer:
             request = decode_request(body)
             number = request.id
             if len(self._open[client]) >= MOST_OPEN:
-                raise MessageError(f"{MOST_OPEN} requests of yours wait already; ask again")
+                raise MessageError(f"{MOST_OPEN} requests of yours wait already", fix="ask again")
             future = self._handle(replace(request, client=client))
         except PerceptionError as error:
             _send(router, envelope, _refusal(number, str(error)))

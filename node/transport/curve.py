@@ -127,11 +127,13 @@ def server_pair(keys: Path) -> tuple[bytes, bytes]:
     file = keys / _SECRET
     public, secret = read_pair(file)
     if secret is None:
-        raise ConfigError(f"{file}: holds no secret key; copy it again")
+        raise ConfigError(f"{file}: holds no secret key", fix="copy it again")
     check_secret(file)
     for access in ACCESSES:
         if not (keys / access).is_dir():
-            raise ConfigError(f"{keys / access}: there is no such folder; run perception-node keys")
+            raise ConfigError(
+                f"{keys / access}: there is no such folder", fix="run perception-node keys"
+            )
         check_private(keys / access)
     return public, secret
 
@@ -157,8 +159,9 @@ def make_client(folder: Path, name: str, allowed: Sequence[str]) -> Path:
     if destination.exists() or listed:
         known = [destination] if destination.exists() else []
         raise ConfigError(
-            f"client {name!r} of {folder}: this client has its keys already; to make new ones, "
-            f"remove {', '.join(str(file) for file in (*known, *listed.values()))}"
+            f"client {name!r} of {folder}: this client has its keys already",
+            fix="to make new ones, "
+            f"remove {', '.join(str(file) for file in (*known, *listed.values()))}",
         )
     with _only_mine():
         destination.mkdir(parents=True)

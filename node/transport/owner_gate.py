@@ -230,11 +230,11 @@ def _listening(endpoint: str) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise EndpointError(in_use(endpoint)) from error
         raise EndpointError(
-            in_use(endpoint)
-            if error.errno == errno.EADDRINUSE
-            else f"endpoint {endpoint} cannot be bound: {error.strerror}; "
-            "use an address of this computer"
+            f"endpoint {endpoint} cannot be bound: {error.strerror}",
+            fix="use an address of this computer",
         ) from error
     listener.setblocking(False)
     return listener

@@ -61,11 +61,11 @@ def check_free(endpoint: str) -> None:
     if not endpoint.startswith(_SCHEME):
         return
     if "\0" in endpoint:  # libzmq would end the path there, and remove another file
-        raise EndpointError(f"endpoint {endpoint!r}: holds a zero byte; choose another path")
+        raise EndpointError(f"endpoint {endpoint!r}: holds a zero byte", fix="choose another path")
     path = path_of(endpoint)
     if path is not None and not _is_socket_or_nothing(path):
         raise EndpointError(
-            f"endpoint {endpoint}: {path} exists and is no socket; choose another path"
+            f"endpoint {endpoint}: {path} exists and is no socket", fix="choose another path"
         )
     if _is_served(endpoint.removeprefix(_SCHEME)):
         raise EndpointError(in_use(endpoint))

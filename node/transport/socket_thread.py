@@ -125,8 +125,8 @@ def bind(server: "zmq.Socket[Any]", endpoint: str) -> Callable[[], None]:
         if error.errno == zmq.EADDRINUSE:
             raise EndpointError(in_use(endpoint)) from error
         raise EndpointError(
-            f"endpoint {endpoint} cannot be bound: {error.strerror}; "
-            "use an address of this computer, or a folder that this user may write to"
+            f"endpoint {endpoint} cannot be bound: {error.strerror}",
+            fix="use an address of this computer, or a folder that this user may write to",
         ) from error
     file = SocketFile.of(endpoint)
     return file.remove if file is not None else lambda: None
@@ -137,8 +137,8 @@ def not_served(endpoint: str, error: Exception) -> PerceptionError:
     if isinstance(error, PerceptionError):
         return error
     refusal = EndpointError(
-        f"endpoint {endpoint} cannot be served: {error!r}; "
-        "check its address, its folder of keys and how many files may be open (ulimit -n)"
+        f"endpoint {endpoint} cannot be served: {error!r}",
+        fix="check its address, its folder of keys and how many files may be open (ulimit -n)",
     )
     refusal.__cause__ = error
     return refusal

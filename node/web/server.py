@@ -172,8 +172,8 @@ class WebServer:
     def _refusal(self, error: Exception) -> PerceptionError:
         reason = error.strerror if isinstance(error, OSError) else None
         return EndpointError(
-            f"monitor.web {self._host}:{self._port} cannot be bound: {reason or error}; "
-            "stop what serves there, or choose another address"
+            f"monitor.web {self._host}:{self._port} cannot be bound: {reason or error}",
+            fix="stop what serves there, or choose another address",
         )
 
     # Access.
@@ -360,11 +360,11 @@ def read_token(file: Path) -> str:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"monitor.token_file {file} cannot be read ({error}); make one: "
-            f"(umask 077; openssl rand -hex 32 > {file})"
+            f"monitor.token_file {file} cannot be read ({error})",
+            fix=f"make one: (umask 077; openssl rand -hex 32 > {file})",
         ) from error
     if len(text) < 16:
-        raise ConfigError(f"monitor.token_file {file}: {len(text)} characters; at least 16")
+        raise ConfigError(f"monitor.token_file {file}: {len(text)} characters", fix="at least 16")
     try:
         check_secret(file)
     except ConfigError as error:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -24,6 +25,8 @@ from conftest import ROOT
 from support.waiting import wait_until
 from test_conformance import Live, dated, health, info, labels
 
+import node.errors
+import perception_client.errors
 from node.transport.control_server import ControlServer, Request, Result
 from node.transport.curve import make_client, make_server
 from node.transport.publisher import Publisher
@@ -45,9 +48,9 @@ from perception_client import (
     NodeGoneError,
     NoMessageError,
     NotUsableError,
+    PerceptionError,
     StaleGuard,
     Subscriber,
-    UnknownCameraError,
     WrongThreadError,
 )
 from perception_client.inbox import MOST_UNREAD, Inbox
@@ -468,12 +471,23 @@ class _AsyncCall:
         pass
 
 
-def test_an_error_of_labels_crosses_processes_and_is_copied() -> None:
-    for kind in (NodeGoneError, UnknownCameraError):
-        error = kind("why", None)
-        for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
-            assert type(again) is kind
-            assert (str(again), again.message) == ("why", None)
+_ERRORS = [kind for kind in vars(node.errors).values() if isinstance(kind, type)] + [
+    kind for kind in vars(perception_client.errors).values() if isinstance(kind, type)
+]
+
+
+@pytest.mark.parametrize("kind", sorted(set(_ERRORS) - {Any}, key=lambda kind: kind.__name__))
+def test_an_error_has_its_fix_apart_and_crosses_processes(kind: type[PerceptionError]) -> None:
+    newest = (None,) if issubclass(kind, NotUsableError) else ()
+    error = kind("no key", *newest, fix="make one")
+    for copied in (error, pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert type(copied) is kind
+        assert (copied.problem, copied.fix, str(copied)) == (
+            "no key", "make one", "no key; make one",
+        )  # fmt: skip
+        assert copied.exit_code == kind.exit_code
+        assert getattr(copied, "message", None) is None
+    assert str(kind("no key", *newest)) == "no key"
 
 
 def test_a_callback_that_nothing_would_await_is_refused_or_reported(

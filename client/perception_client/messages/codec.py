@@ -54,7 +54,9 @@ def decode(parts: list[bytes]) -> Message:
     if kind not in KINDS:
         raise MessageError(f"topic {head[:40]!r} is none of {', '.join(KINDS)}")
     if len(body) > MAX_MESSAGE_BYTES:
-        raise MessageError(f"{len(body)} bytes on {head[:40]!r}; at most {MAX_MESSAGE_BYTES}")
+        raise MessageError(
+            f"{len(body)} bytes on {head[:40]!r}", fix=f"at most {MAX_MESSAGE_BYTES}"
+        )
     try:
         content = msgpack.unpackb(body, strict_map_key=True, max_ext_len=0)
     except Exception as error:  # msgpack raises ValueErrors and its own kinds; all mean this

@@ -172,11 +172,12 @@ def check_device(config: CameraConfig) -> Path:
     device = Path(f"/dev/video{config.source}" if config.source.isdecimal() else config.source)
     label = f"camera '{config.name}': {redacted(str(device))}"
     if not device.exists():
-        raise SourceError(f"{label} does not exist; cameras here: {cameras_here()}")
+        raise SourceError(f"{label} does not exist", fix=f"cameras here: {cameras_here()}")
     if not os.access(device, os.R_OK | os.W_OK):
         raise SourceError(
-            f"{label} may not be opened by this user; add it to the video group: "
-            f"sudo usermod -aG video {os.environ.get('USER', '$USER')}, then log in again"
+            f"{label} may not be opened by this user",
+            fix="add it to the video group: "
+            f"sudo usermod -aG video {os.environ.get('USER', '$USER')}, then log in again",
         )
     return device
 
@@ -188,8 +189,9 @@ def open_device(config: CameraConfig, limit: RateLimit | None = None) -> LiveSou
     capture = cv2.VideoCapture(str(device), cv2.CAP_V4L2)
     if not capture.isOpened():
         raise SourceError(
-            f"{label} cannot be opened as a camera; is another program using it, or is it the "
-            f"metadata device of a camera? cameras here: {cameras_here()}"
+            f"{label} cannot be opened as a camera",
+            fix="is another program using it, or is it the "
+            f"metadata device of a camera? cameras here: {cameras_here()}",
         )
     return LiveSource(capture, label, config, limit)
 
@@ -213,8 +215,8 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     )
     if not capture.isOpened():
         raise SourceError(
-            f"{label} cannot be opened; check that the server runs and that address, user and "
-            "password are right"
+            f"{label} cannot be opened",
+            fix="check that the server runs and that address, user and password are right",
         )
     _check_size(capture, label)
     limit = limit or RateLimit(config.max_fps)
@@ -240,8 +242,8 @@ def check_gstreamer(config: CameraConfig) -> None:
     if not has_gstreamer():
         raise SourceError(
             f"camera '{config.name}': {redacted(config.source)}: this OpenCV "
-            f"({cv2.__version__}) was built without GStreamer; use a device or URL, or install an "
-            "OpenCV built with -D WITH_GSTREAMER=ON"
+            f"({cv2.__version__}) was built without GStreamer",
+            fix="use a device or URL, or install an OpenCV built with -D WITH_GSTREAMER=ON",
         )
 
 
@@ -254,8 +256,9 @@ def open_gstreamer(config: CameraConfig, limit: RateLimit | None = None) -> Live
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
         raise SourceError(
-            f"{label} does not start; try it with gst-launch-1.0, and end it with "
-            "'! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1'"
+            f"{label} does not start",
+            fix="try it with gst-launch-1.0, and end it with "
+            "'! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1'",
         )
     _check_size(capture, label)
     backlog_meter = BacklogMeter(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)

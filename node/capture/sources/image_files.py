@@ -148,7 +148,7 @@ def find_image_files(source: str) -> list[Path] | None:
         files = sorted(entry for entry in path.iterdir() if is_image_file(entry))
         if not files:
             raise SourceError(
-                f"{path} holds no pictures; these are read: {', '.join(sorted(SUFFIXES))}"
+                f"{path} holds no pictures", fix=f"these are read: {', '.join(sorted(SUFFIXES))}"
             )
         return files
     if path.exists():
@@ -157,7 +157,7 @@ def find_image_files(source: str) -> list[Path] | None:
         files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         files = [entry for entry in files if is_image_file(entry)]
         if not files:
-            raise SourceError(f"{redacted(source)}: no picture matches; put a glob in quotes")
+            raise SourceError(f"{redacted(source)}: no picture matches", fix="put a glob in quotes")
         return files
     return None
 
@@ -193,8 +193,8 @@ def read_image(file: Path) -> Image:
         raise SourceError(f"{file} is not a picture that can be read") from None
     except PilImage.DecompressionBombError:
         raise PictureError(
-            f"{file} claims more pixels than limits.max_pixels = {limits().max_pixels}; raise it "
-            "if the picture is real"
+            f"{file} claims more pixels than limits.max_pixels = {limits().max_pixels}",
+            fix="raise it if the picture is real",
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise SourceError(f"{file} cannot be read: {error}") from error

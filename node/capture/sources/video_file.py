@@ -121,19 +121,19 @@ def _open(file: Path) -> "cv2.VideoCapture":
     if not file.exists():
         raise SourceError(f"{redacted(str(file))}: there is no such file or folder")
     if not file.is_file():
-        raise SourceError(f"{file} is neither a file nor a folder; a camera is /dev/videoN")
+        raise SourceError(f"{file} is neither a file nor a folder", fix="a camera is /dev/videoN")
     try:
         with file.open("rb") as opened:
             if not opened.read(1):
-                raise SourceError(f"{file} is empty (0 bytes); was it copied completely?")
+                raise SourceError(f"{file} is empty (0 bytes)", fix="was it copied completely?")
     except OSError as error:
         raise SourceError(f"{file} cannot be read: {error.strerror}") from error
     _check_size(file)
     capture = cv2.VideoCapture(str(absolute(file)), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise SourceError(
-            f"{file} is not a video that OpenCV can read; if it is one, convert it: "
-            f"ffmpeg -i {file.name} -c:v libx264 {file.stem}.mp4"
+            f"{file} is not a video that OpenCV can read",
+            fix=f"if it is one, convert it: ffmpeg -i {file.name} -c:v libx264 {file.stem}.mp4",
         )
     return capture
 

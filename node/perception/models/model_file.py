@@ -36,7 +36,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     if not file.exists():
         raise ModelError(f"model {file}: there is no such file")
     if not file.is_file():
-        raise ModelError(f"model {file}: is not a regular file; name a model file")
+        raise ModelError(f"model {file}: is not a regular file", fix="name a model file")
     card = card or read_card(file)
     names = label_names(card, file)
     others = _other_files(file)
@@ -90,7 +90,9 @@ def _outputs_of_network(network: nn.Module, file: Path, card: ModelCard) -> list
     if not isinstance(tensors, tuple) or not all(
         isinstance(tensor, torch.Tensor) for tensor in tensors
     ):
-        raise ModelError(f"{file}: gives a {type(outputs).__name__}; export it to give tensors")
+        raise ModelError(
+            f"{file}: gives a {type(outputs).__name__}", fix="export it to give tensors"
+        )
     return [_Output("", tuple(tensor.shape), not tensor.is_floating_point()) for tensor in tensors]
 
 
@@ -99,15 +101,17 @@ def _outputs_of_graph(file: Path, card: ModelCard) -> list[_Output]:
         graph = ov.Core().read_model(file)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ModelError(f"{file} cannot be read ({reason}); export it again") from error
+        raise ModelError(f"{file} cannot be read ({reason})", fix="export it again") from error
     if len(graph.inputs) != 1:
-        raise ModelError(f"{file}: has {len(graph.inputs)} inputs; export it with one, the picture")
+        raise ModelError(
+            f"{file}: has {len(graph.inputs)} inputs", fix="export it with one, the picture"
+        )
     expected = ov.PartialShape([-1, 3, *card.input.size])
     shape = graph.input().partial_shape
     if graph.input().element_type != ov.Type.f32 or not shape.compatible(expected):
         raise ModelError(
-            f"{file}: takes {shape} {graph.input().element_type.to_string()}; the card says "
-            f"[n, 3, {_size(card)}] float32: correct input.size, or export it so"
+            f"{file}: takes {shape} {graph.input().element_type.to_string()}",
+            fix=f"the card says [n, 3, {_size(card)}] float32: correct input.size, or export it so",
         )
     return [
         _Output(
@@ -129,12 +133,15 @@ def _check_classes(
     file: Path, outputs: list[_Output], card: ModelCard, classes: int
 ) -> tuple[int, ...]:
     if len(outputs) != 1:
-        raise ModelError(f"{file}: has {len(outputs)} outputs; a classifier has one, the logits")
+        raise ModelError(
+            f"{file}: has {len(outputs)} outputs", fix="a classifier has one, the logits"
+        )
     shape = list(outputs[0].shape)
     if len(shape) != 2 or shape[1] not in (classes, -1):
         raise ModelError(
-            f"{file}: gives {shape}; its card has {classes} labels, which makes [n, {classes}]: "
-            "name the labels that it was trained with"
+            f"{file}: gives {shape}",
+            fix=f"its card has {classes} labels, which makes [n, {classes}]: "
+            "name the labels that it was trained with",
         )
     return (0,)
 
@@ -151,9 +158,10 @@ def _check_yolox(
     if len(outputs) != 1 or not fits:
         shapes = ", ".join(str(list(output.shape)) for output in outputs)
         raise ModelError(
-            f"{file}: gives {shapes}; a yolox decoder with {classes} labels and input.size = "
+            f"{file}: gives {shapes}",
+            fix=f"a yolox decoder with {classes} labels and input.size = "
             f"[{_size(card)}] needs [n, {expected[0]}, {expected[1]}]: correct labels, "
-            "input.size or decoder"
+            "input.size or decoder",
         )
     return (0,)
 
@@ -162,12 +170,15 @@ def _check_pixels(
     file: Path, outputs: list[_Output], card: ModelCard, classes: int
 ) -> tuple[int, ...]:
     if len(outputs) != 1:
-        raise ModelError(f"{file}: has {len(outputs)} outputs; a segmentation has one, the logits")
+        raise ModelError(
+            f"{file}: has {len(outputs)} outputs", fix="a segmentation has one, the logits"
+        )
     shape = list(outputs[0].shape)
     if len(shape) != 4 or shape[1] not in (classes, -1):
         raise ModelError(
-            f"{file}: gives {shape}; its card has {classes} labels, which makes "
-            f"[n, {classes}, height, width]: name the labels that it was trained with"
+            f"{file}: gives {shape}",
+            fix=f"its card has {classes} labels, which makes "
+            f"[n, {classes}, height, width]: name the labels that it was trained with",
         )
     return (0,)
 
@@ -179,8 +190,8 @@ def _check_boxes(
     that order."""
     if len(outputs) != 3:
         raise ModelError(
-            f"{file}: has {len(outputs)} outputs; a boxes decoder needs three: boxes, scores, "
-            "classes"
+            f"{file}: has {len(outputs)} outputs",
+            fix="a boxes decoder needs three: boxes, scores, classes",
         )
     kinds = [_kind(output) for output in outputs]
     if sorted(kinds) != ["boxes", "classes", "scores"]:
@@ -189,7 +200,8 @@ def _check_boxes(
     shape = outputs[indices[0]].shape
     if shape and shape[-1] not in (4, -1):
         raise ModelError(
-            f"{file}: gives boxes of {list(shape)}; a boxes decoder needs [k, 4], as x1, y1, x2, y2"
+            f"{file}: gives boxes of {list(shape)}",
+            fix="a boxes decoder needs [k, 4], as x1, y1, x2, y2",
         )
     return indices
 
@@ -236,7 +248,7 @@ def _check_ir(file: Path) -> None:
     with file.open("rb") as stream:
         header = stream.read(5)
     if not header.startswith((b"<?xml", b"<net")):
-        raise ModelError(f"{file} cannot be read (it is no OpenVINO IR); export it again")
+        raise ModelError(f"{file} cannot be read (it is no OpenVINO IR)", fix="export it again")
 
 
 def _digest(file: Path, others: tuple[Path, ...]) -> str:

@@ -21,9 +21,9 @@ def external_files(file: Path) -> tuple[Path, ...]:
     except Exception as error:
         # protobuf raises many types.
         reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"{file} cannot be read ({reason}); export it again") from error
+        raise ModelError(f"{file} cannot be read ({reason})", fix="export it again") from error
     if not model.graph.node or not model.opset_import:
-        raise ModelError(f"{file} cannot be read (it holds no ONNX graph); export it again")
+        raise ModelError(f"{file} cannot be read (it holds no ONNX graph)", fix="export it again")
     names = {name for tensor in _tensors(model) for name in _locations(tensor)}
     return tuple(beside(file, name) for name in sorted(names))
 

@@ -61,7 +61,7 @@ def load_model(name: str, weights: Path | None = None) -> Model:
     if Path(name).suffix.lower() in model_file.SUFFIXES:
         if weights is not None:
             raise ModelError(
-                f"model {name!r}: a model file has its own weights; leave model.weights out"
+                f"model {name!r}: a model file has its own weights", fix="leave model.weights out"
             )
         return model_file.load(expanded(name))
     if name in published.RELEASED:

@@ -73,14 +73,15 @@ def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
         raise ModelError(
             f"weights {weights.file}: do not fit model {model_name!r}: {len(missing)} tensors "
             f"missing, {len(unknown)} unknown, {len(misshaped)} of another shape "
-            f"({'; '.join(examples)}); name the model that they were saved from"
+            f"({'; '.join(examples)})",
+            fix="name the model that they were saved from",
         )
     try:
         network.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
-            f"weights {weights.file}: do not fit model {model_name!r} ({reason_of(error)}); "
-            "save them with torch.save(model.state_dict(), PATH)"
+            f"weights {weights.file}: do not fit model {model_name!r} ({reason_of(error)})",
+            fix="save them with torch.save(model.state_dict(), PATH)",
         ) from error
 
 
@@ -151,12 +152,12 @@ def _state_in(content: object, file: Path) -> StateDict:
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         kind = "nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise ModelError(f"weights {file}: holds {kind}, not a state dict; {_SAVE}")
+        raise ModelError(f"weights {file}: holds {kind}, not a state dict", fix=_SAVE)
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise ModelError(
-                f"weights {file}: its entry {name!r} is a {type(tensor).__name__}, "
-                f"not a tensor; {_SAVE}"
+                f"weights {file}: its entry {name!r} is a {type(tensor).__name__}, not a tensor",
+                fix=_SAVE,
             )
     # Not converted to a plain dict: torch stores version numbers in an attribute.
     return cast(StateDict, content)

@@ -58,8 +58,8 @@ def _make(model: Model, folder: Path) -> None:
     started = time.monotonic()
     if model.preprocess.fit == "none":
         raise ModelError(
-            f"model {model.name!r} resizes by itself, by rules that only torch runs; "
-            'write model.runtime = "torch" or "auto"'
+            f"model {model.name!r} resizes by itself, by rules that only torch runs",
+            fix='write model.runtime = "torch" or "auto"',
         )
     # The exporter reports no progress; on a terminal a spinner shows activity.
     with Console(stderr=True).status(f"exporting model {model.name}, once for this computer"):
@@ -96,5 +96,6 @@ def _export(model: Model, file: Path) -> None:
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise ModelError(
             f"model {model.name!r} cannot be exported to ONNX "
-            f"({str(error).strip().partition(chr(10))[0]}); run it with --runtime torch"
+            f"({str(error).strip().partition(chr(10))[0]})",
+            fix="run it with --runtime torch",
         ) from error

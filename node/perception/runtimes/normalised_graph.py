@@ -36,7 +36,9 @@ def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
         model = compose.add_prefix(onnx.load(str(file)), prefix=_OWN)
     except Exception as error:
         # onnx and protobuf raise many types.
-        raise ModelError(f"{file} cannot be read as ONNX ({error}); export it again") from error
+        raise ModelError(
+            f"{file} cannot be read as ONNX ({error})", fix="export it again"
+        ) from error
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     (own_input,) = (value for value in graph.input if value.name not in weights)

@@ -27,8 +27,8 @@ class OnnxRuntime:
     def __init__(self, file: Path, threads: int | None = None) -> None:
         if file.suffix != ".onnx":
             raise ModelError(
-                f"{file.name}: ONNX Runtime cannot run an OpenVINO model; "
-                'write model.runtime = "openvino"'
+                f"{file.name}: ONNX Runtime cannot run an OpenVINO model",
+                fix='write model.runtime = "openvino"',
             )
         self.info = RuntimeInfo(runtime="onnxruntime", precision="fp32", device="cpu")
         options = ort.SessionOptions()
@@ -45,4 +45,4 @@ class OnnxRuntime:
         try:
             return tuple(self._session.run(None, {INPUT: pixels.numpy()}))
         except Exception as error:  # as above
-            raise ModelError(f"ONNX Runtime failed: {error}; try --runtime torch") from error
+            raise ModelError(f"ONNX Runtime failed: {error}", fix="try --runtime torch") from error

@@ -59,7 +59,7 @@ class OpenVinoRuntime:
             request.set_input_tensor(ov.Tensor(pixels.numpy(), shared_memory=True))
             request.infer()
         except RuntimeError as error:
-            raise ModelError(f"OpenVINO failed: {error}; try --runtime torch") from error
+            raise ModelError(f"OpenVINO failed: {error}", fix="try --runtime torch") from error
         return tuple(tensor.data for tensor in request.output_tensors)
 
     def _request(self, pixels: torch.Tensor) -> ov.InferRequest:

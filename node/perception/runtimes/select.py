@@ -64,7 +64,7 @@ def _check_bf16() -> None:
     if not has_native_bf16():
         # Emulated, bfloat16 takes twenty times as long as float32.
         raise ModelError(
-            'model.precision = "bf16": this CPU has no bfloat16 arithmetic; write "fp32"'
+            'model.precision = "bf16": this CPU has no bfloat16 arithmetic', fix='write "fp32"'
         )
 
 
@@ -116,17 +116,18 @@ def _tuned(model: Model, config: ModelConfig) -> Choice | None:
 def _tuned_int8(model: Model, config: ModelConfig) -> Choice:
     if config.runtime not in ("auto", "openvino") or config.device not in ("auto", "cpu"):
         raise ModelError(
-            'model.precision = "int8": runs in openvino on the CPU; '
-            'write model.runtime = "openvino" and model.device = "cpu"'
+            'model.precision = "int8": runs in openvino on the CPU',
+            fix='write model.runtime = "openvino" and model.device = "cpu"',
         )
     result = kept_result(model)
     choice = result.fastest("int8") if result else None
     if choice is None:
         reason = "lost too many labels when it was tuned" if result else "is not calibrated here"
         raise ModelError(
-            f'model {model.name!r}: model.precision = "int8": {reason}; run '
+            f'model {model.name!r}: model.precision = "int8": {reason}',
+            fix="run "
             f"perception-node tune --model {model.name} --frames FOLDER with 50 or more frames of "
-            "what the robot sees"
+            "what the robot sees",
         )
     return choice
 
@@ -147,8 +148,8 @@ def _by_default(precision: str) -> list[tuple[str, str]]:
 def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
     if config.runtime not in ("auto", "torch"):
         raise ModelError(
-            f"runtime {config.runtime!r} runs on the CPU here, and model.device is {device!r}; "
-            'write model.device = "cpu" or model.runtime = "torch"'
+            f"runtime {config.runtime!r} runs on the CPU here, and model.device is {device!r}",
+            fix='write model.device = "cpu" or model.runtime = "torch"',
         )
     # torchvision's detectors compute boxes in the precision of their weights: float16 is too
     # coarse.
@@ -161,7 +162,8 @@ def _check_precision(runtime: str, precision: str) -> None:
     if precision not in PRECISIONS[runtime]:
         raise ModelError(
             f"model.precision = {precision!r}: {runtime} on a CPU runs in "
-            f'{" or ".join(PRECISIONS[runtime])} here; write "fp32", or another model.runtime'
+            f"{' or '.join(PRECISIONS[runtime])} here",
+            fix='write "fp32", or another model.runtime',
         )
 
 

@@ -39,8 +39,8 @@ class TorchRuntime:
         self.info = RuntimeInfo(runtime="torch", precision=precision, device=str(self._device))
         if model.build is None:
             raise ModelError(
-                f"model {model.name!r}: torch cannot run {model.graph}; "
-                'write model.runtime = "auto"'
+                f"model {model.name!r}: torch cannot run {model.graph}",
+                fix='write model.runtime = "auto"',
             )
         dtype = _DTYPES[precision]
         # Normalised in float32, then rounded once.
@@ -72,8 +72,8 @@ class TorchRuntime:
 
     def _failed(self, error: Exception) -> ModelError:
         return ModelError(
-            f"model {self._name!r}: failed on {self._device} ({_first_line(error)}); "
-            'free the device, or try model.device = "cpu" or another model'
+            f"model {self._name!r}: failed on {self._device} ({_first_line(error)})",
+            fix='free the device, or try model.device = "cpu" or another model',
         )
 
 
@@ -122,8 +122,8 @@ def _checked_device(model_name: str, requested: str) -> torch.device:
     numbered = "cuda:0" if requested == "cuda" else requested
     if numbered not in available:
         raise ModelError(
-            f"model {model_name!r}: device {requested!r} is not on this machine; "
-            f"devices here: {', '.join(available)}"
+            f"model {model_name!r}: device {requested!r} is not on this machine",
+            fix=f"devices here: {', '.join(available)}",
         )
     return torch.device(numbered)
 

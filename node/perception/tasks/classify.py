@@ -41,15 +41,15 @@ def class_scores(logits: NDArray[np.float32], classes: int) -> NDArray[np.float6
     not finite, or their number is not `classes`."""
     if logits.shape != (classes,):
         raise FrameError(
-            f"model output: shape {logits.shape} for {classes} label names; "
-            "take weights and label names of the same model"
+            f"model output: shape {logits.shape} for {classes} label names",
+            fix="take weights and label names of the same model",
         )
     # As few calls as possible: after an inference numpy's code is in no CPU cache, and each call
     # costs ten times its time in a loop.
     if not math.isfinite(logits.sum()):
         raise FrameError(
-            "model output: not finite (nan or infinity); "
-            "the weights are damaged or overflow at this precision, try another of either"
+            "model output: not finite (nan or infinity)",
+            fix="the weights are damaged or overflow at this precision, try another of either",
         )
     powers: NDArray[np.float64] = np.subtract(logits, logits.max(), dtype=np.float64)
     np.exp(powers, out=powers)

@@ -51,7 +51,8 @@ def yolox(
     if raw.shape != (len(cells), 5 + classes):
         raise FrameError(
             f"model output: {list(raw.shape)}, but the yolox decoder needs "
-            f"{[len(cells), 5 + classes]} of {classes} classes; correct labels or input.size"
+            f"{[len(cells), 5 + classes]} of {classes} classes",
+            fix="correct labels or input.size",
         )
     # A class score is at most 1, so objectness alone excludes most cells.
     kept = np.flatnonzero(raw[:, 4] >= threshold)
@@ -81,7 +82,8 @@ def triple(
     if not fits:
         raise FrameError(
             f"model output: boxes {list(boxes.shape)}, scores {list(scores.shape)}, classes "
-            f"{list(ids.shape)}; the boxes decoder needs [k, 4], [k], [k]"
+            f"{list(ids.shape)}",
+            fix="the boxes decoder needs [k, 4], [k], [k]",
         )
     for part in (boxes, scores, ids):
         _check_finite(part)
@@ -89,8 +91,8 @@ def triple(
     boxes, scores, ids = boxes[accepted], scores[accepted], ids[accepted]
     if len(boxes) and boxes.max() <= 1.5:
         raise FrameError(
-            "model output: boxes lie between 0 and 1; the boxes decoder needs pixels of the "
-            "network's input: export the model so"
+            "model output: boxes lie between 0 and 1",
+            fix="the boxes decoder needs pixels of the network's input: export the model so",
         )
     return Candidates(boxes, scores, ids.astype(np.int64), suppressed=True)
 
@@ -120,6 +122,6 @@ def _check_finite(values: Floats) -> None:
         finite = np.isfinite(values.sum(dtype=np.float64))
     if not finite:
         raise FrameError(
-            "model output: not finite (nan or infinity); "
-            "the weights are damaged or overflow at this precision, try another of either"
+            "model output: not finite (nan or infinity)",
+            fix="the weights are damaged or overflow at this precision, try another of either",
         )

@@ -120,8 +120,8 @@ def _thresholds(names: tuple[str, ...], config: DetectConfig) -> NDArray[np.floa
         unknown = sorted(set(named) - set(names))
         if unknown:
             raise ModelError(
-                f"detect.{key}: {unknown[0]!r} is no class of this model; its classes: "
-                f"{', '.join(names[:8])}, ... ({len(names)} in all)"
+                f"detect.{key}: {unknown[0]!r} is no class of this model",
+                fix=f"its classes: {', '.join(names[:8])}, ... ({len(names)} in all)",
             )
     thresholds = np.full(len(names), config.score, np.float32)
     for name, score in config.class_scores.items():
@@ -140,12 +140,12 @@ def _check(candidates: Candidates, classes: int) -> None:
     ids, boxes = candidates.ids, candidates.boxes
     if len(ids) and (ids.min() < 0 or ids.max() >= classes):
         raise FrameError(
-            f"model output: class {int(ids.max())} of {classes} labels; "
-            "name all labels that the model was trained with"
+            f"model output: class {int(ids.max())} of {classes} labels",
+            fix="name all labels that the model was trained with",
         )
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise FrameError(
-            "model output: boxes end before they begin; the decoder needs (x1, y1, x2, y2)"
+            "model output: boxes end before they begin", fix="the decoder needs (x1, y1, x2, y2)"
         )
 
 

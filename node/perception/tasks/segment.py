@@ -28,8 +28,8 @@ class Segment:
         unknown = sorted(set(config.classes or ()) - set(names))
         if unknown:
             raise ModelError(
-                f"segment.classes: {unknown[0]!r} is no class of this model; its classes: "
-                f"{', '.join(names)}"
+                f"segment.classes: {unknown[0]!r} is no class of this model",
+                fix=f"its classes: {', '.join(names)}",
             )
         self._names = names
         self._spec = spec
@@ -74,14 +74,14 @@ class Segment:
         """Returns the best class of each pixel, [h, w] int64."""
         if logits.ndim != 3 or logits.shape[0] != len(self._names):
             raise FrameError(
-                f"model output: shape {logits.shape} for {len(self._names)} label names; "
-                "a segmentation gives [classes, height, width]"
+                f"model output: shape {logits.shape} for {len(self._names)} label names",
+                fix="a segmentation gives [classes, height, width]",
             )
         best, ids = torch.from_numpy(logits).max(0)
         if not bool(torch.isfinite(best).all()):
             raise FrameError(
-                "model output: not finite (nan or infinity); "
-                "the weights are damaged or overflow at this precision, try another of either"
+                "model output: not finite (nan or infinity)",
+                fix="the weights are damaged or overflow at this precision, try another of either",
             )
         class_map: NDArray[np.int64] = ids.numpy()
         return class_map

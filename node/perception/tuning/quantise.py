@@ -51,8 +51,8 @@ def quantised(model: Model, pixels: Sequence[torch.Tensor], float_layers: int = 
     """
     if len(pixels) < MIN_FRAMES:
         raise ModelError(
-            f"int8: {len(pixels)} frames to calibrate on; give at least {MIN_FRAMES}, of what the "
-            "robot sees"
+            f"int8: {len(pixels)} frames to calibrate on",
+            fix=f"give at least {MIN_FRAMES}, of what the robot sees",
         )
     calibration_frames = pixels[:: -(-len(pixels) // MAX_FRAMES)]
     name = f"{model.name}-{export_key(model)}-int8-{_key(calibration_frames, float_layers)}"
@@ -78,7 +78,8 @@ def _make(model: Model, pixels: Sequence[torch.Tensor], float_layers: int, folde
         # NNCF's exceptions share no base class.
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"model {model.name!r} cannot be quantised to int8 ({reason}); run it in fp32 or bf16"
+            f"model {model.name!r} cannot be quantised to int8 ({reason})",
+            fix="run it in fp32 or bf16",
         ) from error
     ov.save_model(result, folder / _FILE, compress_to_fp16=False)
     log.info(

@@ -117,7 +117,8 @@ def _check_video(to: Path, written: int, count: int) -> None:
     disk."""
     if written != count:
         raise OutputError(
-            f"{to} cannot be written: {written} of {count} frames arrived in it; is the disk full?"
+            f"{to} cannot be written: {written} of {count} frames arrived in it",
+            fix="is the disk full?",
         )
 
 
@@ -261,7 +262,8 @@ def _camera(recording: Recording, camera: str | None) -> str:
         return recording.cameras[0]
     if camera not in recording.cameras:
         raise SourceError(
-            f"{recording.paths[0]}: no camera {camera!r}; cameras: {', '.join(recording.cameras)}"
+            f"{recording.paths[0]}: no camera {camera!r}",
+            fix=f"cameras: {', '.join(recording.cameras)}",
         )
     return camera
 

@@ -75,7 +75,8 @@ def _check_stamp(stamp_ns: int, camera: str) -> None:
     if stamp_ns >= _MOST_STAMP_NS:
         raise SourceError(
             f"camera '{camera}': a stamp of {stamp_ns / 1e9:.0f} s is beyond January 2038, the "
-            "end of ROS 2's time; export it as jsonl instead"
+            "end of ROS 2's time",
+            fix="export it as jsonl instead",
         )
 
 
@@ -87,7 +88,7 @@ def write_bag(recording: Recording, to: Path, progress: Progress = lambda done: 
     cannot represent; then leaves no folder.
     """
     if to.exists():
-        raise OutputError(f"{to} is there already; name another folder")
+        raise OutputError(f"{to} is there already", fix="name another folder")
     try:
         return _write_bag(recording, to, progress)
     except BaseException as error:
