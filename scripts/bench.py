@@ -16,12 +16,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import bench_cameras
-import bench_neighbour
-import bench_page
-import bench_postprocess
-import bench_recording
-import bench_wire
 import numpy as np
 import psutil
 import skimage
@@ -29,6 +23,7 @@ import torch
 import torchvision
 from rich.console import Console
 
+from bench import cameras, neighbour, page, postprocess, recording, wire
 from node.capture.sources.image_files import find_image_files, read_image
 from node.cli.bench import rows_table
 from node.config.schema import ModelConfig
@@ -243,15 +238,15 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
         weights = seeded_resnet18(Path(folder))
         resnet_rows, _ = bench_model("resnet18", weights, photos, rounds)
     return {
-        "rows": [*found, bench_postprocess.row(rounds), *default_rows, *resnet_rows],
+        "rows": [*found, postprocess.row(rounds), *default_rows, *resnet_rows],
         "agreement": agreements,
         "steady_cpu": steady_cpu(seconds),
-        "publish_to_receive": bench_wire.wire_rows(seconds),
-        "stopped_subscriber": bench_wire.stopped_subscriber(seconds),
-        "recording": on_video(bench_recording.recording_cost, seconds),
-        "page": on_video(bench_page.page_cost, seconds),
-        "cameras": on_video(bench_cameras.camera_cost, seconds),
-        "neighbour": on_video(bench_neighbour.neighbour_cost, seconds),
+        "publish_to_receive": wire.wire_rows(seconds),
+        "stopped_subscriber": wire.stopped_subscriber(seconds),
+        "recording": on_video(recording.recording_cost, seconds),
+        "page": on_video(page.page_cost, seconds),
+        "cameras": on_video(cameras.camera_cost, seconds),
+        "neighbour": on_video(neighbour.neighbour_cost, seconds),
         "notes": ["resnet18 has seeded weights: its speed is real, its labels are not"],
     }
 

@@ -17,17 +17,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-import faults_of_cameras  # noqa: F401  adds its kinds
-import faults_of_clients  # noqa: F401
-import faults_of_the_node  # noqa: F401
-from fault_kinds import FAULTS, Counts, Outcome
-from fault_rig import ROOT, SLACK_S, STALL_S, Rig, rig
-from fault_truth import Truth
 from rich.console import Console
 from rich.table import Table
 
+from faults import of_cameras, of_clients, of_the_node
+from faults.kinds import Counts, Fault, Outcome
+from faults.rig import ROOT, SLACK_S, STALL_S, Rig, rig
+from faults.truth import Truth
 from perception_client.subscriber import NotUsableError
 
+FAULTS: dict[str, Fault] = {**of_cameras.KINDS, **of_clients.KINDS, **of_the_node.KINDS}
 _FAILING = ("stream", "coded")
 
 

@@ -92,7 +92,7 @@ def test_the_soak_is_flat() -> None:
 
 
 def test_the_wire_is_measured_with_real_subscribers() -> None:
-    found = script("bench_wire.py", "--seconds", "0.7", "--subscribers", "3")
+    found = script("bench/wire.py", "--seconds", "0.7", "--subscribers", "3")
     for row in found["publish_to_receive"]:  # type: ignore[attr-defined]
         assert row["received"] >= 3 * row["rate_hz"] * 0.3
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]

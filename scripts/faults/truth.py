@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fault_rig import RECORDED_QUALITY, STALL_S, run_node
-from fault_stream import sent_whole, unstamped
-
+from faults.rig import RECORDED_QUALITY, STALL_S, run_node
+from faults.stream import sent_whole, unstamped
 from node.recording.reader import RecordedFrame, Recording
 from perception_client.subscriber import LabelsMessage
 

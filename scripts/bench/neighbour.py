@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench_node import node_on
-
+from bench.node_process import node_on
 from node.diagnostics.latency_profile import Spread
 from perception_client.subscriber import Subscriber
 

@@ -22,11 +22,11 @@ STALL_S = 0.5
 SLACK_S = 0.2
 """What detection may take beyond the stall timeout."""
 PATIENCE_S = 30.0
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Stream:
-    """Cameras that speak motion JPEG and H.264 over HTTP (`fault_stream.py`)."""
+    """Cameras that speak motion JPEG and H.264 over HTTP (`faults/stream.py`)."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -37,13 +37,15 @@ class Stream:
 
     def start(self) -> None:
         """Starts the server, on the same port every time."""
-        command = [sys.executable, "scripts/fault_stream.py", "--port", str(self.port)]
+        command = [sys.executable, "-m", "faults.stream", "--port", str(self.port)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, cwd=ROOT)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, env=environment, cwd=ROOT / "scripts"
+        )
         wait_until(lambda: _connects(self.port), "the stream's server starts")
 
     def mode(self, name: str) -> None:
-        """Sets the mode from now on, one of `fault_stream.py`."""
+        """Sets the mode from now on, one of `faults/stream.py`."""
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(f"{name}\n".encode())

@@ -18,8 +18,8 @@ from typing import Protocol
 
 import numpy as np
 import skimage
-from damage import KEY_EVERY, STREAMS, coded, strictly
 
+from faults.damage import KEY_EVERY, STREAMS, coded, strictly
 from node.image.frame import Image
 from node.image.jpeg import encode_jpeg
 from node.image.opencv import cv2

@@ -11,16 +11,15 @@ import time
 import msgpack
 import psutil
 import zmq
-from fault_kinds import Counts, Outcome, disturbance, fault
-from fault_rig import ROOT, Rig, free_port, run_node
 
+from faults.kinds import Counts, Fault, Outcome, disturbance
+from faults.rig import ROOT, Rig, free_port, run_node
 from perception_client.subscriber import Control, Keys, NoAnswerError, NotUsableError, Subscriber
 
 _STOPPED_S = 2.0
 _IDLE_S = 1.0
 
 
-@fault("a subscriber is stopped")
 def _stopped_subscriber(setup: Rig, counts: Counts) -> Outcome:
     def work() -> None:
         command = [sys.executable, "-m", "node", "watch", "--endpoint", setup.node.labels, "--json"]
@@ -34,7 +33,6 @@ def _stopped_subscriber(setup: Rig, counts: Counts) -> Outcome:
     return disturbance("a subscriber is stopped", setup, work)
 
 
-@fault("subscribers come and vanish")
 def _joins(setup: Rig, counts: Counts) -> Outcome:
     process = psutil.Process(setup.node.process.pid)
     before = process.memory_info().rss
@@ -55,7 +53,6 @@ def _joins(setup: Rig, counts: Counts) -> Outcome:
     return Outcome(came.fault, None, came.back_s, wrong)
 
 
-@fault("random bytes to the labels' socket")
 def _random_labels(setup: Rig, counts: Counts) -> Outcome:
     return disturbance(
         f"random bytes to the labels' socket, {counts.messages} times",
@@ -64,7 +61,6 @@ def _random_labels(setup: Rig, counts: Counts) -> Outcome:
     )
 
 
-@fault("random bytes to the control socket")
 def _random_control(setup: Rig, counts: Counts) -> Outcome:
     def work() -> None:
         _bombard(setup.node.control, zmq.DEALER, counts.messages)
@@ -102,7 +98,6 @@ def _bombard(endpoint: str, kind: int, messages: int) -> None:
             raw.sendall(generator.randbytes(1000))
 
 
-@fault("connections that say nothing")
 def _half_open(setup: Rig, counts: Counts) -> Outcome:
     def work() -> None:
         host, port = setup.node.labels.removeprefix("tcp://").split(":")
@@ -114,7 +109,6 @@ def _half_open(setup: Rig, counts: Counts) -> Outcome:
     return disturbance("100 connections that say nothing", setup, work)
 
 
-@fault("pause and resume, often")
 def _pauses(setup: Rig, counts: Counts) -> Outcome:
     began = time.monotonic()
     wrong: list[str] = []
@@ -133,7 +127,6 @@ def _pauses(setup: Rig, counts: Counts) -> Outcome:
     return Outcome("pause and resume, 20 times", None, back.at_s - done, tuple(wrong))
 
 
-@fault("wrong keys")
 def _keys(setup: Rig, counts: Counts) -> Outcome:
     wrong: list[str] = []
     folder = setup.folder / "keys"
@@ -160,3 +153,15 @@ def _keys(setup: Rig, counts: Counts) -> Outcome:
     process.terminate()
     wrong += [] if process.wait(10) == 0 else ["exit code"]
     return Outcome("wrong keys", None, None, tuple(wrong))
+
+
+KINDS: dict[str, Fault] = {
+    "a subscriber is stopped": _stopped_subscriber,
+    "subscribers come and vanish": _joins,
+    "random bytes to the labels' socket": _random_labels,
+    "random bytes to the control socket": _random_control,
+    "connections that say nothing": _half_open,
+    "pause and resume, often": _pauses,
+    "wrong keys": _keys,
+}
+"""Each kind by its name, in the order of the campaign."""

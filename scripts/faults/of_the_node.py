@@ -9,13 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from fault_kinds import Counts, Outcome, fault
-from fault_rig import ROOT, Monitor, Rig, free_port, run_node, wait_until
-
+from faults.kinds import Counts, Fault, Outcome
+from faults.rig import ROOT, Monitor, Rig, free_port, run_node, wait_until
 from perception_client.subscriber import Control, NotUsableError, Subscriber
 
 
-@fault("SIGSTOP of the node")
 def _stop_node(setup: Rig, counts: Counts) -> Outcome:
     """Stops the node, as a suspended computer does. Messages after it carry their true age."""
     wrong: list[str] = []
@@ -34,7 +32,6 @@ def _stop_node(setup: Rig, counts: Counts) -> Outcome:
     return Outcome("SIGSTOP of the node", None, back.at_s - continued, tuple(wrong))
 
 
-@fault("SIGKILL of the node")
 def _kill_node(setup: Rig, counts: Counts) -> Outcome:
     """Kills the node, and restarts it as a supervisor does: the same subscribers find it, and
     notice the restart."""
@@ -49,7 +46,6 @@ def _kill_node(setup: Rig, counts: Counts) -> Outcome:
     return Outcome("SIGKILL of the node", None, back.at_s - began, wrong)
 
 
-@fault("endpoint taken")
 def _taken(setup: Rig, counts: Counts) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -59,7 +55,6 @@ def _taken(setup: Rig, counts: Counts) -> Outcome:
     return Outcome("endpoint taken", None, None, wrong)
 
 
-@fault("disk full while writing")
 def _disk_full(setup: Rig, counts: Counts) -> Outcome:
     if not Path("/dev/full").exists():
         return Outcome("disk full while writing (no /dev/full here)", None, None, ())
@@ -122,7 +117,6 @@ def _patched(kind: str) -> tuple["subprocess.Popen[bytes]", str]:
     return process, endpoint
 
 
-@fault("inference exception")
 def _exception(setup: Rig, counts: Counts) -> Outcome:
     process, endpoint = _patched("inference exception")
     with Subscriber(endpoint) as subscriber:
@@ -152,17 +146,14 @@ def _ends(kind: str) -> Outcome:
     return Outcome(kind, None, None, tuple(wrong))
 
 
-@fault("inference fails for ever")
 def _fails(setup: Rig, counts: Counts) -> Outcome:
     return _ends("inference fails for ever")
 
 
-@fault("inference hangs")
 def _hangs(setup: Rig, counts: Counts) -> Outcome:
     return _ends("inference hangs")
 
 
-@fault("clock steps")
 def _clock(setup: Rig, counts: Counts) -> Outcome:
     """Sets the node's wall clock an hour back and forth every second."""
     process, endpoint = _patched("clock steps")
@@ -182,7 +173,6 @@ def _clock(setup: Rig, counts: Counts) -> Outcome:
     return Outcome("clock steps of an hour", None, None, tuple(wrong[:3]))
 
 
-@fault("SIGTERM in each phase")
 def _sigterm(setup: Rig, counts: Counts) -> Outcome:
     wrong: list[str] = []
     for phase, after_s in (("importing", 0.8), ("loading", 1.8), ("loading", 2.8)):
@@ -221,3 +211,17 @@ def _ended_by(number: int, process: "subprocess.Popen[bytes]", phase: str) -> li
     if took_s > 2.0:
         return [f"{phase}: took {took_s:.1f} s"]
     return [] if code == 0 else [f"{phase}: exit code {code}"]
+
+
+KINDS: dict[str, Fault] = {
+    "SIGSTOP of the node": _stop_node,
+    "SIGKILL of the node": _kill_node,
+    "endpoint taken": _taken,
+    "disk full while writing": _disk_full,
+    "inference exception": _exception,
+    "inference fails for ever": _fails,
+    "inference hangs": _hangs,
+    "clock steps": _clock,
+    "SIGTERM in each phase": _sigterm,
+}
+"""Each kind by its name, in the order of the campaign."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 import zmq
-from fault_rig import Rig, rig, wait_until
 
+from faults.rig import Rig, rig, wait_until
 from perception_client.subscriber import Control, Subscriber
 
 _LONGEST_BACK_S = 15.0

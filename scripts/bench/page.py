@@ -14,8 +14,8 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import psutil
-from bench_node import node_on
 
+from bench.node_process import node_on
 from node.web.live_state import LiveState
 from node.web.metrics import Metrics
 from perception_client.subscriber import LabelsMessage, Subscriber
@@ -93,9 +93,9 @@ def page_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
 
 def _viewer(port: int, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, __file__, "--look", f"http://127.0.0.1:{port}", "--seconds",
+        [sys.executable, "-m", "bench.page", "--look", f"http://127.0.0.1:{port}", "--seconds",
          str(seconds + _SETTLE_S)],
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fault_rig import SLACK_S, STALL_S, Rig
+from faults.rig import SLACK_S, STALL_S, Rig
 
 SETTLED_S = 0.3
 """Quiet before a fault, so that none is blamed for the one before it."""
@@ -38,17 +38,7 @@ class Counts:
 
 
 Fault = Callable[[Rig, Counts], Outcome]
-FAULTS: dict[str, Fault] = {}
-
-
-def fault(name: str) -> Callable[[Fault], Fault]:
-    """Adds a kind to the campaign."""
-
-    def add(work: Fault) -> Fault:
-        FAULTS[name] = work
-        return work
-
-    return add
+"""Injects one kind of fault, and checks what the node did."""
 
 
 def outage(

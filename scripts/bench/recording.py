@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from bench_node import node_on
 
+from bench.node_process import node_on
 from perception_client.subscriber import Control, Subscriber
 
 FPS = 30
