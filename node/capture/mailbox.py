@@ -18,11 +18,14 @@ class QueuedFrame:
         frame: the frame.
         dropped: frames of the same camera dropped since the previously taken one.
         wait_ns: time that the frame spent in the mailbox.
+        prefetched: the frame's network input, made ahead of inference; None where inference makes
+            it. Only perception reads it.
     """
 
     frame: Frame
     dropped: int
     wait_ns: int
+    prefetched: object | None = None
 
 
 class FrameSink(Protocol):
@@ -59,6 +62,7 @@ class FrameQueue(Protocol):
 @dataclass(slots=True)
 class _Slot:
     frame: Frame | None = None
+    prefetched: object | None = None
     put_ns: int = 0
     dropped_since: int = 0
     dropped_ever: int = 0
@@ -67,8 +71,9 @@ class _Slot:
 
 def _take(slot: _Slot) -> QueuedFrame:
     assert slot.frame is not None
-    queued_frame = QueuedFrame(slot.frame, slot.dropped_since, time.monotonic_ns() - slot.put_ns)
-    slot.frame, slot.dropped_since = None, 0
+    wait_ns = time.monotonic_ns() - slot.put_ns
+    queued_frame = QueuedFrame(slot.frame, slot.dropped_since, wait_ns, slot.prefetched)
+    slot.frame, slot.prefetched, slot.dropped_since = None, None, 0
     return queued_frame
 
 
@@ -86,8 +91,9 @@ class LatestMailbox:
         self._changed = threading.Condition()
         self._woken = False
 
-    def put(self, frame: Frame) -> None:
-        """Puts a frame; never blocks."""
+    def put(self, frame: Frame, *, prefetched: object | None = None) -> None:
+        """Puts a frame, and its network input where that is made ahead of inference; never
+        blocks."""
         with self._changed:
             slot = self._slots[frame.camera]
             if slot.frame is not None:
@@ -95,7 +101,7 @@ class LatestMailbox:
                 slot.dropped_ever += 1
             slot.dropped_since += frame.dropped
             slot.dropped_ever += frame.dropped
-            slot.frame, slot.put_ns = frame, time.monotonic_ns()
+            slot.frame, slot.prefetched, slot.put_ns = frame, prefetched, time.monotonic_ns()
             self._changed.notify_all()
 
     def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
@@ -160,12 +166,13 @@ class LosslessMailbox:
         self._changed = threading.Condition()
         self._woken = False
 
-    def put(self, frame: Frame, dropped: int = 0) -> None:
+    def put(self, frame: Frame, dropped: int = 0, *, prefetched: object | None = None) -> None:
         """Puts a frame; blocks until the previous frame was taken or the stop event is set.
 
         Args:
             frame: the frame.
             dropped: frames of the same camera dropped before this one.
+            prefetched: its network input, where it was made ahead of inference.
         """
         with self._changed:
             while self._slot.frame is not None:
@@ -173,6 +180,7 @@ class LosslessMailbox:
                     return
                 self._changed.wait(0.1)
             self._slot.frame, self._slot.put_ns = frame, time.monotonic_ns()
+            self._slot.prefetched = prefetched
             self._slot.dropped_since = dropped
             self._slot.dropped_ever += dropped
             self._changed.notify_all()

@@ -113,7 +113,7 @@ class LiveNode:
         """Hands over a decoded frame, [height, width, 3] uint8 BGR, and waits for its message."""
         frame = Frame(image, self._camera, self._frames, Stamp.now(), None, 0)
         self._frames += 1
-        self._mailbox.put(self._inference_loop.prefetch(frame))
+        self._mailbox.put(frame, prefetched=self._inference_loop.prefetch(frame))
         while True:
             message = self._sent.get()
             if isinstance(message, LabelsMessage):

@@ -71,7 +71,6 @@ class Frame:
         jpeg: the JPEG bytes that it was decoded from, None for another format.
         dropped: frames of its camera dropped since the previous one.
         degraded: why its camera runs below its configuration.
-        ready: preprocessed input made ahead of inference; only perception reads it.
     """
 
     image: Image
@@ -85,4 +84,3 @@ class Frame:
     jpeg: bytes | None = None
     dropped: int = 0
     degraded: tuple[str, ...] = ()
-    ready: object | None = None

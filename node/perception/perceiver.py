@@ -160,7 +160,7 @@ class Perceiver:
             return None
 
     def perceive_all(
-        self, images: Sequence[Image], ready: Sequence[object | None] = ()
+        self, images: Sequence[Image], prefetched: Sequence[object | None] = ()
     ) -> list[InferenceResult]:
         """Labels several images in one inference.
 
@@ -168,7 +168,7 @@ class Perceiver:
 
         Args:
             images: each [height, width, 3] uint8 BGR, of any size.
-            ready: for each image the result of `prefetch`, or None.
+            prefetched: for each image the result of `prefetch`, or None.
 
         Raises:
             ModelError: the runtime failed, and no fallback is left.
@@ -176,7 +176,7 @@ class Perceiver:
         if isinstance(self._runtime, CpuFallback) and self._runtime.recover():
             self._use_device_of_runtime()
         try:
-            return self._perceive(images, ready)
+            return self._perceive(images, prefetched)
         except FrameError:
             raise
         except (ModelError, RuntimeError) as error:
@@ -197,18 +197,18 @@ class Perceiver:
         self._prefetcher = _prefetcher_for(self._model, self._runtime)
 
     def _perceive(
-        self, images: Sequence[Image], ready: Sequence[object | None]
+        self, images: Sequence[Image], prefetched: Sequence[object | None]
     ) -> list[InferenceResult]:
         started = time.monotonic_ns()
-        prefetched = [
+        inputs = [
             item
-            for item in ready
+            for item in prefetched
             if isinstance(item, PrefetchedInput) and item.maker is self._prefetcher
         ]
         prefetch_ns = 0
-        if len(prefetched) == len(images):
-            pixels = torch.cat([item.uploaded.for_network() for item in prefetched])
-            prefetch_ns = sum(item.took_ns for item in prefetched)
+        if len(inputs) == len(images):
+            pixels = torch.cat([item.uploaded.for_network() for item in inputs])
+            prefetch_ns = sum(item.took_ns for item in inputs)
         else:
             pixels = self._prepared(images)
         preprocessed = time.monotonic_ns()
@@ -244,7 +244,7 @@ class Perceiver:
                 self._time(size)
 
     def _is_batching_faster(self, batch_size: int, single_s: float) -> bool:
-        if self._model.decoder == "boxes" or self._model.preprocess.fit == "short":
+        if self._model.decoder == "boxes" or self._model.preprocess.free_size:
             return False
             # The number of boxes differs between images, or the input size between cameras.
         try:

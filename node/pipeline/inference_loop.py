@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from node.capture.mailbox import FrameQueue, QueuedFrame
@@ -26,6 +25,7 @@ from perception_client.messages.kinds import Status
 
 if TYPE_CHECKING:
     from node.perception.perceiver import InferenceResult, Perceiver
+    from node.perception.preprocess.prefetch import PrefetchedInput
 
 log = logging.getLogger(__name__)
 
@@ -158,14 +158,13 @@ class InferenceLoop:
         the request."""
         return self._snapshots.request(camera)
 
-    def prefetch(self, frame: Frame) -> Frame:
+    def prefetch(self, frame: Frame) -> "PrefetchedInput | None":
         """Begins the preprocessing of a frame on the thread of its camera, where that saves time:
-        on a GPU, the upload runs while another frame is inferred."""
+        on a GPU, the upload runs while another frame is inferred. None where it does not."""
         perceiver = self.perceiver
         if perceiver is None or frame.camera in self.paused or frame.camera in self._cut_cameras:
-            return frame
-        ready = perceiver.prefetch(frame.camera, frame.image)
-        return frame if ready is None else replace(frame, ready=ready)
+            return None
+        return perceiver.prefetch(frame.camera, frame.image)
 
     # Changes: `call` runs them on the inference thread.
 
@@ -299,7 +298,7 @@ class InferenceLoop:
         self._timer.start()
         try:
             results = self._model.in_use.perceive_all(
-                images, [queued.frame.ready for queued in batch]
+                images, [queued.prefetched for queued in batch]
             )
         except Exception as error:  # any error of a model costs this frame, not the node
             return self._infer_after(error, batch)

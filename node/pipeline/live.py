@@ -235,7 +235,7 @@ class _LiveSink:
     def put(self, frame: Frame) -> None:
         """Queues a frame; never blocks."""
         self._recorder.frame(frame)
-        self._mailbox.put(self._inference_loop.prefetch(frame))
+        self._mailbox.put(frame, prefetched=self._inference_loop.prefetch(frame))
 
     def close(self, camera: str) -> None:
         """Ends the frames of a camera."""

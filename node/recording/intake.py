@@ -70,7 +70,7 @@ class Intake:
         stamp = frame.stamp
         log_ns = self._clock.at(None if stamp is None else stamp.mono_ns)
         # The bytes that are counted are the bytes that wait: no decoded copy, no uploaded input.
-        kept = replace(frame, image=frame.image if frame.jpeg is None else _NO_PIXELS, ready=None)
+        kept = replace(frame, image=frame.image if frame.jpeg is None else _NO_PIXELS)
         size = _size(frame)
         with self._lock:
             if self._waiting_bytes + size > MAX_WAITING_BYTES:

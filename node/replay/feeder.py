@@ -97,7 +97,7 @@ class ReplayFeeder:
         stop: threading.Event,
         clock: MediaClock | None,
         stepper: "LockStep | None" = None,
-        prefetch: Callable[[Frame], Frame] = lambda frame: frame,
+        prefetch: Callable[[Frame], object | None] = lambda frame: None,
     ) -> None:
         self._frames = _ReadAhead(frames, stop)
         self._mailbox = mailbox
@@ -129,7 +129,8 @@ class ReplayFeeder:
                     self._stepper.wait_for_step(self._stop)
                 if self._stop.is_set():
                     return
-                self._mailbox.put(self._prefetch(shown.frame), shown.dropped)
+                prefetched = self._prefetch(shown.frame)
+                self._mailbox.put(shown.frame, shown.dropped, prefetched=prefetched)
         except Exception as error:
             self.failure = error  # the pipeline raises it on the main thread
         finally:

@@ -75,6 +75,16 @@ class PreprocessSpec:
     antialias: bool = True
 
     @property
+    def keeps_frame(self) -> bool:
+        """Whether the network gets the frame in its own size, and resizes by itself."""
+        return self.fit == "none"
+
+    @property
+    def free_size(self) -> bool:
+        """Whether the size of the network's input follows from the frame's."""
+        return self.fit in ("short", "none")
+
+    @property
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(factor, offset), each [3] float64: the network gets pixel * factor + offset."""
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
@@ -133,7 +143,7 @@ class Preprocessor:
             ValueError: another shape or dtype.
         """
         check_image(image)
-        if self.spec.fit == "none":
+        if self.spec.keeps_frame:
             return torch.from_numpy(_contiguous(image)).unsqueeze(0)
         plan = self._plan(image.shape[0], image.shape[1])
         return plan.run(_contiguous(image))
@@ -332,7 +342,7 @@ def placed(spec: PreprocessSpec, height: int, width: int) -> tuple[float, float,
 
 def network_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:
     """Returns (height, width) in px of the network's input for a frame of this size."""
-    if spec.fit in ("short", "none"):
+    if spec.free_size:
         return resized_size(spec, height, width)
     return spec.crop_px
 
@@ -342,7 +352,7 @@ def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, in
     `letterbox` as YOLOX's preproc."""
     if spec.fit == "stretch":
         return spec.crop_px
-    if spec.fit == "none":
+    if spec.keeps_frame:
         return height, width
     if spec.fit == "letterbox":
         zoom = min(spec.crop_px[0] / height, spec.crop_px[1] / width)

@@ -88,7 +88,7 @@ class GpuPreprocessor:
         np.copyto(self._pinned.numpy(), image)
 
     def _resized(self, frame: torch.Tensor) -> torch.Tensor:
-        if self.spec.fit == "none":
+        if self.spec.keeps_frame:
             return frame.unsqueeze(0)
         height, width = resized_size(self.spec, frame.shape[0], frame.shape[1])
         planes = frame.permute(2, 0, 1).unsqueeze(0).float()
@@ -101,7 +101,7 @@ class GpuPreprocessor:
         """Pads a picture that is too small, then crops its centre, as torchvision's center_crop
         does."""
         height, width = picture.shape[2:]
-        crop_h, crop_w = (height, width) if self.spec.fit == "short" else self.spec.crop_px
+        crop_h, crop_w = (height, width) if self.spec.free_size else self.spec.crop_px
         pad_h, pad_w = max(0, crop_h - height), max(0, crop_w - width)
         if pad_h or pad_w:
             anchor = self.spec.pad_anchor

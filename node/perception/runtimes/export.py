@@ -56,7 +56,7 @@ def export_key(model: Model) -> str:
 
 def _make(model: Model, folder: Path) -> None:
     started = time.monotonic()
-    if model.preprocess.fit == "none":
+    if model.preprocess.keeps_frame:
         raise ModelError(
             f"model {model.name!r} resizes by itself, by rules that only torch runs",
             fix='write model.runtime = "torch" or "auto"',
@@ -77,7 +77,7 @@ def _make(model: Model, folder: Path) -> None:
 def _export(model: Model, file: Path) -> None:
     network = nn.Sequential(Normalise(model.preprocess), folded(model)).eval()
     pixels = torch.zeros((1, *model.preprocess.crop_px, 3), dtype=torch.uint8)
-    free = {0: "n"} if model.preprocess.fit != "short" else {0: "n", 1: "h", 2: "w"}
+    free = {0: "n"} if not model.preprocess.free_size else {0: "n", 1: "h", 2: "w"}
     try:
         with warnings.catch_warnings():
             # The TorchScript exporter is deprecated, but its successor needs onnxscript. It exports

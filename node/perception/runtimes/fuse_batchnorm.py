@@ -18,7 +18,7 @@ _FOLDING_TOLERANCE = 1e-4
 def folded(model: Model) -> nn.Module:
     """Returns a copy of the network in which each BatchNorm that directly follows a convolution is
     folded into it; a plain copy if folding changes the result."""
-    if model.preprocess.fit == "none":
+    if model.preprocess.keeps_frame:
         # The result depends on the frame's size, so one probe proves nothing.
         return copy.deepcopy(model.network)
     network = copy.deepcopy(model.network).to(memory_format=torch.channels_last)

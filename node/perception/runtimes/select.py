@@ -85,7 +85,7 @@ def _choices(model: Model, config: ModelConfig) -> list[Choice]:
     device = _device(config)
     if device != "cpu":
         return [_on_gpu(model, config, device)]
-    if model.preprocess.fit == "none" and config.runtime == "auto":
+    if model.preprocess.keeps_frame and config.runtime == "auto":
         # The network resizes by itself, in a way that only torch runs.
         precision = "fp32" if config.precision == "auto" else str(config.precision)
         candidates = [("torch", precision)]
@@ -153,7 +153,7 @@ def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
         )
     # torchvision's detectors compute boxes in the precision of their weights: float16 is too
     # coarse.
-    default = "fp32" if model.preprocess.fit == "none" else GPU_PRECISIONS[0]
+    default = "fp32" if model.preprocess.keeps_frame else GPU_PRECISIONS[0]
     precision = default if config.precision == "auto" else config.precision
     return Choice("torch", precision, device, config.threads)
 

@@ -51,7 +51,7 @@ class TorchRuntime:
             raise self._failed(error) from error
         # A network that resizes by itself runs differently for each frame size, so it cannot be
         # captured.
-        self._capturable = self._device.type == "cuda" and model.preprocess.fit != "none"
+        self._capturable = self._device.type == "cuda" and not model.preprocess.keeps_frame
         self._captured: dict[torch.Size, _Captured] = {}
 
     def infer(self, pixels: torch.Tensor) -> Outputs:

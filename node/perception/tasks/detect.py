@@ -47,7 +47,7 @@ class Detect:
         self._thresholds = _thresholds(names, config)
         # A box in the padding is clipped to zero size; a detector with fit `none` clips its boxes
         # itself.
-        self._smallest_px = 0.0 if spec.fit == "none" else 1e-3
+        self._smallest_px = 0.0 if spec.keeps_frame else 1e-3
         self._lowest = float(self._thresholds.min())
 
     def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
@@ -89,7 +89,7 @@ class Detect:
 
     def _in_frame(self, boxes: Floats, size: tuple[int, int]) -> Floats:
         """Maps boxes from the network's input to the frame and clips them to it."""
-        if self._spec.fit == "none":
+        if self._spec.keeps_frame:
             return boxes
         zoom_y, zoom_x, top, left = placed(self._spec, *size)
         offset = np.array([left, top, left, top], np.float32)
