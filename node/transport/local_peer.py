@@ -1,5 +1,5 @@
 """LocalPeers: the user of this computer at the other end of a TCP connection. TCP carries no
-credentials; the socket tables of the kernel have them."""
+credentials; the kernel's tables of sockets have them."""
 
 import contextlib
 import ipaddress
@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
+from node.transport.sock_diag import Address, uid_of
+
 _TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 _ESTABLISHED = "01"
 _NO_INODE = "0"
-_Address = tuple[bytes, int]
 
 
 class Connection(Protocol):
@@ -26,18 +27,15 @@ class Connection(Protocol):
 
 
 class LocalPeers:
-    """The TCP socket tables of the kernel at one moment. A read takes about 10 ms, however few rows
-    the tables have, so one read serves many connections.
+    """The users at the other ends of connections that are open now. Ask for all of them with one
+    object: a kernel without sock_diag(7) has to write its whole tables, which takes about 10 ms.
 
-    A connection must be open from the read to the query: then no other connection can have the same
-    two ends. The kernel lists a closed socket as root's, so only established ones count.
+    A connection must be open from the first query to its own: then no other connection can have the
+    same two ends. The kernel lists a closed socket as root's, so only established ones count.
     """
 
     def __init__(self) -> None:
-        self._tables: dict[Path, str] = {}
-        for table in _TABLES:
-            with contextlib.suppress(OSError):  # a kernel without IPv6
-                self._tables[table] = table.read_text()
+        self._tables: dict[Path, str] | None = None
 
     def uid(self, connection: Connection) -> int | None:
         """The user id of the process at the other end of a connection. None where no process in
@@ -46,6 +44,18 @@ class LocalPeers:
             ours, theirs = _packed(connection.getsockname()), _packed(connection.getpeername())
         except (OSError, ValueError):
             return None
+        uid = None
+        with contextlib.suppress(OSError):  # a kernel or a container without it
+            uid = uid_of(theirs, ours)
+        # A kernel without the module for TCP finds none, nor does this one those of a link.
+        return self._uid_in_tables(ours, theirs) if uid is None else uid
+
+    def _uid_in_tables(self, ours: Address, theirs: Address) -> int | None:
+        if self._tables is None:
+            self._tables = {}
+            for table in _TABLES:
+                with contextlib.suppress(OSError):  # a kernel without IPv6
+                    self._tables[table] = table.read_text()
         for table, text in self._tables.items():
             row = text.find(f" {_in_table(table, theirs)} {_in_table(table, ours)} {_ESTABLISHED} ")
             if row >= 0:  # found as text: parsing thousands of rows would hold up other connections
@@ -55,7 +65,7 @@ class LocalPeers:
         return None
 
 
-def _in_table(table: Path, address: _Address) -> str:
+def _in_table(table: Path, address: Address) -> str:
     """Written as hexadecimal words of 32 bits, each in the byte order of this computer."""
     raw, port = address
     if table.name == "tcp6" and len(raw) == 4:
@@ -65,7 +75,7 @@ def _in_table(table: Path, address: _Address) -> str:
     return f"{raw.hex().upper()}:{port:04X}"
 
 
-def _packed(name: tuple[str, int]) -> _Address:
+def _packed(name: tuple[str, int]) -> Address:
     host, port = name[:2]
     return _unmapped(ipaddress.ip_address(host.partition("%")[0]).packed), port
 

@@ -99,7 +99,7 @@ class OwnerGate:
 
     def _accept(self) -> None:
         accepted = self._accepted()
-        peers = LocalPeers()  # read while all accepted connections are open
+        peers = LocalPeers()  # asked while all accepted connections are open
         refused_before = self._refused
         for connection in accepted:
             self._admit(connection, peers.uid(connection))

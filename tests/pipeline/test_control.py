@@ -171,11 +171,11 @@ def periods_s(subscriber: Subscriber, first_seq: int, count: int) -> list[float]
 
 def test_a_rate_is_changed_in_flight(node: Node, control: Control) -> None:
     with Subscriber(node.endpoint, "left") as subscriber:
-        answer = control.set({"camera.left.max_fps": 5.0})
-        slow = periods_s(subscriber, answer.first_seq["left"], 6)
+        answer = control.set({"camera.left.max_fps": 2.0})
+        slow = periods_s(subscriber, answer.first_seq["left"], 4)
         answer = control.set({"camera.left.max_fps": None})
         fast = periods_s(subscriber, answer.first_seq["left"], 12)
-    assert 0.15 < np.median(slow) < 0.3
+    assert 0.4 < np.median(slow) < 0.7
     assert np.median(fast) < 0.8 * np.median(slow)  # as fast as the model, and this computer, are
 
 
