@@ -48,6 +48,7 @@ _SO_COOKIE = 57
 _BYTES_RECEIVED = struct.Struct("@128xQ")
 """tcpi_bytes_received in struct tcp_info of Linux 4.1 and later."""
 _EVENT = struct.Struct("=Hi")
+_EVENTS = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _endpoints = itertools.count()
 
 
@@ -140,6 +141,7 @@ class Connections:
         self._numbers = itertools.count()
         self._condemned_at: dict[int, float] = {}
         self._swept_at = time.monotonic()
+        self._mechanism_differs = False
         self._log = LimitedLog(log)
         watched.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         watched.setsockopt(zmq.BACKLOG, BACKLOG)
@@ -148,7 +150,7 @@ class Connections:
         self.events: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         self.events.setsockopt(zmq.RCVHWM, 0)
         self.events.setsockopt(zmq.LINGER, 0)
-        watched.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        watched.monitor(address, _EVENTS)
         self.events.connect(address)
 
     def close(self) -> None:
@@ -271,13 +273,32 @@ class Connections:
             parts = self.events.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return False
-        event, descriptor = _EVENT.unpack(parts[0])
+        event, value = _EVENT.unpack(parts[0])
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:  # the end of this connection follows
+            self._mechanism_differs = value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+            return True
+        self._note_begin_or_end(event, descriptor=value)
+        return True
+
+    def _note_begin_or_end(self, event: int, descriptor: int) -> None:
         before = self._open.pop(descriptor, None) or self._ending.pop(descriptor, None)
         if before is not None:
             self._gone(before)
+            if self._mechanism_differs:
+                self._log_mechanism(before.address or "this host")
+        self._mechanism_differs = False
         if event == zmq.EVENT_ACCEPTED:
             self._add(descriptor)
-        return True
+
+    def _log_mechanism(self, address: str) -> None:
+        why = (
+            "it has no keys; make keys for it (perception-node keys)"
+            if self._watched.getsockopt(zmq.MECHANISM) == zmq.CURVE
+            else "it has keys, and this node has none (wire.keys)"
+        )
+        self._log.warning(
+            f"mechanism {address}", f"{self._name}: refused a client at {address}: {why}"
+        )
 
     def _add(self, descriptor: int) -> None:
         now = time.monotonic()

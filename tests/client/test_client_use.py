@@ -460,6 +460,23 @@ def test_the_node_logs_whom_it_refuses_and_not_for_each_try(
     assert f"127.0.0.1, key {public.decode()}, which is on no list" in lines[1]
 
 
+def test_the_node_logs_that_a_client_has_no_keys_or_needs_none(
+    tcp: str, keys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "node.transport.connections")
+    cases = ((keys, None, "has no keys"), (None, keys / "clients" / "boss", "this node has none"))
+    for nodes_keys, own, why in cases:
+        publisher = Publisher(tcp, keys=nodes_keys)
+        try:
+            with Subscriber(tcp, keys=own):
+                wait_until(lambda why=why: why in caplog.text)
+        finally:
+            publisher.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in lines] == ["labels", "labels"]
+    assert all("refused a client at 127.0.0.1" in line for line in lines)
+
+
 def test_the_folder_of_keys_is_still_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such folder"):
         Subscriber(f"ipc://{tmp_path}/x", keys=tmp_path / "none")
