@@ -256,6 +256,20 @@ def test_a_model_that_is_a_link_has_its_files_beside_what_it_links_to(folder: Pa
     assert load_model(str(here / "mine.onnx")).label_names == ("a", "b", "c")
 
 
+def test_weights_with_a_damaged_table_of_contents_are_one_error(tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    torch.save({"w": torch.zeros(9)}, file)
+    data = bytearray(file.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 9], data[entry + 46] = 0x08, 0x80  # a name that claims to be UTF-8, and is not
+    data[entry + 10] = 99  # a way of packing that nobody has
+    file.write_bytes(data)
+    with pytest.raises(UnicodeDecodeError):
+        zipfile.ZipFile(file)
+    with pytest.raises(ModelError, match=r"w\.pth: is not a torch weights file, or is damaged"):
+        read_weights(file)
+
+
 def test_packed_weights_are_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1 << 20)}, tmp_path / "w.pth")
     with (

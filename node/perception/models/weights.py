@@ -115,12 +115,7 @@ def _problem_with(file: Path) -> str | None:
 
 def _is_packed(file: Path) -> bool:
     """Whether the archive has compressed members, which may expand far beyond its size."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return False
-        # torch reports what the file is.
+    return any(member.compress_type != zipfile.ZIP_STORED for member in _members(file))
 
 
 def _why_unreadable(file: Path, error: Exception) -> str:
@@ -131,7 +126,7 @@ def _why_unreadable(file: Path, error: Exception) -> str:
             "is a TorchScript archive, not a state dict; "
             "save one with torch.save(model.state_dict(), PATH)"
         )
-    if zipfile.is_zipfile(file) and isinstance(error, pickle.UnpicklingError):
+    if _members(file) and isinstance(error, pickle.UnpicklingError):
         return (
             "holds a pickled object, not only tensors, and is not loaded since that runs code "
             "in it; save a state dict with torch.save(model.state_dict(), PATH)"
@@ -140,10 +135,16 @@ def _why_unreadable(file: Path, error: Exception) -> str:
 
 
 def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+    return any(Path(member.filename).name == "constants.pkl" for member in _members(file))
+
+
+def _members(file: Path) -> list[zipfile.ZipInfo]:
+    """The members of an archive; none where it cannot be read, and torch reports what it is."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except Exception:  # of a damaged archive zipfile raises what it comes across
+        return []
 
 
 def _state_in(content: object, file: Path) -> StateDict:
