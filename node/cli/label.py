@@ -8,8 +8,9 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from node.cli.jsonl import json_lines
-from node.cli.media import files_of, frames_of, progress_bar
+from node.capture.sources.skipped import Skipped
+from node.cli.jsonl import Write, json_lines
+from node.cli.media import frames_of, media_of, progress_bar
 from node.cli.options import (
     CONFIG,
     MODEL,
@@ -20,12 +21,15 @@ from node.cli.options import (
     together,
 )
 from node.cli.say import say
+from node.config.schema import NodeConfig
 from node.errors import FrameError, SourceError
 from perception_client.messages.codec import to_json
 from perception_client.messages.kinds import LabelsMessage, Message, Timing
 from perception_client.text import printable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from node.image.frame import Frame
     from node.perception.perceiver import Perceiver
     from node.pipeline.message_builder import MessageBuilder
@@ -49,47 +53,69 @@ def command(
     """Label pictures, folders, globs and videos.
 
     Prints the best label of each, or with --jsonl complete messages, each with its `file`.
-    Unreadable files are reported, skipped and counted.
+    Unreadable files are reported, skipped and counted; the exit code is then 3.
 
     Example: perception-node label holiday/ --jsonl labels.jsonl
     """
     config = configured(config_file, settings, model=model, runtime=runtime)
-    files = [file for path in paths for file in files_of(path)]
+    media = media_of(paths)
+    skipped = Skipped()
+    for path, error in media.unreadable.items():
+        log.warning("%s; skipped", error)
+        skipped.add(path, error)
+    with json_lines(jsonl) as write, progress_bar(Console(stderr=True)) as progress:
+        show = write if jsonl is not None else None
+        labelled = _label(media.files, config, show, skipped, progress)
+    if media.others is not None:
+        log.info("%s", media.others)
+    files = len(media.files) + len(media.unreadable)
+    if not labelled:
+        raise SourceError(f"nothing was labelled: none of {files} files can be read: {skipped.why}")
+    if skipped.count:
+        raise SourceError(
+            f"{labelled} labelled, {skipped.count} of {files} files skipped: {skipped.why}"
+        )
+    log.info("%d labelled, 0 skipped", labelled)
 
+
+def _label(
+    files: list[Path],
+    config: NodeConfig,
+    write: Write | None,
+    skipped: Skipped,
+    progress: "Progress",
+) -> int:
+    """Labels each file; one that fails costs only itself. Returns the number of labelled frames."""
     from node.pipeline.message_builder import MessageBuilder
     from node.transport.sequencing import LocalSink
 
     current = files[0]
-    skipped = labelled = 0
-    console = Console(stderr=True)
+    labelled = 0
     perceiver = load_perceiver(config)
-    with json_lines(jsonl) as write, progress_bar(console) as progress:
 
-        def show(message: Message) -> None:
-            assert isinstance(message, LabelsMessage)
-            if jsonl is not None:
-                write(to_json(message, file=str(current)))
-            else:
-                say(f"{current}{_position(message)}: {_found(message)}")
+    def show(message: Message) -> None:
+        assert isinstance(message, LabelsMessage)
+        if write is not None:
+            write(to_json(message, file=str(current)))
+        else:
+            say(f"{current}{_position(message)}: {_found(message)}")
 
-        message_builder = MessageBuilder(config.name)
-        sink = LocalSink(show)
-        task = progress.add_task("", total=len(files))
-        for current in files:
-            try:
-                for frame in frames_of(current):
-                    sink.send(_labels(message_builder, perceiver, frame))
-                    labelled += 1
-                    progress.update(
-                        task, description=f"{escape(printable(current.name))}, {labelled} labelled"
-                    )
-            except (SourceError, FrameError) as error:
-                skipped += 1
-                log.warning("%s; skipped", error)
-            progress.advance(task)
-    log.info("%d labelled, %d skipped because they cannot be read", labelled, skipped)
-    if not labelled:
-        raise SourceError(f"nothing was labelled: none of {len(files)} files can be read")
+    message_builder = MessageBuilder(config.name)
+    sink = LocalSink(show)
+    task = progress.add_task("", total=len(files))
+    for current in files:
+        try:
+            for frame in frames_of(current):
+                sink.send(_labels(message_builder, perceiver, frame))
+                labelled += 1
+                progress.update(
+                    task, description=f"{escape(printable(current.name))}, {labelled} labelled"
+                )
+        except (SourceError, FrameError) as error:
+            log.warning("%s; skipped", error)
+            skipped.add(current, error)
+        progress.advance(task)
+    return labelled
 
 
 def _labels(

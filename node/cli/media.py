@@ -1,7 +1,10 @@
-"""Shared by the offline commands: the pictures and videos of a path, and progress bars."""
+"""Shared by the offline commands: the pictures and videos of paths, and progress bars."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from node.config.paths import natural
 from node.config.redact import redacted
 from node.errors import SourceError
 from perception_client.paths import expanded
@@ -24,29 +28,131 @@ if TYPE_CHECKING:
     from node.image.frame import Frame
 
 
-def files_of(path: str) -> Iterator[Path]:
-    """Yields the pictures and videos of a path. Raises SourceError where it names none."""
-    from node.capture.sources.image_files import find_image_files
+@dataclass(slots=True)
+class Media:
+    """What paths name.
 
-    folder = expanded(path)
-    if folder.is_dir():
-        files = sorted(entry for entry in folder.rglob("*") if _is_media(entry))
-        if not files:
-            raise SourceError(f"{folder} holds no pictures and no videos")
-        yield from files
+    Attributes:
+        files: pictures and videos, in natural order within each path.
+        unreadable: paths and folders that cannot be read, each with its error.
+        other: files in folders that are neither, by suffix; `hidden` for those with a leading dot.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    unreadable: dict[Path, SourceError] = field(default_factory=dict)
+    other: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def others(self) -> str | None:
+        """The files that are neither pictures nor videos, in words; None where all are."""
+        if not self.other:
+            return None
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.other.most_common(5))
+        more = ", ..." if len(self.other) > 5 else ""
+        total = self.other.total()
+        return f"{total} other file{'s' * (total != 1)} in the folders left out ({kinds}{more})"
+
+
+def media_of(paths: Iterable[str]) -> Media:
+    """Finds the pictures and videos of paths: files, folders with all their subfolders, and globs.
+    Raises SourceError where there is nothing at all to read."""
+    media = Media()
+    for path in paths:
+        try:
+            _add(path, media)
+        except SourceError as error:
+            media.unreadable[Path(path)] = error
+    if not media.files:
+        raise _nothing(media)
+    return media
+
+
+def _nothing(media: Media) -> SourceError:
+    errors = list(media.unreadable.values())
+    if len(errors) == 1:
+        return errors[0]
+    return SourceError("; ".join(error.problem for error in errors))
+
+
+def _add(path: str, media: Media) -> None:
+    from node.capture.sources.image_files import find_image_files
+    from node.capture.sources.open import is_live
+
+    location = expanded(path)
+    if location.is_dir():
+        before = len(media.files)
+        _add_folder(location, media)
+        if len(media.files) == before and location not in media.unreadable:
+            raise SourceError(f"{location} holds no pictures and no videos", fix=media.others)
+    elif location.is_file():
+        media.files.append(location)
+    elif is_live(path) or path == "demo":
+        raise SourceError(
+            f"{redacted(path)} is a camera or a stream",
+            fix=f"label it with: perception-node run --source {redacted(path)}",
+        )
     elif (photos := find_image_files(path)) is not None:
-        yield from photos
-    elif folder.exists():
-        yield folder
+        media.files += photos
+    elif os.path.lexists(location):
+        media.files.append(location)
     else:
-        raise SourceError(f"{redacted(path)}: there is no such file or folder")
+        raise SourceError(
+            f"{redacted(path)}: there is no such file or folder", fix=_similar(location)
+        )
+
+
+def _add_folder(folder: Path, media: Media) -> None:
+    """Adds the files of a folder and its subfolders, also of those that links lead to, each folder
+    once."""
+    visited: set[tuple[int, int]] = set()
+    files: list[Path] = []
+
+    def note(error: OSError) -> None:
+        path = Path(os.fsdecode(error.filename))
+        media.unreadable[path] = SourceError(f"{path} cannot be read: {error.strerror}")
+
+    for base, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        status = os.stat(base)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        media.other["hidden"] += sum(name.startswith(".") for name in folders)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(base, name)
+            if name.startswith("."):
+                media.other["hidden"] += 1
+            elif _is_media(path):
+                files.append(path)
+            else:
+                media.other[path.suffix.lower() or "without suffix"] += 1
+    media.other += Counter()  # without the zeros
+    media.files += sorted(files, key=natural)
 
 
 def _is_media(path: Path) -> bool:
-    from node.capture.sources.image_files import is_image_file
+    from node.capture.sources.image_files import is_image_name
     from node.capture.sources.video_file import SUFFIXES
 
-    return path.is_file() and (is_image_file(path) or path.suffix.lower() in SUFFIXES)
+    return is_image_name(path) or path.suffix.lower() in SUFFIXES
+
+
+def _similar(path: Path) -> str | None:
+    """A hint for a name that differs from that of a file in its Unicode form or in case only, or by
+    a few letters."""
+    import difflib
+    import unicodedata
+
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFKC", name).casefold()
+
+    try:
+        names = {plain(entry): entry for entry in os.listdir(path.parent)}
+    except OSError:
+        return None
+    nearest = difflib.get_close_matches(plain(path.name), names, n=1, cutoff=0.8)
+    return f"there is {names[nearest[0]]!r} in its folder" if nearest else None
 
 
 def frames_of(file: Path) -> Iterator["Frame"]:

@@ -27,7 +27,7 @@ from node.cli.stopping import stoppable
 from node.cli.verdict import print_verdict
 from node.config.redact import redacted
 from node.config.schema import CameraConfig, NodeConfig
-from node.errors import ConfigError, PerceptionError
+from node.errors import ConfigError, PerceptionError, SourceError
 from node.replay.golden import Comparison, read_golden
 from perception_client.control import DEFAULT_CONTROL_ENDPOINT
 from perception_client.messages.codec import to_json, to_map
@@ -167,10 +167,10 @@ def command(
     comparison = Comparison(golden, tolerance) if golden is not None else None
     playback = _Playback(speed, loop, step, publishes, wait_for_subscriber)
     outcome = _replay(config, replay_source, playback, jsonl, comparison)
-    for summary in outcome.summaries:
-        log.info("%s", summary)
     if comparison is not None:
         _print_comparison(comparison, stopped=outcome.stopped, as_json=as_json)
+    else:
+        _check_complete(replay_source, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +285,8 @@ def _replay(
             )
             if isinstance(sink, Publisher):
                 sink.finish(stop)
+    for summary in outcome.summaries:
+        log.info("%s", summary)
     return outcome
 
 
@@ -313,6 +315,14 @@ def _step_server(config: NodeConfig, stepper: "LockStep") -> "ControlServer":
     )
     log.info("accepting step requests on %s", endpoint)
     return server
+
+
+def _check_complete(replay_source: "ReplaySource", outcome: "Outcome") -> None:
+    """Raises SourceError where pictures were skipped."""
+    from node.replay.sources import FileReplay
+
+    if isinstance(replay_source, FileReplay) and replay_source.skipped is not None:
+        raise SourceError(f"{outcome.frames} labelled, {replay_source.skipped}")
 
 
 def _print_comparison(comparison: Comparison, *, stopped: bool, as_json: bool) -> None:

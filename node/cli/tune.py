@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from node.cli.media import files_of, frames_of, progress_bar
+from node.cli.media import frames_of, media_of, progress_bar
 from node.cli.options import CONFIG, MODEL, SETTINGS, Number, configured, together
 from node.errors import SourceError
 from perception_client.text import printable
@@ -60,7 +60,9 @@ def command(
     Example: perception-node tune --frames drive.mp4
     """
     config = configured(config_file, settings, model=model)
-    files = [file for path in paths for file in files_of(path)]
+    media = media_of(paths) if paths else None
+    for error in media.unreadable.values() if media else ():
+        log.warning("%s; skipped", error)
 
     from node.perception.models.registry import load_model
     from node.perception.runtimes.tuning_result import keep
@@ -70,7 +72,7 @@ def command(
     loaded = load_model(config.model.name, config.model.weights)
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("reading frames", total=None)
-        pixels = _pixels(loaded, _images(files) if files else _demo_images())
+        pixels = _pixels(loaded, _images(media.files) if media else _demo_images())
         origin = ", ".join(paths) if paths else "demo"
 
         def show(step: str, done: int, total: int) -> None:

@@ -140,6 +140,8 @@ def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
             return f"{key} = {value_shown(value)}: write each camera as a [[camera]] section"
         case "model_type" | "model_attributes_type":
             return f"{key} = {value_shown(value)}: must be a section, [{key}]"
+        case "string_unicode":
+            return f"{key} = {value_shown(value)}: is not UTF-8 text; rename the file"
         case "string_pattern_mismatch":
             return f"{key} = {value_shown(value)}: must match {problem['ctx']['pattern']}"
     allowed = problem["msg"].removeprefix("Input ")

@@ -28,6 +28,8 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _DAMAGE = (ValueError, KeyError)
 """Exceptions of simplejpeg; KeyError for an unknown colour space."""
 _END = "d9"
+_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+"""APP1 to APP13, APP15 and COM (ITU-T T.81, table B.1)."""
 _SCAN, _END_OF_IMAGE = 0xDA, b"\xff\xd9"
 _FRAMES = {0xC0: False, 0xC1: False, 0xC2: True, 0xC9: False, 0xCA: True}
 """Frame types that are decoded, and whether they are progressive (ITU-T T.81, table B.1)."""
@@ -67,6 +69,22 @@ def holds_another(data: bytes) -> bool:
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     end = data.find(_END_OF_IMAGE, position)
     return end >= 0 and data.find(START + b"\xff", end) >= 0
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Returns a JPEG without its comments and application segments, but for those that decide about
+    its colours (JFIF, Adobe); other data unchanged."""
+    position = len(START)
+    kept = [data[:position]]
+    while data.startswith(START) and data[position : position + 1] == b"\xff":
+        marker = data[position + 1]
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == _SCAN or end > len(data):
+            break
+        if marker not in _METADATA:
+            kept.append(data[position:end])
+        position = end
+    return b"".join([*kept, data[position:]])
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

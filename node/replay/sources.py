@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from node.capture.grabber import number
-from node.capture.sources.base import Skips
+from node.capture.sources.base import Incomplete, Skips
 from node.capture.sources.open import open_source
 from node.config.redact import redacted
 from node.config.schema import CameraConfig
@@ -67,12 +67,16 @@ class ReplaySource(Protocol):
 
 
 class FileReplay:
-    """A video or pictures, replayed as one camera."""
+    """A video or pictures, replayed as one camera.
+
+    skipped: what was skipped and why, in words, after `frames`; None where everything was read.
+    """
 
     def __init__(self, camera: CameraConfig, span: Span) -> None:
         self._camera = camera
         self._span = span
         self._summary: str | None = None
+        self.skipped: str | None = None
 
     def frames(self) -> Iterator[Shown]:
         """Yields the frames of the span; skips earlier frames without decoding, if the source can.
@@ -99,6 +103,7 @@ class FileReplay:
             else:
                 self._summary = source.summary()
         finally:
+            self.skipped = source.skipped if isinstance(source, Incomplete) else None
             source.close()
         if empty:
             raise self._span.shows_nothing(redacted(self._camera.source))

@@ -247,9 +247,9 @@ def test_a_command_leaves_out_what_is_too_large_and_goes_on(
     PilImage.fromarray(NOISE).save(tmp_path / "good.png")
     (tmp_path / "huge.jpg").write_bytes(bombs.jpeg(30_000, 30_000))
     done = in_process("label", tmp_path)
-    assert done.returncode == 0
-    assert "huge.jpg claims more pixels than limits.max_pixels = 70000000" in done.stderr
-    assert "1 labelled, 1 skipped" in done.stderr
+    assert done.returncode == 3
+    assert "huge.jpg: claims more pixels than limits.max_pixels = 70000000" in done.stderr
+    assert "1 labelled, 1 of 2 files skipped" in done.stderr
     done = in_process("label", tmp_path, "--set", "limits.max_pixels=2000")
     assert done.returncode == 3
     assert "good.png: 64 x 48 pixels are more than limits.max_pixels = 2000" in done.stderr

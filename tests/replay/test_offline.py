@@ -166,10 +166,10 @@ def test_label_names_pictures_and_leaves_out_what_is_broken(
     (folder / "c.jpg").write_bytes(b"")
     out = tmp_path / "out.jsonl"
     done = in_process("label", folder, "--jsonl", out)
-    assert done.returncode == 0
-    assert "b.jpg cannot be read" in done.stderr
+    assert done.returncode == 3
+    assert "b.jpg: cannot be read: image file is truncated" in done.stderr
     assert "c.jpg is empty" in done.stderr
-    assert "2 labelled, 2 skipped" in done.stderr
+    assert "error: 2 labelled, 2 of 4 files skipped: " in done.stderr.splitlines()[-1]
     first, second = lines(out)
     assert Path(first["file"]).name == "a.jpg"
     assert first["labels"][0]["name"] == "espresso"
@@ -193,7 +193,7 @@ def test_without_jsonl_label_prints_the_best(in_process: Run, pictures: Path) ->
 
 BAD_INPUT = {
     "missing file": (["replay", "{tmp}/none.mp4"], 3, "none.mp4: there is no such file"),
-    "not a video": (["replay", "{tmp}/text.mp4"], 3, "text.mp4 is not a video"),
+    "not a video": (["replay", "{tmp}/text.mp4"], 3, "text.mp4 is a text, neither"),
     "empty file": (["replay", "{tmp}/empty.mp4"], 3, "empty.mp4 is empty (0 bytes)"),
     "empty folder": (["run", "--source", "{tmp}/folder"], 3, "folder holds no pictures"),
     "empty folder to label": (["label", "{tmp}/folder"], 3, "folder holds no pictures"),

@@ -90,6 +90,16 @@ class Skips(Protocol):
 
 
 @runtime_checkable
+class Incomplete(Protocol):
+    """A source that goes on behind pictures that cannot be read."""
+
+    @property
+    def skipped(self) -> str | None:
+        """What was skipped so far and why, in words; None where everything was read."""
+        ...
+
+
+@runtime_checkable
 class FallsShort(Protocol):
     """A source that may return fewer pictures than it receives."""
 

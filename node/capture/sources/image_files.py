@@ -1,54 +1,36 @@
-"""Sources of image files: a file, a folder or a glob, sorted by name."""
+"""Sources of image files: a file, a folder or a glob, in natural order."""
 
 import glob
-import math
+import os
 import stat
 import time
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
-from PIL import Image as PilImage
-
 from node.capture.sources.base import Picture, Report, SourceFacts
+from node.capture.sources.skipped import Skipped
+from node.config.paths import matching, natural
 from node.config.redact import redacted
 from node.errors import PictureError, SourceError
 from node.image.frame import Image, Stamp
-from node.image.jpeg import check_scans
-from node.image.limits import check_bytes, check_pixels, limits
+from node.image.limits import check_bytes
+from node.image.still import HEAD_BYTES, decode_stills, is_still
 from perception_client.paths import expanded
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"})
-_PLUGINS = (
-    BmpImagePlugin.BmpImageFile,
-    GifImagePlugin.GifImageFile,
-    JpegImagePlugin.JpegImageFile,
-    PngImagePlugin.PngImageFile,
-    PpmImagePlugin.PpmImageFile,
-    TiffImagePlugin.TiffImageFile,
-    WebPImagePlugin.WebPImageFile,
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif"}
+    | {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
 )
-_FORMATS = tuple(str(plugin.format) for plugin in _PLUGINS)
-"""Only these formats are tried, whatever the file name: some others that Pillow supports run
-programs (EPS)."""
-
-# Pillow warns below limits.max_pixels.
-warnings.filterwarnings("ignore", category=PilImage.DecompressionBombWarning)
+UNREAD = frozenset(
+    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".exr", ".hdr", ".tga", ".psd", ".svg", ".dng"}
+    | {".cr2", ".cr3", ".nef", ".arw"}
+)
+"""Pictures that the node does not read: one in a folder is reported, not passed over."""
 
 
 class ImageFilesSource:
-    """Reads image files in order. A file that cannot be read is reported, skipped and counted.
+    """Reads image files in order, each with all its pictures. A file that cannot be read is
+    reported, skipped and counted.
 
     Args:
         files: in order.
@@ -66,70 +48,71 @@ class ImageFilesSource:
         self._fps = fps
         self._loop = loop
         self._report = report
-        self._next = 0
+        self._pictures = self._lap()
         self._read = 0
         self._bad: set[Path] = set()
+        self._skipped = Skipped()
         self.facts = SourceFacts(fps=fps)
 
     def read(self) -> Picture | None:
         """As `Source.read`; skips files that cannot be read."""
-        while (file := self._next_file()) is not None:
-            started_ns = time.monotonic_ns()
-            try:
-                image = read_image(file)
-            except SourceError as error:
-                if file not in self._bad:
-                    self._bad.add(file)
-                    self._report(f"{error}; skipped")
-                continue
-            media_ns = round(self._read * 1e9 / self._fps)
-            self._read += 1
-            capture_ns = time.monotonic_ns() - started_ns
-            return Picture(image, Stamp.at_media(media_ns), media_ns, capture_ns, file)
-        return None
-
-    def skip_to(self, media_ns: int) -> int:
-        """As `Skips.skip_to`."""
-        skipped = min(math.ceil(media_ns * self._fps / 1e9 - 1e-6), len(self._files))
-        self._next = self._read = skipped
-        return skipped
+        picture = next(self._pictures, None)
+        if picture is None and self._loop and self._read:
+            self._pictures = self._lap()
+            picture = next(self._pictures, None)
+        return picture
 
     def summary(self) -> str | None:
         """As `Source.summary`."""
-        bad = f", {len(self._bad)} skipped because they cannot be read" if self._bad else ""
-        return f"{self._read} picture{'s' * (self._read != 1)} read{bad}"
+        read = f"{self._read} picture{'s' * (self._read != 1)} read"
+        return read if self.skipped is None else f"{read}, {self.skipped}"
+
+    @property
+    def skipped(self) -> str | None:
+        """As `Incomplete.skipped`."""
+        if not self._skipped.count:
+            return None
+        return f"{self._skipped.count} of {len(self._files)} files skipped: {self._skipped.why}"
 
     def close(self) -> None:
         """As `Source.close`."""
         pass
 
-    def _next_file(self) -> Path | None:
-        if self._next == len(self._files):
-            if not self._loop or len(self._bad) == len(self._files):
-                return None
-            self._next = 0
-        self._next += 1
-        return self._files[self._next - 1]
+    def _lap(self) -> Iterator[Picture]:
+        for file in self._files:
+            started_ns = time.monotonic_ns()
+            try:
+                for image in read_images(file):
+                    media_ns = round(self._read * 1e9 / self._fps)
+                    self._read += 1
+                    capture_ns = time.monotonic_ns() - started_ns
+                    yield Picture(image, Stamp.at_media(media_ns), media_ns, capture_ns, file)
+                    started_ns = time.monotonic_ns()
+            except SourceError as error:
+                if file not in self._bad:
+                    self._bad.add(file)
+                    self._skipped.add(file, error)
+                    self._report(f"{error}; skipped")
 
 
 class ImageFile:
-    """Reads one photograph, without stamp or position. `read` raises SourceError if the file cannot
-    be read."""
+    """Reads one image file, without stamps or positions. `read` raises SourceError if the file
+    cannot be read."""
 
     live = False
 
     def __init__(self, file: Path) -> None:
-        self._file: Path | None = file
+        self._file = file
+        self._images = read_images(file)
         self.facts = SourceFacts()
 
     def read(self) -> Picture | None:
-        """As `Source.read`: the image, then None."""
-        if self._file is None:
-            return None
-        file, self._file = self._file, None
+        """As `Source.read`."""
         started_ns = time.monotonic_ns()
-        image = read_image(file)
-        return Picture(image, None, None, time.monotonic_ns() - started_ns, file)
+        image = next(self._images, None)
+        if image is None:
+            return None
+        return Picture(image, None, None, time.monotonic_ns() - started_ns, self._file)
 
     def summary(self) -> str | None:
         """As `Source.summary`."""
@@ -141,79 +124,91 @@ class ImageFile:
 
 
 def find_image_files(source: str) -> list[Path] | None:
-    """Returns the image files that a path or glob names, sorted; None if it names none, such as a
-    video file. Raises SourceError for a folder or glob without images."""
+    """Returns the image files that a path or glob names, in natural order; None if it names none,
+    such as a video file. Raises SourceError for a folder or glob without images."""
     path = expanded(source)
     if path.is_dir():
-        files = sorted(entry for entry in path.iterdir() if is_image_file(entry))
+        files = [entry for entry in entries_of(path) if is_image_name(entry)]
         if not files:
-            raise SourceError(
-                f"{path} holds no pictures", fix=f"these are read: {', '.join(sorted(SUFFIXES))}"
-            )
+            raise SourceError(f"{path} holds no pictures", fix=f"these are read: {ALL_READ}")
         return files
-    if path.exists():
+    if os.path.lexists(path):
         return [path] if is_image_file(path) else None
     if glob.has_magic(source):
-        files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-        files = [entry for entry in files if is_image_file(entry)]
+        files = [entry for entry in matching(path) if is_image_name(entry)]
         if not files:
             raise SourceError(f"{redacted(source)}: no picture matches", fix="put a glob in quotes")
         return files
     return None
 
 
-def is_image_file(path: Path) -> bool:
+ALL_READ = ", ".join(sorted(SUFFIXES))
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """Returns what a folder holds in natural order, without hidden entries, which other programs
+    leave there. Raises SourceError for a folder that cannot be read."""
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise SourceError(f"{redacted(str(folder))} cannot be read: {error.strerror}") from error
+    return sorted(entries, key=natural)
+
+
+def is_image_name(path: Path) -> bool:
     """Whether the suffix of a file is that of an image."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in SUFFIXES | UNREAD and not path.is_dir()
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file is an image, by its suffix or by its content."""
+    return is_image_name(path) or is_still(head_of(path))
+
+
+def head_of(path: Path, size: int = HEAD_BYTES) -> bytes:
+    """The first bytes of a regular file; empty for anything else, which opening could block."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
 
 
 def read_image(file: Path) -> Image:
-    """Reads an image file as [height, width, 3] uint8 BGR, rotated upright by its EXIF orientation.
+    """Reads the first picture of an image file, as `read_images`. Raises SourceError."""
+    return next(read_images(file))
 
-    Uses Pillow, which rejects a truncated file; OpenCV fills the missing part with grey without an
-    error.
+
+def read_images(file: Path) -> Iterator[Image]:
+    """Reads the pictures of an image file, as `decode_stills`.
 
     Raises:
-        SourceError: the file cannot be read, or is larger than the limits (PictureError).
+        SourceError: the file cannot be read.
+        PictureError: a picture cannot be decoded, or is larger than the limits.
     """
     try:
-        _check_file(file)
-        _allow(limits().max_pixels)
-        with PilImage.open(file, formats=_FORMATS) as opened:
-            check_pixels(*opened.size)
-            if opened.format in ("JPEG", "MPO"):
-                check_scans(file.read_bytes(), *opened.size)
-            upright = ImageOps.exif_transpose(opened)
-            rgb = np.asarray(upright.convert("RGB"))
+        yield from decode_stills(_content(file))
     except PictureError as error:
-        raise PictureError(f"{file}: {error}") from None
-    except FileNotFoundError:
-        raise SourceError(f"{redacted(str(file))}: there is no such file") from None
-    except UnidentifiedImageError:
-        raise SourceError(f"{file} is not a picture that can be read") from None
-    except PilImage.DecompressionBombError:
-        raise PictureError(
-            f"{file} claims more pixels than limits.max_pixels = {limits().max_pixels}",
-            fix="raise it if the picture is real",
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SourceError(f"{file} cannot be read: {error}") from error
-    return np.ascontiguousarray(rgb[:, :, ::-1])
+        raise PictureError(f"{file}: {error.problem}", fix=error.fix) from error
 
 
-def _check_file(file: Path) -> None:
+def _content(file: Path) -> bytes:
     """Raises SourceError for a file that cannot be an image: opening a pipe would block without
     end."""
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{file} is not a regular file")
-    if status.st_size == 0:
-        raise SourceError(f"{file} is empty (0 bytes)")
-    check_bytes(status.st_size)
-
-
-def _allow(pixels: int) -> None:
-    """Lifts Pillow's own limit to `pixels`. The limit is global to the process, so it is never
-    lowered."""
-    if PilImage.MAX_IMAGE_PIXELS is not None and pixels > PilImage.MAX_IMAGE_PIXELS:
-        PilImage.MAX_IMAGE_PIXELS = pixels
+    shown = redacted(str(file))
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceError(f"{shown} is not a regular file")
+        if status.st_size == 0:
+            raise SourceError(f"{shown} is empty (0 bytes)", fix="copy it again")
+        check_bytes(status.st_size)
+        return file.read_bytes()
+    except FileNotFoundError:
+        if file.is_symlink():
+            raise SourceError(f"{shown}: the link leads to no file") from None
+        raise SourceError(f"{shown}: there is no such file") from None
+    except OSError as error:
+        raise SourceError(f"{shown} cannot be read: {error.strerror}") from error

@@ -1,6 +1,8 @@
 """Opens the source that the `source` setting of a camera names."""
 
 import logging
+import os
+import urllib.parse
 from pathlib import Path
 
 from node.capture.rate import RateLimit
@@ -14,13 +16,17 @@ from node.capture.sources.device import (
     open_url,
 )
 from node.capture.sources.image_files import (
+    ALL_READ,
     ImageFile,
     ImageFilesSource,
     find_image_files,
+    head_of,
     is_image_file,
 )
+from node.capture.sources.video_file import SUFFIXES as VIDEO_SUFFIXES
 from node.capture.sources.video_file import VideoFileSource
 from node.config.schema import CameraConfig
+from node.errors import SourceError
 from perception_client.paths import expanded
 
 log = logging.getLogger(__name__)
@@ -50,12 +56,21 @@ def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         return open_gstreamer(config, limit)
     if is_live(source):
         return open_url(config, limit) if "://" in source else open_device(config, limit)
-    files = source.removeprefix("file://")
+    files = _path_in(source)
     photos = find_image_files(files)
     if photos is not None:
         fps = config.fps or DEFAULT_PHOTO_FPS
         return ImageFilesSource(photos, fps=fps, loop=config.loop, report=log.warning)
-    return VideoFileSource(expanded(files), loop=config.loop)
+    return _open_video(expanded(files), loop=config.loop)
+
+
+def _path_in(source: str) -> str:
+    """The path that a source names. An address of a file may have its special characters as
+    escapes (`%20`), unless a file has this very name."""
+    if not source.startswith("file://"):
+        return source
+    path = source.removeprefix("file://").removeprefix("localhost")
+    return path if os.path.lexists(path) else urllib.parse.unquote(path)
 
 
 def check_source(config: CameraConfig) -> None:
@@ -71,4 +86,34 @@ def check_source(config: CameraConfig) -> None:
 
 def open_file(file: Path) -> Source:
     """Opens one photograph, without a stamp, or one video. Raises SourceError."""
-    return ImageFile(file) if is_image_file(file) else VideoFileSource(file)
+    return ImageFile(file) if is_image_file(file) else _open_video(file)
+
+
+def _open_video(file: Path, *, loop: bool = False) -> VideoFileSource:
+    """Raises SourceError also for a text, which FFmpeg would show as a video of a terminal, and for
+    a name on which OpenCV crashes."""
+    if any("\udc80" <= character <= "\udcff" for character in str(file.absolute())):
+        raise SourceError(f"{file}: the name is not UTF-8 text", fix="rename the file")
+    head = head_of(file, _TEXT_BYTES)
+    if file.suffix.lower() == ".mcap":
+        raise SourceError(
+            f"{file} is a recording", fix=f"label it with: perception-node replay {file}"
+        )
+    if _is_text(head) and not head.lstrip().startswith(_PLAYLISTS):
+        raise SourceError(
+            f"{file} is a text, neither a picture nor a video",
+            fix=f"pictures end in {ALL_READ}, videos in {', '.join(sorted(VIDEO_SUFFIXES))}",
+        )
+    return VideoFileSource(file, loop=loop)
+
+
+_TEXT_BYTES = 4096
+_PLAYLISTS = (b"#EXTM3U", b"<?xml", b"<MPD", b"ffconcat", b"v=0")
+"""Texts that FFmpeg reads as lists of videos."""
+
+
+def _is_text(head: bytes) -> bool:
+    # The last character may be cut.
+    text = head.decode("utf-8", errors="ignore")
+    complete = len(head) - len(text.encode()) < 4
+    return bool(head) and complete and all(c.isprintable() or c.isspace() for c in text)
