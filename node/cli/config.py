@@ -1,13 +1,14 @@
 """`perception-node config`: configuration files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from node.cli.say import say
-from node.config.load import load_config
-from node.config.redact import redacted
-from node.errors import ConfigError
+from node.config.load import load_config, models_in, problems_in
+from node.config.redact import hidden, redacted
+from node.errors import ConfigError, ModelError
 from node.process.output_files import write_whole
 
 
@@ -22,16 +23,31 @@ def command() -> None:
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 def check(file: Path) -> None:
-    """Validate FILE; exit 2 with the first problem if it is invalid.
+    """Validate FILE; exit 2 with each problem if it is invalid.
 
     Example: perception-node config check config/default.toml
     """
+    problems = [*problems_in(file), *_unknown_models(file)]
+    for problem in problems[:-1]:
+        say(f"error: {file}: {problem}", err=True)
+    if problems:
+        raise ConfigError(f"{file}: {problems[-1]}")
     config = load_config(file)
     cameras = ", ".join(f"{camera.name} ({redacted(camera.source)})" for camera in config.camera)
     say(
         f"{file} is valid: cameras {cameras}; model {redacted(config.model.name)}; "
         f"publishes on {config.wire.endpoint}"
     )
+
+
+def _unknown_models(file: Path) -> Iterator[str]:
+    from node.perception.models.registry import check_name
+
+    for key, name in models_in(file):
+        try:
+            check_name(name)
+        except ModelError as error:
+            yield f"{key}: {hidden(str(error), [name])}"
 
 
 @command.command("init")

@@ -21,6 +21,7 @@ from node.cli.options import (
     together,
 )
 from node.cli.say import say
+from node.cli.seen import figure, named, things_in
 from node.config.schema import NodeConfig
 from node.errors import FrameError, SourceError
 from perception_client.messages.codec import to_json
@@ -98,7 +99,7 @@ def _label(
         if write is not None:
             write(to_json(message, file=str(current)))
         else:
-            say(f"{current}{_position(message)}: {_found(message)}")
+            say(f"{current}{_position(message)}: {_seen(message)}")
 
     message_builder = MessageBuilder(config.name)
     sink = LocalSink(show)
@@ -136,11 +137,9 @@ def _labels(
     )
 
 
-def _found(message: LabelsMessage) -> str:
-    if message.areas:
-        return ", ".join(f"{area.name} {area.fraction:.1%}" for area in message.areas)
-    seen = message.detections or message.labels[:1]
-    return ", ".join(f"{thing.name} {thing.score:.3f}" for thing in seen) or "nothing seen"
+def _seen(message: LabelsMessage) -> str:
+    seen = [f"{named(thing)} {figure(thing, 3)}" for thing in things_in(message, labels=1)]
+    return ", ".join(seen) or "nothing seen"
 
 
 def _position(message: LabelsMessage) -> str:

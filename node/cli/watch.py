@@ -15,15 +15,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from node.cli.options import Number, set_up_logging
+from node.cli.seen import Thing, figure, named, share, things_in
 from node.cli.standard_streams import print_line
 from node.errors import PerceptionError
 from perception_client.inbox import ALIVE_S
 from perception_client.messages.codec import to_json
 from perception_client.messages.kinds import (
     DEFAULT_ENDPOINT,
-    Detection,
     HealthMessage,
-    Label,
     LabelsMessage,
     Status,
 )
@@ -172,9 +171,7 @@ class _Cameras:
             table.add_row(
                 _safe(camera),
                 _status(message),
-                "\n".join(
-                    f"{_bar(thing.score)} {_safe(_named(thing))}" for thing in _best(message)
-                ),
+                "\n".join(f"{_bar(thing)} {_safe(named(thing))}" for thing in _best(message)),
                 _age(message),
                 f"{self._rate(camera):.1f}",
                 str(self._dropped[camera]),
@@ -196,17 +193,12 @@ def _plain(message: LabelsMessage) -> str:
     age = f"{message.age_bound_s * 1000:5.0f} ms"
     if message.status is not Status.OK:
         return f"{message.camera}  {age}  {message.status}"
-    seen = ", ".join(f"{_named(thing)} {thing.score:.2f}" for thing in _best(message))
+    seen = ", ".join(f"{named(thing)} {figure(thing, 2)}" for thing in _best(message))
     return f"{message.camera}  {age}  {seen or 'nothing seen'}"
 
 
-def _best(message: LabelsMessage) -> tuple[Label | Detection, ...]:
-    return message.detections[:5] or message.labels[:3]
-
-
-def _named(thing: Label | Detection) -> str:
-    track = thing.track if isinstance(thing, Detection) else None
-    return thing.name if track is None else f"{thing.name} #{track}"
+def _best(message: LabelsMessage) -> tuple[Thing, ...]:
+    return things_in(message, labels=3)[:5]
 
 
 def _missing(gap: Gap) -> str:
@@ -273,6 +265,6 @@ def _status(message: LabelsMessage) -> str:
     return mark[message.status]
 
 
-def _bar(score: float) -> str:
-    filled = round(score * 10)
-    return f"[blue]{'━' * filled}[/][dim]{'─' * (10 - filled)}[/] {score:.2f}"
+def _bar(thing: Thing) -> str:
+    filled = round(share(thing) * 10)
+    return f"[blue]{'━' * filled}[/][dim]{'─' * (10 - filled)}[/] {figure(thing, 2)}"

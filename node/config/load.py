@@ -3,10 +3,10 @@ the file, the key, the value and the allowed values."""
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -14,6 +14,9 @@ from pydantic.fields import FieldInfo
 from node.config.redact import key_shown, redacted, value_shown
 from node.config.schema import CameraConfig, NodeConfig, as_tuples
 from node.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def load_config(
@@ -50,7 +53,37 @@ def load_config(
     try:
         return NodeConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error, content)}") from error
+        first, *others = _problems(error, content)
+        more = f"and {len(others)} more: perception-node config check {file}" if file else None
+        raise ConfigError(f"{where}: {first}", fix=more if others else None) from error
+
+
+def problems_in(file: Path) -> list[str]:
+    """Returns everything that is wrong with the keys and values of a configuration file, one line
+    each; empty for a valid file. Raises ConfigError for a file that cannot be read, or is not
+    TOML."""
+    content = _read_toml(file)
+    try:
+        NodeConfig.model_validate(content)
+    except ValidationError as error:
+        return _problems(error, content)
+    return []
+
+
+def models_in(file: Path) -> Iterator[tuple[str, str]]:
+    """Yields each key of a configuration file that names a model, with the name. Raises
+    ConfigError as `problems_in`."""
+    content = _read_toml(file)
+    sections = [("model", "name"), ("crops", "model")]
+    named = [(f"{section}.{key}", content.get(section), key) for section, key in sections]
+    degrade = content.get("degrade")
+    steps = degrade.get("steps") if isinstance(degrade, dict) else None
+    for index, step in enumerate(steps if isinstance(steps, list) else ()):
+        named.append((f"degrade.steps.{index}.model", step, "model"))
+    for path, section, key in named:
+        name = section.get(key) if isinstance(section, dict) else None
+        if isinstance(name, str) and name:
+            yield path, name
 
 
 def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
@@ -62,7 +95,7 @@ def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
     try:
         return NodeConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_first_problem(error, content)) from error
+        raise ConfigError(_problems(error, content)[0]) from error
 
 
 def toml_value(text: str) -> Any:
@@ -125,8 +158,16 @@ def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
     return target.setdefault(part, [{}] if first and part == "camera" else {})
 
 
-def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
-    problem = error.errors()[0]
+def _problems(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
+    problems = error.errors()
+    # A list whose items are all wrong counts as too short as well.
+    within = {
+        problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))
+    }
+    return [_described(problem, content) for problem in problems if problem["loc"] not in within]
+
+
+def _described(problem: "ErrorDetails", content: Mapping[str, Any]) -> str:
     key = _dotted(problem["loc"], content)
     value = problem["input"]
     match problem["type"]:
@@ -137,7 +178,9 @@ def _first_problem(error: ValidationError, content: Mapping[str, Any]) -> str:
             reason = str(problem["ctx"]["error"])
             return f"{key}: {reason}" if key else reason
         case "tuple_type":
-            return f"{key} = {value_shown(value)}: write each camera as a [[camera]] section"
+            if problem["loc"] == ("camera",):
+                return f"{key} = {value_shown(value)}: write each camera as a [[camera]] section"
+            return f"{key} = {value_shown(value)}: write a list, in brackets: [...]"
         case "model_type" | "model_attributes_type":
             return f"{key} = {value_shown(value)}: must be a section, [{key}]"
         case "string_unicode":

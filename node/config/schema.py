@@ -66,6 +66,14 @@ def as_tuples(value: object) -> object:
     return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _as_names(value: object) -> object:
+    """A single name is a list of one, as a command line gives it."""
+    return (value,) if isinstance(value, str) else as_tuples(value)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+
+
 def _as_path(key: str, value: object) -> object:
     if value is None or isinstance(value, Path):
         return value
@@ -148,15 +156,10 @@ class DetectConfig(_Section):
 
     score: Score = 0.25
     class_scores: dict[str, Score] = Field(default_factory=dict)
-    classes: tuple[str, ...] | None = None
+    classes: Names | None = None
     iou: float = Field(0.45, ge=0, le=1)
     max_detections: int = Field(100, ge=1, le=1000)
     min_box_px: float = Field(0.0, ge=0, le=MAX_PX)
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _names(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class CropsConfig(_Section):
@@ -165,7 +168,7 @@ class CropsConfig(_Section):
     model: str | None = Field(None, min_length=1)
     weights: Path | None = None
     top_k: int = Field(3, ge=1, le=1000)
-    classes: tuple[str, ...] | None = None
+    classes: Names | None = None
     max_crops: int = Field(8, ge=1, le=64)
     margin: float = Field(0.15, ge=0, le=2)
 
@@ -174,24 +177,14 @@ class CropsConfig(_Section):
     def _path(cls, value: object) -> object:
         return _as_path("weights", value)
 
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _names(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
-
 
 class SegmentConfig(_Section):
     """Which results of a segmentation are published."""
 
     min_fraction: float = Field(0.005, ge=0, le=1)
-    classes: tuple[str, ...] | None = None
+    classes: Names | None = None
     masks: bool = False
     mask_px: int = Field(128, ge=8, le=512)
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _names(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class TrackConfig(_Section):
@@ -330,6 +323,7 @@ class MonitorConfig(_Section):
     """The live page and the metrics, over HTTP."""
 
     web: str | None = None
+    hosts: Names = ()
     token_file: Path | None = None
     insecure: bool = False
     allow_control: bool = False
@@ -352,6 +346,16 @@ class MonitorConfig(_Section):
             raise ValueError(
                 f"web = {value_shown(value)} is not HOST:PORT; write 127.0.0.1:8080"
             ) from None
+        return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}", host):
+                raise ValueError(
+                    f"hosts = {value_shown(host)}: write the name alone, such as robot.local"
+                )
         return value
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from node.config.redact import redacted
 from node.config.schema import CameraConfig, NodeConfig
 from node.diagnostics.finding import Finding
 from node.errors import SourceError
@@ -17,6 +18,8 @@ _UNPACKED = {"YUYV": 2.0, "UYVY": 2.0, "NV12": 1.5, "YU12": 1.5, "BGR3": 3.0, "R
 
 def cameras(config: NodeConfig) -> Iterator[Finding]:
     """Yields findings of this computer's devices, then of the configured cameras."""
+    from node.capture.sources.open import is_live
+
     devices = sorted(Path("/dev").glob("video*"))
     if not devices:
         yield Finding(
@@ -34,6 +37,33 @@ def cameras(config: NodeConfig) -> Iterator[Finding]:
     for camera in config.camera:
         if camera.source.isdecimal() or camera.source.startswith("/dev/"):
             yield _negotiated(camera)
+        elif camera.source.startswith("gst:") or not is_live(camera.source):
+            yield _readable(camera)
+        else:
+            yield Finding(
+                f"camera {camera.name}", "note", f"{redacted(camera.source)} was not opened",
+                f"look at it with: perception-node run --source {redacted(camera.source)}",
+            )  # fmt: skip
+
+
+def _readable(camera: CameraConfig) -> Finding:
+    """A file, folder or pipeline, of which a file or folder is read."""
+    from node.capture.sources.open import check_source, open_source
+
+    what, shown = f"camera {camera.name}", redacted(camera.source)
+    try:
+        check_source(camera)
+        if camera.source.startswith("gst:"):
+            return Finding(what, "note", f"{shown} was not opened")
+        source = open_source(camera)
+        picture = source.read()
+        source.close()
+    except SourceError as error:
+        return Finding(what, "wrong", error.problem, error.fix)
+    if picture is None:
+        return Finding(what, "wrong", f"{shown}: no picture in it can be read")
+    height, width = picture.image.shape[:2]
+    return Finding(what, "ok", f"{shown}, {width}x{height}")
 
 
 def _negotiated(camera: CameraConfig) -> Finding:

@@ -47,6 +47,7 @@ class Page:
             Preview(snapshot, config.picture_fps, config.picture_px),
             token=None if config.token_file is None else read_token(config.token_file),
             command=command if config.allow_control else None,
+            hosts=config.hosts,
             insecure=config.insecure,
         )
         log.info("page on http://%s", config.web)

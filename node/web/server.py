@@ -10,7 +10,7 @@ import logging
 import os
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,20 @@ class WebServer:
         *,
         token: str | None,
         command: Command | None,
+        hosts: Sequence[str] = (),
         insecure: bool = False,
     ) -> None:
         """Binds the address. Raises EndpointError.
 
         address: HOST:PORT. token: required of each request; None admits every client that reaches
-        the address. command: carries out requests; None for a page that changes nothing. Without a
-        token only processes of this process's user and of root may change something, unless the
-        page is `insecure`.
+        the address. command: carries out requests; None for a page that changes nothing. hosts:
+        names by which browsers reach the page, besides its address and localhost. Without a token
+        only processes of this process's user and of root may change something, unless the page is
+        `insecure`.
         """
         host, _, port = address_of(f"tcp://{address}").removeprefix("tcp://").rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
+        self._hosts = frozenset(map(str.lower, hosts))
         self._live = live
         self._metrics = metrics
         self._preview = preview
@@ -202,17 +205,23 @@ class WebServer:
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
         if not self._names_this_host(request):
-            return web.Response(status=403, text="this name is not the node's; use its address\n")
+            return web.Response(
+                status=403,
+                text="this name is not the node's; use its address, or list the name in "
+                "monitor.hosts\n",
+            )
         given = request.query.get("token")
         if self._token is not None and not self._has_token(request, given):
             return web.Response(
                 status=401,
-                text="a token is needed: open /?token=TOKEN, or send Authorization: Bearer TOKEN\n",
+                text="a token is needed: add ?token=TOKEN to the address, or send "
+                "Authorization: Bearer TOKEN\n",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         if request.path == "/" and given is not None:
-            answer: web.StreamResponse = web.Response(status=303, headers={"Location": "/"})
-            answer.set_cookie(COOKIE, given, httponly=True, samesite="Strict")
+            # Relative, and without a path: a proxy may serve the page under a path of its own.
+            answer: web.StreamResponse = web.Response(status=303, headers={"Location": "./"})
+            answer.set_cookie(COOKIE, given, path="", httponly=True, samesite="Strict")
         else:
             answer = await handler(request)
         if not answer.prepared:
@@ -230,12 +239,18 @@ class WebServer:
 
     def _names_this_host(self, request: web.Request) -> bool:
         """Whether a request names this host. Refuses foreign names that resolve to this address
-        (DNS rebinding), and requests that the page of another origin makes in a browser."""
-        host = _without_port(request.headers.get("Host", ""))
-        if self._token is None and host not in ("localhost", self._host) and not _is_address(host):
+        (DNS rebinding), and requests that the page of another origin makes in a browser. A proxy
+        may replace the name of the host, but not that of the origin."""
+        host = request.headers.get("Host", "")
+        name = _name_in(host)
+        known = name in ("localhost", self._host.lower(), *self._hosts) or _is_address(name)
+        if self._token is None and not known:
             return False
         origin = request.headers.get("Origin")
-        return origin is None or origin.partition("://")[2] == request.headers.get("Host", "")
+        if origin is None:
+            return True
+        of_page = origin.partition("://")[2]
+        return of_page == host or _name_in(of_page) in self._hosts
 
     # Content.
 
@@ -394,10 +409,11 @@ def _asker(request: web.Request) -> str:
     return f"page {peer}"
 
 
-def _without_port(host: str) -> str:
+def _name_in(host: str) -> str:
+    """The name in a host with an optional port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    return host.partition(":")[0].lower()
 
 
 def _is_address(host: str) -> bool:

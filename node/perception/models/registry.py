@@ -73,6 +73,13 @@ def load_model(name: str, weights: Path | None = None) -> Model:
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
+def check_name(name: str) -> None:
+    """Raises ModelError for a name that is neither a model's nor that of a model file, which need
+    not exist."""
+    if Path(name).suffix.lower() not in model_file.SUFFIXES and name not in _names():
+        raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+
+
 def fetch(name: str) -> Path:
     """Returns the file of a model, downloaded on first use. Raises ModelError."""
     if name == efficientnet_lite.NAME:
@@ -131,9 +138,12 @@ def _why_unknown(name: str) -> str:
             'is a weights file, not a model; name it with model.weights = "PATH" '
             "and its model with model.name, as `perception-node models` lists them"
         )
-    from node.perception.models import torchvision_models
-
-    known = [efficientnet_lite.NAME, *torchvision_models.names(), *published.RELEASED]
-    similar = difflib.get_close_matches(name.lower(), known, n=3)
+    similar = difflib.get_close_matches(name.lower(), _names(), n=3)
     nearest = f"the nearest: {', '.join(similar)}; " if similar else ""
     return f"no model has this name; {nearest}`perception-node models` lists all"
+
+
+def _names() -> list[str]:
+    from node.perception.models import torchvision_models
+
+    return [efficientnet_lite.NAME, *torchvision_models.names(), *published.RELEASED]

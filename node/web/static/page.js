@@ -31,8 +31,10 @@ let task = null;
 let shownSettings = null;
 
 function connect() {
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  socket = new WebSocket(`${scheme}://${location.host}/live`);
+  // Beside the page, wherever a proxy serves it.
+  const address = new URL("live", document.baseURI);
+  address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
     waitMs = 250;
@@ -255,7 +257,7 @@ function press(button, pressed, text) {
 
 async function command(name, given = {}) {
   try {
-    const answer = await fetch("/control", {
+    const answer = await fetch("control", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ command: name, arguments: given }),
