@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from node.config.schema import CropsConfig, DetectConfig, ModelConfig, NodeConfig, SegmentConfig
 from node.errors import FrameError, ModelError
@@ -20,7 +22,7 @@ from node.perception.preprocess.prefetch import PrefetchedInput, Prefetcher
 from node.perception.runtimes.base import Runtime
 from node.perception.runtimes.fallback import CpuFallback
 from node.perception.runtimes.select import build_runtime
-from node.perception.tasks.base import Prediction, Task
+from node.perception.tasks.base import Outputs, Prediction, Task
 from node.perception.tasks.classify import Classify
 from node.perception.tasks.detect import Detect
 from node.perception.tasks.second_stage import SecondStage
@@ -36,6 +38,10 @@ MAX_BATCH = 8
 _WORTH_BATCHING = 0.9
 """Largest time of a batch, as a fraction of the time of its frames one by one: in a batch the first
 frame waits for all."""
+
+_BATCH_TOLERANCE = 0.05
+"""Largest difference of an output in a batch, relative to the largest output, that the rounding of
+8 and 16 bits explains."""
 
 
 class _Preprocess(Protocol):
@@ -189,7 +195,14 @@ class Perceiver:
                 self.recovering = False
         # The failure may affect the whole GPU, so the preprocessing leaves the GPU as well.
         self._use_device_of_runtime()
-        return self._perceive(images, ())
+        try:
+            return self._perceive(images, ())
+        except ModelError as failed:
+            if len(images) == 1 or isinstance(failed, FrameError):
+                raise
+        # The GPU took batches, and the exported graph on the CPU is for single images.
+        self.at_most = 1
+        return [self._perceive([image], ())[0] for image in images]
 
     def _use_device_of_runtime(self) -> None:
         """Preprocesses on the device that the runtime has changed to."""
@@ -247,12 +260,35 @@ class Perceiver:
         if self._model.decoder == "boxes" or self._model.preprocess.free_size:
             return False
             # The number of boxes differs between images, or the input size between cameras.
-        try:
-            return self._time(batch_size) < _WORTH_BATCHING * batch_size * single_s
-        except ModelError as error:
+        if not self.can_batch(batch_size):
             log.info("model %s: made for one frame at a time; cameras take turns", self._model.name)
+            return False
+        return self._time(batch_size) < _WORTH_BATCHING * batch_size * single_s
+
+    def can_batch(self, size: int) -> bool:
+        """Whether a batch gives each image what it gives the image alone: a network made for one
+        image refuses a batch, or mixes its images."""
+        height, width = self._model.preprocess.crop_px
+        noise = np.random.default_rng(0)
+        images: list[Image] = [
+            noise.integers(0, 256 * (index + 1) // size, (height, width, 3), np.uint8)
+            for index in range(size)
+        ]
+        try:
+            alone = [self._outputs([image]) for image in images]
+            together = self._outputs(images)
+        except (ModelError, RuntimeError) as error:
             log.debug("a batch was refused: %s", error)
             return False
+        return all(
+            output.shape[0] == size
+            and all(_is_close(output[index], alone[index][place][0]) for index in range(size))
+            for place, output in enumerate(together)
+        )
+
+    def _outputs(self, images: Sequence[Image]) -> Outputs:
+        """Returns the network's outputs for images, which the next inference leaves as they are."""
+        return tuple(output.copy() for output in self._runtime.infer(self._prepared(images)))
 
     def _time(self, size: int) -> float:
         """Returns the median time of a batch of black frames, in seconds."""
@@ -362,6 +398,11 @@ def _preprocess_for(model: Model, runtime: Runtime) -> _Preprocess:
 def _prefetcher_for(model: Model, runtime: Runtime) -> Prefetcher | None:
     on_cpu = runtime.info.device == "cpu"
     return None if on_cpu else Prefetcher(model.preprocess, runtime.info.device)
+
+
+def _is_close(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+    tolerance = _BATCH_TOLERANCE * float(np.abs(expected).max(initial=0.0))
+    return actual.shape == expected.shape and bool(np.abs(actual - expected).max() <= tolerance)
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -1,14 +1,22 @@
 """Model: a network, the preprocessing of its input and the decoding of its outputs."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from torch import nn
 
 from node.errors import ModelError
+from node.perception.models.download import sha256_of
 from node.perception.preprocess.geometry import PreprocessSpec
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Returns the digest of a model made of these files: of one file its sha256, hexadecimal."""
+    digests = [sha256_of(file) for file in files]
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -20,11 +28,13 @@ class Model:
         build: makes the network; None for a bare graph, which has no torch network.
         preprocess: input geometry and normalisation.
         label_names: of the classes, in the order of the logits.
-        digest: sha256 of the weights file, hexadecimal.
+        digest: sha256 of all that the model is made of, hexadecimal: of the weights file of a
+            model of the registry, else of `files`.
         task: `classify`, `detect` or `segment`.
         decoder: how the outputs are decoded.
         output_order: indices of the outputs that the decoder reads, in its order.
         graph: the user's ONNX (.onnx) or OpenVINO (.xml) file.
+        files: of a user's model: the model file, the files with its tensors, its card, its labels.
     """
 
     name: str
@@ -36,6 +46,7 @@ class Model:
     decoder: str = "softmax"
     output_order: tuple[int, ...] = (0,)
     graph: Path | None = None
+    files: tuple[Path, ...] = ()
 
     @functools.cached_property
     def network(self) -> nn.Module:

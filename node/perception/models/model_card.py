@@ -57,6 +57,11 @@ class InputCard(_Section):
     mean: tuple[_Mean, _Mean, _Mean] = (0.0, 0.0, 0.0)
     std: tuple[_Factor, _Factor, _Factor] = (1.0, 1.0, 1.0)
 
+    @property
+    def size_px(self) -> str:
+        """Height and width in words, `224, 224`."""
+        return f"{self.size[0]}, {self.size[1]}"
+
 
 class ModelCard(_Section):
     """The whole card. labels: the names, or a file beside the card with one name a line."""
@@ -87,9 +92,27 @@ class ModelCard(_Section):
         )
 
 
+def card_file(model_file: Path) -> Path:
+    """Returns the file of the card of a model file."""
+    return model_file.with_suffix(".toml")
+
+
+def labels_file(card: ModelCard, model_file: Path) -> tuple[Path, ...]:
+    """Returns the file that the labels stand in; empty if they stand in the card. Raises
+    ModelError."""
+    if not isinstance(card.labels, str):
+        return ()
+    try:
+        return (beside(model_file, card.labels),)
+    except ModelError as error:
+        setting = f"{card_file(model_file)}: labels = {card.labels!r:.80}"
+        reason = str(error).removeprefix(f"{model_file}: ")
+        raise ModelError(f"{setting}: {reason}", fix=_NAME_LABELS) from error
+
+
 def read_card(model_file: Path) -> ModelCard:
     """Reads the card beside a model file. Raises ModelError if it is missing or invalid."""
-    file = model_file.with_suffix(".toml")
+    file = card_file(model_file)
     if not file.exists():
         raise ModelError(
             f"{model_file}: its model card {file} is missing", fix=f"write one: {_MINIMAL}"
@@ -117,7 +140,7 @@ def read_card(model_file: Path) -> ModelCard:
 
 def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
     """Returns the names of the classes, in order. Raises ModelError."""
-    where = f"{model_file.with_suffix('.toml')}: labels"
+    where = f"{card_file(model_file)}: labels"
     names = card.labels if not isinstance(card.labels, str) else _read_labels(card, model_file)
     if len(names) > _MOST_LABELS:
         raise ModelError(f"{where}: {len(names)} names", fix=f"at most {_MOST_LABELS}")
@@ -131,16 +154,12 @@ def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
 
 
 def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:
-    setting = f"{model_file.with_suffix('.toml')}: labels = {card.labels!r:.80}"
+    (file,) = labels_file(card, model_file)
     try:
-        file = beside(model_file, str(card.labels))
         return tuple(text_of(file, _MOST_LABELS_BYTES).splitlines())
-    except ModelError as error:
-        reason = str(error).removeprefix(f"{model_file}: ")
-        raise ModelError(f"{setting}: {reason}", fix=_NAME_LABELS) from error
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{setting}: {model_file.parent / str(card.labels)} cannot be read",
+            f"{card_file(model_file)}: labels = {card.labels!r:.80}: {file} cannot be read",
             fix=_NAME_LABELS,
         ) from error
 

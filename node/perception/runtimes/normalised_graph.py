@@ -1,89 +1,172 @@
 """Prepends the normalisation to the graph of an ONNX or OpenVINO file, so that it takes the same
 pixels as every exported model."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import openvino as ov
-from onnx import TensorProto, compose, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from node.errors import ModelError
+from node.perception.models.engine_errors import engine_reason
 from node.perception.preprocess.geometry import PreprocessSpec
 
 INPUT, OUTPUT = "pixels", "logits"
-"""Names in an exported graph; the outputs of a user's own graph are named `output0`, `output1`,
-..."""
+"""Names in the exported graph of a torch network. The copy of a user's graph has names of its own,
+so runtimes address inputs and outputs by their order."""
 IR_FILE = "model.xml"
-_OWN = "own/"
-"""Prefix of the names of the user's graph."""
+_MOST_IN_ONE_FILE = 1 << 30
+"""Bytes of tensors that an ONNX file may hold: protobuf's limit is 2 GiB for the whole file."""
+_OPSET = 17
+"""Operator set for a graph that imports none of ONNX's own."""
+_BROADCASTS_BY_SHAPE = 7
+"""First operator set whose arithmetic broadcasts by the shapes alone."""
+_CASTS_BY_NUMBER = 6
+"""First operator set whose Cast names its type by a number."""
 
 
 def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
-    """Writes the graph of an ONNX file with the input `pixels` [n, h, w, 3] uint8 BGR and its
-    outputs in float32.
+    """Writes a copy of an ONNX file with the input `pixels` [n, h, w, 3] uint8 BGR and its outputs
+    in float32.
+
+    The user's graph stays as it is, with its names, branches, functions and constants; only nodes
+    with unused names are added before and after it.
 
     Args:
         file: with one input, float32 [n, 3, h, w].
         spec: the normalisation.
-        target: the file to write.
+        target: the file to write; tensors of more than a GiB go into a second file beside it.
 
     Raises:
         ModelError: the file cannot be read.
     """
     try:
-        model = compose.add_prefix(onnx.load(str(file)), prefix=_OWN)
+        model = onnx.load(str(file))
     except Exception as error:
         # onnx and protobuf raise many types.
         raise ModelError(
-            f"{file} cannot be read as ONNX ({error})", fix="export it again"
+            f"{file} cannot be read as ONNX ({engine_reason(error)})", fix="export it again"
         ) from error
     graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    (own_input,) = (value for value in graph.input if value.name not in weights)
-    batch = own_input.type.tensor_type.shape.dim[0]
-    size = batch.dim_value if batch.HasField("dim_value") else "n"
-    pixels = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [size, *spec.crop_px, 3])
-    names = [f"output{index}" for index in range(len(graph.output))]
+    naming = _Naming(graph)
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {tensor.values.name for tensor in graph.sparse_initializer}
+    (own_input,) = (value for value in graph.input if value.name not in constants)
+    before, weights = _normalising(spec, own_input.name, naming, _own_opset(model))
     casts = [
-        helper.make_node("Cast", [graph_output.name], [name], to=TensorProto.FLOAT)
-        for graph_output, name in zip(graph.output, names, strict=True)
+        _cast(value.name, naming.unused("output"), _own_opset(model)) for value in graph.output
     ]
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
-    nodes = [*_normalising(spec, own_input.name), *graph.node, *casts]
-    constants = [*_constants(spec), *graph.initializer]
-    model.graph.CopyFrom(helper.make_graph(nodes, graph.name, [pixels], outputs, constants))
-    onnx.save(model, str(target))
+    nodes = [*before, *graph.node, *casts]
+    pixels = helper.make_tensor_value_info(
+        before[0].input[0], TensorProto.UINT8, [_batch_of(own_input), *spec.crop_px, 3]
+    )
+    outputs = [
+        helper.make_tensor_value_info(cast.output[0], TensorProto.FLOAT, None) for cast in casts
+    ]
+    for repeated, items in ((graph.node, nodes), (graph.input, [pixels]), (graph.output, outputs)):
+        del repeated[:]
+        repeated.extend(items)
+    graph.initializer.extend(weights)
+    # Earlier versions list constants as inputs, which the copy does not.
+    model.ir_version = max(model.ir_version, 4)
+    onnx.save_model(
+        model,
+        str(target),
+        save_as_external_data=_tensor_bytes(graph) > _MOST_IN_ONE_FILE,
+        location=f"{target.name}.data",
+    )
 
 
-def _normalising(spec: PreprocessSpec, target: str) -> list[onnx.NodeProto]:
-    planes = [helper.make_node("Transpose", [INPUT], ["planes"], perm=[0, 3, 1, 2])]
+class _Naming:
+    """Gives names that a graph does not use, in any of its branches: a branch sees the names around
+    it."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._used = set(_names(graph))
+
+    def unused(self, name: str) -> str:
+        """Returns the name, with a number behind it where it is used; used from now on."""
+        candidate, number = name, 0
+        while candidate in self._used:
+            number += 1
+            candidate = f"{name}{number}"
+        self._used.add(candidate)
+        return candidate
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        yield value.name
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name
+    for node in graph.node:
+        yield from (node.name, *node.input, *node.output)
+        for attribute in node.attribute:
+            for branch in (attribute.g, *attribute.graphs):
+                yield from _names(branch)
+
+
+def _own_opset(model: onnx.ModelProto) -> int:
+    """Returns the version of ONNX's own operators; adds one to a model that imports none."""
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            return int(entry.version)
+    model.opset_import.add(domain="", version=_OPSET)
+    return _OPSET
+
+
+def _batch_of(value: onnx.ValueInfoProto) -> int | str | None:
+    """Returns the length or name of an input's first dimension; None if it has neither. Exporters
+    write 0 and -1 for a free length."""
+    dims = value.type.tensor_type.shape.dim
+    if not dims:
+        return None
+    return max(dims[0].dim_value, 0) or dims[0].dim_param or None
+
+
+def _tensor_bytes(graph: onnx.GraphProto) -> int:
+    return sum(tensor.ByteSize() for tensor in graph.initializer)
+
+
+def _normalising(
+    spec: PreprocessSpec, target: str, naming: _Naming, opset: int
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Returns the nodes from pixels to the user's input, and their constants."""
+    pixels, planes, levels, scaled = map(naming.unused, (INPUT, "planes", "levels", "scaled"))
+    nodes = [helper.make_node("Transpose", [pixels], [planes], perm=[0, 3, 1, 2])]
+    constants = []
     if spec.color == "rgb":
-        planes.append(helper.make_node("Gather", ["planes", "order"], ["ordered"], axis=1))
-    return [
-        *planes,
-        helper.make_node("Cast", [planes[-1].output[0]], ["levels"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["levels", "factor"], ["scaled"]),
-        helper.make_node("Add", ["scaled", "offset"], [target]),
-    ]
+        ordered, order = map(naming.unused, ("ordered", "order"))
+        nodes.append(helper.make_node("Gather", [planes, order], [ordered], axis=1))
+        constants.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), order))
+    nodes.append(_cast(nodes[-1].output[0], levels, opset))
+    by_shape = opset >= _BROADCASTS_BY_SHAPE
+    broadcast: dict[str, Any] = {} if by_shape else {"broadcast": 1, "axis": 1}
+    for kind, values, source, result in (
+        ("Mul", spec.factors[0], levels, scaled),
+        ("Add", spec.factors[1], scaled, target),
+    ):
+        constant = naming.unused("factor" if kind == "Mul" else "offset")
+        array = values.float().view((1, 3, 1, 1) if by_shape else (3,)).numpy()
+        constants.append(numpy_helper.from_array(array, constant))
+        nodes.append(helper.make_node(kind, [source, constant], [result], **broadcast))
+    return nodes, constants
 
 
-def _constants(spec: PreprocessSpec) -> list[onnx.TensorProto]:
-    factor, offset = (values.float().view(1, 3, 1, 1).numpy() for values in spec.factors)
-    constants = [
-        numpy_helper.from_array(factor, "factor"),
-        numpy_helper.from_array(offset, "offset"),
-    ]
-    if spec.color == "rgb":
-        constants.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "order"))
-    return constants
+def _cast(source: str, result: str, opset: int) -> onnx.NodeProto:
+    to = TensorProto.FLOAT if opset >= _CASTS_BY_NUMBER else "FLOAT"
+    return helper.make_node("Cast", [source], [result], to=to)
 
 
 def write_ir(file: Path, spec: PreprocessSpec, target: Path) -> None:
     """As `write_onnx`, for OpenVINO IR files."""
     try:
-        steps = PrePostProcessor(ov.Core().read_model(file))
+        graph = ov.Core().read_model(file)
+        steps = PrePostProcessor(graph)
         own_input = steps.input()
         own_input.tensor().set_element_type(ov.Type.u8).set_layout(
             ov.Layout("NHWC")
@@ -95,7 +178,10 @@ def write_ir(file: Path, spec: PreprocessSpec, target: Path) -> None:
         # (pixel - mean / scale) / (std / scale) is (pixel * scale - mean) / std
         own_input.preprocess().mean([value / spec.scale for value in spec.mean])
         own_input.preprocess().scale([value / spec.scale for value in spec.std])
+        for index in range(len(graph.outputs)):
+            steps.output(index).tensor().set_element_type(ov.Type.f32)
         ov.save_model(steps.build(), target, compress_to_fp16=False)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ModelError(f"{file} cannot be read as OpenVINO IR ({reason})") from error
+        raise ModelError(
+            f"{file} cannot be read as OpenVINO IR ({engine_reason(error)})", fix="export it again"
+        ) from error

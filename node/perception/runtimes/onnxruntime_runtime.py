@@ -6,8 +6,8 @@ import onnxruntime as ort
 import torch
 
 from node.errors import ModelError
+from node.perception.models.engine_errors import engine_reason
 from node.perception.runtimes.base import RuntimeInfo
-from node.perception.runtimes.normalised_graph import INPUT
 from node.perception.tasks.base import Outputs
 
 
@@ -38,11 +38,17 @@ class OnnxRuntime:
         try:
             self._session = ort.InferenceSession(str(file), options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise ModelError(f"{file} cannot be read by ONNX Runtime: {error}") from error
+            raise ModelError(
+                f"ONNX Runtime cannot run the model ({engine_reason(error)})",
+                fix="try another model.runtime",
+            ) from error
+        self._input = self._session.get_inputs()[0].name
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
         """As `Runtime.infer`."""
         try:
-            return tuple(self._session.run(None, {INPUT: pixels.numpy()}))
+            return tuple(self._session.run(None, {self._input: pixels.numpy()}))
         except Exception as error:  # as above
-            raise ModelError(f"ONNX Runtime failed: {error}", fix="try --runtime torch") from error
+            raise ModelError(
+                f"ONNX Runtime failed ({engine_reason(error)})", fix="try another model.runtime"
+            ) from error

@@ -8,6 +8,7 @@ import openvino as ov
 import torch
 
 from node.errors import ModelError
+from node.perception.models.engine_errors import engine_reason
 from node.perception.runtimes.base import RuntimeInfo
 from node.perception.tasks.base import Outputs
 
@@ -49,7 +50,9 @@ class OpenVinoRuntime:
             self._core = ov.Core()
             self._graph = self._core.read_model(file)
         except RuntimeError as error:
-            raise ModelError(f"{file} cannot be read by OpenVINO: {error}") from error
+            raise _failed("cannot read the model", error) from error
+        batch = self._graph.input().partial_shape[0]
+        self._only_batch = batch.get_length() if batch.is_static else None
         self._requests: OrderedDict[tuple[int, ...], ov.InferRequest] = OrderedDict()
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
@@ -59,13 +62,16 @@ class OpenVinoRuntime:
             request.set_input_tensor(ov.Tensor(pixels.numpy(), shared_memory=True))
             request.infer()
         except RuntimeError as error:
-            raise ModelError(f"OpenVINO failed: {error}", fix="try --runtime torch") from error
+            raise _failed("failed", error) from error
         return tuple(tensor.data for tensor in request.output_tensors)
 
     def _request(self, pixels: torch.Tensor) -> ov.InferRequest:
         """Compiles a graph for each shape, since a graph of fixed shape runs a tenth faster than
         one of dynamic batch size."""
         shape = tuple(pixels.shape)
+        if self._only_batch not in (shape[0], None):
+            # reshape() would replace the length, and operators made for it would mix the frames.
+            raise ModelError(f"the model takes {self._only_batch} at a time, not {shape[0]}")
         if shape not in self._requests:
             if len(self._requests) >= _KEPT_SHAPES:
                 self._requests.popitem(last=False)
@@ -74,6 +80,10 @@ class OpenVinoRuntime:
             self._requests[shape] = compiled.create_infer_request()
         self._requests.move_to_end(shape)
         return self._requests[shape]
+
+
+def _failed(what: str, error: RuntimeError) -> ModelError:
+    return ModelError(f"OpenVINO {what} ({engine_reason(error)})", fix="try another model.runtime")
 
 
 def has_native_bf16() -> bool:

@@ -31,15 +31,30 @@ def build_runtime(model: Model, config: ModelConfig) -> Runtime:
 
     `auto` selects the result of `perception-node tune` for this computer; without one, torch on a
     GPU, else OpenVINO, in bfloat16 if the CPU supports it: the fastest that keeps full accuracy
-    (see scripts/bench.py). A runtime that cannot run the model is followed by the next.
+    (see scripts/bench.py). A runtime that cannot run the model, which an inference of a black
+    frame shows, is followed by the next.
     """
     choices = _choices(model, config)
-    for choice in choices[:-1]:
+    if len(choices) == 1:
+        return _build_with_fallback(model, choices[0], config)
+    errors: list[ModelError] = []
+    for choice in choices:
+        if errors:
+            log.warning("%s; trying %s", errors[-1].problem, choice.runtime)
         try:
-            return _build_with_fallback(model, choice, config)
+            runtime = build_choice(model, choice)
+            # An engine can find only now that it has no kernel for an operator.
+            runtime.infer(torch.zeros((1, *model.preprocess.crop_px, 3), dtype=torch.uint8))
+            return runtime
         except ModelError as error:
-            log.warning("%s; trying the next runtime", error)
-    return _build_with_fallback(model, choices[-1], config)
+            errors.append(error)
+    problems = list(dict.fromkeys(error.problem for error in errors))
+    if len(problems) == 1:
+        raise errors[0]
+    raise ModelError(
+        f"model {model.name!r}: no runtime can run it: {'; '.join(problems)}",
+        fix="export it again with other operators",
+    )
 
 
 def build_choice(model: Model, choice: Choice) -> Runtime:
@@ -70,7 +85,12 @@ def _check_bf16() -> None:
 
 def _build_with_fallback(model: Model, choice: Choice, config: ModelConfig) -> Runtime:
     if choice.device == "cpu":
-        return build_choice(model, choice)
+        try:
+            return build_choice(model, choice)
+        except ModelError as error:
+            if error.problem.startswith("model "):
+                raise
+            raise ModelError(f"model {model.name!r}: {error.problem}", fix=error.fix) from error
     standby = config.model_copy(update={"device": "cpu", "runtime": "auto", "precision": "auto"})
     return CpuFallback(
         lambda: build_choice(model, choice), lambda: build_runtime(model, standby), choice.device
@@ -78,11 +98,11 @@ def _build_with_fallback(model: Model, choice: Choice, config: ModelConfig) -> R
 
 
 def _choices(model: Model, config: ModelConfig) -> list[Choice]:
-    """Returns the choices to try, in order; the error of the last one is raised."""
+    """Returns the choices to try, in order."""
     tuned = _tuned(model, config)
     if tuned is not None:
         return [tuned]
-    device = _device(config)
+    device = _device(model, config)
     if device != "cpu":
         return [_on_gpu(model, config, device)]
     if model.preprocess.keeps_frame and config.runtime == "auto":
@@ -90,7 +110,9 @@ def _choices(model: Model, config: ModelConfig) -> list[Choice]:
         precision = "fp32" if config.precision == "auto" else str(config.precision)
         candidates = [("torch", precision)]
     elif config.runtime == "auto":
-        candidates = _by_default(config.precision)
+        defaults = _by_default(config.precision)
+        runtimes = runtimes_of(model)
+        candidates = [choice for choice in defaults if choice[0] in runtimes] or defaults
     else:
         candidates = [(config.runtime, "fp32" if config.precision == "auto" else config.precision)]
     for runtime, precision in candidates:
@@ -146,6 +168,12 @@ def _by_default(precision: str) -> list[tuple[str, str]]:
 
 
 def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
+    if "torch" not in runtimes_of(model):
+        raise ModelError(
+            f"model {model.name!r}: {model.graph} runs on the CPU here, and model.device is "
+            f"{device!r}",
+            fix='write model.device = "cpu"',
+        )
     if config.runtime not in ("auto", "torch"):
         raise ModelError(
             f"runtime {config.runtime!r} runs on the CPU here, and model.device is {device!r}",
@@ -167,8 +195,16 @@ def _check_precision(runtime: str, precision: str) -> None:
         )
 
 
-def _device(config: ModelConfig) -> str:
+def runtimes_of(model: Model) -> tuple[str, ...]:
+    """Returns the runtimes that read the form of a model: a user's graph has no torch network, and
+    only OpenVINO reads its own files."""
+    if model.graph is None:
+        return tuple(PRECISIONS)
+    return ("openvino",) if model.graph.suffix.lower() == ".xml" else ("onnxruntime", "openvino")
+
+
+def _device(model: Model, config: ModelConfig) -> str:
     if config.device != "auto":
         return config.device
-    on_cpu = config.runtime in ("onnxruntime", "openvino")
+    on_cpu = config.runtime in ("onnxruntime", "openvino") or "torch" not in runtimes_of(model)
     return "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"

@@ -31,12 +31,14 @@ class _Classifier(Protocol):
 
     def perceive_all(self, images: Sequence[Image]) -> Sequence[_Labelled]: ...
 
+    def can_batch(self, size: int) -> bool: ...
+
 
 class SecondStage:
     """Labels the crops of a frame's detections in batches. Not thread-safe.
 
     Batches have 1, 2, 4 or 8 crops, padded by repeating the last, since engines compile for each
-    batch size.
+    batch size. A classifier that is made for one image gets one crop at a time.
 
     Args:
         classifier: labels the crops.
@@ -57,6 +59,7 @@ class SecondStage:
         self._config = config
         self.names = classifier.names
         self.degraded: tuple[str, ...] = ()
+        self._most = MAX_BATCH
 
     @property
     def info(self) -> ModelInfo:
@@ -64,9 +67,13 @@ class SecondStage:
         return self._classifier.info
 
     def warm_up(self) -> None:
-        """Runs every batch size. Raises ModelError."""
+        """Finds the largest batch, and runs every batch size. Raises ModelError."""
+        largest = _padded(min(MAX_BATCH, self._config.max_crops))
+        if largest > 1 and not self._classifier.can_batch(largest):
+            largest = 1
+        self._most = largest
         size = 1
-        while size <= _padded(min(MAX_BATCH, self._config.max_crops)):
+        while size <= largest:
             self._classifier.perceive_all([np.zeros((64, 64, 3), np.uint8)] * size)
             size *= 2
 
@@ -95,8 +102,8 @@ class SecondStage:
         return tuple(labelled)
 
     def _labels(self, crops: list[Image]) -> Iterator[tuple[Label, ...]]:
-        for start in range(0, len(crops), MAX_BATCH):
-            batch = crops[start : start + MAX_BATCH]
+        for start in range(0, len(crops), self._most):
+            batch = crops[start : start + self._most]
             filled = batch + batch[-1:] * (_padded(len(batch)) - len(batch))
             results = self._classifier.perceive_all(filled)[: len(batch)]
             self.degraded = results[0].degraded

@@ -1,0 +1,110 @@
+"""GraphSignature: what the graph of a user's file takes and gives, read by any engine that can."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import openvino as ov
+
+from node.errors import ModelError
+from node.perception.models.engine_errors import engine_reason
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+_KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
+"""OpenVINO's names of types, as numpy names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphValue:
+    """An input or output of a graph.
+
+    Attributes:
+        name: empty if unknown.
+        shape: -1 for a free length; None if the number of dimensions is unknown.
+        dtype: as numpy names it, such as `float32`.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    dtype: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its numbers are integers."""
+        return "int" in self.dtype
+
+    @property
+    def described(self) -> str:
+        """Its shape in words, `[n, 3, 224, 224]`."""
+        if self.shape is None:
+            return "any shape"
+        return f"[{', '.join('n' if length < 0 else str(length) for length in self.shape)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSignature:
+    """The inputs without those that the file has constants for, and the outputs, in the order of
+    the file."""
+
+    inputs: tuple[GraphValue, ...]
+    outputs: tuple[GraphValue, ...]
+
+
+def signature_of(file: Path) -> GraphSignature:
+    """Reads the signature of an ONNX (.onnx) or OpenVINO (.xml) file.
+
+    OpenVINO derives more shapes, so it reads first; an ONNX file that it has no operators for is
+    read by ONNX Runtime. Raises ModelError if neither can read it.
+    """
+    try:
+        return _read_by_openvino(file)
+    except RuntimeError as error:
+        reason = engine_reason(error)
+    if file.suffix.lower() == ".onnx":
+        try:
+            return _read_by_onnxruntime(file)
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            reason = f"OpenVINO: {reason}; ONNX Runtime: {engine_reason(error)}"
+    raise ModelError(f"{file} cannot be read ({reason})", fix="export it again") from None
+
+
+def _read_by_openvino(file: Path) -> GraphSignature:
+    graph = ov.Core().read_model(file)
+    return GraphSignature(
+        *(tuple(map(_of_openvino, values)) for values in (graph.inputs, graph.outputs))
+    )
+
+
+def _of_openvino(value: ov.Output) -> GraphValue:
+    shape = value.partial_shape
+    lengths = None
+    if not shape.rank.is_dynamic:
+        lengths = tuple(length.get_length() if length.is_static else -1 for length in shape)
+    element = value.element_type.to_string()
+    kind = element.rstrip("0123456789")
+    dtype = _KINDS.get(kind, kind) + element.removeprefix(kind)
+    return GraphValue(min(value.get_names(), default=""), lengths, dtype)
+
+
+def _read_by_onnxruntime(file: Path) -> GraphSignature:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    return GraphSignature(
+        *(
+            tuple(map(_of_onnxruntime, values))
+            for values in (session.get_inputs(), session.get_outputs())
+        )
+    )
+
+
+def _of_onnxruntime(value: "ort.NodeArg") -> GraphValue:
+    # An empty shape is that of a value of unknown rank; a single number is no picture and no label.
+    lengths = tuple(length if isinstance(length, int) else -1 for length in value.shape)
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    return GraphValue(value.name, lengths or None, {"float": "float32"}.get(kind, kind))
