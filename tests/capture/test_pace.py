@@ -20,8 +20,8 @@ from node.capture.cadence import Cadence
 from node.capture.frozen import period_s
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
+from node.capture.packets import timeout_ms
 from node.capture.sources.base import Picture, SourceFacts
-from node.capture.sources.device import timeout_ms
 from node.capture.sources.open import open_source
 from node.config.schema import CameraConfig
 from node.image.frame import Image, Stamp

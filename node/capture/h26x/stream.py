@@ -17,7 +17,7 @@ from node.capture.h26x.decoder import (
     can_decode,
 )
 from node.capture.handover import HandOver, NewestKey
-from node.capture.packets import PacketReader
+from node.capture.packets import OpenCvStream, PacketReader
 from node.capture.rate import RateLimit
 from node.capture.sources.base import Picture, SourceFacts
 from node.config.schema import CameraConfig
@@ -67,7 +67,8 @@ class H26xStream:
         self._decoder: Decoder = decoder(codec, _header(capture))
         hand_over = NewestKey if config.discard_backlog else HandOver
         self._lossless = not config.discard_backlog
-        self._packets = PacketReader(capture, label, config.name, backlog_meter, hand_over)
+        source = OpenCvStream(capture, label, config)
+        self._packets = PacketReader(source, config.name, backlog_meter, hand_over)
         self._ready: deque[Decoded] = deque()
         self._dropped: int | None = None
         self._shown_ns = 0

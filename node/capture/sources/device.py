@@ -10,11 +10,13 @@ from typing import cast
 from node.capture.backlog import BacklogMeter
 from node.capture.h26x.stream import H26xStream, codec_of
 from node.capture.handover import USELESS, USELESS_NS
+from node.capture.packets import OpenCvStream, timeout_ms
 from node.capture.rate import RateLimit
 from node.capture.shortfall import Shortfall
 from node.capture.sleep_meter import SleepMeter
 from node.capture.sources.base import Picture, Source, SourceFacts
 from node.capture.sources.jpeg_stream import JpegStream, strictly_decoded
+from node.capture.sources.open_failure import open_failure
 from node.config.redact import redacted
 from node.config.schema import CameraConfig
 from node.errors import BacklogError, PictureError, SourceError
@@ -23,9 +25,6 @@ from node.image.jpeg import START
 from node.image.limits import check_pixels
 from node.image.opencv import cv2
 
-STREAM_TIMEOUT_S = 10.0
-"""Seconds that a stream may take for one picture, the first included; at least two of its
-periods."""
 _OLDEST_DRIVER_STAMP_NS = 10_000_000_000
 """Age above which a driver's stamp is implausible and ignored."""
 
@@ -214,10 +213,8 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         ],
     )
     if not capture.isOpened():
-        raise SourceError(
-            f"{label} cannot be opened",
-            fix="check that the server runs and that address, user and password are right",
-        )
+        problem, fix = open_failure(config.source, opened_ns / 1e9, timeout_ms(config) / 1000)
+        raise SourceError(f"{label} {problem}", fix=fix)
     _check_size(capture, label)
     limit = limit or RateLimit(config.max_fps)
     backlog_meter = BacklogMeter(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)
@@ -227,14 +224,9 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         return H26xStream(capture, label, config, facts, codec, limit, backlog_meter)
     if fourcc == "MJPG" and _request_coded(capture, True):
         facts = _negotiate(capture, config)
-        return JpegStream(capture, label, config, facts, limit, backlog_meter)
+        source = OpenCvStream(capture, label, config)
+        return JpegStream(source, label, config, facts, limit, backlog_meter)
     return LiveSource(capture, label, config, limit, backlog_meter)
-
-
-def timeout_ms(config: CameraConfig) -> int:
-    """Returns how long FFmpeg waits for a picture of a stream, in ms."""
-    period_s = 1 / config.fps if config.fps else 0.0
-    return round(1000 * max(STREAM_TIMEOUT_S, config.stall_timeout_s, 2 * period_s))
 
 
 def check_gstreamer(config: CameraConfig) -> None:

@@ -1,25 +1,26 @@
-"""JpegStream: a live stream of motion JPEG; decodes the newest picture and rejects damage."""
+"""JpegStream: a live stream of pictures that are coded independently, mostly motion JPEG. Decodes
+the newest picture and rejects damage."""
 
 import time
 
 from node.capture.backlog import BacklogMeter
 from node.capture.handover import HandOver, NewestPicture
-from node.capture.packets import PacketReader
+from node.capture.packets import CodedSource, PacketReader
 from node.capture.rate import RateLimit
 from node.capture.sources.base import Picture, SourceFacts
 from node.config.schema import CameraConfig
 from node.errors import PictureError
 from node.image.frame import Image
 from node.image.jpeg import START, decode_jpeg, holds_another
-from node.image.opencv import cv2
+from node.image.png_webp import OTHER_STARTS, decode_png_or_webp
 
 
 class JpegStream:
-    """An open `cv2.VideoCapture` of FFmpeg that delivers motion JPEG undecoded. Pictures above the
-    rate limit, and those that a newer one replaces before decoding, are never decoded.
+    """An open stream of JPEG, PNG or WebP pictures. Pictures above the rate limit, and those that a
+    newer one replaces before decoding, are never decoded.
 
     Args:
-        capture: the open stream, set to deliver undecoded pictures.
+        source: the open stream.
         label: start of each error message.
         config: the camera.
         facts: size and rate of the stream.
@@ -31,7 +32,7 @@ class JpegStream:
 
     def __init__(
         self,
-        capture: "cv2.VideoCapture",
+        source: CodedSource,
         label: str,
         config: CameraConfig,
         facts: SourceFacts,
@@ -41,9 +42,7 @@ class JpegStream:
         self._label = label
         self.facts = facts
         hand_over = NewestPicture if config.discard_backlog else HandOver
-        self._packets = PacketReader(
-            capture, label, config.name, backlog_meter, hand_over, limit.wants
-        )
+        self._packets = PacketReader(source, config.name, backlog_meter, hand_over, limit.wants)
         self._dropped: int | None = None
 
     @property
@@ -57,11 +56,14 @@ class JpegStream:
         # Pictures dropped before the first shown one were taken before the camera was opened.
         if self._dropped is not None:
             self._dropped += packet.dropped
-        image = strictly_decoded(packet.data, self._label)
+        is_jpeg = not packet.data.startswith(OTHER_STARTS)
+        decode = strictly_decoded if is_jpeg else _other_decoded
+        image = decode(packet.data, self._label)
         self._packets.shown()
         dropped, self._dropped = self._dropped or 0, 0
         capture_ns = time.monotonic_ns() - packet.came_ns
-        return Picture(image, packet.stamp, None, capture_ns, jpeg=packet.data, dropped=dropped)
+        jpeg = packet.data if is_jpeg else None
+        return Picture(image, packet.stamp, None, capture_ns, jpeg=jpeg, dropped=dropped)
 
     def summary(self) -> str | None:
         """As `Source.summary`."""
@@ -75,6 +77,8 @@ class JpegStream:
 def strictly_decoded(jpeg: bytes, label: str) -> Image:
     """Decodes one JPEG to [height, width, 3] uint8 BGR. Raises PictureError for damage, other data,
     and several pictures at once; the message starts with `label`."""
+    if not jpeg:
+        raise PictureError(f"{label} delivered a damaged picture")
     if not jpeg.startswith(START):
         raise PictureError(f"{label} delivered a frame that is no JPEG")
     # The stream's lengths are wrong: the first picture may be seconds old.
@@ -82,5 +86,13 @@ def strictly_decoded(jpeg: bytes, label: str) -> Image:
         raise PictureError(f"{label} delivered several pictures as one")
     try:
         return decode_jpeg(jpeg)
+    except PictureError as error:
+        raise PictureError(f"{label}: {error}") from error
+
+
+def _other_decoded(data: bytes, label: str) -> Image:
+    """As `strictly_decoded`, for PNG and WebP."""
+    try:
+        return decode_png_or_webp(data)
     except PictureError as error:
         raise PictureError(f"{label}: {error}") from error

@@ -6,6 +6,7 @@ import urllib.parse
 from pathlib import Path
 
 from node.capture.rate import RateLimit
+from node.capture.sources.address import open_address
 from node.capture.sources.base import Source
 from node.capture.sources.demo import DemoSource
 from node.capture.sources.device import (
@@ -13,7 +14,6 @@ from node.capture.sources.device import (
     check_gstreamer,
     open_device,
     open_gstreamer,
-    open_url,
 )
 from node.capture.sources.image_files import (
     ALL_READ,
@@ -55,7 +55,7 @@ def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     if source.startswith("gst:"):
         return open_gstreamer(config, limit)
     if is_live(source):
-        return open_url(config, limit) if "://" in source else open_device(config, limit)
+        return open_address(config, limit) if "://" in source else open_device(config, limit)
     files = _path_in(source)
     photos = find_image_files(files)
     if photos is not None:
