@@ -10,9 +10,8 @@ from rich.console import Console
 from node.cli.jsonl import json_lines
 from node.cli.media import share_bar
 from node.cli.options import LIMITS, Number, limited, together
+from node.cli.recordings import CAMERAS, RUN, opened
 from node.cli.say import say
-from node.config.redact import redacted
-from node.errors import SourceError
 
 if TYPE_CHECKING:
     from node.recording.export.media import Choice
@@ -40,7 +39,7 @@ EVERY = click.option(
 def command(settings: tuple[str, ...]) -> None:
     """Write a recording as a video, JSON lines, a dataset or a ROS 2 bag.
 
-    RECORDING is an MCAP file or a folder of them.
+    RECORDING is an MCAP file or a folder of them, of which the newest run is written.
 
     Example: perception-node export video drive.mcap drive.mp4
     """
@@ -48,45 +47,51 @@ def command(settings: tuple[str, ...]) -> None:
 
 
 @command.command("video")
-@together(SOURCE, TO)
+@together(SOURCE, TO, RUN)
 @click.option("--camera", metavar="NAME", help="Camera of the video; default: the first.")
-def video_command(source: str, to: Path, camera: str | None) -> None:
+def video_command(source: str, to: Path, run: str | None, camera: str | None) -> None:
     """Write a video of one camera with boxes or labels drawn.
 
     Example: perception-node export video drive.mcap drive.mp4 --camera front
     """
     from node.recording.export.media import write_video
 
-    recording = _opened(source)
+    recording = opened(source, run, () if camera is None else (camera,))
     with share_bar(Console(stderr=True), "video") as progress:
         count = write_video(recording, to, camera, progress)
     _done(recording, f"{to}: {count} frames")
 
 
 @command.command("jsonl")
-@SOURCE
+@together(SOURCE, RUN)
 @click.argument("target", metavar="OUTPUT", default="-")
 @click.option(
     "--kind", "kinds", multiple=True, type=click.Choice(["labels", "events", "health", "info"]),
     default=("labels",), show_default=True, help="Kind of messages; may be repeated.",
 )  # fmt: skip
-def jsonl_command(source: str, target: str, kinds: tuple[str, ...]) -> None:
+def jsonl_command(source: str, target: str, run: str | None, kinds: tuple[str, ...]) -> None:
     """Write the recorded messages, one a line; - is stdout.
 
     Example: perception-node export jsonl drive.mcap drive.jsonl --kind labels --kind events
     """
     from node.recording.export.media import write_jsonl
 
-    recording = _opened(source)
+    recording = opened(source, run)
     with json_lines(target) as write:
         count = write_jsonl(recording, write, kinds)
     _done(recording, f"{target}: {count} messages")
 
 
 @command.command("coco")
-@together(SOURCE, TO, LABELS, SCORE, EVERY)
+@together(SOURCE, TO, RUN, CAMERAS, LABELS, SCORE, EVERY)
 def coco_command(
-    source: str, to: Path, labels: tuple[str, ...], min_score: float, every: int
+    source: str,
+    to: Path,
+    run: str | None,
+    cameras: tuple[str, ...],
+    labels: tuple[str, ...],
+    min_score: float,
+    every: int,
 ) -> None:
     """Write frames and boxes of a detector as a COCO dataset.
 
@@ -94,7 +99,7 @@ def coco_command(
     """
     from node.recording.export.media import write_coco
 
-    recording = _opened(source)
+    recording = opened(source, run, cameras)
     with share_bar(Console(stderr=True), "coco") as progress:
         count = write_coco(recording, to, _choice(labels, min_score, every), progress)
     _done(recording, f"{to}: {count} frames")
@@ -102,9 +107,15 @@ def coco_command(
 
 
 @command.command("imagefolder")
-@together(SOURCE, TO, LABELS, SCORE, EVERY)
+@together(SOURCE, TO, RUN, CAMERAS, LABELS, SCORE, EVERY)
 def imagefolder_command(
-    source: str, to: Path, labels: tuple[str, ...], min_score: float, every: int
+    source: str,
+    to: Path,
+    run: str | None,
+    cameras: tuple[str, ...],
+    labels: tuple[str, ...],
+    min_score: float,
+    every: int,
 ) -> None:
     """Write frames of a classifier, into one folder for each label.
 
@@ -112,7 +123,7 @@ def imagefolder_command(
     """
     from node.recording.export.media import write_image_folder
 
-    recording = _opened(source)
+    recording = opened(source, run, cameras)
     with share_bar(Console(stderr=True), "imagefolder") as progress:
         count = write_image_folder(recording, to, _choice(labels, min_score, every), progress)
     _done(recording, f"{to}: {count} frames")
@@ -120,29 +131,18 @@ def imagefolder_command(
 
 
 @command.command("ros2")
-@together(SOURCE, TO)
-def ros2_command(source: str, to: Path) -> None:
+@together(SOURCE, TO, RUN, CAMERAS)
+def ros2_command(source: str, to: Path, run: str | None, cameras: tuple[str, ...]) -> None:
     """Write a ROS 2 bag with sensor_msgs/CompressedImage and vision_msgs.
 
     Example: perception-node export ros2 drive.mcap drive_bag
     """
     from node.recording.export.ros2 import write_bag
 
-    recording = _opened(source)
+    recording = opened(source, run, cameras)
     with share_bar(Console(stderr=True), "ros2") as progress:
         count = write_bag(recording, to, progress)
     _done(recording, f"{to}: {count} messages")
-
-
-def _opened(source: str) -> "Recording":
-    from node.recording.reader import Recording, find_recording
-
-    files = find_recording(source)
-    if files is None:
-        raise SourceError(
-            f"{redacted(str(source))} is neither a recording (*.mcap) nor a folder of recordings"
-        )
-    return Recording(files)
 
 
 def _choice(labels: tuple[str, ...], min_score: float, every: int) -> "Choice":

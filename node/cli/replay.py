@@ -22,6 +22,7 @@ from node.cli.options import (
     load_perceiver,
     together,
 )
+from node.cli.recordings import CAMERAS, RUN, opened
 from node.cli.standard_streams import ReaderGoneError
 from node.cli.stopping import stoppable
 from node.cli.verdict import print_verdict
@@ -88,6 +89,8 @@ def _gate(replay: Callable[..., None]) -> Callable[..., None]:
 @click.option("--to", "end", type=Number(0, MOST_S), metavar="S",
               help="End before this position, in seconds.")  # fmt: skip
 @click.option("--loop", is_flag=True, help="Start again at the end, until stopped.")
+@RUN
+@CAMERAS
 @click.option(
     "--as-recorded", is_flag=True,
     help="Label only the frames that were labelled in the original run: the same drops.",
@@ -122,6 +125,8 @@ def command(
     start: float,
     end: float | None,
     loop: bool,
+    run: str | None,
+    cameras: tuple[str, ...],
     as_recorded: bool,
     step: bool,
     jsonl: str | None,
@@ -137,7 +142,7 @@ def command(
 
     Example: perception-node replay drive.mcap --speed max --jsonl labels.jsonl
     """
-    from node.recording.reader import find_recording
+    from node.recording.runs import find_recording
 
     files = find_recording(source)
     config = configured(
@@ -151,21 +156,16 @@ def command(
     golden = read_golden(expect) if expect else None
     if (tolerance or as_json) and golden is None:
         raise ConfigError("--tolerance and --json need --expect FILE")
-    if end is not None and end <= start:
-        raise ConfigError(f"--to {end:g} is not after --from {start:g}")
-    if loop and golden is not None:
-        raise ConfigError("--loop has no end, and --expect needs one", fix="leave one of them out")
     publishes = endpoint is not None or (jsonl is None and expect is None)
-    if wait_for_subscriber and not publishes:
-        raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
-    selection = _Selection(start, end, as_recorded)
+    selection = _Selection(start, end, as_recorded, run, cameras)
+    playback = _Playback(speed, loop, step, publishes, wait_for_subscriber)
+    _check(selection, playback, is_compared=golden is not None)
     config, replay_source = (
         _from_file(config, source, selection)
         if files is None
-        else _from_recording(config, source, files, selection, configured=config_file is not None)
+        else _from_recording(config, source, selection, configured=config_file is not None)
     )
     comparison = Comparison(golden, tolerance) if golden is not None else None
-    playback = _Playback(speed, loop, step, publishes, wait_for_subscriber)
     outcome = _replay(config, replay_source, playback, jsonl, comparison)
     if comparison is not None:
         _print_comparison(comparison, stopped=outcome.stopped, as_json=as_json)
@@ -176,11 +176,13 @@ def command(
 @dataclass(frozen=True, slots=True)
 class _Selection:
     """Which frames of a source are replayed. start_s, end_s: position in the source; end_s None:
-    to its end."""
+    to its end. run, cameras: of a recording; None and empty for the newest and for all."""
 
     start_s: float
     end_s: float | None
     as_recorded: bool
+    run: str | None = None
+    cameras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,19 +197,23 @@ class _Playback:
     wait_for_subscriber: bool
 
 
+def _check(selection: _Selection, playback: _Playback, *, is_compared: bool) -> None:
+    """Raises ConfigError for options that contradict each other."""
+    if selection.end_s is not None and selection.end_s <= selection.start_s:
+        raise ConfigError(f"--to {selection.end_s:g} is not after --from {selection.start_s:g}")
+    if playback.loop and is_compared:
+        raise ConfigError("--loop has no end, and --expect needs one", fix="leave one of them out")
+    if playback.wait_for_subscriber and not playback.publishes:
+        raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
+
+
 def _from_recording(
-    config: NodeConfig,
-    source: str,
-    files: list[Path],
-    selection: _Selection,
-    *,
-    configured: bool,
+    config: NodeConfig, source: str, selection: _Selection, *, configured: bool
 ) -> tuple[NodeConfig, "ReplaySource"]:
     """configured: the user gave a configuration file, whose cameras apply."""
-    from node.recording.reader import Recording
     from node.replay.sources import RecordingReplay, Span
 
-    recording = Recording(files)
+    recording = opened(source, selection.run, selection.cameras)
     span = Span(selection.start_s, selection.end_s)
     replay_source = RecordingReplay(recording, span, as_recorded=selection.as_recorded)
     log.info("%s: %.1f s of %s", redacted(source), recording.length_s, ", ".join(recording.cameras))
@@ -226,10 +232,15 @@ def _from_file(
             fix=f"label {redacted(source)} with 'perception-node run --source SRC'",
         )
     camera = config.camera[0]
-    if selection.as_recorded:
-        raise ConfigError(
-            f"--as-recorded: {redacted(source)} is no recording", fix="give a file *.mcap"
-        )
+    for option, is_given in (
+        ("--as-recorded", selection.as_recorded),
+        ("--run", selection.run is not None),
+        ("--camera", bool(selection.cameras)),
+    ):
+        if is_given:
+            raise ConfigError(
+                f"{option}: {redacted(source)} is no recording", fix="give a file *.mcap"
+            )
     if camera.loop:
         raise ConfigError(
             f"camera.{camera.name}.loop = true: a replay ends, unless it is given --loop"

@@ -7,9 +7,8 @@ from rich.console import Console
 
 from node.cli.media import share_bar
 from node.cli.options import LIMITS, limited
+from node.cli.recordings import CAMERAS, RUN, opened
 from node.cli.say import say
-from node.config.redact import redacted
-from node.errors import SourceError
 from perception_client.paths import expanded
 
 
@@ -17,10 +16,18 @@ from perception_client.paths import expanded
 @click.argument("source", metavar="RECORDING")
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Default: beside the recording, with .html in place of .mcap.",
+    help="Default: beside the recording, with .html in place of .mcap; report.html for a folder.",
 )  # fmt: skip
+@RUN
+@CAMERAS
 @LIMITS
-def command(source: str, output: Path | None, settings: tuple[str, ...]) -> None:
+def command(
+    source: str,
+    output: Path | None,
+    run: str | None,
+    cameras: tuple[str, ...],
+    settings: tuple[str, ...],
+) -> None:
     """Write one HTML page: timeline of labels with pictures, latency, drops, gaps, events.
 
     The page is a single file without references; open it in a browser, or send it.
@@ -28,17 +35,12 @@ def command(source: str, output: Path | None, settings: tuple[str, ...]) -> None
     Example: perception-node report drive.mcap --output drive.html
     """
     limited(settings)
-    from node.recording.reader import Recording, find_recording
     from node.recording.report.report import write_report
 
-    files = find_recording(source)
-    if files is None:
-        raise SourceError(
-            f"{redacted(str(source))} is neither a recording (*.mcap) nor a folder of recordings"
-        )
+    recording = opened(source, run, cameras)
     path = expanded(source)
-    to = output or (path / "report.html" if path.is_dir() else files[0].with_suffix(".html"))
-    recording = Recording(files)
+    of_folder = path.is_dir() and run is None
+    to = output or (path / "report.html" if of_folder else recording.paths[0].with_suffix(".html"))
     with share_bar(Console(stderr=True), "report") as progress:
         write_report(recording, to, progress)
     say(str(to))

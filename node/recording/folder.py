@@ -1,7 +1,8 @@
 """RecordingFolder: names and order of recordings, and their disk budget.
 
-The numbers in the names define the order of files; each is one more than the highest before it. The
-names also contain the wall clock's time, which may be set back at any time.
+The numbers in the names define the order of files; each is one more than the highest before it in
+the folder, of any node. The names also contain the wall clock's time, which may be set back at any
+time.
 """
 
 import contextlib
@@ -60,6 +61,12 @@ def _parsed(pattern: re.Pattern[str], name: str) -> _RecorderName | None:
     if match is None:
         return None
     return _RecorderName(match["black_box"] is not None, (int(match["number"] or 0), name))
+
+
+def number_of(path: Path) -> int | None:
+    """The number in the name of a recorder's file; None for any other file."""
+    name = _parsed(_OF_ANY_NODE, path.name)
+    return None if name is None else name.number or None
 
 
 def in_order(paths: Iterable[Path]) -> list[Path]:
@@ -142,7 +149,8 @@ class RecordingFolder:
         """An unused path: node, UTC, kind, number. Another process may use it first. Raises OSError
         where the folder cannot be read."""
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-        highest = max((name.number for _, name in self._entries()), default=0)
+        names = (_parsed(_OF_ANY_NODE, name) for name in os.listdir(self.path))
+        highest = max((name.number for name in names if name is not None), default=0)
         self._number = max(highest, self._number) + 1
         parts = (self._node, moment, *([kind] if kind else []), f"{self._number:06d}")
         return self.path / ("_".join(parts) + SUFFIX)

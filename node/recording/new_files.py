@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Iterable, Mapping
 
-from node.recording.folder import RecordingFolder
+from node.recording.folder import RecordingFolder, number_of
 from node.recording.mcap_writer import RecordingFile
 from node.recording.records import Entry
 
@@ -44,8 +44,9 @@ class NewFiles:
         """Another node of the same name may take a new name first."""
         for _ in range(MAX_NAMES_TRIED):
             path = self._folder.new_path(kind)
+            number = str(number_of(path) or "")  # remains where the file is renamed
             try:
-                return RecordingFile(path, about)
+                return RecordingFile(path, {**about, "number": number})
             except FileExistsError:
                 continue
             except OSError as error:

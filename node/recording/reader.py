@@ -2,41 +2,32 @@
 a run."""
 
 import functools
-import glob
 import heapq
-import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
-from google.protobuf.message import DecodeError
+from mcap.records import Channel as McapChannel
 
 from node.errors import MessageError, SourceError
-from node.image.frame import Clock, Frame, Image, Stamp
-from node.image.jpeg import decode_jpeg
-from node.recording.facts import (
-    MOST_NS,
-    FrameFacts,
-    read_configuration,
-    read_frame_facts,
-    read_message,
+from node.recording.facts import read_configuration, read_message
+from node.recording.frames import FrameReader, RecordedFrame, cameras_of
+from node.recording.mcap_reader import (
+    ChunkedFile,
+    UnreadableFileError,
+    add_problem,
+    in_log_order,
+    open_chunked,
 )
-from node.recording.folder import SUFFIX, in_order
-from node.recording.mcap_reader import ChunkedFile, add_problem, in_log_order, open_chunked
 from node.recording.mcap_writer import METADATA
-from node.recording.records import Channel, Encoding, Entry
+from node.recording.pictures import described, guessed_schema, kind_of
+from node.recording.records import ANNOTATIONS, FRAME, Channel, Entry
 from perception_client.messages.kinds import LabelsMessage, Message, MessageKind, Status
-from perception_client.paths import expanded
 
-FOREVER_NS = 1 << 63
-_IMAGE = "foxglove.CompressedImage"
-_FRAME = "perception.frame"
+FOREVER_NS = 1 << 64
 _LABELS = "perception.labels"
-MOST_NAME = 64
-"""Most characters of a camera's name."""
 _MOST_AT_ONCE = 10_000
 """Most records of one log time that are compared to find duplicates."""
 _MOST_LATE_NS = 10_000_000_000
@@ -44,86 +35,71 @@ _MOST_LATE_NS = 10_000_000_000
 inference. Later labels, possible where it is raised, are not assigned to their frame."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedFrame:
-    """A recorded frame, not decoded yet. Fields without a description are as in `Frame`."""
-
-    camera: str
-    frame_id: int
-    log_ns: int
-    """Time on the recording's clock."""
-    media_ns: int
-    """Time since the recording's first frame."""
-    stamp_ns: int | None
-    """Unix time of the capture; None where unknown."""
-    clock: Clock | None
-    epoch: int
-    lost_before: int
-    """Frames of its camera that the recorder lost since the previous frame."""
-    jpeg: bytes
-
-    def image(self) -> Image:
-        """Decodes the frame: [height, width, 3] uint8 BGR. Raises PictureError for damaged
-        bytes."""
-        return decode_jpeg(self.jpeg)
-
-    def frame(self) -> Frame:
-        """Decodes the frame for a replay, with the recorded stamp. Raises PictureError for damaged
-        bytes."""
-        stamp_ns = self.media_ns if self.stamp_ns is None else self.stamp_ns
-        return Frame(
-            image=self.image(),
-            camera=self.camera,
-            frame_id=self.frame_id,
-            stamp=Stamp(unix_ns=stamp_ns, mono_ns=None, clock="media"),
-            media_ns=self.media_ns,
-            capture_ns=0,
-            epoch=self.epoch,
-        )
-
-
 class Recording:
     """The files of one recording, in the order of their times.
 
     Readers skip unreadable records, and `problems` lists them.
 
-    Raises SourceError where a file is no recording, nothing in it is readable, or the files belong
-    to several runs.
+    Args:
+        paths: its files, all of one run (`node.recording.runs`).
+        cameras: names of the cameras whose frames are read; empty for all.
+
+    Raises SourceError where a file is no recording, nothing in it is readable, it has no pictures,
+    or none of one of `cameras`.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], cameras: Collection[str] = ()) -> None:
         self.paths = tuple(paths)
-        self._files = sorted((open_chunked(path) for path in paths), key=_start_ns)
         self._problems: list[str] = []
-        _check_of_one_run(self._files)
-        if not self.cameras:
-            channels = (channel for file in self._files for channel in file.channels.values())
-            topics = sorted({channel.topic for channel in channels})
-            problems = "".join(f"; {problem}" for problem in self.problems[:2])
-            raise SourceError(
-                f"{paths[0]} holds no pictures ({_IMAGE})",
-                fix=f"its topics: {', '.join(topics[:10]) or 'none'}{problems}",
-            )
+        self._files = self._opened()
+        by_topic = cameras_of(self._channels())
+        if not by_topic:
+            raise self._without_pictures()
+        unknown = sorted(set(cameras) - set(by_topic.values()))
+        if unknown:
+            names = ", ".join(sorted(by_topic.values()))
+            raise SourceError(f"{paths[0]}: no camera {unknown[0]!r}", fix=f"cameras: {names}")
+        self._by_topic = {
+            topic: name for topic, name in by_topic.items() if not cameras or name in cameras
+        }
+
+    def _opened(self) -> list["_File"]:
+        """The files; one in which nothing is readable is a problem, unless it is the only one."""
+        files = []
+        unreadable: list[UnreadableFileError] = []
+        for path in self.paths:
+            try:
+                files.append(_File(open_chunked(path)))
+            except UnreadableFileError as error:
+                unreadable.append(error)
+        if not files:
+            raise unreadable[0]
+        for error in unreadable:
+            self.note_problem(str(error))
+        return sorted(files, key=lambda file: file.chunked.start_ns)
+
+    def _channels(self) -> Iterator[Channel]:
+        for file in self._files:
+            yield from file.channels()
+
+    def _without_pictures(self) -> SourceError:
+        topics = sorted({f"{channel.topic} ({described(channel)})" for channel in self._channels()})
+        problems = "".join(f"; {problem}" for problem in self.problems[:2])
+        return SourceError(
+            f"{self.paths[0]} holds no pictures",
+            fix=f"its topics: {', '.join(topics[:10]) or 'none'}{problems}",
+        )
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the cameras with frames, sorted."""
-        return tuple(
-            sorted(
-                {
-                    _camera(channel.topic)
-                    for file in self._files
-                    for channel in file.channels.values()
-                    if _name(file, channel.schema_id) == _IMAGE
-                }
-            )
-        )
+        """Names of the cameras whose frames are read, sorted."""
+        return tuple(sorted(self._by_topic.values()))
 
     @functools.cached_property
     def start_ns(self) -> int:
         """Log time of the first frame; earlier records are of the time while the model loaded.
-        Raises SourceError where no picture is readable."""
-        reader = _FrameReader(0, self._problems)
+        Raises SourceError where no picture is readable, or its form is not supported."""
+        reader = self._frame_reader(0)
         for entry in self.entries():
             frame = reader.take(entry)
             if frame is not None:
@@ -134,7 +110,7 @@ class Recording:
     @property
     def end_ns(self) -> int:
         """Log time of the last record."""
-        return max((at.end_ns for file in self._files for at in file.chunks), default=0)
+        return max((file.chunked.end_ns for file in self._files), default=0)
 
     @property
     def length_s(self) -> float:
@@ -144,40 +120,45 @@ class Recording:
     @property
     def problems(self) -> tuple[str, ...]:
         """The unreadable parts so far, in words."""
-        of_files = (problem for file in self._files for problem in file.problems)
+        of_files = (problem for file in self._files for problem in file.chunked.problems)
         return (*of_files, *self._problems)
 
+    def note_problem(self, problem: str) -> None:
+        """Adds a problem that a reader of this recording met."""
+        add_problem(self._problems, problem)
+
     def entries(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[Entry]:
-        """Yields all records of [start_ns, end_ns), sorted by log time. A record that two files
-        contain, such as a part and a black box of the same time, comes once."""
+        """Yields the records of [start_ns, end_ns) that are pictures or of this node's kinds,
+        sorted by log time. A record that two files contain, such as a part and a black box of the
+        same time, comes once."""
         at_ns = -1
-        seen: set[tuple[str, int, int]] = set()
-        for entry in _merged(self._files, start_ns, end_ns):
-            if entry.log_ns != at_ns or len(seen) >= _MOST_AT_ONCE:
+        counts: dict[tuple[str, int, int], Counter[int]] = {}
+        for number, entry in _merged(self._files, start_ns, end_ns):
+            if entry.log_ns != at_ns or len(counts) >= _MOST_AT_ONCE:
                 at_ns = entry.log_ns
-                seen.clear()
+                counts.clear()
             identity = (entry.channel.topic, entry.sequence, hash(entry.data))
-            if identity not in seen:
-                seen.add(identity)
+            of_files = counts.setdefault(identity, Counter())
+            most = max(of_files.values(), default=0)
+            of_files[number] += 1
+            if of_files[number] > most:  # equal records of one file are no copies
                 yield entry
 
     def frames(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[RecordedFrame]:
-        """Yields the frames of all cameras in the order of their capture."""
-        reader = self._frame_reader()
-        for entry in self.entries(start_ns, end_ns):
-            frame = reader.take(entry)
-            if frame is not None:
-                yield frame
+        """Yields the frames of all cameras in the order of their capture. Raises SourceError for
+        pictures whose form is not supported."""
+        return (frame for frame, _ in self._frames(start_ns, end_ns) if frame is not None)
 
     def labelled_frames(
         self, start_ns: int = 0, end_ns: int = FOREVER_NS
     ) -> Iterator[tuple[RecordedFrame, LabelsMessage | None]]:
         """Yields frames as `frames` does, each with its labels; None for a frame without labels.
         Frames wait in memory while their labels may still follow."""
-        reader = self._frame_reader()
+        if not self.has_labels:
+            yield from ((frame, None) for frame in self.frames(start_ns, end_ns))
+            return
         waiting: deque[_Waiting] = deque()
-        for entry in self.entries(start_ns, end_ns + _MOST_LATE_NS):
-            frame = reader.take(entry)
+        for frame, entry in self._frames(start_ns, end_ns + _MOST_LATE_NS):
             if frame is not None and frame.log_ns < end_ns:
                 waiting.append(_Waiting(frame))
             elif entry.channel.name == _LABELS:
@@ -190,8 +171,19 @@ class Recording:
                 return
         yield from (pair.both for pair in waiting)
 
-    def _frame_reader(self) -> "_FrameReader":
-        return _FrameReader(self.start_ns, self._problems)
+    def _frames(self, start_ns: int, end_ns: int) -> Iterator[tuple[RecordedFrame | None, Entry]]:
+        """Yields the entries of [start_ns, end_ns), each with the frame that it completes. Without
+        this node's facts it reads from the beginning: such frames are numbered by counting, and a
+        video is decoded from a key frame on."""
+        reader = self._frame_reader(self.start_ns)
+        has_facts = any(channel.name == FRAME for channel in self._channels())
+        for entry in self.entries(start_ns if has_facts else 0, end_ns):
+            frame = reader.take(entry)
+            if entry.log_ns >= start_ns:
+                yield frame, entry
+
+    def _frame_reader(self, first_ns: int) -> FrameReader:
+        return FrameReader(first_ns, self.paths[0], self._by_topic, self._problems)
 
     def messages(
         self, *kinds: MessageKind, start_ns: int = 0, end_ns: int = FOREVER_NS
@@ -210,17 +202,13 @@ class Recording:
         try:
             return read_message(kind, entry.data)
         except MessageError as error:
-            add_problem(self._problems, f"{entry.channel.topic}: a message is skipped: {error}")
+            self.note_problem(f"{entry.channel.topic}: a message is skipped: {error}")
             return None
 
     @property
     def has_labels(self) -> bool:
         """Whether the recording contains messages of labels."""
-        return any(
-            _name(file, channel.schema_id) == _LABELS
-            for file in self._files
-            for channel in file.channels.values()
-        )
+        return any(channel.name == _LABELS for channel in self._channels())
 
     def configuration(self) -> dict[str, Any] | None:
         """The last recorded configuration; None without one."""
@@ -231,72 +219,61 @@ class Recording:
             try:
                 newest = read_configuration(entry.data)
             except MessageError as error:
-                problem = f"{entry.channel.topic}: a configuration is skipped: {error}"
-                add_problem(self._problems, problem)
+                self.note_problem(f"{entry.channel.topic}: a configuration is skipped: {error}")
         return newest
 
 
-class _FrameReader:
-    """Combines the entries of each frame, in the order of their log times."""
+class _File:
+    """One file: its channels by number, with the schemas of those that have none."""
 
-    def __init__(self, first_ns: int, problems: list[str]) -> None:
-        self._first_ns = first_ns
-        self._problems = problems
-        self._facts: dict[str, FrameFacts | None] = {}
-        self._count: dict[str, int] = {}
+    def __init__(self, chunked: ChunkedFile) -> None:
+        self.chunked = chunked
+        self._known: dict[int, Channel] = {}
+        self._guesses: dict[int, str] = {}
+        if METADATA not in chunked.metadata:  # in the node's own, a missing schema is damaged
+            for number, channel in chunked.channels.items():
+                if not channel.schema_id:
+                    self._guesses[number] = self._guess(channel)
 
-    def take(self, entry: Entry) -> RecordedFrame | None:
-        """The frame of a picture's entry; None for any other entry. Pictures of other recorders,
-        which come without facts, are numbered here."""
-        if entry.channel.name == _FRAME:
-            self._facts[_camera(entry.channel.topic)] = self._read_facts(entry)
-            return None
-        if entry.channel.name != _IMAGE or entry.channel.encoding != "protobuf":
-            return None
-        try:
-            image = CompressedImage.FromString(entry.data)
-        except DecodeError:
-            add_problem(self._problems, f"{entry.channel.topic}: a picture is damaged")
-            return None
-        if image.format and not _is_jpeg(image.format):
-            add_problem(
-                self._problems,
-                f"{entry.channel.topic}: its pictures are {image.format:.20}; only JPEG is read",
+    def _guess(self, channel: McapChannel) -> str:
+        """The schema that the first record of a channel has; empty for anything but pictures."""
+        records = in_log_order(self.chunked, 0, FOREVER_NS, lambda other: other.id == channel.id)
+        first = next(records, None)
+        return "" if first is None else guessed_schema(channel.message_encoding, first.data)
+
+    def channels(self) -> Iterator[Channel]:
+        """The channels, as far as they are known."""
+        for number in list(self.chunked.channels):
+            yield self.channel(number)
+
+    def channel(self, number: int) -> Channel:
+        """A channel by its number."""
+        known = self._known.get(number)
+        if known is None:
+            channel = self.chunked.channels[number]
+            schema = self.chunked.schemas.get(channel.schema_id)
+            name = self._guesses.get(number, "") if schema is None else schema.name
+            known = Channel(channel.topic, channel.message_encoding, name)
+            if schema is not None or number in self._guesses:  # a later chunk may define a schema
+                self._known[number] = known
+        return known
+
+    def entries(self, start_ns: int, end_ns: int) -> Iterator[Entry]:
+        """The records of [start_ns, end_ns) of channels that are read, sorted by log time."""
+
+        def is_read(channel: McapChannel) -> bool:
+            name = self.channel(channel.id).name
+            own = name.startswith("perception.") or name == ANNOTATIONS
+            return own or kind_of(name) is not None
+
+        for message in in_log_order(self.chunked, start_ns, end_ns, is_read):
+            yield Entry(
+                self.channel(message.channel_id),
+                message.log_time,
+                message.publish_time,
+                message.sequence,
+                message.data,
             )
-            return None
-        camera = _camera(entry.channel.topic)
-        facts = self._facts.pop(camera, self._numbered(camera, entry))
-        if facts is None:  # the facts are damaged, so the frame's number is unknown
-            return None
-        self._count[camera] = facts.frame_id + 1
-        return RecordedFrame(
-            camera=camera,
-            frame_id=facts.frame_id,
-            log_ns=entry.log_ns,
-            media_ns=entry.log_ns - self._first_ns,
-            stamp_ns=facts.stamp_ns,
-            clock=facts.clock,
-            epoch=facts.epoch,
-            lost_before=facts.lost_before,
-            jpeg=image.data,
-        )
-
-    def _numbered(self, camera: str, entry: Entry) -> FrameFacts:
-        """Facts of a picture whose recorder wrote none: the next number, and the publish time."""
-        stamp_ns = entry.publish_ns if entry.publish_ns < MOST_NS else entry.log_ns
-        return FrameFacts(self._count.get(camera, 0), stamp_ns)
-
-    def _read_facts(self, entry: Entry) -> FrameFacts | None:
-        """The facts; None for invalid facts, whose picture is skipped."""
-        try:
-            return read_frame_facts(entry.data)
-        except MessageError as error:
-            add_problem(self._problems, f"{entry.channel.topic}: a frame is skipped: {error}")
-            return None
-
-
-def _is_jpeg(picture_format: str) -> bool:
-    return any(name in picture_format.lower() for name in ("jpeg", "jpg"))
 
 
 @dataclass(slots=True)
@@ -327,88 +304,24 @@ def _give(waiting: Iterable[_Waiting], message: LabelsMessage) -> None:
                 pair.message = message
 
 
-def _merged(files: Sequence[ChunkedFile], start_ns: int, end_ns: int) -> Iterator[Entry]:
-    """Yields the entries of all files, sorted by log time. Opens each file when its time comes, so
-    that a recording of a hundred parts has only a few files open."""
+def _merged(files: Sequence[_File], start_ns: int, end_ns: int) -> Iterator[tuple[int, Entry]]:
+    """Yields the entries of all files, each with the number of its file, sorted by log time. Opens
+    each file when its time comes, so that a recording of a hundred parts has only a few open."""
     coming = deque(files)
     heads: list[tuple[int, int, Entry, Iterator[Entry]]] = []
     number = 0
     while heads or coming:
-        while coming and (not heads or _start_ns(coming[0]) <= heads[0][0]):
-            entries = _entries(coming.popleft(), start_ns, end_ns)
+        while coming and (not heads or coming[0].chunked.start_ns <= heads[0][0]):
+            entries = coming.popleft().entries(start_ns, end_ns)
             first = next(entries, None)
             if first is not None:
                 heapq.heappush(heads, (first.log_ns, number, first, entries))
             number += 1
         if heads:
             _, file_number, entry, entries = heads[0]
-            yield entry
+            yield file_number, entry
             following = next(entries, None)
             if following is None:
                 heapq.heappop(heads)
             else:
                 heapq.heapreplace(heads, (following.log_ns, file_number, following, entries))
-
-
-def _entries(file: ChunkedFile, start_ns: int, end_ns: int) -> Iterator[Entry]:
-    channels: dict[int, Channel] = {}
-    for message in in_log_order(file, start_ns, end_ns):
-        known = channels.get(message.channel_id)
-        if known is None:
-            known = channels[message.channel_id] = _channel(file, message.channel_id)
-        yield Entry(known, message.log_time, message.publish_time, message.sequence, message.data)
-
-
-def _check_of_one_run(files: Sequence[ChunkedFile]) -> None:
-    """Raises SourceError for files of several runs: each run numbers its frames from 0, and days
-    may lie between two runs."""
-    first_of: dict[str, Path] = {}
-    for file in files:
-        first_of.setdefault(file.metadata.get(METADATA, {}).get("session", ""), file.path)
-    if len(first_of) > 1:
-        names = [path.name for path in first_of.values()]
-        raise SourceError(
-            f"{files[0].path.parent} holds {len(names)} runs, which begin with "
-            f"{', '.join(names[-3:])}{' and others' if len(names) > 3 else ''}",
-            fix="name one file, or "
-            f"the files of a run by a pattern, such as '{files[0].path.with_suffix('')}*{SUFFIX}'",
-        )
-
-
-def find_recording(source: str) -> list[Path] | None:
-    """The files of a recording: one file, those of a pattern, or those in a folder. None for a path
-    that names no recording."""
-    path = expanded(source)
-    if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
-        return in_order(path.parent.glob(path.name)) or [path]
-    if path.suffix.lower() == SUFFIX:
-        return [path]
-    if path.is_dir():
-        return in_order(path.glob(f"*{SUFFIX}")) or None
-    return None
-
-
-def _start_ns(file: ChunkedFile) -> int:
-    return min((at.start_ns for at in file.chunks), default=0)
-
-
-def _camera(topic: str) -> str:
-    """The camera of a topic: `front` for `/front/image` and `frames/front/`. A topic of another
-    recorder becomes the camera's name, reduced to valid characters."""
-    parts = [part for part in topic.split("/") if part]
-    if len(parts) == 2 and topic in (f"/{parts[0]}/image", f"/{parts[0]}/annotations"):
-        name = parts[0]
-    else:
-        name = parts[1] if topic.startswith("frames/") and len(parts) == 2 else "_".join(parts)
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip("_.-")[:MOST_NAME] or "camera"
-
-
-def _name(file: ChunkedFile, schema_id: int) -> str:
-    schema = file.schemas.get(schema_id)
-    return "" if schema is None else schema.name
-
-
-def _channel(file: ChunkedFile, channel_id: int) -> Channel:
-    channel = file.channels[channel_id]
-    encoding: Encoding = "protobuf" if channel.message_encoding == "protobuf" else "json"
-    return Channel(channel.topic, encoding, _name(file, channel.schema_id))

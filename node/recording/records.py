@@ -8,7 +8,7 @@ JSON under its own topic, and the configuration in force.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
@@ -18,7 +18,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from perception_client.messages.json_schema import JSON_SCHEMA, json_schema
 from perception_client.messages.kinds import MessageKind, topic
 
-Encoding = Literal["protobuf", "json"]
+FRAME = "perception.frame"
+"""Schema of the facts of a frame."""
+ANNOTATIONS = "foxglove.ImageAnnotations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,10 @@ class Channel:
     """Topic, encoding and schema of records of one kind and origin."""
 
     topic: str
-    encoding: Encoding
+    encoding: str
+    """Of the messages, as the MCAP registry calls it: the node writes protobuf and json."""
     name: str
-    """Of the schema."""
+    """Of the schema; empty without one."""
 
     @property
     def schema_encoding(self) -> str:
@@ -61,12 +64,12 @@ def image_channel(camera: str) -> Channel:
 
 def annotations_channel(camera: str) -> Channel:
     """Boxes and names to draw over a camera's pictures."""
-    return Channel(f"/{camera}/annotations", "protobuf", "foxglove.ImageAnnotations")
+    return Channel(f"/{camera}/annotations", "protobuf", ANNOTATIONS)
 
 
 def frames_channel(camera: str) -> Channel:
     """The facts of a camera's frames: number, stamp, clock and others."""
-    return Channel(f"frames/{camera}/", "json", "perception.frame")
+    return Channel(f"frames/{camera}/", "json", FRAME)
 
 
 def config_channel(node: str) -> Channel:
@@ -129,8 +132,8 @@ def _with_imports(descriptor: FileDescriptor) -> bytes:
 
 _SCHEMAS: dict[str, Callable[[], bytes]] = {
     "foxglove.CompressedImage": lambda: _with_imports(CompressedImage.DESCRIPTOR.file),
-    "foxglove.ImageAnnotations": lambda: _with_imports(ImageAnnotations.DESCRIPTOR.file),
-    "perception.frame": lambda: as_json(_FRAME),
+    ANNOTATIONS: lambda: _with_imports(ImageAnnotations.DESCRIPTOR.file),
+    FRAME: lambda: as_json(_FRAME),
     "perception.config": lambda: as_json(_CONFIG),
     "perception.labels": lambda: as_json(json_schema("labels")),
     "perception.events": lambda: as_json(json_schema("events")),

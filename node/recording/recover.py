@@ -53,9 +53,7 @@ def recover(path: Path, to: Path) -> Recovered:
         raise OutputError(f"{to} is there already", fix="name another with --output") from None
     except OSError as error:
         raise OutputError(f"{to} cannot be written: {error.strerror}") from error
-    first = min((at.start_ns for at in file.chunks), default=0)
-    last = max((at.end_ns for at in file.chunks), default=0)
-    return Recovered(count, (last - first) / 1e9, tuple(file.problems))
+    return Recovered(count, (file.end_ns - file.start_ns) / 1e9, tuple(file.problems))
 
 
 def _save_or_unlink(file: ChunkedFile, output: IO[bytes], to: Path) -> int:
@@ -121,7 +119,7 @@ def _copy_schema(file: ChunkedFile, channel: Channel, writer: Writer) -> int:
     schema = file.schemas.get(channel.schema_id)
     if schema is None:
         lost = f"{channel.topic}: its schema is damaged or missing; saved without it"
-        add_problem(file.told, f"{file.path}: {lost}")
+        add_problem(file.damage, f"{file.path}: {lost}")
         return 0
     number: int = writer.register_schema(schema.name, schema.encoding, schema.data)
     return number

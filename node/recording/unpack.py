@@ -4,6 +4,8 @@ without end."""
 import lz4.frame
 import zstandard
 
+COMPRESSIONS = ("", "zstd", "lz4")
+"""MCAP's names of the compressions that `unpacked` knows; empty for none."""
 _PART_BYTES = 1 << 20
 
 

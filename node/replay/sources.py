@@ -4,7 +4,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from node.capture.grabber import number
@@ -14,7 +13,8 @@ from node.config.redact import redacted
 from node.config.schema import CameraConfig
 from node.errors import PictureError, SourceError
 from node.image.frame import Frame, Stamp
-from node.recording.reader import RecordedFrame, Recording
+from node.recording.frames import RecordedFrame
+from node.recording.reader import Recording
 
 log = logging.getLogger(__name__)
 
@@ -177,16 +177,6 @@ class RecordingReplay:
         skipped = f", {self._damaged} damaged frames skipped" if self._damaged else ""
         lost = f"; {self._lost} were lost while recording" if self._lost else ""
         return (f"{names}: {self._read} frames read{skipped}{lost}", *self._recording.problems)
-
-
-def open_replay_source(
-    camera: CameraConfig, recording: list[Path] | None, span: Span, *, as_recorded: bool
-) -> ReplaySource:
-    """Opens a replay source: a recording, or the files that `camera.source` names. Raises
-    SourceError."""
-    if recording is not None:
-        return RecordingReplay(Recording(recording), span, as_recorded=as_recorded)
-    return FileReplay(camera, span)
 
 
 def looped(frames: Callable[[], Iterator[Shown]]) -> Iterator[Shown]:

@@ -14,12 +14,14 @@ Play = Callable[..., RecordedLabels]
 
 @pytest.fixture
 def recorded_labels() -> Iterator[Play]:
-    """`recorded_labels(SOURCE, camera=None)` opens a recording with the interface of `Subscriber`;
-    see `RecordedLabels`. Time passes by `advance`, and by the waits of control code. A recording
-    that cannot be read whole is played in part, with a warning."""
+    """`recorded_labels(SOURCE, camera=None, run=None)` opens a recording with the interface of
+    `Subscriber`; see `RecordedLabels`. Time passes by `advance`, and by the waits of control code.
+    A recording that cannot be read whole is played in part, with a warning."""
     with contextlib.ExitStack() as stack:
 
-        def play(source: Path | str, camera: str | None = None) -> RecordedLabels:
-            return stack.enter_context(RecordedLabels(source, camera))
+        def play(
+            source: Path | str, camera: str | None = None, run: str | None = None
+        ) -> RecordedLabels:
+            return stack.enter_context(RecordedLabels(source, camera, run))
 
         yield play

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _ROUNDING_NS = 1_000
 """More than ages in seconds, as floats, are off."""
+_MOST_DELAY_NS = 20_000_000
+"""Longest time from the publishing of a message to its record; beyond it, the clock was set."""
 _LONGEST_S = float(1 << 30)
 """Longest virtual wait, 34 years: past the end of any recording, within what ns can count."""
 
@@ -60,15 +62,19 @@ class RecordedLabels(SubscriberBase):
             or a file of `perception-node replay --jsonl`, whose frames get the durations that
             their labelling took.
         camera: name of the only camera; None for all.
+        run: of a folder with several runs, the name of one or of one of its files; None for the
+            newest, with a UserWarning that names the others.
 
     Raises:
-        SourceError, ConfigError: the source is neither, or holds no messages.
+        SourceError, ConfigError: the source is neither, holds no messages, or not this run.
         UnknownCameraError: the recording has no such camera.
     """
 
-    def __init__(self, source: Path | str, camera: str | None = None) -> None:
+    def __init__(
+        self, source: Path | str, camera: str | None = None, run: str | None = None
+    ) -> None:
         super().__init__(str(source), camera, Inbox(str(source), most_unread=None))
-        self._recording = _recording(self._source)
+        self._recording = _recording(self._source, run)
         self._warned: set[str] = set()
         self._coming = _messages(self._recording, Path(source))
         self._next = next(self._coming, None)
@@ -434,17 +440,38 @@ class RecordedGuard:
         self.close()
 
 
-def _recording(source: str) -> "Recording | None":
-    from node.recording.reader import Recording, find_recording
+def _recording(source: str, run: str | None) -> "Recording | None":
+    from node.recording.runs import open_recording
 
-    files = find_recording(source)
-    return None if files is None else Recording(files)
+    chosen = open_recording(source, run)
+    if chosen is None:
+        return None
+    if chosen.note is not None:
+        warnings.warn(chosen.note, stacklevel=4)
+    return chosen.recording
 
 
 def _messages(recording: "Recording | None", source: Path) -> Iterator[_Timed]:
     if recording is None:
         return _read_jsonl(source)
-    return (_Timed(at_ns, message) for at_ns, message in recording.messages())
+    return (
+        _Timed(at_ns, _on_recording_clock(message, at_ns))
+        for at_ns, message in recording.messages()
+    )
+
+
+def _on_recording_clock(message: Message, at_ns: int) -> Message:
+    """The message with times on the clock of its recording, which setting the wall clock does not
+    change. at_ns: when it was published, by that clock."""
+    shift_ns = at_ns - message.published_ns
+    if abs(shift_ns) < _MOST_DELAY_NS:
+        return message
+    if not isinstance(message, LabelsMessage) or message.stamp_ns is None:
+        return replace(message, published_ns=at_ns)
+    stamp_ns = message.stamp_ns + shift_ns
+    if message.stamp_mono_ns is not None and message.published_mono_ns is not None:
+        stamp_ns = at_ns - (message.published_mono_ns - message.stamp_mono_ns)
+    return replace(message, published_ns=at_ns, stamp_ns=max(stamp_ns, 0))
 
 
 def _read_jsonl(source: Path) -> Iterator[_Timed]:

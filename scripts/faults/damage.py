@@ -13,10 +13,10 @@ import av
 import numpy as np
 import skimage
 
-from node.capture.h26x.annex_b import Codec
-from node.capture.h26x.decoder import EncodedPacket, VideoDecoder
 from node.errors import PictureError
 from node.image.frame import Image, Stamp
+from node.image.h26x.annex_b import Codec
+from node.image.h26x.decoder import EncodedPacket, VideoDecoder
 from node.image.jpeg import decode_jpeg, encode_jpeg
 from node.image.opencv import cv2
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from faults.rig import RECORDED_QUALITY, STALL_S, run_node
 from faults.stream import sent_whole, unstamped
-from node.recording.reader import RecordedFrame, Recording
+from node.recording.frames import RecordedFrame
+from node.recording.reader import Recording
 from perception_client.subscriber import LabelsMessage
 
 _SAME_SCORE = 0.1

@@ -9,7 +9,8 @@ import numpy as np
 from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
 from node.errors import SourceError
-from node.recording.reader import Recording, find_recording
+from node.recording.reader import Recording
+from node.recording.runs import find_recording
 from node.replay.feeder import ReplayFeeder
 from node.replay.sources import RecordingReplay, Span
 

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from support.streams import ByteServer
 
 from node.capture.h26x import stream as coded_stream
-from node.capture.h26x.annex_b import ParameterSets, units
-from node.capture.h26x.decoder import Decoded, EncodedPacket, VideoDecoder
-from node.capture.h26x.h264 import FrameNumbers
 from node.capture.h26x.stream import H26xStream
 from node.capture.sources.base import Picture, Source
 from node.capture.sources.open import open_source
 from node.config.schema import CameraConfig
 from node.errors import PictureError, SourceError
 from node.image.frame import Image, Stamp
+from node.image.h26x.annex_b import ParameterSets, units
+from node.image.h26x.decoder import Decoded, EncodedPacket, VideoDecoder
+from node.image.h26x.h264 import FrameNumbers
 
 av = pytest.importorskip("av", reason="damage is found with it")
 

@@ -16,7 +16,6 @@ from mcap.writer import CompressionType, Writer
 from PIL import Image as PilImage
 from support.streams import ByteServer, part
 
-from node.capture.h26x.decoder import EncodedPacket, VideoDecoder
 from node.capture.sources.image_files import read_image
 from node.capture.sources.open import open_source
 from node.capture.sources.video_file import VideoFileSource
@@ -25,6 +24,7 @@ from node.config.schema import CameraConfig
 from node.errors import ConfigError, PictureError, SourceError
 from node.image import limits
 from node.image.frame import Stamp
+from node.image.h26x.decoder import EncodedPacket, VideoDecoder
 from node.image.jpeg import decode_jpeg, encode_jpeg
 from node.image.limits import Limits, set_limits
 from node.recording.mcap_reader import open_chunked
@@ -181,12 +181,12 @@ ZEROS = functools.cache(lambda: bombs.zeros(1))
         ),
         ("lz4", lambda: lz4.frame.compress(bytes(1 << 27)), 9, "it declares 9 bytes, and contains"),
         ("", lambda: bytes(50), 60, "it declares 60 bytes, and contains a different number"),
-        ("rar", lambda: bytes(50), 50, "its compression 'rar' is not known"),
+        ("rar", lambda: bytes(50), 50, "compressed with 'rar', which is not supported; convert"),
         (
             "zstd",
-            lambda: zstandard.compress(struct.pack("<BQHIQQ", 5, 22, 1, 0, 0, 0) * 110_000),
-            31 * 110_000,
-            "a chunk of more than 100000 records",
+            lambda: zstandard.compress(struct.pack("<BQHIQQ", 5, 22, 1, 0, 0, 0) * 510_000),
+            31 * 510_000,
+            "a chunk of more than 500000 records",
         ),
     ],
 )

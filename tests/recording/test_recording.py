@@ -368,7 +368,7 @@ def test_what_is_no_recording_is_said_in_one_line(in_process: Run, tmp_path: Pat
     (tmp_path / "text.mcap").write_text("this is no recording")
     (tmp_path / "empty.mcap").touch()
     for name, told in (
-        ("foreign.mcap", "holds no pictures (foxglove.CompressedImage); its topics: /chat"),
+        ("foreign.mcap", "holds no pictures; its topics: /chat (std_msgs/String, cdr)"),
         ("text.mcap", "is not an MCAP recording"),
         ("empty.mcap", "is empty (0 bytes)"),
         ("none.mcap", "there is no such file"),
@@ -383,12 +383,15 @@ def test_what_is_no_recording_is_said_in_one_line(in_process: Run, tmp_path: Pat
 def test_pictures_of_another_format_are_not_called_damaged(in_process: Run, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.mcap"
     file = RecordingFile(foreign, {})
-    image = CompressedImage(format="png", data=b"\x89PNG")
+    image = CompressedImage(format="jxl", data=b"\xff\x0a")
     file.write([Entry(image_channel("front"), 1, 1, 0, image.SerializeToString())])
     file.close()
     done = in_process("replay", foreign)
     assert done.returncode == 3
-    assert "/front/image: its pictures are png; only JPEG is read" in done.stderr
+    told = (
+        "/front/image: pictures of this form are not supported (foxglove.CompressedImage, protobuf"
+    )
+    assert f"{told}, format 'jxl'); convert them to JPEG" in done.stderr
 
 
 def test_the_black_box_keeps_the_last_seconds(
@@ -571,19 +574,34 @@ def test_what_is_in_two_files_comes_once(
 def test_two_runs_in_a_folder_are_not_one_recording(
     in_process: Run, recording: Path, tmp_path: Path
 ) -> None:
-    """Their frames have the same numbers, and between them may lie days."""
-    for name, session in (("a_1", "one"), ("a_2", "one"), ("b_1", "two")):
-        file = RecordingFile(tmp_path / f"{name}.mcap", {"session": session})
-        later_ns = 10_000_000_000 if name == "a_2" else 0
+    """Their frames have the same numbers, and between them may lie days: the newest is read."""
+    for number, (name, session) in enumerate((("b_1", "one"), ("b_2", "one"), ("a_1", "two")), 1):
+        about = {"session": session, "node": "perception", "number": str(number)}
+        file = RecordingFile(tmp_path / f"{name}.mcap", about)
+        later_ns = 10_000_000_000 if name == "b_2" else 0
         for one in itertools.islice(Recording([recording]).entries(), 200):
             file.write([replace(one, log_ns=one.log_ns + later_ns)])
         file.close()
     done = in_process("report", tmp_path)
-    assert done.returncode == 3
-    assert "holds 2 runs, which begin with a_1.mcap, b_1.mcap; name one file" in done.stderr
-    done = in_process("report", f"{tmp_path}/a_*.mcap")
     assert done.returncode == 0, done.stderr
-    assert "2 files" in (tmp_path / "a_1.html").read_text()
+    told = f"{tmp_path} holds 2 runs; this is the newest, a_1; --run NAME reads another: b_1"
+    assert done.stderr.splitlines() == [told]
+    assert "<title>a_1" in (tmp_path / "report.html").read_text()
+    for arguments in (
+        (f"{tmp_path}/b_*.mcap",),
+        (tmp_path, "--run", "b_2"),
+        (tmp_path, "--run", "one"),
+    ):
+        (tmp_path / "b_1.html").unlink(missing_ok=True)
+        done = in_process("report", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "2 files" in (tmp_path / "b_1.html").read_text()
+    done = in_process("report", tmp_path, "--run", "c")
+    assert done.returncode == 3
+    assert f"{tmp_path} holds no run 'c'; its runs: a_1, b_1" in done.stderr
+    done = in_process("report", f"{tmp_path}/*_1.mcap")
+    assert done.returncode == 3
+    assert "matches 2 runs; name one with --run: a_1, b_1" in done.stderr
 
 
 def test_a_file_that_is_damaged_all_over_is_not_taken_for_saved(

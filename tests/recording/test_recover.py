@@ -206,10 +206,10 @@ def test_an_index_is_read_without_its_chunks(
     monkeypatch.setattr("node.recording.mcap_writer.REPEAT_S", 0.0)
     path = write(tmp_path / "written.mcap")
 
-    def all_messages(*_: object) -> NoReturn:
+    def contents(*_: object) -> NoReturn:
         raise AssertionError
 
-    monkeypatch.setattr(ChunkedFile, "all_messages", all_messages)
+    monkeypatch.setattr(ChunkedFile, "contents", contents)
     assert len(open_chunked(path).chunks) == FRAMES // PER_CHUNK
 
 

@@ -219,9 +219,10 @@ def test_options_that_contradict_are_said(
 
 
 def test_as_recorded_needs_labels(in_process: Run, clip: Path) -> None:
-    done = in_process("replay", clip, "--as-recorded")
-    assert done.returncode == 2
-    assert "--as-recorded needs a recording (*.mcap)" in done.stderr
+    for option in (["--as-recorded"], ["--run", "a"], ["--camera", "front"]):
+        done = in_process("replay", clip, *option)
+        assert done.returncode == 2
+        assert f"{option[0]}: {clip} is no recording; give a file *.mcap" in done.stderr
 
 
 def test_a_part_without_a_frame_is_an_error(

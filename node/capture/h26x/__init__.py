@@ -1,1 +1,1 @@
-"""H.264 and H.265: parsing of coded pictures, and the decoder."""
+"""Live streams of H.264 and H.265."""

@@ -7,8 +7,14 @@ from collections import deque
 from typing import get_args
 
 from node.capture.backlog import MOST_LATE_NS, BacklogMeter
-from node.capture.h26x.annex_b import Codec
-from node.capture.h26x.decoder import (
+from node.capture.handover import HandOver, NewestKey
+from node.capture.packets import OpenCvStream, PacketReader
+from node.capture.rate import RateLimit
+from node.capture.sources.base import Picture, SourceFacts
+from node.config.schema import CameraConfig
+from node.errors import PictureError, SourceError
+from node.image.h26x.annex_b import Codec
+from node.image.h26x.decoder import (
     ConcealingDecoder,
     Decoded,
     Decoder,
@@ -16,12 +22,6 @@ from node.capture.h26x.decoder import (
     VideoDecoder,
     can_decode,
 )
-from node.capture.handover import HandOver, NewestKey
-from node.capture.packets import OpenCvStream, PacketReader
-from node.capture.rate import RateLimit
-from node.capture.sources.base import Picture, SourceFacts
-from node.config.schema import CameraConfig
-from node.errors import PictureError, SourceError
 from node.image.opencv import cv2
 
 log = logging.getLogger(__name__)

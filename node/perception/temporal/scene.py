@@ -67,8 +67,9 @@ class Scene:
         if frame.stamp is None:
             # A photograph has no previous frame.
             return TrackedPrediction(seen, ended)
-        clock_ns = frame.stamp.mono_ns
-        time_s = (frame.stamp.unix_ns if clock_ns is None else clock_ns) / 1e9
+        # The wall clock may be set, also in the middle of a recording.
+        clocks = (frame.stamp.mono_ns, frame.media_ns, frame.stamp.unix_ns)
+        time_s = next(clock_ns for clock_ns in clocks if clock_ns is not None) / 1e9
         stamp_ns = frame.stamp.unix_ns
         events: list[SceneEvent] = []
         if self._smoother is not None and seen.scores is not None:

@@ -13,7 +13,8 @@ from node.errors import OutputError, PictureError, SourceError
 from node.image.opencv import cv2
 from node.process.output_files import fresh_folder, whole_file
 from node.recording.export.overlay import draw
-from node.recording.reader import RecordedFrame, Recording
+from node.recording.frames import RecordedFrame
+from node.recording.reader import Recording
 from perception_client.messages.codec import to_json
 from perception_client.messages.kinds import Detection, ImageSize, Label, LabelsMessage
 

@@ -14,7 +14,8 @@ from rosbags.typesys.store import Typestore
 
 from node.errors import OutputError, SourceError
 from node.process.output_files import unwritable
-from node.recording.reader import RecordedFrame, Recording
+from node.recording.frames import RecordedFrame
+from node.recording.reader import Recording
 from perception_client.messages.kinds import LabelsMessage
 from perception_client.messages.ros2 import CLASSIFICATION, DETECTIONS, of_labels, stamped
 

@@ -16,7 +16,8 @@ from node.errors import PictureError
 from node.image.frame import Image
 from node.image.jpeg import encode_jpeg
 from node.process.output_files import write_whole
-from node.recording.reader import RecordedFrame, Recording
+from node.recording.frames import RecordedFrame
+from node.recording.reader import Recording
 from perception_client.messages.kinds import (
     EventMessage,
     HealthMessage,

@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from node.capture.h26x.annex_b import units
+from node.image.h26x.annex_b import units
 
 CLOCK_HZ = 90_000
 _MTU = 1400

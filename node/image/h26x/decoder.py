@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from node.capture.h26x.annex_b import START_CODES, Codec, ParameterSets, has_picture_hash
-from node.capture.h26x.h264 import FrameNumbers
 from node.errors import PictureError
 from node.image.frame import Image, Stamp
+from node.image.h26x.annex_b import START_CODES, Codec, ParameterSets, has_picture_hash
+from node.image.h26x.h264 import FrameNumbers
 from node.image.limits import check_bytes, limits
 
 if TYPE_CHECKING:
@@ -199,6 +199,16 @@ class VideoDecoder:
         if any(frame.is_corrupt for frame in frames):
             raise self._damage("a picture is damaged")
         return [decoded for frame in frames if (decoded := self._stamped(frame)) is not None]
+
+    def flush(self) -> list[Decoded]:
+        """Returns the pictures that the decoder holds back for their order. The decoder then
+        decodes no more."""
+        try:
+            frames = self._context.decode(None) if self._undamaged else []
+        except self._errors:
+            return []
+        whole = [frame for frame in frames if not frame.is_corrupt]
+        return [decoded for frame in whole if (decoded := self._stamped(frame)) is not None]
 
     def pixels(self, frame: "VideoFrame") -> Image:
         """As `Decoder.pixels`."""

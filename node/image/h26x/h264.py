@@ -4,7 +4,7 @@ one without an error, and later pictures then refer to a picture that was never 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from node.capture.h26x.annex_b import units
+from node.image.h26x.annex_b import units
 
 _SLICE, _KEY_SLICE, _SPS, _PPS = 1, 5, 7, 8
 _HEADER_BYTES = 512

@@ -1,0 +1,35 @@
+"""Shared by the commands that read recordings: their options, and how a recording is opened."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from node.cli.say import say
+from node.config.redact import redacted
+from node.errors import SourceError
+
+if TYPE_CHECKING:
+    from node.recording.reader import Recording
+
+RUN = click.option(
+    "--run", metavar="NAME",
+    help="Of a folder with several runs, the one with this name or file; default: the newest.",
+)  # fmt: skip
+CAMERAS = click.option(
+    "--camera", "cameras", multiple=True, metavar="NAME",
+    help="Read only this camera of the recording; may be repeated.",
+)  # fmt: skip
+
+
+def opened(source: str, run: str | None, cameras: tuple[str, ...] = ()) -> "Recording":
+    """Opens a recording, and says on stderr which of several runs it is. Raises SourceError."""
+    from node.recording.runs import open_recording
+
+    chosen = open_recording(source, run, cameras)
+    if chosen is None:
+        raise SourceError(
+            f"{redacted(source)} is neither a recording (*.mcap) nor a folder of recordings"
+        )
+    if chosen.note is not None:
+        say(chosen.note, err=True)
+    return chosen.recording
