@@ -54,7 +54,7 @@ def video_command(source: str, to: Path, run: str | None, camera: str | None) ->
 
     Example: perception-node export video drive.mcap drive.mp4 --camera front
     """
-    from node.recording.export.media import write_video
+    from node.recording.export.video import write_video
 
     recording = opened(source, run, () if camera is None else (camera,))
     with share_bar(Console(stderr=True), "video") as progress:

@@ -78,9 +78,9 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def unwritable(path: Path, error: OSError) -> OutputError:
+def unwritable(path: Path, error: Exception) -> OutputError:
     """The error of a path that cannot be written."""
-    why = error.strerror or str(error) or type(error).__name__
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return OutputError(f"{path} cannot be written: there is no folder {path.parent}")
     return OutputError(f"{path} cannot be written: {why}", fix="make room, or name another place")

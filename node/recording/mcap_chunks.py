@@ -93,7 +93,9 @@ def read_contents(stream: IO[bytes], at: ChunkAt) -> Contents:
 def read_definition(opcode: int, content: bytes) -> Channel | Schema:
     """Reads a channel or schema. Raises any exception for damaged bytes."""
     stream = ReadDataStream(io.BytesIO(content))
-    return Schema.read(stream) if opcode == Opcode.SCHEMA else Channel.read(stream)
+    read = Schema.read if opcode == Opcode.SCHEMA else Channel.read
+    definition: Channel | Schema = read(stream)
+    return definition
 
 
 def _unpacked_chunk(stream: IO[bytes]) -> bytes:

@@ -16,9 +16,9 @@ from node.image.opencv import cv2
 _QUALITY = 95
 """Of the JPEG that an export makes of a picture that was recorded in another form."""
 _STARTS = {
-    "PNG": b"\x89PNG\r\n\x1a\n",
-    "WEBP": b"RIFF",
-    "BMP": b"BM",
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "WEBP": (b"RIFF",),
+    "BMP": (b"BM",),
     "TIFF": (b"II*\0", b"MM\0*"),
 }
 """First bytes of a file, by Pillow's name of the format."""

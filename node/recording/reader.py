@@ -74,8 +74,8 @@ class Recording:
                 unreadable.append(error)
         if not files:
             raise unreadable[0]
-        for error in unreadable:
-            self.note_problem(str(error))
+        for problem in unreadable:
+            self.note_problem(str(problem))
         return sorted(files, key=lambda file: file.chunked.start_ns)
 
     def _channels(self) -> Iterator[Channel]:

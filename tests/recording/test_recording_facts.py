@@ -29,9 +29,9 @@ from node.recording.export.media import (
     write_coco,
     write_image_folder,
     write_jsonl,
-    write_video,
 )
 from node.recording.export.ros2 import write_bag
+from node.recording.export.video import write_video
 from node.recording.facts import read_configuration, read_frame_facts, read_message
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording

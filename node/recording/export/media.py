@@ -1,4 +1,4 @@
-"""Exports a recording as video, JSON lines, or a training dataset."""
+"""Exports a recording as JSON lines, or as a training dataset."""
 
 import itertools
 import json
@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from node.errors import OutputError, PictureError, SourceError
-from node.image.opencv import cv2
-from node.process.output_files import fresh_folder, whole_file
-from node.recording.export.overlay import draw
+from node.errors import OutputError
+from node.process.output_files import fresh_folder
 from node.recording.frames import RecordedFrame
 from node.recording.reader import Recording
 from perception_client.messages.codec import to_json
@@ -44,101 +40,6 @@ def write_jsonl(recording: Recording, write: Callable[[str], None], kinds: tuple
         write(to_json(message))
         count += 1
     return count
-
-
-def write_video(
-    recording: Recording, to: Path, camera: str | None, progress: Progress = lambda done: None
-) -> int:
-    """Writes a video of one camera with its labels drawn, at the mean rate.
-
-    A frame without labels shows "not labelled".
-
-    Args:
-        recording: its frames and labels.
-        to: the file; unchanged after an error.
-        camera: its name; None for the first.
-        progress: called with the share done, 0 to 1.
-
-    Returns the number of frames. Raises SourceError for an unknown camera or one without readable
-    frames, OutputError where the file cannot be written.
-    """
-    name = _camera(recording, camera)
-    moments = [frame.media_ns for frame in recording.frames() if frame.camera == name]
-    if not moments:
-        raise SourceError(f"{recording.paths[0]}: camera {name!r} has no frames")
-    duration_ns = max(moments[-1] - moments[0], 1)
-    fps = (len(moments) - 1) / (duration_ns / 1e9) if len(moments) > 1 else 1.0
-    with whole_file(to) as beside:
-        return _write_frames(recording, to, beside, name, _Pace(fps, moments[-1] or 1), progress)
-
-
-@dataclass(frozen=True, slots=True)
-class _Pace:
-    fps: float
-    end_ns: int
-
-
-def _write_frames(
-    recording: Recording, to: Path, beside: Path, name: str, pace: _Pace, progress: Progress
-) -> int:
-    """Writes the video to `beside`. to: the final path, for errors."""
-    writer: cv2.VideoWriter | None = None
-    size = (0, 0)
-    count = 0
-    try:
-        for frame, message in recording.labelled_frames():
-            if frame.camera != name:
-                continue
-            try:
-                drawn = draw(frame.image(), message)
-            except PictureError:
-                continue
-            if writer is None:
-                size = drawn.shape[1], drawn.shape[0]
-                fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(beside), fourcc, pace.fps, size)
-                if not writer.isOpened():
-                    raise OutputError(_why_no_video(to))
-            if (drawn.shape[1], drawn.shape[0]) != size:
-                drawn = np.asarray(cv2.resize(drawn, size), np.uint8)
-            writer.write(drawn)
-            count += 1
-            progress(frame.media_ns / pace.end_ns)
-    finally:
-        if writer is not None:
-            writer.release()
-    if writer is None:
-        raise SourceError(f"{recording.paths[0]}: no frame of camera {name!r} can be decoded")
-    _check_video(to, _frames_in(beside), count)
-    return count
-
-
-def _check_video(to: Path, written: int, count: int) -> None:
-    """Raises OutputError where frames are missing from the file: OpenCV does not report a full
-    disk."""
-    if written != count:
-        raise OutputError(
-            f"{to} cannot be written: {written} of {count} frames arrived in it",
-            fix="is the disk full?",
-        )
-
-
-def _frames_in(file: Path) -> int:
-    """Counts a video's frames one by one, without decoding: a header may promise more frames than
-    follow."""
-    import av  # takes 0.1 s
-
-    try:
-        with av.open(str(file)) as container:
-            packets = container.demux(video=0)
-            return sum(1 for packet in packets if packet.size and not packet.is_corrupt)
-    except (av.FFmpegError, IndexError):  # no index, or no stream
-        return 0
-
-
-def _why_no_video(to: Path) -> str:
-    """The likely reasons, since OpenCV reports none."""
-    return f"{to} cannot be written as a video; name it .mp4 or .avi, and make room for it"
 
 
 def write_coco(
@@ -256,17 +157,6 @@ def _annotation(detection: Detection, number: int, image: int, category: int) ->
         "iscrowd": 0,
         "score": detection.score,
     }
-
-
-def _camera(recording: Recording, camera: str | None) -> str:
-    if camera is None:
-        return recording.cameras[0]
-    if camera not in recording.cameras:
-        raise SourceError(
-            f"{recording.paths[0]}: no camera {camera!r}",
-            fix=f"cameras: {', '.join(recording.cameras)}",
-        )
-    return camera
 
 
 def _folder_name(label: str) -> str:
