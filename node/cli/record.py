@@ -27,7 +27,12 @@ from node.config.load import changed
     "--output", type=click.Path(path_type=Path), metavar="FOLDER",
     help="Folder of the files (recording.folder).",
 )  # fmt: skip
-@click.option("--duration", type=Number(0.1, MOST_S), metavar="S", help="Stop after S seconds.")
+@click.option(
+    "--duration",
+    type=Number(0.1, MOST_S),
+    metavar="S",
+    help="Stop S seconds after the first frame.",
+)
 def command(
     config_file: Path | None,
     source: str | None,
@@ -52,13 +57,37 @@ def command(
         changes["recording.folder"] = str(output)
     config = changed(config, changes)
     with stoppable() as stop:
-        timer = threading.Timer(duration, stop.set) if duration is not None else None
-        label_live(config, stop, on_ready=lambda: _start(timer))
-        if timer is not None:
+        if duration is None:
+            label_live(config, stop)
+            return
+        countdown = _Countdown(duration, stop)
+        label_live(config, stop, on_capture=countdown.note)
+        countdown.cancel()
+
+
+class _Countdown:
+    """Sets an event some seconds after the first frame, or after the start of capture where no
+    frame comes."""
+
+    def __init__(self, seconds: float, ended: threading.Event) -> None:
+        self._seconds = seconds
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._timers: list[threading.Timer] = []
+
+    def note(self) -> None:
+        """Notes the start of capture, then the first frame; later calls do nothing. Any thread."""
+        with self._lock:
+            if len(self._timers) == 2:
+                return
+            for timer in self._timers:
+                timer.cancel()
+            timer = threading.Timer(self._seconds, self._ended.set)
+            timer.daemon = True
+            timer.start()
+            self._timers.append(timer)
+
+    def cancel(self) -> None:
+        """Ends the countdown without the event."""
+        for timer in self._timers:
             timer.cancel()
-
-
-def _start(timer: threading.Timer | None) -> None:
-    if timer is not None and timer.ident is None:  # called once for each model of [degrade]
-        timer.daemon = True
-        timer.start()

@@ -62,7 +62,7 @@ def label_live(
     stop: threading.Event,
     *,
     max_frames: int | None = None,
-    on_ready: Callable[[], None] = lambda: None,
+    on_capture: Callable[[], None] = lambda: None,
 ) -> None:
     """Labels until `stop` is set.
 
@@ -70,7 +70,7 @@ def label_live(
         config: the node's configuration.
         stop: ends the run.
         max_frames: ends the run after this many labelled frames; None for no limit.
-        on_ready: called after each model is loaded, on the inference thread.
+        on_capture: as for `run_live`.
 
     Raises PerceptionError as `run_live` does, and SourceError for a source that cannot open.
     """
@@ -82,11 +82,9 @@ def label_live(
     from node.pipeline.live import run_live
 
     def build(config: NodeConfig) -> "Perceiver":
-        perceiver = load_perceiver(config, cameras=len(config.camera))
-        on_ready()
-        return perceiver
+        return load_perceiver(config, cameras=len(config.camera))
 
-    outcome = run_live(config, build, stop, max_frames=max_frames)
+    outcome = run_live(config, build, stop, max_frames=max_frames, on_capture=on_capture)
     for summary in outcome.summaries:
         log.info("%s", summary)
     log.info(

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import threading
+from collections.abc import Callable
 
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
@@ -44,14 +45,17 @@ def run_live(
     stop: threading.Event,
     *,
     max_frames: int | None = None,
+    on_capture: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Labels the newest frames of all cameras until `stop`, the end of all files, or `max_frames`.
+
+    on_capture: called when capture starts, and at the first frame of each camera, on any thread.
 
     Raises PerceptionError: an endpoint that cannot be bound, a model that cannot be loaded, a
     required source that cannot be opened; InferenceError for a model that fails again and again or
     hangs.
     """
-    return LiveNode(config, build, stop, max_frames=max_frames).run()
+    return LiveNode(config, build, stop, max_frames=max_frames, on_capture=on_capture).run()
 
 
 class LiveNode:
@@ -68,8 +72,10 @@ class LiveNode:
         stop: threading.Event,
         *,
         max_frames: int | None = None,
+        on_capture: Callable[[], None] = lambda: None,
     ) -> None:
-        """build: loads a model. Raises EndpointError, ConfigError."""
+        """build: loads a model. on_capture: as for `run_live`. Raises EndpointError,
+        ConfigError."""
         raise_descriptor_limit()
         names = [camera.name for camera in config.camera]
         message_builder = MessageBuilder(
@@ -83,6 +89,8 @@ class LiveNode:
         latency_stats = LatencyStats(names)
         self._config = config
         self._stop = stop
+        self._on_capture = on_capture
+        self._captures = False
         self._awake = AwakeClock()
         self._mailbox = LatestMailbox(names)
         self._limits = {camera.name: RateLimit(camera.max_fps) for camera in config.camera}
@@ -169,7 +177,7 @@ class LiveNode:
         return Grabber(
             camera,
             functools.partial(_open_live, camera, limit, self._stop),
-            _LiveSink(self._mailbox, self._recorder, self._inference_loop),
+            _LiveSink(self._mailbox, self._recorder, self._inference_loop, self._on_capture),
             self._stop,
             retry_first=camera.at_start == "wait",
             limit=limit,
@@ -190,6 +198,9 @@ class LiveNode:
         self._commands.look_after()
         self._check_hang()
         if running:
+            if not self._captures:
+                self._captures = True
+                self._on_capture()
             self._systemd.ready()
             self._systemd.alive(f"{self._inference_loop.frames} frames labelled")
 
@@ -226,14 +237,24 @@ class _LiveSink:
     frame."""
 
     def __init__(
-        self, mailbox: LatestMailbox, recorder: Recorder, inference_loop: InferenceLoop
+        self,
+        mailbox: LatestMailbox,
+        recorder: Recorder,
+        inference_loop: InferenceLoop,
+        on_first: Callable[[], None],
     ) -> None:
+        """on_first: called at the first frame."""
         self._mailbox = mailbox
         self._recorder = recorder
         self._inference_loop = inference_loop
+        self._on_first = on_first
+        self._has_begun = False
 
     def put(self, frame: Frame) -> None:
         """Queues a frame; never blocks."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._on_first()
         self._recorder.frame(frame)
         self._mailbox.put(frame, prefetched=self._inference_loop.prefetch(frame))
 
