@@ -342,8 +342,7 @@ class _Run:
 
 def _nothing_in(file: ChunkedFile) -> SourceError:
     why = "; ".join(file.problems) or (
-        "it was cut off or damaged before the end of its first chunk, in a recording of this "
-        "node the first quarter of a second"
+        "it was cut off or damaged before the end of its first chunk"
     )
     return UnreadableFileError(f"{file.path} holds nothing that can be read: {why}")
 

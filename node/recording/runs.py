@@ -92,8 +92,11 @@ def open_recording(
         if not chosen:
             raise SourceError(f"{where} holds no run {run!r}", fix=f"its runs: {_listed(runs)}")
         return Opened(Recording(chosen[-1].paths, cameras), None)
+    newest = runs[-1].paths if runs else ()
+    of_no_run = set(paths).difference(*(candidate.paths for candidate in runs))  # not readable
+    newest = (*newest, *sorted(of_no_run))
     if len(runs) < 2:
-        return Opened(Recording(paths, cameras), None)
+        return Opened(Recording(newest, cameras), None)
     if not where.is_dir():
         raise SourceError(
             f"{where} matches {len(runs)} runs", fix=f"name one with --run: {_listed(runs)}"
@@ -102,7 +105,7 @@ def open_recording(
         f"{where} holds {len(runs)} runs; this is the newest, {runs[-1].name}; --run NAME reads "
         f"another: {_listed(runs[:-1])}"
     )
-    return Opened(Recording(runs[-1].paths, cameras), note)
+    return Opened(Recording(newest, cameras), note)
 
 
 def runs_of(paths: Sequence[Path]) -> list[Run]:
