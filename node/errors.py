@@ -3,14 +3,14 @@ clients. Each message names the thing, the problem and the fix; each class has t
 command that it ends. docs/architecture.md says who catches which.
 
     PerceptionError
-    ├── SourceError             a camera, stream, video or picture
-    │   ├── PictureError        one picture; the next may be readable
-    │   └── BacklogError        a stream delivers old pictures only
     ├── ModelError              a model or its weights
     │   └── FrameError          one frame with an invalid model output
     ├── InferenceError          repeated failures or a hang; only a new process helps
     ├── OutputError             a result that cannot be written
     └── ClientError             ConfigError, EndpointError, ControlError, MessageError ...
+        └── SourceError         a camera, stream, video, picture or recording
+            ├── PictureError    one picture; the next may be readable
+            └── BacklogError    a stream delivers old pictures only
 """
 
 from perception_client.errors import (
@@ -19,6 +19,7 @@ from perception_client.errors import (
     EndpointError,
     MessageError,
     PerceptionError,
+    SourceError,
 )
 
 __all__ = [
@@ -35,12 +36,6 @@ __all__ = [
     "PictureError",
     "SourceError",
 ]
-
-
-class SourceError(PerceptionError):
-    """A camera, stream, video or picture that cannot be opened or read."""
-
-    exit_code = 3
 
 
 class PictureError(SourceError):

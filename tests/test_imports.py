@@ -15,7 +15,7 @@ LAYERS = (
     {"node.image"},
     {"node.config"},
     {"node.capture", "node.perception", "node.transport", "node.recording"},
-    {"node.web", "node.testing"},
+    {"node.web"},
     {"node.pipeline"},
     {"node.replay", "node.diagnostics"},
     {"node.cli"},

@@ -8,6 +8,7 @@ PerceptionError                 of the library and of the node; carries a comman
 │   │   ├── ArgumentError       an argument out of its range; also a ValueError
 │   │   ├── ArgumentTypeError   an argument of the wrong type; also a TypeError
 │   │   └── UnknownClassError   a class name that the model does not have
+│   ├── SourceError             a recording that cannot be read; for the node also a camera, a file
 │   ├── UseError                a connection that cannot be used here; also a RuntimeError
 │   │   ├── ClosedError         it was closed
 │   │   ├── WrongThreadError    it belongs to another thread or event loop
@@ -76,6 +77,13 @@ class ArgumentTypeError(ConfigError, TypeError):
 
 class UnknownClassError(ConfigError):
     """A class name that the model does not have. The text names the nearest one."""
+
+
+class SourceError(ClientError):
+    """A recording that cannot be opened or read. The node uses it for its other sources as well: a
+    camera, stream, video or picture."""
+
+    exit_code = 3
 
 
 class UseError(ClientError, RuntimeError):

@@ -79,7 +79,7 @@ def command(
 
 def _files_of(paths: tuple[Path, ...]) -> list[Path]:
     """The named files, and the recordings of the named folders that are no earlier repair."""
-    from node.recording.runs import find_recording
+    from perception_client.recordings.runs import find_recording
 
     files: list[Path] = []
     for path in paths:

@@ -142,7 +142,7 @@ def command(
 
     Example: perception-node replay drive.mcap --speed max --jsonl labels.jsonl
     """
-    from node.recording.runs import find_recording
+    from perception_client.recordings.runs import find_recording
 
     files = find_recording(source)
     config = configured(

@@ -4,6 +4,7 @@ size, so each decoder checks the claim first. One set of limits for the whole pr
 from dataclasses import dataclass
 
 from node.errors import PictureError
+from perception_client.recordings.limits import max_chunk_mb, set_max_chunk_mb
 
 MIB = 1 << 20
 
@@ -20,17 +21,12 @@ class Limits:
 
     max_pixels: int = 70_000_000
     max_picture_mb: int = 200
-    max_chunk_mb: int = 64
+    max_chunk_mb: int = max_chunk_mb()
 
     @property
     def max_picture_bytes(self) -> int:
         """Bytes of one coded picture."""
         return self.max_picture_mb * MIB
-
-    @property
-    def max_chunk_bytes(self) -> int:
-        """Bytes of one chunk after decompression."""
-        return self.max_chunk_mb * MIB
 
     @property
     def max_buffer_bytes(self) -> int:
@@ -51,6 +47,7 @@ def set_limits(new: Limits) -> None:
     """Replaces the limits; call it before anything is opened."""
     global _in_force
     _in_force = new
+    set_max_chunk_mb(new.max_chunk_mb)
 
 
 def check_pixels(width: int, height: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from node.recording.records import Entry
+from perception_client.recordings.records import Entry
 
 
 class BlackBox:

@@ -12,7 +12,6 @@ from node.config.schema import NodeConfig
 from node.image.frame import Frame
 from node.image.jpeg import encode_jpeg
 from node.recording.records import (
-    Entry,
     annotations_channel,
     as_json,
     config_channel,
@@ -30,6 +29,7 @@ from perception_client.messages.kinds import (
     Message,
     Status,
 )
+from perception_client.recordings.records import Entry
 
 _FONT_PX = 16.0
 _LABELS_SHOWN = 5

@@ -18,11 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.recording.mcap_writer import delete_unless_written
+from perception_client.recordings.names import (
+    NAME_PATTERN,
+    OF_ANY_NODE,
+    SUFFIX,
+    RecorderName,
+    parsed,
+)
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".mcap"
-BLACK_BOX = "black-box"
 MIB = 1024 * 1024
 MOST_SHARE = 0.02
 """Largest share of the time for checks of the budget: ten thousand files take 0.2 s on a slow
@@ -30,54 +35,6 @@ computer."""
 LOCK_S = 0.2
 """Longest wait for another node of this folder: its deletions take milliseconds."""
 _LOCK_POLL_S = 0.002
-_NAME = (
-    r"_\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ"
-    rf"(_(?P<black_box>{BLACK_BOX})_.+?)?(_(?P<number>\d{{6,9}})|_\d{{3}})?(_recovered)?"
-    rf"{re.escape(SUFFIX)}"
-)
-"""After the node's name: UTC, reason of a black box, number. Earlier versions had no number, or one
-of three digits within a second. A file with another name was not made by a recorder, or was renamed
-to keep it."""
-
-
-_OF_ANY_NODE = re.compile(f".+?{_NAME}", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class _RecorderName:
-    """The parsed name of a recorder's file. order: sorts by creation; names of earlier versions,
-    without a number, come first."""
-
-    is_black_box: bool
-    order: tuple[int, str]
-
-    @property
-    def number(self) -> int:
-        return self.order[0]
-
-
-def _parsed(pattern: re.Pattern[str], name: str) -> _RecorderName | None:
-    match = pattern.fullmatch(name)
-    if match is None:
-        return None
-    return _RecorderName(match["black_box"] is not None, (int(match["number"] or 0), name))
-
-
-def number_of(path: Path) -> int | None:
-    """The number in the name of a recorder's file; None for any other file."""
-    name = _parsed(_OF_ANY_NODE, path.name)
-    return None if name is None else name.number or None
-
-
-def in_order(paths: Iterable[Path]) -> list[Path]:
-    """Sorts recordings by creation, independently of the clock; files without a recorder's name
-    follow, by name."""
-
-    def key(path: Path) -> tuple[bool, tuple[int, str]]:
-        name = _parsed(_OF_ANY_NODE, path.name)
-        return (True, (0, path.name)) if name is None else (False, name.order)
-
-    return sorted(paths, key=key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +42,7 @@ class _File:
     """A recording of this node on the disk. size: in bytes."""
 
     path: Path
-    name: _RecorderName
+    name: RecorderName
     size: int
 
 
@@ -132,7 +89,7 @@ class RecordingFolder:
     ) -> None:
         self.path = path
         self._node = node
-        self._names = re.compile(re.escape(node) + _NAME, re.DOTALL)
+        self._names = re.compile(re.escape(node) + NAME_PATTERN, re.DOTALL)
         self._budget_bytes = budget_bytes
         self._keep_free_bytes = keep_free_bytes
         self._black_box_bytes = black_box_bytes
@@ -149,7 +106,7 @@ class RecordingFolder:
         """An unused path: node, UTC, kind, number. Another process may use it first. Raises OSError
         where the folder cannot be read."""
         moment = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-        names = (_parsed(_OF_ANY_NODE, name) for name in os.listdir(self.path))
+        names = (parsed(OF_ANY_NODE, name) for name in os.listdir(self.path))
         highest = max((name.number for name in names if name is not None), default=0)
         self._number = max(highest, self._number) + 1
         parts = (self._node, moment, *([kind] if kind else []), f"{self._number:06d}")
@@ -250,11 +207,11 @@ class RecordingFolder:
                 files.append(_File(self.path / entry.name, name, status.st_size))
         return files
 
-    def _entries(self) -> Iterable[tuple["os.DirEntry[str]", _RecorderName]]:
+    def _entries(self) -> Iterable[tuple["os.DirEntry[str]", RecorderName]]:
         """Files of this node's recorders. Files of the node `arm_2` do not belong to the node
         `arm`."""
         with os.scandir(self.path) as entries:
             for entry in entries:
-                name = _parsed(self._names, entry.name)
+                name = parsed(self._names, entry.name)
                 if name is not None:
                     yield entry, name

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from node.errors import MessageError, SourceError
 from node.image.frame import Clock, Frame, Image, Stamp
-from node.recording.facts import MOST_NS, FrameFacts, read_frame_facts
-from node.recording.mcap_reader import add_problem
+from node.recording.facts import FrameFacts, read_frame_facts
 from node.recording.picture_forms import Picture
 from node.recording.pictures import PictureReader, UnsupportedPictureError, kind_of
-from node.recording.records import FRAME, Channel, Entry
+from node.recording.records import FRAME
+from perception_client.recordings.facts import MOST_NS
+from perception_client.recordings.mcap_file import add_problem
+from perception_client.recordings.records import Channel, Entry
 
 MOST_NAME = 64
 """Most characters of a camera's name."""

@@ -16,11 +16,12 @@ from mcap.data_stream import RecordBuilder
 from mcap.writer import CompressionType, Writer
 
 from node import __version__
-from node.recording.records import Channel, Entry
+from node.recording.records import schema_of
+from perception_client.recordings.mcap_file import METADATA
+from perception_client.recordings.records import Channel, Entry
 
 CHUNK_BYTES = 1 << 20
 """Size of a chunk: the unit of reading, and the loss by a damaged byte."""
-METADATA = "perception-node"
 SYNC_S = 0.5
 """Interval of syncs to the disk: a power cut loses as much. More frequent syncs wear flash."""
 MOST_SYNC_S = 2.0
@@ -255,7 +256,7 @@ class RecordingFile:
     def _schema(self, channel: Channel) -> int:
         known = self._schemas.get(channel.name)
         if known is None:
-            content, encoding = channel.schema, channel.schema_encoding
+            content, encoding = schema_of(channel), channel.schema_encoding
             known = self._writer.register_schema(channel.name, encoding, content)
             self._schemas[channel.name] = known
             records.Schema(known, content, encoding, channel.name).write(self._new_definitions)

@@ -3,9 +3,10 @@
 import errno
 from collections.abc import Callable, Iterable, Mapping
 
-from node.recording.folder import RecordingFolder, number_of
+from node.recording.folder import RecordingFolder
 from node.recording.mcap_writer import RecordingFile
-from node.recording.records import Entry
+from perception_client.recordings.names import number_of
+from perception_client.recordings.records import Entry
 
 MAX_NAMES_TRIED = 100
 """New names that are tried where other nodes of the same name write into the same folder."""

@@ -18,10 +18,10 @@ from google.protobuf.message import DecodeError
 
 from node.errors import MessageError
 from node.image.jpeg import START
-from node.recording.facts import MOST_NS
 from node.recording.picture_forms import JpegPicture, Picture, RawPicture, StillPicture
-from node.recording.records import Channel
 from node.recording.video import VideoTrack
+from perception_client.recordings.facts import MOST_NS
+from perception_client.recordings.records import Channel
 
 Kind = Literal["still", "raw", "video", "other"]
 

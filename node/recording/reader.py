@@ -2,8 +2,7 @@
 a run."""
 
 import functools
-import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +11,24 @@ from typing import Any
 from mcap.records import Channel as McapChannel
 
 from node.errors import MessageError, SourceError
-from node.recording.facts import read_configuration, read_message
+from node.recording.facts import read_configuration
 from node.recording.frames import FrameReader, RecordedFrame, cameras_of
-from node.recording.mcap_reader import (
+from node.recording.pictures import described, guessed_schema, kind_of
+from node.recording.records import ANNOTATIONS, FRAME
+from perception_client.messages.kinds import LabelsMessage, Message, MessageKind, Status
+from perception_client.recordings.facts import read_message
+from perception_client.recordings.mcap_file import (
+    METADATA,
     ChunkedFile,
     UnreadableFileError,
     add_problem,
     in_log_order,
     open_chunked,
 )
-from node.recording.mcap_writer import METADATA
-from node.recording.pictures import described, guessed_schema, kind_of
-from node.recording.records import ANNOTATIONS, FRAME, Channel, Entry
-from perception_client.messages.kinds import LabelsMessage, Message, MessageKind, Status
+from perception_client.recordings.merge import FOREVER_NS, merged
+from perception_client.recordings.records import Channel, Entry
 
-FOREVER_NS = 1 << 64
 _LABELS = "perception.labels"
-_MOST_AT_ONCE = 10_000
-"""Most records of one log time that are compared to find duplicates."""
 _MOST_LATE_NS = 10_000_000_000
 """Longest time from a frame to its labels: model.inference_timeout_s, 5 s by default, bounds an
 inference. Later labels, possible where it is raised, are not assigned to their frame."""
@@ -129,20 +128,8 @@ class Recording:
 
     def entries(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[Entry]:
         """Yields the records of [start_ns, end_ns) that are pictures or of this node's kinds,
-        sorted by log time. A record that two files contain, such as a part and a black box of the
-        same time, comes once."""
-        at_ns = -1
-        counts: dict[tuple[str, int, int], Counter[int]] = {}
-        for number, entry in _merged(self._files, start_ns, end_ns):
-            if entry.log_ns != at_ns or len(counts) >= _MOST_AT_ONCE:
-                at_ns = entry.log_ns
-                counts.clear()
-            identity = (entry.channel.topic, entry.sequence, hash(entry.data))
-            of_files = counts.setdefault(identity, Counter())
-            most = max(of_files.values(), default=0)
-            of_files[number] += 1
-            if of_files[number] > most:  # equal records of one file are no copies
-                yield entry
+        sorted by log time, as `merged` does."""
+        return merged(self._files, start_ns, end_ns)
 
     def frames(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[RecordedFrame]:
         """Yields the frames of all cameras in the order of their capture. Raises SourceError for
@@ -228,6 +215,7 @@ class _File:
 
     def __init__(self, chunked: ChunkedFile) -> None:
         self.chunked = chunked
+        self.start_ns = chunked.start_ns
         self._known: dict[int, Channel] = {}
         self._guesses: dict[int, str] = {}
         if METADATA not in chunked.metadata:  # in the node's own, a missing schema is damaged
@@ -302,26 +290,3 @@ def _give(waiting: Iterable[_Waiting], message: LabelsMessage) -> None:
             pair.passed = True
             if pair.frame.frame_id == message.frame_id:
                 pair.message = message
-
-
-def _merged(files: Sequence[_File], start_ns: int, end_ns: int) -> Iterator[tuple[int, Entry]]:
-    """Yields the entries of all files, each with the number of its file, sorted by log time. Opens
-    each file when its time comes, so that a recording of a hundred parts has only a few open."""
-    coming = deque(files)
-    heads: list[tuple[int, int, Entry, Iterator[Entry]]] = []
-    number = 0
-    while heads or coming:
-        while coming and (not heads or coming[0].chunked.start_ns <= heads[0][0]):
-            entries = coming.popleft().entries(start_ns, end_ns)
-            first = next(entries, None)
-            if first is not None:
-                heapq.heappush(heads, (first.log_ns, number, first, entries))
-            number += 1
-        if heads:
-            _, file_number, entry, entries = heads[0]
-            yield file_number, entry
-            following = next(entries, None)
-            if following is None:
-                heapq.heappop(heads)
-            else:
-                heapq.heapreplace(heads, (following.log_ns, file_number, following, entries))

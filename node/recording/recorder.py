@@ -22,12 +22,13 @@ from node.image.frame import Frame
 from node.recording.black_box import BlackBox
 from node.recording.dump_trigger import DumpTrigger
 from node.recording.encode import Clock, config_entry, frame_entries, message_entries
-from node.recording.folder import BLACK_BOX, MIB, RecordingFolder
+from node.recording.folder import MIB, RecordingFolder
 from node.recording.intake import HOLD_S, Intake, Item, WaitingMessage
 from node.recording.new_files import NewFiles
-from node.recording.records import Entry
 from node.recording.rotation import Rotation
 from perception_client.messages.kinds import InfoMessage, Message, RecordingHealth, boot_id
+from perception_client.recordings.names import BLACK_BOX
+from perception_client.recordings.records import Entry
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Entry: one record of a recording. Channel: its topic and schema.
+"""The channels of a recording, with their schemas.
 
 Each camera has channels for its frames as Foxglove's CompressedImage, for their facts as JSON, and
 for their labels as Foxglove's ImageAnnotations. Further channels hold every message of the wire, as
@@ -7,7 +7,6 @@ JSON under its own topic, and the configuration in force.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
@@ -17,44 +16,16 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from perception_client.messages.json_schema import JSON_SCHEMA, json_schema
 from perception_client.messages.kinds import MessageKind, topic
+from perception_client.recordings.records import Channel
 
 FRAME = "perception.frame"
 """Schema of the facts of a frame."""
 ANNOTATIONS = "foxglove.ImageAnnotations"
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """Topic, encoding and schema of records of one kind and origin."""
-
-    topic: str
-    encoding: str
-    """Of the messages, as the MCAP registry calls it: the node writes protobuf and json."""
-    name: str
-    """Of the schema; empty without one."""
-
-    @property
-    def schema_encoding(self) -> str:
-        """The schema's encoding, as the MCAP registry calls it."""
-        return "protobuf" if self.encoding == "protobuf" else "jsonschema"
-
-    @property
-    def schema(self) -> bytes:
-        """The schema itself."""
-        return _SCHEMAS[self.name]()
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One record."""
-
-    channel: Channel
-    log_ns: int
-    """Time on the recording's clock, which is Unix time at its start and monotonic from then on."""
-    publish_ns: int
-    """Unix time of the capture or publication."""
-    sequence: int
-    data: bytes
+def schema_of(channel: Channel) -> bytes:
+    """The schema of a channel that this node writes."""
+    return _SCHEMAS[channel.name]()
 
 
 def image_channel(camera: str) -> Channel:

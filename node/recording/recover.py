@@ -11,8 +11,8 @@ from mcap.writer import CompressionType, Writer
 
 from node import __version__
 from node.errors import OutputError, SourceError
-from node.recording.mcap_reader import ChunkedFile, add_problem, open_chunked, opened
 from node.recording.mcap_writer import CHUNK_BYTES, hold
+from perception_client.recordings.mcap_file import ChunkedFile, add_problem, open_chunked, opened
 
 
 @dataclass(frozen=True, slots=True)

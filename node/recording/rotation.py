@@ -12,7 +12,7 @@ from node.recording.encode import Clock
 from node.recording.folder import MIB, RecordingFolder
 from node.recording.mcap_writer import RecordingFile
 from node.recording.new_files import NewFiles
-from node.recording.records import Entry
+from perception_client.recordings.records import Entry
 
 log = logging.getLogger(__name__)
 

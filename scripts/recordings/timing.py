@@ -10,9 +10,9 @@ from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
 from node.errors import SourceError
 from node.recording.reader import Recording
-from node.recording.runs import find_recording
 from node.replay.feeder import ReplayFeeder
 from node.replay.sources import RecordingReplay, Span
+from perception_client.recordings.runs import find_recording
 
 MOST_ERROR_MS = 5.0
 """Greatest error of 99 in 100 frames of a replay at speed 1.0."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from test_client import outgoing
 
-from node.testing.recorded import RecordedLabels
 from node.transport.publisher import Publisher
 from perception_client.aio import AsyncSubscriber
 from perception_client.subscriber import (
@@ -20,6 +19,7 @@ from perception_client.subscriber import (
     StaleGuard,
     Subscriber,
 )
+from perception_client.testing.recorded import RecordedLabels
 from perception_client.waits import poll_ms, seconds
 
 WAIT_S = 10.0

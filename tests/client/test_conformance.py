@@ -17,7 +17,6 @@ from node.image.frame import Frame, Stamp
 from node.pipeline.message_builder import MessageBuilder
 from node.recording.encode import frame_entries, message_entries
 from node.recording.mcap_writer import RecordingFile
-from node.testing.recorded import RecordedLabels
 from node.transport.publisher import Publisher
 from node.transport.sequencing import Header, Outgoing
 from perception_client import protocol, waits
@@ -52,6 +51,7 @@ from perception_client.messages.kinds import (
     topic_of,
 )
 from perception_client.subscriber import Subscriber
+from perception_client.testing.recorded import RecordedLabels
 
 WAIT_S = 10.0
 IMAGE = np.zeros((4, 4, 3), np.uint8)

@@ -20,8 +20,6 @@ from node.recording.export.media import Choice, write_coco
 from node.recording.export.video import write_video
 from node.recording.reader import Recording
 from node.recording.report import report
-from node.testing.plugin import Play
-from node.testing.recorded import RecordedLabels
 from perception_client.messages.clock import virtual_ns
 from perception_client.messages.kinds import (
     Box,
@@ -34,6 +32,8 @@ from perception_client.subscriber import (
     NotUsableError,
     Status,
 )
+from perception_client.testing.plugin import Play
+from perception_client.testing.recorded import RecordedLabels
 
 
 def unwatched(labels: RecordedLabels, max_age_s: float, step_s: float) -> list[tuple[float, str]]:

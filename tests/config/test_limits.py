@@ -27,8 +27,8 @@ from node.image.frame import Stamp
 from node.image.h26x.decoder import EncodedPacket, VideoDecoder
 from node.image.jpeg import decode_jpeg, encode_jpeg
 from node.image.limits import Limits, set_limits
-from node.recording.mcap_reader import open_chunked
-from node.recording.unpack import unpacked
+from perception_client.recordings.mcap_file import open_chunked
+from perception_client.recordings.unpack import unpacked
 
 sys.path.append(str(ROOT / "scripts" / "faults" / "hostile"))
 

@@ -18,9 +18,9 @@ from support.foreign import LATE_NS, STEP_NS, Channel, Record, at, picture, raw,
 
 from node.errors import PictureError, SourceError
 from node.image.limits import Limits, set_limits
-from node.recording.mcap_reader import open_chunked
 from node.recording.reader import Recording
 from node.recording.recover import is_whole
+from perception_client.recordings.mcap_file import open_chunked
 
 PROTOBUF = Channel("/arm/image", "foxglove.CompressedImage", "protobuf")
 JSON = Channel("/arm/image", "foxglove.CompressedImage", "json")

@@ -35,13 +35,14 @@ from node.pipeline.live import run_live
 from node.recording import intake, new_files
 from node.recording import recorder as recorder_module
 from node.recording.folder import RecordingFolder
-from node.recording.mcap_reader import open_chunked
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
 from node.recording.recorder import Recorder
-from node.recording.records import Entry, image_channel
+from node.recording.records import image_channel
 from node.recording.recover import is_whole, recover
 from perception_client.messages.kinds import EventMessage, LabelsMessage, RecordingHealth
+from perception_client.recordings.mcap_file import open_chunked
+from perception_client.recordings.records import Entry
 from perception_client.subscriber import Control, Status, Subscriber
 
 WAIT_S = 20.0
@@ -267,9 +268,11 @@ def test_what_waits_to_be_recorded_holds_its_bytes_only(
 
 
 def test_a_disk_that_is_full_is_told_and_labels_go_on(
-    start_node: Start, ipc: str, tmp_path: Path
+    start_node: Start, in_process: Run, ipc: str, tmp_path: Path
 ) -> None:
     """The disk is full for this process at 3 MB: a real limit of a real file."""
+    photo = Path(skimage.__file__).parent / "data" / "coffee.png"
+    in_process("label", photo)  # exports the model, a longer file, into the cache
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -277,8 +280,7 @@ def test_a_disk_that_is_full_is_told_and_labels_go_on(
 
     node = start_node(
         "record", "--source", "demo", "--endpoint", ipc, "--output", tmp_path / "full",
-        "--set", "recording.quality=100", "--runtime", "torch",  # which writes no other file
-        env={"XDG_CACHE_HOME": str(Path.home() / ".cache"), "PATH": "/usr/bin:/bin"},
+        "--set", "recording.quality=100",
         preexec_fn=limit,
     )  # fmt: skip
     with Subscriber(ipc, timeout_s=WAIT_S) as subscriber:

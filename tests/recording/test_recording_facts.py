@@ -32,14 +32,12 @@ from node.recording.export.media import (
 )
 from node.recording.export.ros2 import write_bag
 from node.recording.export.video import write_video
-from node.recording.facts import read_configuration, read_frame_facts, read_message
+from node.recording.facts import read_configuration, read_frame_facts
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
-from node.recording.records import Channel, Entry
 from node.recording.recover import recover
 from node.recording.report import report
 from node.replay.sources import RecordingReplay, Span, looped
-from node.testing.recorded import RecordedLabels
 from perception_client.messages.calibration import Calibration
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import (
@@ -56,6 +54,9 @@ from perception_client.messages.kinds import (
     Status,
     Timing,
 )
+from perception_client.recordings.facts import read_message
+from perception_client.recordings.records import Channel, Entry
+from perception_client.testing.recorded import RecordedLabels
 
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000

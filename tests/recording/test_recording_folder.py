@@ -23,12 +23,13 @@ from node.image.frame import Frame, Stamp
 from node.recording import mcap_writer as file_module
 from node.recording import recorder as recorder_module
 from node.recording.dump_trigger import MOST_WAIT_S, DumpLimit
-from node.recording.folder import RecordingFolder, in_order
+from node.recording.folder import RecordingFolder
 from node.recording.mcap_writer import RecordingFile, delete_unless_written, is_being_written
 from node.recording.reader import Recording
 from node.recording.recorder import Recorder
 from node.recording.recover import is_whole
 from perception_client.messages.kinds import EventMessage, LabelsMessage, Status
+from perception_client.recordings.names import in_order
 
 WAIT_S = 20.0
 KIB = 1024

@@ -20,11 +20,11 @@ from node.errors import SourceError
 from node.image.frame import Frame, Stamp
 from node.image.jpeg import encode_jpeg
 from node.recording.encode import frame_entries
-from node.recording.mcap_reader import ChunkedFile, open_chunked
 from node.recording.mcap_writer import RecordingFile, delete_unless_written, hold, is_being_written
 from node.recording.reader import Recording
-from node.recording.records import Entry
 from node.recording.recover import is_whole, recover
+from perception_client.recordings.mcap_file import ChunkedFile, open_chunked
+from perception_client.recordings.records import Entry
 from perception_client.subscriber import Subscriber
 
 WAIT_S = 20.0

@@ -22,9 +22,10 @@ from node.recording.folder import RecordingFolder
 from node.recording.mcap_writer import RecordingFile
 from node.recording.new_files import NewFiles
 from node.recording.reader import Recording
-from node.recording.runs import find_recording, open_recording, runs_of
-from node.testing.recorded import RecordedLabels
+from node.recording.runs import open_recording
 from perception_client.messages.kinds import LabelsMessage, Status
+from perception_client.recordings.runs import find_recording, runs_of
+from perception_client.testing.recorded import RecordedLabels
 
 DAY_S = 86_400.0
 

@@ -21,14 +21,13 @@ from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
 from node.errors import SourceError
 from node.recording.encode import frame_entries, message_entries
-from node.recording.mcap_reader import ChunkAt, ChunkedFile
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
 from node.replay.feeder import ReplayFeeder
 from node.replay.golden import OF_THIS_RUN, Comparison
 from node.replay.sources import RecordingReplay, Shown, Span, looped
-from node.testing.plugin import Play
-from node.testing.recorded import RecordedLabels
+from perception_client.recordings.chunks import ChunkAt
+from perception_client.recordings.mcap_file import ChunkedFile
 from perception_client.subscriber import (
     CannotSeeError,
     Control,
@@ -38,6 +37,8 @@ from perception_client.subscriber import (
     Status,
     Subscriber,
 )
+from perception_client.testing.plugin import Play
+from perception_client.testing.recorded import RecordedLabels
 
 Map = dict[str, Any]
 
@@ -304,9 +305,9 @@ def test_as_recorded_begins_anywhere_at_once(recording: Path, tmp_path: Path) ->
     read: list[int] = []
     messages = ChunkedFile.messages
 
-    def counted(self: ChunkedFile, stream: IO[bytes], at: ChunkAt) -> list[Any]:
+    def counted(self: ChunkedFile, stream: IO[bytes], at: ChunkAt, *others: Any) -> list[Any]:
         read.append(at.offset)
-        return messages(self, stream, at)
+        return messages(self, stream, at, *others)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChunkedFile, "messages", counted)

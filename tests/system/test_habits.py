@@ -30,11 +30,12 @@ from node.errors import ConfigError, MessageError, OutputError, PerceptionError
 from node.process.output_files import fresh_folder, whole_file, write_whole
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
-from node.recording.records import Entry, as_json, frames_channel, message_channel
-from node.testing.recorded import RecordedLabels
+from node.recording.records import as_json, frames_channel, message_channel
 from perception_client.messages.codec import from_map, to_map
 from perception_client.messages.kinds import ImageSize
 from perception_client.paths import absolute, expanded
+from perception_client.recordings.records import Entry
+from perception_client.testing.recorded import RecordedLabels
 from perception_client.text import printable
 
 WAIT_S = 60.0

@@ -20,7 +20,6 @@ import zmq
 from attack import ROOT, Attack, Budget, Outcome
 
 from node.errors import PerceptionError
-from node.testing.recorded import RecordedLabels
 from node.transport.publisher import Publisher
 from node.transport.sequencing import Header, Outgoing
 from perception_client.messages.codec import to_map
@@ -32,6 +31,7 @@ from perception_client.subscriber import (
     StaleGuard,
     Subscriber,
 )
+from perception_client.testing.recorded import RecordedLabels
 
 COMMAND = [sys.executable, "-m", "node"]
 WAIT_S = 10.0

@@ -30,15 +30,17 @@ from node.image.frame import Frame, Stamp
 from node.image.jpeg import encode_jpeg
 from node.recording import recorder as recorder_module
 from node.recording.encode import frame_entries, message_entries
-from node.recording.folder import MIB, in_order
+from node.recording.folder import MIB
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
 from node.recording.recorder import Recorder
-from node.recording.records import Entry, as_json
+from node.recording.records import as_json
 from node.recording.recover import is_whole, recover
 from node.recording.report import report
-from node.testing.recorded import RecordedLabels
 from perception_client.messages.kinds import ImageSize, Label, LabelsMessage, Status
+from perception_client.recordings.names import in_order
+from perception_client.recordings.records import Entry
+from perception_client.testing.recorded import RecordedLabels
 
 WAIT_S = 20.0
 MOST_NOTICED_S = 1.0

@@ -18,9 +18,8 @@ from mcap.records import Channel, Message, Metadata, Schema
 from mcap.summary import Summary
 from mcap.writer import MCAP0_MAGIC
 
-from node.errors import SourceError
-from node.image.limits import limits
-from node.recording.mcap_chunks import (
+from perception_client.errors import SourceError
+from perception_client.recordings.chunks import (
     MESSAGE_HEAD,
     RECORD_HEAD,
     ChunkAt,
@@ -30,8 +29,9 @@ from node.recording.mcap_chunks import (
     read_contents,
     read_definition,
 )
-from node.recording.mcap_writer import METADATA
+from perception_client.recordings.limits import max_chunk_bytes
 
+METADATA = "perception-node"
 MOST_PROBLEMS = 100
 """Most problems that are listed one by one."""
 _OVERLAP = "too many of its chunks overlap in time; some records come too late"
@@ -156,7 +156,7 @@ def _indexed(path: Path, stream: IO[bytes]) -> ChunkedFile | None:
         if not _summary_start(stream):
             return None
         stream.seek(0)
-        reader = SeekingReader(stream, record_size_limit=limits().max_chunk_bytes)
+        reader = SeekingReader(stream, record_size_limit=max_chunk_bytes())
         summary = reader.get_summary()
         if summary is None or not summary.chunk_indexes:
             return None
@@ -215,7 +215,7 @@ def _summary_start(stream: IO[bytes]) -> int | None:
         return None
     if crc == 0 or start == 0:  # not computed
         return int(start)
-    if end - start > limits().max_chunk_bytes:
+    if end - start > max_chunk_bytes():
         return None
     stream.seek(start)
     summed = stream.read(end - start - 4)
@@ -404,7 +404,7 @@ def in_log_order(
             waiting += file.messages(stream, at, wants)
             waiting.sort(key=lambda message: message.log_time)  # stable: ties stay as written
             safe_ns = end_ns if following is None else following.start_ns
-            if sum(len(message.data) for message in waiting) > 2 * limits().max_chunk_bytes:
+            if sum(len(message.data) for message in waiting) > 2 * max_chunk_bytes():
                 safe_ns = end_ns
                 add_problem(file.damage, f"{file.path}: {_OVERLAP}")
             ready = [

@@ -13,8 +13,8 @@ from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, Message, Schema
 
-from node.image.limits import MIB, limits
-from node.recording.unpack import COMPRESSIONS, unpacked
+from perception_client.recordings.limits import MIB, max_chunk_bytes, max_chunk_mb
+from perception_client.recordings.unpack import COMPRESSIONS, unpacked
 
 MOST_RECORDS = 500_000
 """Most records of one chunk: in memory a record is far larger than the shortest on disk."""
@@ -104,7 +104,7 @@ def _unpacked_chunk(stream: IO[bytes]) -> bytes:
         raise ValueError("the index points to a record that is no chunk")
     chunk = Chunk.read(ReadDataStream(io.BytesIO(_read(stream, length))))
     claimed, packed = chunk.uncompressed_size, len(chunk.data)
-    if claimed > limits().max_chunk_bytes:
+    if claimed > max_chunk_bytes():
         most = _MOST_RATIO * packed if chunk.compression else packed
         if claimed > most:
             raise ValueError(_too_long(claimed))
@@ -136,15 +136,12 @@ def _size(stream: IO[bytes]) -> int:
 
 def check_length(count: int) -> None:
     """Raises UnsupportedChunkError for more bytes than limits.max_chunk_mb."""
-    if count > limits().max_chunk_bytes:
+    if count > max_chunk_bytes():
         raise UnsupportedChunkError(_too_long(count), "raise it if the recording is real")
 
 
 def _too_long(count: int) -> str:
-    return (
-        f"a chunk of {count / MIB:.0f} MiB is longer than limits.max_chunk_mb = "
-        f"{limits().max_chunk_mb}"
-    )
+    return f"a chunk of {count / MIB:.0f} MiB is longer than limits.max_chunk_mb = {max_chunk_mb()}"
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int, int]]:

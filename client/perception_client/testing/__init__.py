@@ -1,5 +1,5 @@
 """Testing: control code against recordings, in virtual time; the pytest plugin is beside it."""
 
-from node.testing.recorded import RecordedLabels
+from perception_client.testing.recorded import RecordedLabels
 
 __all__ = ["RecordedLabels"]

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from node.errors import ConfigError, MessageError
 from perception_client.base import SubscriberBase, check_callback
 from perception_client.errors import (
     ClosedError,
+    ConfigError,
+    MessageError,
     NoMessageError,
     NotSeenError,
     NotUsableError,
@@ -28,12 +29,13 @@ from perception_client.messages.clock import virtual_time
 from perception_client.messages.codec import from_map
 from perception_client.messages.kinds import EventMessage, HealthMessage, LabelsMessage, Message
 from perception_client.protocol import LabelSource
+from perception_client.recordings.names import SUFFIX
 from perception_client.text import duration
 from perception_client.waits import age_limit
 from perception_client.waits import seconds as checked_seconds
 
 if TYPE_CHECKING:
-    from node.recording.reader import Recording
+    from perception_client.recordings.messages import MessageRecording
 
 _ROUNDING_NS = 1_000
 """More than ages in seconds, as floats, are off."""
@@ -440,18 +442,27 @@ class RecordedGuard:
         self.close()
 
 
-def _recording(source: str, run: str | None) -> "Recording | None":
-    from node.recording.runs import open_recording
-
-    chosen = open_recording(source, run)
-    if chosen is None:
+def _recording(source: str, run: str | None) -> "MessageRecording | None":
+    path = Path(source)
+    if path.suffix.lower() != SUFFIX and not path.is_dir():
         return None
-    if chosen.note is not None:
-        warnings.warn(chosen.note, stacklevel=4)
-    return chosen.recording
+    try:
+        from perception_client.recordings.messages import MessageRecording
+        from perception_client.recordings.runs import choose_recording
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{source}: reading recordings needs the package {error.name}",
+            fix="pip install 'perception-client[recordings]'",
+        ) from None
+    choice = choose_recording(source, run)
+    if choice is None:
+        return None
+    if choice.note is not None:
+        warnings.warn(choice.note, stacklevel=4)
+    return MessageRecording(choice.paths)
 
 
-def _messages(recording: "Recording | None", source: Path) -> Iterator[_Timed]:
+def _messages(recording: "MessageRecording | None", source: Path) -> Iterator[_Timed]:
     if recording is None:
         return _read_jsonl(source)
     return (

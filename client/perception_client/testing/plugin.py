@@ -1,5 +1,5 @@
 """A pytest plugin for teams whose control code subscribes to labels: tests against recordings, in
-virtual time. pytest finds it wherever perception-node is installed."""
+virtual time. pytest finds it wherever perception-client is installed."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.testing.recorded import RecordedLabels
+from perception_client.testing.recorded import RecordedLabels
 
 Play = Callable[..., RecordedLabels]
 
