@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from support.recordings import labels, write
 
 UV = Path(sys.executable).parent / "uv"
 PROGRAM = """
@@ -23,6 +24,12 @@ def turn(subscriber: Subscriber) -> bool:
         return sees_a_person(subscriber.require(0.2))
     except NotUsableError as error:
         return error.message is None
+"""
+CONTROL_TEST = """
+def test_it_brakes(recorded_labels):
+    labels = recorded_labels("drive.mcap", camera="front")
+    assert labels.require(0.2, timeout_s=1.0).status == "ok"
+    assert len(list(labels)) == 3
 """
 MOST_MIB = 40
 """Of the client and what it needs, on a control computer."""
@@ -69,6 +76,18 @@ def test_the_client_is_installed_alone(wheels: dict[str, Path], tmp_path: Path) 
         sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "program.py",
         cwd=tmp_path,
     )  # fmt: skip
+
+
+def test_control_code_is_tested_against_a_recording_with_the_client_alone(
+    wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    run(UV, "venv", "--python", sys.executable, tmp_path / "venv")
+    client = f"{wheels['perception_client']}[recordings]"
+    run(UV, "pip", "install", "--python", python, client, "pytest")
+    write(tmp_path / "drive.mcap", [labels(seq / 10, seq) for seq in range(4)])
+    (tmp_path / "test_control.py").write_text(CONTROL_TEST)
+    run(python, "-m", "pytest", "-q", "-W", "error", "test_control.py", cwd=tmp_path)
 
 
 def test_the_nodes_wheel_holds_all_that_it_reads(wheels: dict[str, Path], tmp_path: Path) -> None:
