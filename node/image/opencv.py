@@ -4,9 +4,9 @@ computer without OpenCV's libraries gets a one-line error with its fix."""
 import contextlib
 import ctypes
 import os
-from pathlib import Path
 
 from node.errors import SourceError
+from node.image.libraries import loaded_libraries
 from node.image.limits import limits
 
 # OpenCV and its FFmpeg print to stderr by themselves; failures are reported as exceptions of this
@@ -31,15 +31,9 @@ def limit_buffers() -> None:
     end. OpenCV offers no such setting, so the limit is set in each loaded libavutil. Call it again
     after FFmpeg libraries were loaded."""
     max_bytes = limits().max_buffer_bytes
-    # Only Linux has /proc.
-    with contextlib.suppress(OSError):
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-        libraries = {
-            line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libavutil" in line
-        }
-        for library in libraries:
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(library).av_max_alloc(ctypes.c_size_t(max_bytes))
+    for library in loaded_libraries("libavutil"):
+        with contextlib.suppress(AttributeError):
+            library.av_max_alloc(ctypes.c_size_t(max_bytes))
 
 
 limit_buffers()

@@ -27,6 +27,7 @@ from PIL.ImageFile import ImageFile
 from node.errors import PictureError
 from node.image.frame import Image
 from node.image.jpeg import check_scans, without_metadata
+from node.image.libraries import loaded_libraries
 from node.image.limits import check_pixels, limits
 
 _PLUGINS = (
@@ -81,6 +82,12 @@ OVERSHOOT = 0.01
 # Pillow warns of metadata that it cannot read, and of sizes below limits.max_pixels.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=PilImage.DecompressionBombWarning)
+
+
+# libtiff writes lines of its own to stderr, beside the errors that Pillow raises.
+for library in loaded_libraries("libtiff"):
+    with contextlib.suppress(AttributeError):
+        library.TIFFSetErrorHandler(None)
 
 
 def decode_stills(data: bytes) -> Iterator[Image]:
