@@ -75,10 +75,11 @@ def _nothing(media: Media) -> SourceError:
 
 
 def _add(path: str, media: Media) -> None:
-    from node.capture.sources.image_files import find_image_files
+    from node.capture.sources.image_files import check_reachable, find_image_files
     from node.capture.sources.open import is_live
 
     location = expanded(path)
+    check_reachable(location)
     if location.is_dir():
         before = len(media.files)
         _add_folder(location, media)

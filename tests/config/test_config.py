@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import Run
 
 from node.config.load import load_config
 from node.config.schema import is_loopback
@@ -29,6 +30,8 @@ WRONG = {
     '[wire]\nendpoint = "tcp://0.0.0.0:5570"': "write wire.insecure = true",
     '[wire]\nendpoint = "tcp://192.168.1.5:5570"': "can be reached from other computers",
     "x = [": "is not valid TOML",
+    "[detect]\nclasses = 3": "detect.classes = 3: write a list, in brackets: [...]",
+    '[monitor]\nhosts = "http://robot"': "write the name alone, such as robot.local",
     "[monitor]\nweb = 8080": "monitor.web: web = 8080 is not HOST:PORT; write 127.0.0.1:8080",
 }
 
@@ -108,3 +111,66 @@ def test_another_address_is_allowed_where_it_is_written_out() -> None:
 )
 def test_only_loopback_is_loopback(endpoint: str, loopback: bool) -> None:
     assert is_loopback(endpoint) is loopback
+
+
+@pytest.mark.parametrize("key", ["detect.classes", "crops.classes", "segment.classes"])
+def test_one_name_is_a_list_of_one(key: str) -> None:
+    section, name = key.split(".")
+    for value in ("person", '["person"]', '"person"'):
+        config = load_config(settings=[f"{key}={value}"])
+        assert getattr(getattr(config, section), name) == ("person",)
+
+
+def test_check_names_every_mistake(in_process: Run, tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        """
+        [[camera]]
+        name = "front"
+        fps = 0
+        sauce = "0"
+        [[camera]]
+        name = "a b"
+        [model]
+        name = "resnet19"
+        top_k = "five"
+        [crops]
+        model = "rtsp://user:secret@host/x"
+        [degrade]
+        steps = [{ model = "efficientnet_lite00" }]
+        [wire]
+        endpoint = "tcp://0.0.0.0:99"
+        """
+    )
+    done = in_process("config", "check", file)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert all(line.startswith(f"error: {file}: ") for line in lines)
+    for line, mistake in zip(
+        lines,
+        (
+            "camera.front.fps = 0: ",
+            "camera.front.sauce: unknown key",
+            "camera.a b.name = 'a b': must match",
+            "model.top_k = 'five': should be a valid integer",
+            "wire: endpoint tcp://0.0.0.0:99 can be reached",
+            "model.name: model 'resnet19': no model has this name; the nearest: resnet18",
+            "crops.model: model 'rtsp://host/...': no model has this name",
+            "degrade.steps.0.model: model 'efficientnet_lite00': no model has this name; the near",
+        ),
+        strict=True,
+    ):
+        assert mistake in line
+    done = in_process("run", "--config", file)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"; and 4 more: perception-node config check {file}")
+
+
+def test_check_takes_models_by_name_and_files_that_are_elsewhere(
+    in_process: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "node.toml"
+    for name in ("resnet18", "yolox_nano", "/on/the/robot/mine.onnx"):
+        file.write_text(f'[model]\nname = "{name}"\n')
+        assert in_process("config", "check", file).returncode == 0

@@ -14,10 +14,12 @@ from pathlib import Path
 import click
 import pytest
 from conftest import ROOT, Run
+from PIL import Image as PilImage
 
 from node.cli import COMMANDS, commands
+from node.config.schema import CameraConfig, NodeConfig
 from node.diagnostics.config_template import FoundCamera, template_for
-from node.diagnostics.doctor_cameras import bandwidth
+from node.diagnostics.doctor_cameras import bandwidth, cameras
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -62,6 +64,26 @@ def test_doctor_looks_at_all_that_is_configured(in_process: Run, tmp_path: Path)
     assert findings["page"]["verdict"] == findings["control endpoint"]["verdict"] == "ok"
     assert findings["recordings"]["verdict"] == "wrong"
     assert "make room" in findings["recordings"]["fix"]
+
+
+def test_doctor_reads_files_and_folders(tmp_path: Path) -> None:
+    PilImage.new("RGB", (64, 48)).save(tmp_path / "good.png")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for source, verdict, found in (
+        ("good.png", "ok", "good.png, 64x48"),
+        ("none.mp4", "wrong", "none.mp4: there is no such file or folder"),
+        ("folder", "wrong", "folder holds no pictures"),
+        ("broken.png", "wrong", "broken.png: no picture in it can be read"),
+    ):
+        config = NodeConfig(camera=(CameraConfig(source=str(tmp_path / source)),))
+        finding = list(cameras(config))[-1]
+        assert (finding.what, finding.verdict) == ("camera camera", verdict), finding
+        assert found in finding.found
+    (finding,) = list(
+        cameras(NodeConfig(camera=(CameraConfig(source="rtsp://user:secret@host/x"),)))
+    )[-1:]
+    assert (finding.verdict, finding.found) == ("note", "rtsp://host/... was not opened")
 
 
 def test_config_init_writes_a_file_that_is_valid(in_process: Run, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def find_image_files(source: str) -> list[Path] | None:
     """Returns the image files that a path or glob names, in natural order; None if it names none,
     such as a video file. Raises SourceError for a folder or glob without images."""
     path = expanded(source)
+    check_reachable(path)
     if path.is_dir():
         files = [entry for entry in entries_of(path) if is_image_name(entry)]
         if not files:
@@ -140,6 +141,18 @@ def find_image_files(source: str) -> list[Path] | None:
             raise SourceError(f"{redacted(source)}: no picture matches", fix="put a glob in quotes")
         return files
     return None
+
+
+def check_reachable(path: Path) -> None:
+    """Raises SourceError for a path that the system refuses to look at: too long, or in a folder
+    that this user may not enter."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(f"{redacted(str(path))} cannot be read: {reason}") from error
 
 
 ALL_READ = ", ".join(sorted(SUFFIXES))
