@@ -65,7 +65,8 @@ def commands() -> None:
     """Labels camera frames on a robot and broadcasts the labels to its control processes.
 
     Exit codes: 0 done, 1 a check failed, 2 bad usage or configuration, 3 a source or model could
-    not be opened, 4 the model failed again and again or hung.
+    not be opened, or a file of several could not be read, 4 the model failed again and again or
+    hung.
 
     Example: perception-node run --source demo
     """
