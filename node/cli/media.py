@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from node.config.paths import natural
+from node.config.paths import natural, walk
 from node.config.redact import redacted
 from node.errors import SourceError
 from perception_client.paths import expanded
@@ -103,25 +103,18 @@ def _add(path: str, media: Media) -> None:
 
 
 def _add_folder(folder: Path, media: Media) -> None:
-    """Adds the files of a folder and its subfolders, also of those that links lead to, each folder
-    once."""
-    visited: set[tuple[int, int]] = set()
+    """Adds the files of a folder and its subfolders."""
     files: list[Path] = []
 
     def note(error: OSError) -> None:
         path = Path(os.fsdecode(error.filename))
         media.unreadable[path] = SourceError(f"{path} cannot be read: {error.strerror}")
 
-    for base, folders, names in os.walk(folder, onerror=note, followlinks=True):
-        status = os.stat(base)
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
+    for base, folders, names in walk(folder, note):
         media.other["hidden"] += sum(name.startswith(".") for name in folders)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            path = Path(base, name)
+            path = base / name
             if name.startswith("."):
                 media.other["hidden"] += 1
             elif _is_media(path):

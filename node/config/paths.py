@@ -1,8 +1,10 @@
-"""Names of files as people mean them: patterns in folders with brackets, numbers in their order."""
+"""Names of files as people mean them: patterns in folders with brackets, numbers in their order,
+folders in a circle."""
 
 import glob
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _DIGITS = re.compile(r"([0-9]+)")
@@ -19,10 +21,27 @@ def _split(part: str) -> list[str | int]:
     return [int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part))]
 
 
+def walk(
+    folder: Path, report: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yields a folder and its subfolders as `os.walk`, also those that links lead to, each once.
+
+    report: called for each folder that cannot be read, and for a path that is too long.
+    """
+    visited: set[tuple[int, int]] = set()
+    for base, folders, names in os.walk(folder, onerror=report, followlinks=True):
+        status = os.stat(base)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        yield Path(base), folders, names
+
+
 def matching(pattern: Path) -> list[Path]:
     """Returns what matches a pattern with `*`, `?`, `[...]` and `**`, in natural order. A part that
     exists as it is written is no pattern, such as the folder `clips [2024]`; nor are brackets
-    without which something matches."""
+    without which something matches. Hidden entries match no pattern."""
     bases = {Path(pattern.anchor)}
     for part in pattern.relative_to(pattern.anchor).parts:
         bases = {match for base in bases for match in _matches(base, part)}
@@ -32,11 +51,16 @@ def matching(pattern: Path) -> list[Path]:
 def _matches(base: Path, part: str) -> list[Path]:
     if os.path.lexists(base / part):
         return [base / part]
+    if part == "**":
+        return list(_below(base))
     if not glob.has_magic(part):
         return []
-    for name in (part, part.replace("[", "[[]")):
-        names = glob.glob(name, root_dir=base, recursive=True)
-        if names:
-            break
-    # `**` matches no folder, too.
-    return [base / name for name in names] + ([base] if part == "**" else [])
+    names = glob.glob(part, root_dir=base) or glob.glob(part.replace("[", "[[]"), root_dir=base)
+    return [base / name for name in names]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for base, folders, names in walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield base
+        yield from (base / name for name in names if not name.startswith("."))

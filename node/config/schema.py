@@ -79,6 +79,8 @@ def _as_path(key: str, value: object) -> object:
         return value
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key} = {value_shown(value)}: must be the path of a file, in quotes")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{key} = {value_shown(value)}: is not UTF-8 text; choose another path")
     try:
         return expanded(value)
     except ConfigError as error:

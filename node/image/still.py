@@ -298,7 +298,9 @@ def _failure(error: Exception, data: bytes) -> PictureError:
         error = _refusal(data) or error
     if isinstance(error, UnidentifiedImageError):
         return PictureError("is not a picture that can be read", fix="convert it to JPEG or PNG")
-    return PictureError(f"cannot be read: {str(error) or type(error).__name__}")
+    reason = str(error) or type(error).__name__
+    fix = "copy it again" if "truncated" in reason else "convert it to JPEG or PNG"
+    return PictureError(f"cannot be read: {reason}", fix=fix)
 
 
 def _refusal(data: bytes) -> Exception | None:

@@ -79,6 +79,22 @@ def test_a_pattern_begins_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert matching(Path("../*/a/**/*.png")) == [Path("../x/a/1.png"), Path("../x/a/b/2.png")]
 
 
+def test_a_circle_of_links_gives_each_file_once(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "1.png")
+    put(tmp_path / "a" / "b" / "2.png")
+    put(tmp_path / "a" / ".hidden" / "3.png")
+    (tmp_path / "a" / "b" / "up").symlink_to("..")
+    for pattern in ("**/*.png", "a/**"):
+        assert names(f"{tmp_path}/{pattern}") == ["1.png", "2.png"]
+
+
+def test_a_motion_jpeg_is_a_video(tmp_path: Path) -> None:
+    pictures = [cv2.imencode(".jpg", np.full((32, 32, 3), 9 * n, np.uint8))[1] for n in range(5)]
+    (tmp_path / "v.mjpeg").write_bytes(b"".join(picture.tobytes() for picture in pictures))
+    source = open_file(tmp_path / "v.mjpeg")
+    assert len(list(iter(source.read, None))) == 5
+
+
 def test_an_address_of_a_file_may_have_escapes(tmp_path: Path) -> None:
     put(tmp_path / "a b#1" / "50%.png")
     put(tmp_path / "50%25" / "x.png")
@@ -126,6 +142,24 @@ def test_a_name_that_is_no_text_costs_no_crash(tmp_path: Path) -> None:
     shutil.copy(video, broken)
     with pytest.raises(SourceError, match="the name is not UTF-8 text; rename the file"):
         open_file(broken)
+
+
+def test_every_command_names_what_is_no_text(in_process: Run, tmp_path: Path) -> None:
+    name = os.fsdecode(NOT_UTF8)
+    for arguments in (
+        ("run", "--source", name),
+        ("replay", tmp_path / name),
+        ("record", "--output", tmp_path / name),
+        ("label", tmp_path / name),
+        ("label", tmp_path, "--model", name),
+        ("label", "a\0b.png"),
+        ("watch", "--camera", name, "--timeout", 0.1),
+        ("config", "check", name),
+        ("report", name),
+    ):
+        done = in_process(*arguments)
+        assert done.returncode in (1, 2, 3), arguments
+        assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def strange_folder(folder: Path) -> int:

@@ -22,7 +22,7 @@ KINDS: Mapping[str, type[Message]] = {
 
 def topic(kind: MessageKind, name: str) -> bytes:
     """`labels/<camera>/`: the closing slash keeps a prefix from matching a longer name."""
-    return f"{kind}/{name}/".encode()
+    return f"{kind}/{name}/".encode(errors="surrogateescape")
 
 
 def topic_of(message: Message) -> bytes:

@@ -28,6 +28,10 @@ UNREAD = frozenset(
 """Pictures that the node does not read: one in a folder is reported, not passed over."""
 
 
+_MOTION_JPEG = frozenset({".mjpeg", ".mjpg"})
+"""Videos that begin as a JPEG does."""
+
+
 class ImageFilesSource:
     """Reads image files in order, each with all its pictures. A file that cannot be read is
     reported, skipped and counted.
@@ -175,6 +179,8 @@ def is_image_name(path: Path) -> bool:
 
 def is_image_file(path: Path) -> bool:
     """Whether a file is an image, by its suffix or by its content."""
+    if path.suffix.lower() in _MOTION_JPEG:
+        return False
     return is_image_name(path) or is_still(head_of(path))
 
 
