@@ -95,11 +95,13 @@ def configured(
     model: str | None = None,
     runtime: str | None = None,
     endpoint: str | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> NodeConfig:
     """Builds the configuration of a command, and sets up logging and picture limits from it.
 
     A command's own options override `--set`, and `--set` overrides the file. A source replaces the
-    file's cameras with the first of them, reading from that source.
+    file's cameras with the first of them, reading from that source. base: content in place of
+    a file.
 
     Raises ConfigError.
     """
@@ -110,7 +112,10 @@ def configured(
         "wire.endpoint": endpoint,
     }
     config = load_config(
-        config_file, settings, {key: value for key, value in options.items() if value is not None}
+        config_file,
+        settings,
+        {key: value for key, value in options.items() if value is not None},
+        base,
     )
     if source is not None:
         config = config.model_copy(update={"camera": config.camera[:1]})

@@ -18,16 +18,15 @@ from node.cli.options import (
     RUNTIME,
     SETTINGS,
     Number,
-    configured,
-    load_perceiver,
     together,
 )
 from node.cli.recordings import CAMERAS, RUN, opened
+from node.cli.replay_model import Options, ReplayModel, with_recorded
 from node.cli.standard_streams import ReaderGoneError
 from node.cli.stopping import stoppable
 from node.cli.verdict import print_verdict
 from node.config.redact import redacted
-from node.config.schema import CameraConfig, NodeConfig
+from node.config.schema import NodeConfig
 from node.errors import ConfigError, PerceptionError, SourceError
 from node.replay.golden import Comparison, read_golden
 from perception_client.control import DEFAULT_CONTROL_ENDPOINT
@@ -36,6 +35,7 @@ from perception_client.messages.kinds import LabelsMessage, Message
 
 if TYPE_CHECKING:
     from node.pipeline.threads import Outcome
+    from node.recording.in_force import InForce
     from node.replay.feeder import LockStep
     from node.replay.sources import ReplaySource
     from node.transport.control_server import ControlServer
@@ -144,15 +144,12 @@ def command(
     """
     from perception_client.recordings.runs import find_recording
 
-    files = find_recording(source)
-    config = configured(
-        config_file,
-        settings,
-        source=source if files is None else None,
-        model=model,
-        runtime=runtime,
-        endpoint=endpoint,
-    )
+    options = Options(config_file, settings, model, runtime, endpoint)
+    is_recording = find_recording(source) is not None
+    if is_recording:
+        options.before_the_recording()
+    else:
+        config = options.configured(source=source)
     golden = read_golden(expect) if expect else None
     if (tolerance or as_json) and golden is None:
         raise ConfigError("--tolerance and --json need --expect FILE")
@@ -160,17 +157,18 @@ def command(
     selection = _Selection(start, end, as_recorded, run, cameras)
     playback = _Playback(speed, loop, step, publishes, wait_for_subscriber)
     _check(selection, playback, is_compared=golden is not None)
-    config, replay_source = (
-        _from_file(config, source, selection)
-        if files is None
-        else _from_recording(config, source, selection, configured=config_file is not None)
+    replayed = (
+        _from_recording(options, source, selection)
+        if is_recording
+        else _from_file(config, source, selection)
     )
     comparison = Comparison(golden, tolerance) if golden is not None else None
-    outcome = _replay(config, replay_source, playback, jsonl, comparison)
+    replay_model = ReplayModel(replayed.recording, replayed.recorded, options, golden, expect)
+    outcome = _replay(replayed, replay_model, playback, jsonl, comparison)
     if comparison is not None:
         _print_comparison(comparison, stopped=outcome.stopped, as_json=as_json)
     else:
-        _check_complete(replay_source, outcome)
+        _check_complete(replayed.source, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,22 +205,32 @@ def _check(selection: _Selection, playback: _Playback, *, is_compared: bool) -> 
         raise ConfigError("--wait-for-subscriber needs --endpoint: nothing is published here")
 
 
-def _from_recording(
-    config: NodeConfig, source: str, selection: _Selection, *, configured: bool
-) -> tuple[NodeConfig, "ReplaySource"]:
-    """configured: the user gave a configuration file, whose cameras apply."""
+@dataclass(frozen=True, slots=True)
+class _Replayed:
+    """A source and its configuration. recording: the name of a recording, and recorded: what it was
+    made with; None for anything else."""
+
+    config: NodeConfig
+    source: "ReplaySource"
+    recording: str | None = None
+    recorded: "InForce | None" = None
+
+
+def _from_recording(options: Options, source: str, selection: _Selection) -> _Replayed:
+    from node.recording.in_force import in_force
     from node.replay.sources import RecordingReplay, Span
 
     recording = opened(source, selection.run, selection.cameras)
     span = Span(selection.start_s, selection.end_s)
     replay_source = RecordingReplay(recording, span, as_recorded=selection.as_recorded)
-    log.info("%s: %.1f s of %s", redacted(source), recording.length_s, ", ".join(recording.cameras))
-    return _with_cameras(config, recording.cameras, configured), replay_source
+    name = redacted(source)
+    log.info("%s: %.1f s of %s", name, recording.length_s, ", ".join(recording.cameras))
+    recorded = in_force(recording, replay_source.start_ns)
+    config = with_recorded(options, recorded, recording.cameras)
+    return _Replayed(config, replay_source, name, recorded)
 
 
-def _from_file(
-    config: NodeConfig, source: str, selection: _Selection
-) -> tuple[NodeConfig, "ReplaySource"]:
+def _from_file(config: NodeConfig, source: str, selection: _Selection) -> _Replayed:
     from node.capture.sources.open import check_source, is_live
     from node.replay.sources import FileReplay, Span
 
@@ -246,12 +254,12 @@ def _from_file(
             f"camera.{camera.name}.loop = true: a replay ends, unless it is given --loop"
         )
     check_source(camera)
-    return config, FileReplay(camera, Span(selection.start_s, selection.end_s))
+    return _Replayed(config, FileReplay(camera, Span(selection.start_s, selection.end_s)))
 
 
 def _replay(
-    config: NodeConfig,
-    replay_source: "ReplaySource",
+    replayed: _Replayed,
+    replay_model: ReplayModel,
     playback: _Playback,
     jsonl: str | None,
     comparison: Comparison | None,
@@ -265,6 +273,7 @@ def _replay(
     from node.transport.publisher import Publisher
 
     raise_descriptor_limit()
+    config = replayed.config
     stepper = LockStep() if playback.step else None
     with json_lines(jsonl) as write, stoppable() as stop:
 
@@ -285,11 +294,11 @@ def _replay(
                 sink.wait_for_subscriber(stop)
             outcome = run_replay(
                 config,
-                load_perceiver,
+                replay_model.load,
                 MessageBuilder(config.name),
                 sink,
                 stop,
-                replay_source,
+                replayed.source,
                 speed=None if stepper is not None else playback.speed,
                 loop=playback.loop,
                 stepper=stepper,
@@ -349,11 +358,3 @@ def _print_comparison(comparison: Comparison, *, stopped: bool, as_json: bool) -
     print_verdict(verdict, as_json=as_json)
     if not verdict.same:
         raise SystemExit(1)
-
-
-def _with_cameras(config: NodeConfig, names: tuple[str, ...], configured: bool) -> NodeConfig:
-    """The configuration with the recording's cameras. A camera that the configuration file names
-    keeps its settings; the others have the defaults."""
-    known = {camera.name: camera for camera in config.camera} if configured else {}
-    cameras = tuple(known.get(name) or CameraConfig(name=name) for name in names)
-    return config.model_copy(update={"camera": cameras})

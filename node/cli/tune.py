@@ -165,7 +165,7 @@ def _cells(row: "Measured") -> tuple[str, ...]:
         f"{row.median_ms:.2f}",
         f"{row.p10_ms:.2f}-{row.p90_ms:.2f}",
         f"{row.cpu_ms:.2f}",
-        f"{row.agreement:.1%}",
+        "" if row.agreement is None else f"{row.agreement:.1%}",
         f"{row.score_difference:.3f}",
         escape(printable(f"refused: {row.refused}")) if row.refused else "",
     )

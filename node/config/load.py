@@ -1,6 +1,7 @@
 """Loads the configuration: a TOML file, then `--set key=value`. Every error is one line that names
 the file, the key, the value and the allowed values."""
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ def load_config(
     file: Path | None = None,
     settings: Iterable[str] = (),
     options: Mapping[str, str] = MappingProxyType({}),
+    base: Mapping[str, Any] | None = None,
 ) -> NodeConfig:
     """Loads and validates a configuration.
 
@@ -33,11 +35,12 @@ def load_config(
         file: the TOML file; None: the defaults.
         settings: texts of the form `key=value`, applied to the content of the file.
         options: values of a command's own options by key, applied last and never parsed.
+        base: content that stands in for a file; None: the defaults.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is invalid.
     """
-    content = _read_toml(file) if file else {}
+    content = _read_toml(file) if file else copy.deepcopy(dict(base or {}))
     where = str(file) if file else "settings"
     for setting in settings:
         key, separator, text = setting.partition("=")

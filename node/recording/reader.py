@@ -29,6 +29,8 @@ from perception_client.recordings.merge import FOREVER_NS, merged
 from perception_client.recordings.records import Channel, Entry
 
 _LABELS = "perception.labels"
+CONFIG = "perception.config"
+INFO = "perception.info"
 _MOST_LATE_NS = 10_000_000_000
 """Longest time from a frame to its labels: model.inference_timeout_s, 5 s by default, bounds an
 inference. Later labels, possible where it is raised, are not assigned to their frame."""
@@ -50,6 +52,7 @@ class Recording:
     def __init__(self, paths: Sequence[Path], cameras: Collection[str] = ()) -> None:
         self.paths = tuple(paths)
         self._problems: list[str] = []
+        self._settings_ns: dict[int, int] = {}
         self._files = self._opened()
         by_topic = cameras_of(self._channels())
         if not by_topic:
@@ -129,7 +132,10 @@ class Recording:
     def entries(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[Entry]:
         """Yields the records of [start_ns, end_ns) that are pictures or of this node's kinds,
         sorted by log time, as `merged` does."""
-        return merged(self._files, start_ns, end_ns)
+        for entry in merged(self._files, start_ns, end_ns):
+            if entry.channel.name == CONFIG:
+                self._settings_ns.setdefault(entry.sequence, entry.log_ns)
+            yield entry
 
     def frames(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[RecordedFrame]:
         """Yields the frames of all cameras in the order of their capture. Raises SourceError for
@@ -141,7 +147,7 @@ class Recording:
     ) -> Iterator[tuple[RecordedFrame, LabelsMessage | None]]:
         """Yields frames as `frames` does, each with its labels; None for a frame without labels.
         Frames wait in memory while their labels may still follow."""
-        if not self.has_labels:
+        if not self.holds(_LABELS):
             yield from ((frame, None) for frame in self.frames(start_ns, end_ns))
             return
         waiting: deque[_Waiting] = deque()
@@ -149,7 +155,7 @@ class Recording:
             if frame is not None and frame.log_ns < end_ns:
                 waiting.append(_Waiting(frame))
             elif entry.channel.name == _LABELS:
-                message = self._message("labels", entry)
+                message = self.read_message("labels", entry)
                 if isinstance(message, LabelsMessage) and message.status is Status.OK:
                     _give(waiting, message)
             while waiting and waiting[0].is_decided(entry.log_ns):
@@ -181,33 +187,39 @@ class Recording:
         }
         for entry in self.entries(start_ns, end_ns):
             kind = names.get(entry.channel.name)
-            message = None if kind is None else self._message(kind, entry)
+            message = None if kind is None else self.read_message(kind, entry)
             if message is not None:
                 yield entry.log_ns, message
 
-    def _message(self, kind: MessageKind, entry: Entry) -> Message | None:
+    def read_message(self, kind: MessageKind, entry: Entry) -> Message | None:
+        """The message in an entry; None for an invalid one, which is skipped."""
         try:
             return read_message(kind, entry.data)
         except MessageError as error:
             self.note_problem(f"{entry.channel.topic}: a message is skipped: {error}")
             return None
 
-    @property
-    def has_labels(self) -> bool:
-        """Whether the recording contains messages of labels."""
-        return any(channel.name == _LABELS for channel in self._channels())
+    def holds(self, schema: str) -> bool:
+        """Whether the recording contains records of a schema, such as `perception.labels`."""
+        return any(channel.name == schema for channel in self._channels())
 
-    def configuration(self) -> dict[str, Any] | None:
-        """The last recorded configuration; None without one."""
-        newest = None
-        for entry in self.entries():
-            if entry.channel.name != "perception.config":
-                continue
-            try:
-                newest = read_configuration(entry.data)
-            except MessageError as error:
-                self.note_problem(f"{entry.channel.topic}: a configuration is skipped: {error}")
-        return newest
+    def part_start_ns(self, at_ns: int) -> int:
+        """Log time of the first record of the newest file that began before a time: each file
+        begins with the configuration in force."""
+        starts = [file.chunked.start_ns for file in self._files]
+        return max((start for start in starts if start <= at_ns), default=0)
+
+    def settings_changed_after(self, at_ns: int) -> int:
+        """Number of changes of the configuration after a log time, in what has been read."""
+        return sum(changed_ns > at_ns for changed_ns in self._settings_ns.values())
+
+    def read_configuration(self, entry: Entry) -> dict[str, Any] | None:
+        """The configuration in an entry; None for an invalid one, which is skipped."""
+        try:
+            return read_configuration(entry.data)
+        except MessageError as error:
+            self.note_problem(f"{entry.channel.topic}: a configuration is skipped: {error}")
+            return None
 
 
 class _File:

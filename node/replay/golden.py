@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from node.errors import ConfigError, MessageError
 from perception_client.messages.codec import from_map
-from perception_client.messages.kinds import Area, Box, Detection, Label, LabelsMessage, Mask
+from perception_client.messages.kinds import (
+    Area,
+    Box,
+    Detection,
+    Label,
+    LabelsMessage,
+    Mask,
+    ModelInfo,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,6 +97,22 @@ def read_golden(file: Path) -> list[Map]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{file} cannot be read: {reason}") from error
     return [_read_line(file, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def check_model(golden: list[Map], file: Path, model: ModelInfo) -> None:
+    """Raises ConfigError if a golden file names another model than the one that runs: every
+    difference would be one of the models."""
+    for message in golden:
+        named = message.get("model")
+        if not isinstance(named, dict):
+            continue
+        if (named.get("name"), named.get("digest")) != (model.name, model.digest):
+            raise ConfigError(
+                f"{file} was made with the model {named.get('name')!s:.64} "
+                f"({named.get('digest')!s:.12}), and this replay runs {model.name} "
+                f"({model.digest:.12})",
+                fix="name the model of the file with --model, or make the file again with --jsonl",
+            )
 
 
 class Comparison:

@@ -129,7 +129,7 @@ class RecordingReplay:
         self._span = span
         self._read = self._damaged = self._lost = 0
         self._as_recorded = as_recorded
-        if as_recorded and not recording.has_labels:
+        if as_recorded and not recording.holds("perception.labels"):
             raise SourceError(
                 f"{recording.paths[0]} holds no labels",
                 fix="leave out --as-recorded to label every frame",
@@ -163,12 +163,11 @@ class RecordingReplay:
 
     def _all(self) -> Iterator[tuple[RecordedFrame, bool]]:
         """The frames from the span's start, and whether each is to be labelled."""
-        start_ns = self._recording.start_ns + self._span.start_ns
         if self._as_recorded:
-            for frame, labels in self._recording.labelled_frames(start_ns):
+            for frame, labels in self._recording.labelled_frames(self.start_ns):
                 yield frame, labels is not None
         else:
-            for frame in self._recording.frames(start_ns):
+            for frame in self._recording.frames(self.start_ns):
                 yield frame, True
 
     def summary(self) -> tuple[str, ...]:
@@ -176,7 +175,21 @@ class RecordingReplay:
         names = ", ".join(str(path) for path in self._recording.paths[:3])
         skipped = f", {self._damaged} damaged frames skipped" if self._damaged else ""
         lost = f"; {self._lost} were lost while recording" if self._lost else ""
-        return (f"{names}: {self._read} frames read{skipped}{lost}", *self._recording.problems)
+        changes = self._recording.settings_changed_after(self.start_ns)
+        changed = (
+            f"{names}: its settings changed {changes} times during the recording, and none changes "
+            "during a replay",
+        )
+        return (
+            f"{names}: {self._read} frames read{skipped}{lost}",
+            *(changed if changes else ()),
+            *self._recording.problems,
+        )
+
+    @property
+    def start_ns(self) -> int:
+        """Log time of the beginning of the span."""
+        return self._recording.start_ns + self._span.start_ns
 
 
 def looped(frames: Callable[[], Iterator[Shown]]) -> Iterator[Shown]:

@@ -35,6 +35,7 @@ from node.pipeline.live import run_live
 from node.recording import intake, new_files
 from node.recording import recorder as recorder_module
 from node.recording.folder import RecordingFolder
+from node.recording.in_force import in_force
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
 from node.recording.recorder import Recorder
@@ -127,7 +128,7 @@ def test_what_was_recorded_is_what_was_sent(recording: Path) -> None:
         assert [m.seq for m in labels] == list(range(len(labels)))
     events = [m for _, m in opened.messages("events")]
     assert any(isinstance(m, EventMessage) and m.name == "espresso" for m in events)
-    config = opened.configuration()
+    config = in_force(opened, opened.start_ns).config
     assert config is not None
     assert NodeConfig.model_validate(config).smooth.time_constant_s == 0.1
 
@@ -179,7 +180,7 @@ def test_parts_stand_alone_and_stay_within_the_budget(
     for part in files_in(tmp_path):
         if part != other:
             opened = Recording([part])
-            assert opened.configuration() is not None
+            assert in_force(opened, opened.start_ns).config is not None
             assert list(opened.frames())
 
 

@@ -33,6 +33,7 @@ from node.recording.export.media import (
 from node.recording.export.ros2 import write_bag
 from node.recording.export.video import write_video
 from node.recording.facts import read_configuration, read_frame_facts
+from node.recording.in_force import in_force
 from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
 from node.recording.recover import recover
@@ -133,7 +134,7 @@ def read_in_every_way(path: Path, folder: Path) -> Iterator[Callable[[], object]
     yield lambda: write_image_folder(Recording([path]), folder / "images", Choice())
     yield lambda: write_bag(Recording([path]), folder / "bag")
     yield lambda: recover(path, folder / "recovered.mcap")
-    yield lambda: Recording([path]).configuration()
+    yield lambda: in_force(Recording([path]), 0).config
     yield functools.partial(play, path)
     for as_recorded in (False, True):
         yield functools.partial(show, path, as_recorded=as_recorded)

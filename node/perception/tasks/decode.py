@@ -50,9 +50,9 @@ def yolox(
     cells, strides = _grid(input_px)
     if raw.shape != (len(cells), 5 + classes):
         raise FrameError(
-            f"model output: {list(raw.shape)}, but the yolox decoder needs "
-            f"{[len(cells), 5 + classes]} of {classes} classes",
-            fix="correct labels or input.size",
+            f"model output: {list(raw.shape)}, but YOLOX gives {[len(cells), 5 + classes]} for "
+            f"{input_px[0]} x {input_px[1]} pixels and {classes} labels",
+            fix="export YOLOX's raw output of the strides 8, 16 and 32, and name its labels",
         )
     # A class score is at most 1, so objectness alone excludes most cells.
     kept = np.flatnonzero(raw[:, 4] >= threshold)
@@ -105,7 +105,8 @@ def _grid(input_px: tuple[int, int]) -> tuple[Floats, Floats]:
     """Returns the column and row of each cell [cells, 2], and its stride in px [cells, 1]."""
     cells, strides = [], []
     for stride in _STRIDES_PX:
-        rows, columns = np.mgrid[: input_px[0] // stride, : input_px[1] // stride]
+        # A convolution pads the last cell of a size that is no multiple of its stride.
+        rows, columns = np.mgrid[: -(-input_px[0] // stride), : -(-input_px[1] // stride)]
         cells.append(np.stack((columns.ravel(), rows.ravel()), axis=1))
         strides.append(np.full((rows.size, 1), stride))
     return np.concatenate(cells).astype(np.float32), np.concatenate(strides).astype(np.float32)

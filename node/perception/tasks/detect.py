@@ -16,7 +16,7 @@ from perception_client.messages.kinds import Box, Detection
 MOST_CANDIDATES = 3000
 """Most boxes passed to non-maximum suppression, the best ones: bounds the time to milliseconds if a
 faulty network returns thousands."""
-_AGREEMENT_SCORE = 0.35
+AGREEMENT_SCORE = 0.35
 """Score from which a reference box counts for the agreement."""
 _AGREEMENT_IOU = 0.9
 """Intersection over union from which two boxes agree."""
@@ -74,7 +74,7 @@ class Detect:
         actual, expected = (
             self.read(candidate, 0, size).detections for candidate in (outputs, reference)
         )
-        confident = [detection for detection in expected if detection.score >= _AGREEMENT_SCORE]
+        confident = [detection for detection in expected if detection.score >= AGREEMENT_SCORE]
         partners = [_best_match(detection, actual) for detection in confident]
         pairs = [
             (reference_box, own_box)

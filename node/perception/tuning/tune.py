@@ -17,9 +17,10 @@ from node.errors import ModelError
 from node.perception.models.model import Model
 from node.perception.perceiver import set_torch_threads, task_of
 from node.perception.runtimes.base import Runtime
-from node.perception.runtimes.select import GPU_PRECISIONS, PRECISIONS, build_choice
+from node.perception.runtimes.select import GPU_PRECISIONS, PRECISIONS, build_choice, runtimes_of
 from node.perception.runtimes.tuning_result import Choice, Measured, TuningResult
-from node.perception.tasks.base import Outputs, Task
+from node.perception.tasks.base import Outputs, Prediction, Task
+from node.perception.tasks.detect import AGREEMENT_SCORE
 from node.perception.tuning.quantise import MIN_FRAMES, quantised
 
 log = logging.getLogger(__name__)
@@ -68,59 +69,83 @@ def tune(
         threads: the only number of CPU threads to try; None: several.
 
     Raises:
-        ModelError: the reference cannot run.
+        ModelError: the reference cannot run, or its outputs are invalid.
     """
     evaluated = list(pixels[1::2] if len(pixels) >= INT8_FRAMES else pixels)
     threads_before = torch.get_num_threads()
-    reference = _outputs_of(model, build_choice(model, reference_choice(model)), evaluated)
-    choices, refused = _choices(model, pixels[0::2], [threads] if threads else _threads(), progress)
-    candidates, failed = _examine(model, choices, evaluated, reference, progress)
+    task = task_of(model, 1, DetectConfig(), SegmentConfig())
+    reference = _reference(model, evaluated)
+    shows = [task.read(outputs, 0, model.preprocess.crop_px) for outputs in reference]
+    choices, refused = _choices(model, pixels, [threads] if threads else _threads(), progress)
+    candidates, failed = _examine(model, task, choices, evaluated, reference, progress)
     measured = _measure(candidates, evaluated, floors, progress)
+    if model.task == "detect" and not _show_objects(shows):
+        measured = [_unproven(row) for row in measured]
     torch.set_num_threads(threads_before)
     ordered = sorted(measured, key=lambda row: row.median_ms or 0)
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     return TuningResult(model.name, frames, made, (*ordered, *failed, *refused))
 
 
-def reference_choice(model: Model) -> Choice:
-    """Returns the reference of all comparisons: torch in float32, or OpenVINO in float32 for a bare
-    graph."""
-    return Choice("torch" if model.build is not None else "openvino", "fp32", "cpu")
+def _reference(model: Model, evaluated: Sequence[torch.Tensor]) -> list[Outputs]:
+    """Returns the outputs of the reference. A user's graph has no torch network, and not every
+    engine has its operators, so the first that runs it is the reference."""
+    *others, last = reference_choices(model)
+    for choice in others:
+        try:
+            return _outputs_of(model, build_choice(model, choice), evaluated)
+        except ModelError as error:
+            log.warning("%s; the reference is another runtime", error.problem)
+    return _outputs_of(model, build_choice(model, last), evaluated)
+
+
+def reference_choices(model: Model) -> list[Choice]:
+    """Returns the references of all comparisons, the first that runs: torch in float32, or for a
+    user's graph OpenVINO, or ONNX Runtime, in float32."""
+    runtimes = runtimes_of(model)
+    names = ("torch",) if "torch" in runtimes else tuple(reversed(runtimes))
+    return [Choice(name, "fp32", "cpu") for name in names]
 
 
 def _choices(
     model: Model,
-    calibration: Sequence[torch.Tensor],
+    pixels: Sequence[torch.Tensor],
     threads: Sequence[int],
     progress: Progress,
 ) -> tuple[list[Choice], list[Measured]]:
     """Returns the choices that can be tried here, and the others with the reason."""
     plain = [
         Choice(runtime, precision, "cpu")
-        for runtime, precisions in PRECISIONS.items()
-        for precision in precisions
+        for runtime in runtimes_of(model)
+        for precision in PRECISIONS[runtime]
         if precision != "int8"
     ]
-    int8, refused = _int8(model, calibration, progress)
+    int8, refused = _int8(model, pixels, progress)
     on_cpu = [replace(choice, threads=count) for choice in (*plain, *int8) for count in threads]
     on_gpu = [
         Choice("torch", precision, f"cuda:{index}")
-        for index in range(torch.cuda.device_count())
+        for index in range(torch.cuda.device_count() if "torch" in runtimes_of(model) else 0)
         for precision in GPU_PRECISIONS
     ]
     return on_gpu + on_cpu, refused
 
 
 def _int8(
-    model: Model, calibration: Sequence[torch.Tensor], progress: Progress
+    model: Model, pixels: Sequence[torch.Tensor], progress: Progress
 ) -> tuple[list[Choice], list[Measured]]:
     choices = []
+    if len(pixels) < INT8_FRAMES:
+        reason = (
+            f"int8 needs {INT8_FRAMES} frames or more of what the robot sees, to calibrate on one "
+            f"half and to compare on the other; these are {len(pixels)}"
+        )
+        return [], [Measured(Choice("openvino", "int8", "cpu"), refused=reason)]
     for index, float_layers in enumerate(FLOAT_LAYERS):
         progress("quantising to int8", index, len(FLOAT_LAYERS))
         try:
-            graph = quantised(model, calibration, float_layers)
+            graph = quantised(model, pixels[0::2], float_layers)
         except ModelError as error:
-            return [], [Measured(Choice("openvino", "int8", "cpu"), refused=str(error))]
+            return [], [Measured(Choice("openvino", "int8", "cpu"), refused=error.problem)]
         choices.append(Choice("openvino", "int8", "cpu", graph=graph, float_layers=float_layers))
     return choices, []
 
@@ -133,6 +158,7 @@ def _threads() -> list[int]:
 
 def _examine(
     model: Model,
+    task: Task,
     choices: Sequence[Choice],
     evaluated: Sequence[torch.Tensor],
     reference: list[Outputs],
@@ -143,9 +169,8 @@ def _examine(
     candidates: list[_Candidate] = []
     failed: list[Measured] = []
     accuracy: dict[Choice, tuple[float, float]] = {}
-    task = task_of(model, 1, DetectConfig(), SegmentConfig())
     for index, choice in enumerate(choices):
-        progress("comparing with torch fp32", index, len(choices))
+        progress("comparing with the reference", index, len(choices))
         without_threads = replace(choice, threads=None)
         try:
             runtime = build_choice(model, choice)
@@ -155,7 +180,7 @@ def _examine(
                     task, _outputs_of(model, runtime, evaluated), reference
                 )
         except ModelError as error:
-            failed.append(Measured(choice, refused=str(error)))
+            failed.append(Measured(choice, refused=error.problem))
             continue
         candidates.append(_Candidate(choice, runtime, *accuracy[without_threads]))
     return candidates, failed
@@ -178,6 +203,19 @@ def _compare(task: Task, actual: list[Outputs], reference: list[Outputs]) -> tup
     return statistics.fmean(agreement for agreement, _ in pairs), max(
         difference for _, difference in pairs
     )
+
+
+def _show_objects(shows: Sequence[Prediction]) -> bool:
+    return any(
+        detection.score >= AGREEMENT_SCORE for seen in shows for detection in seen.detections
+    )
+
+
+def _unproven(row: Measured) -> Measured:
+    """Refuses a lower precision if no frame shows an object: nothing was compared."""
+    if row.choice.precision == "fp32" or row.refused is not None:
+        return row
+    return replace(row, agreement=None, refused="no frame shows an object to compare")
 
 
 def _measure(
