@@ -189,11 +189,11 @@ def written(path: Path, *configs: tuple[int, object], frames: int = 4) -> Path:
         for at_s, config in configs:
             if at_s == second:
                 log_ns = START_NS + second * 10**9 - 1
-                entry = Entry(
-                    config_channel("x"), log_ns, log_ns, at_s, as_json({"config": config})
-                )
                 if isinstance(config, NodeConfig):
                     entry = config_entry(config, at_s, log_ns)
+                else:
+                    data = as_json({"config": config})
+                    entry = Entry(config_channel("x"), log_ns, log_ns, at_s, data)
                 file.write([entry])
         image = np.full((48, 64, 3), 90, np.uint8)
         frame = Frame(image, "front", second, Stamp(START_NS, None, "host"), None, 0)
