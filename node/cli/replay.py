@@ -138,6 +138,7 @@ def command(
     """Label every frame of a recording, video or folder of pictures once, in order.
 
     SRC is an MCAP file or a folder of MCAP files (`perception-node record`), a video, or pictures.
+    A recording is labelled with its own model and settings, unless the options name others.
     Publishes as `run` does; with --jsonl or --expect only if --endpoint is given.
 
     Example: perception-node replay drive.mcap --speed max --jsonl labels.jsonl

@@ -31,7 +31,7 @@ def in_force(recording: Recording, at_ns: int) -> InForce:
     missing = {name for name in (CONFIG, INFO) if recording.holds(name)}
     if not missing:
         return InForce()
-    for entry in recording.entries(recording.part_start_ns(at_ns)):
+    for entry in recording.entries(recording.part_start_ns(at_ns), schemas=(CONFIG, INFO)):
         if entry.log_ns > at_ns and not missing:
             break
         late = entry.log_ns > at_ns

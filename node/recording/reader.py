@@ -129,10 +129,13 @@ class Recording:
         """Adds a problem that a reader of this recording met."""
         add_problem(self._problems, problem)
 
-    def entries(self, start_ns: int = 0, end_ns: int = FOREVER_NS) -> Iterator[Entry]:
-        """Yields the records of [start_ns, end_ns) that are pictures or of this node's kinds,
-        sorted by log time, as `merged` does."""
-        for entry in merged(self._files, start_ns, end_ns):
+    def entries(
+        self, start_ns: int = 0, end_ns: int = FOREVER_NS, schemas: Collection[str] = ()
+    ) -> Iterator[Entry]:
+        """Yields the records of [start_ns, end_ns) that are pictures or of this node's kinds, or
+        only those of some schemas, sorted by log time, as `merged` does."""
+        files = [_Selection(file, schemas) for file in self._files]
+        for entry in merged(files, start_ns, end_ns):
             if entry.channel.name == CONFIG:
                 self._settings_ns.setdefault(entry.sequence, entry.log_ns)
             yield entry
@@ -258,11 +261,14 @@ class _File:
                 self._known[number] = known
         return known
 
-    def entries(self, start_ns: int, end_ns: int) -> Iterator[Entry]:
-        """The records of [start_ns, end_ns) of channels that are read, sorted by log time."""
+    def entries(self, start_ns: int, end_ns: int, schemas: Collection[str]) -> Iterator[Entry]:
+        """The records of [start_ns, end_ns) of channels that are read, or only of some schemas,
+        sorted by log time."""
 
         def is_read(channel: McapChannel) -> bool:
             name = self.channel(channel.id).name
+            if schemas:
+                return name in schemas
             own = name.startswith("perception.") or name == ANNOTATIONS
             return own or kind_of(name) is not None
 
@@ -274,6 +280,21 @@ class _File:
                 message.sequence,
                 message.data,
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """The records of some schemas in a file; without schemas, all that are read."""
+
+    file: _File
+    schemas: Collection[str]
+
+    @property
+    def start_ns(self) -> int:
+        return self.file.start_ns
+
+    def entries(self, start_ns: int, end_ns: int) -> Iterator[Entry]:
+        return self.file.entries(start_ns, end_ns, self.schemas)
 
 
 @dataclass(slots=True)

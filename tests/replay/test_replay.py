@@ -305,9 +305,9 @@ def test_as_recorded_begins_anywhere_at_once(recording: Path, tmp_path: Path) ->
     read: list[int] = []
     messages = ChunkedFile.messages
 
-    def counted(self: ChunkedFile, stream: IO[bytes], at: ChunkAt, *others: Any) -> list[Any]:
+    def counted(self: ChunkedFile, stream: IO[bytes], at: ChunkAt, *more: Any) -> list[Any]:
         read.append(at.offset)
-        return messages(self, stream, at, *others)
+        return messages(self, stream, at, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ChunkedFile, "messages", counted)

@@ -21,6 +21,8 @@ from node.recording.mcap_writer import RecordingFile
 from node.recording.reader import Recording
 from node.recording.records import as_json, config_channel
 from node.replay.recorded_settings import settings_of
+from perception_client.recordings.chunks import ChunkAt
+from perception_client.recordings.mcap_file import ChunkedFile
 from perception_client.recordings.records import Entry
 
 START_NS = 1_700_000_000_000_000_000
@@ -182,8 +184,9 @@ def test_a_golden_file_of_another_model_is_refused(
         assert "and this replay runs mine (" in error
 
 
-def written(path: Path, *configs: tuple[int, object], frames: int = 4) -> Path:
-    """A recording of grey pictures a second apart, with configurations at some seconds."""
+def written(path: Path, *configs: tuple[int, object], frames: int = 4, each: bool = False) -> Path:
+    """A recording of grey pictures a second apart, with configurations at some seconds. each: with
+    a chunk for each picture."""
     file = RecordingFile(path, {})
     for second in range(frames):
         for at_s, config in configs:
@@ -198,6 +201,8 @@ def written(path: Path, *configs: tuple[int, object], frames: int = 4) -> Path:
         image = np.full((48, 64, 3), 90, np.uint8)
         frame = Frame(image, "front", second, Stamp(START_NS, None, "host"), None, 0)
         file.write(frame_entries(frame, START_NS + second * 10**9, quality=90, lost_before=0))
+        if each:
+            file.flush()
     file.close()
     return path
 
@@ -273,3 +278,22 @@ def test_a_recording_without_settings_is_replayed_with_the_defaults(
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"]["name"] == "efficientnet_lite0"
     assert "names no model; replayed with efficientnet_lite0 (" in done.stderr
+
+
+def test_the_settings_are_found_without_reading_what_comes_before(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = recorded / "model" / "mine.onnx"
+    path = written(tmp_path / "long.mcap", (0, config_of(model, top_k=2)), frames=30, each=True)
+    read: list[int] = []
+    messages = ChunkedFile.messages
+
+    def counted(self: ChunkedFile, stream: Any, at: ChunkAt, *more: Any) -> list[Any]:
+        read.append(at.offset)
+        return messages(self, stream, at, *more)
+
+    monkeypatch.setattr(ChunkedFile, "messages", counted)
+    found = in_force(Recording([path]), START_NS + 29 * 10**9)
+    assert found.config is not None
+    assert found.config["model"]["top_k"] == 2
+    assert len(read) == 1

@@ -190,7 +190,7 @@ class ModelInfo:
     device: str
     """Such as `cpu` or `cuda:0`."""
     digest: str
-    """sha256 of the weights file, hexadecimal."""
+    """sha256 of all files that the model is made of, hexadecimal."""
 
     def __str__(self) -> str:
         where = f"{self.runtime} {self.precision} on {self.device}"

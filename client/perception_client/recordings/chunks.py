@@ -47,6 +47,8 @@ class ChunkAt:
     """Last log time in it."""
     loose_bytes: int = 0
     """Length of a run of records that lie in no chunk; 0 for a chunk."""
+    channels: frozenset[int] = frozenset()
+    """Numbers of its channels, as the index of this node's writer lists them; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,12 +162,18 @@ def _indexed(path: Path, stream: IO[bytes]) -> ChunkedFile | None:
             return None
         file = ChunkedFile(path, whole=True)
         file.channels, file.schemas = dict(summary.channels), dict(summary.schemas)
+        file.metadata = {record.name: record.metadata for record in reader.iter_metadata()}
+        own = METADATA in file.metadata
         file.chunks = [
-            ChunkAt(index.chunk_start_offset, index.message_start_time, index.message_end_time)
+            ChunkAt(
+                index.chunk_start_offset,
+                index.message_start_time,
+                index.message_end_time,
+                channels=frozenset(index.message_index_offsets if own else ()),
+            )
             for index in summary.chunk_indexes
         ]
-        file.metadata = {record.name: record.metadata for record in reader.iter_metadata()}
-        if METADATA not in file.metadata:  # the node's own writer has its index complete
+        if not own:  # the node's own writer has its index complete
             _complete(file, stream, summary)
         return file
     except _DAMAGE:
@@ -391,11 +397,16 @@ def in_log_order(
     """Yields the messages of [start_ns, end_ns), of the channels that `wants` accepts, sorted by
     log time.
 
-    Chunks may overlap a little; overlapping messages wait in memory, up to the length of two
-    chunks. Raises SourceError where the file was deleted meanwhile.
+    Chunks whose index lists none of these channels are not read. Chunks may overlap a little;
+    overlapping messages wait in memory, up to the length of two chunks. Raises SourceError where
+    the file was deleted meanwhile.
     """
     chunks = sorted(
-        (at for at in file.chunks if at.end_ns >= start_ns and at.start_ns < end_ns),
+        (
+            at
+            for at in file.chunks
+            if at.end_ns >= start_ns and at.start_ns < end_ns and _may_hold(file, at, wants)
+        ),
         key=lambda at: (at.start_ns, at.offset),
     )
     waiting: list[Message] = []
@@ -412,6 +423,13 @@ def in_log_order(
             ]
             waiting = waiting[len(ready) :]
             yield from (message for message in ready if start_ns <= message.log_time < end_ns)
+
+
+def _may_hold(file: ChunkedFile, at: ChunkAt, wants: Wants) -> bool:
+    """Whether a chunk may have messages of wanted channels. Its index may be missing, and channels
+    may be defined in it alone."""
+    known = [file.channels.get(number) for number in at.channels]
+    return not known or any(channel is None or wants(channel) for channel in known)
 
 
 def opened(path: Path) -> IO[bytes]:
