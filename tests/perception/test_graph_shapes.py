@@ -386,6 +386,40 @@ def test_weights_in_other_files_are_copied_wherever_they_stand(
         part.write_bytes(before)
 
 
+def test_a_model_of_links_runs_as_the_files_that_they_lead_to(tmp_path: Path) -> None:
+    """As a model hub keeps it: files named by their content, and a folder of links to them."""
+    (tmp_path / "blobs").mkdir()
+    file = written(
+        tmp_path / "blobs", graph([multiplied()]), save_as_external_data=True,
+        location="shape.onnx_data", size_threshold=0,
+    )  # fmt: skip
+    wanted = plain(file, "onnxruntime", network_input(pictures()))
+    (tmp_path / "main").mkdir()
+    for number, name in enumerate(("shape.onnx", "shape.onnx_data", "shape.toml")):
+        (tmp_path / "blobs" / name).rename(tmp_path / "blobs" / f"{number:064x}")
+        (tmp_path / "main" / name).symlink_to(f"../blobs/{number:064x}")
+    for engine in ("onnxruntime", "openvino"):
+        config = ModelConfig.model_validate({"runtime": engine, "precision": "fp32"})
+        runtime = build_runtime(load_model(str(tmp_path / "main" / "shape.onnx")), config)
+        np.testing.assert_allclose(runtime.infer(pictures())[0], wanted, atol=1e-4)
+
+
+def test_weights_that_are_missing_or_cut_off_are_named(tmp_path: Path) -> None:
+    file = written(
+        tmp_path, graph([multiplied()]), save_as_external_data=True,
+        location="shape.data", size_threshold=0,
+    )  # fmt: skip
+    (tmp_path / "shape.data").write_bytes((tmp_path / "shape.data").read_bytes()[:-4])
+    with pytest.raises(ModelError, match=r"shape\.(onnx|data)") as raised:
+        build_runtime(load_model(str(file)), ModelConfig())
+    assert "\n" not in str(raised.value)
+    file = written(tmp_path, graph([multiplied()]))
+    ov.save_model(ov.Core().read_model(file), file.with_suffix(".xml"))
+    file.with_suffix(".bin").unlink()
+    with pytest.raises(ModelError, match=r"its weights shape\.bin are missing; put it"):
+        load_model(str(file.with_suffix(".xml")))
+
+
 def test_a_copy_too_large_for_one_file_has_its_weights_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,10 @@ def _other_files(file: Path) -> tuple[Path, ...]:
         return ()
     _check_ir(file)
     weights = file.with_suffix(".bin")
+    if not weights.exists() and b'type="Const"' in file.read_bytes():
+        raise ModelError(
+            f"{file}: its weights {weights.name} are missing", fix="put it beside the file"
+        )
     return (beside(file, weights.name),) if weights.exists() else ()
 
 

@@ -1,4 +1,4 @@
-"""Finds the other files that an ONNX file reads its tensors from, before a runtime opens them."""
+"""Reads an ONNX file, and finds the other files with its tensors before a runtime opens them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from node.errors import ModelError
 from node.perception.models.beside import beside
+from node.perception.models.engine_errors import engine_reason
 
 
 def external_files(file: Path) -> tuple[Path, ...]:
@@ -16,16 +17,57 @@ def external_files(file: Path) -> tuple[Path, ...]:
     Raises ModelError if the file cannot be read, or names a file outside its folder: onnx and some
     runtimes would open such a file, and one runtime accepts a memory address as a name.
     """
+    model = _without_tensors(file)
+    names = {name for tensor in _tensors(model) for name in _locations(tensor)}
+    return tuple(beside(file, name) for name in sorted(names))
+
+
+def read_onnx(file: Path) -> onnx.ModelProto:
+    """Reads an ONNX file with all its tensors, wherever they stand.
+
+    onnx refuses files that are links, as the folders of model hubs are made of; here `beside` has
+    checked what they lead to. Raises ModelError.
+    """
+    model = _without_tensors(file)
+    for tensor in _tensors(model):
+        places = {entry.key: entry.value for entry in tensor.external_data}
+        if not places:
+            continue
+        path = beside(file, places.get("location", ""))
+        try:
+            tensor.raw_data = _part_of(path, places)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{file}: the tensor {tensor.name!r:.80} cannot be read from {path.name} ({error})",
+                fix="copy the files again",
+            ) from error
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        tensor.ClearField("external_data")
+    return model
+
+
+def _part_of(path: Path, places: dict[str, str]) -> bytes:
+    """Returns the bytes of a tensor. Raises OSError, or ValueError if there are fewer."""
+    length = int(places["length"]) if "length" in places else -1
+    with path.open("rb") as stream:
+        stream.seek(int(places.get("offset", 0)))
+        content = stream.read(length)
+    if length > len(content):
+        raise ValueError(f"it ends after {path.stat().st_size} bytes")
+    return content
+
+
+def _without_tensors(file: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(file), load_external_data=False)
     except Exception as error:
         # protobuf raises many types.
-        reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"{file} cannot be read ({reason})", fix="export it again") from error
+        raise ModelError(
+            f"{file} cannot be read ({engine_reason(error)})", fix="export it again"
+        ) from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{file} cannot be read (it holds no ONNX graph)", fix="export it again")
-    names = {name for tensor in _tensors(model) for name in _locations(tensor)}
-    return tuple(beside(file, name) for name in sorted(names))
+    return model
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:

@@ -13,6 +13,7 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from node.errors import ModelError
 from node.perception.models.engine_errors import engine_reason
+from node.perception.models.onnx_file import read_onnx
 from node.perception.preprocess.geometry import PreprocessSpec
 
 INPUT, OUTPUT = "pixels", "logits"
@@ -44,13 +45,7 @@ def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
     Raises:
         ModelError: the file cannot be read.
     """
-    try:
-        model = onnx.load(str(file))
-    except Exception as error:
-        # onnx and protobuf raise many types.
-        raise ModelError(
-            f"{file} cannot be read as ONNX ({engine_reason(error)})", fix="export it again"
-        ) from error
+    model = read_onnx(file)
     graph = model.graph
     naming = _Naming(graph)
     constants = {tensor.name for tensor in graph.initializer}
