@@ -4,6 +4,8 @@ older each picture is than its stamp."""
 from collections import deque
 from dataclasses import dataclass
 
+from node.capture.bursts import Bursts
+
 _ASSUMED_FPS, _MAX_FPS = 30.0, 240.0
 """Frame rate assumed for a stream that reports none, and the highest reported rate that is
 believed."""
@@ -71,7 +73,8 @@ class BacklogMeter:
     a backlog is read, and is reset to 0 when the reader waited for about a whole period, since the
     buffers were empty then. Before the first such wait every picture counts as old. The same holds
     after pictures that arrive faster than any camera takes them: these come from a recorded file or
-    a backlog, and pauses between them prove nothing.
+    a backlog, and pauses between them prove nothing. A stream that comes in long regular bursts has
+    no such wait; see `Bursts`.
 
     Not detected: a link or server that is permanently slower than its camera, and a backlog that
     arrives at less than 1.25 times the stream's own rate.
@@ -90,6 +93,8 @@ class BacklogMeter:
         self._late_ns = 0.0
         self._was_empty = False
         self._group = _Group()
+        self._bursts = Bursts(1e9 / _MAX_FPS)
+        self._steady_period_ns: float | None = None
         self._groups = 0
         self._learnt = 0
         self._previous_long_ns = 0.0
@@ -98,6 +103,12 @@ class BacklogMeter:
         self._recent_ns: deque[int] = deque(
             maxlen=max(pictures for pictures, _ in _FASTEST_ARRIVALS)
         )
+
+    @property
+    def burst_s(self) -> float | None:
+        """Seconds from burst to burst of a stream that comes in regular bursts; None for another.
+        Any thread may read it."""
+        return self._bursts.span_s
 
     def next(self, waited_ns: int, came_ns: int) -> Arrival:
         """Returns the timing of the next picture.
@@ -119,8 +130,17 @@ class BacklogMeter:
         regular = begins and (is_complete_group or self._is_regular(interval_ns))
         self._update_lateness(interval_ns, begins=begins, regular=regular)
         periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
-        is_old = self._discard and (not self._was_empty or self._late_ns > self._bound_ns)
-        return Arrival(round(self._late_ns), is_old, periods)
+        late_ns, is_known, bound_ns = self._late_ns, self._was_empty, self._bound_ns
+        burst_late_ns = self._bursts.late_ns(
+            came_ns, begins=begins, known_period_ns=self._steady_period_ns
+        )
+        if group is not None and group.pictures == 1 and regular and is_known:
+            self._steady_period_ns = self._period_ns
+        if burst_late_ns is not None and not (is_known and late_ns <= bound_ns):
+            late_ns, is_known = burst_late_ns, True
+            bound_ns = MOST_LATE_NS + (self._bursts.period_ns or 0.0)
+        is_old = self._discard and (not is_known or late_ns > bound_ns)
+        return Arrival(round(late_ns), is_old, periods)
 
     def _is_too_fast(self, came_ns: int) -> bool:
         """Whether pictures arrive faster than any camera takes them. Pictures of a known backlog

@@ -27,6 +27,9 @@ LONGEST_BACKOFF_S = 5.0
 REOPEN_AFTER_S = 5.0
 """Seconds without a valid new picture, and at least the stall time, after which a source that still
 delivers is reopened."""
+_BACKLOG_FACTOR = 3
+"""Multiple of that time for a stream whose pictures are all old: the rhythm of a stream that comes
+in bursts takes a few bursts to learn."""
 HUNG_AFTER_S = 12.0
 """Seconds, plus one period of the source, that one call of the source may take before its thread is
 abandoned. OpenCV's own timeouts are 10 s for streams and for V4L2."""
@@ -160,8 +163,11 @@ class Grabber:
     @property
     def stall_after_s(self) -> float:
         """Seconds without a new picture that make the camera `stalled`: the configured time, and at
-        least two periods of the source."""
-        return max(self._config.stall_timeout_s, _STALL_PERIODS * self._period_s)
+        least two periods of the source, or two of its bursts."""
+        source = self._worker.source
+        burst_s = source.burst_s if isinstance(source, FallsShort) else None
+        period_s = max(self._period_s, burst_s or 0.0)
+        return max(self._config.stall_timeout_s, _STALL_PERIODS * period_s)
 
     @property
     def _period_s(self) -> float:
@@ -294,7 +300,7 @@ class Grabber:
                     picture = source.read()
             except BacklogError as error:
                 self._update_state(worker, last_error=str(error))
-                self._reopen_if_unproductive(str(error))
+                self._reopen_if_unproductive(str(error), _BACKLOG_FACTOR * REOPEN_AFTER_S)
                 continue
             except PictureError as error:
                 self._record_arrival(worker, source, began_ns)
@@ -343,11 +349,12 @@ class Grabber:
                 "the pictures buffered meanwhile are dropped"
             )
 
-    def _reopen_if_unproductive(self, complaint: str) -> None:
-        """Raises SourceError, which reopens the source, if no valid frame came for long enough.
-        Rate-limited by the time since the last opening, since reopening may not help."""
+    def _reopen_if_unproductive(self, complaint: str, after_s: float | None = None) -> None:
+        """Raises SourceError, which reopens the source, if no valid frame came for long enough
+        (REOPEN_AFTER_S by default). Rate-limited by the time since the last opening, since
+        reopening may not help."""
         open_s = (time.monotonic_ns() - self._opened_ns) / 1e9
-        patience_s = max(REOPEN_AFTER_S, self.stall_after_s)
+        patience_s = max(after_s or REOPEN_AFTER_S, self.stall_after_s)
         if min(self.silent_s or 0.0, open_s) > patience_s:
             raise SourceError(f"{complaint} for {patience_s:g} s")
 

@@ -158,6 +158,11 @@ class PacketReader:
         """Number of pictures that wait for the decoder."""
         return self._hand_over.waiting
 
+    @property
+    def burst_s(self) -> float | None:
+        """As `FallsShort.burst_s`."""
+        return self._backlog_meter.burst_s
+
     def take(self) -> Packet:
         """Returns the next picture to decode; blocks until there is one.
 

@@ -3,7 +3,9 @@ pictures themselves. Boundaries and Content-Length headers of small cameras and 
 missing or wrong, and a picture that ends at the next boundary would come a period late."""
 
 import re
+from collections import deque
 
+from node.image.frame import Stamp
 from node.image.limits import check_bytes
 
 _JPEG, _PNG, _RIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"
@@ -43,6 +45,8 @@ class PictureScanner:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._fed = 0
+        self._arrivals: deque[tuple[int, Stamp]] = deque()
         self._kind: bytes | None = None
         self._position = 0
         self._in_scan = False
@@ -55,24 +59,41 @@ class PictureScanner:
         """Whether the beginning of a picture came, and not yet its end."""
         return self._kind is not None
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Returns the pictures that `data` completes; empty bytes for a damaged picture. Raises
-        PictureError for a picture above limits.max_picture_mb."""
+    def feed(self, data: bytes, came: Stamp) -> list[tuple[bytes, Stamp]]:
+        """Returns the pictures that are complete now, each with the arrival of its last byte: where
+        one after damage begins may show only later. Empty bytes stand for a damaged picture.
+
+        Args:
+            data: the next bytes of the stream.
+            came: their arrival.
+
+        Raises:
+            PictureError: a picture above limits.max_picture_mb.
+        """
         self._buffer += data
-        pictures: list[bytes] = []
+        self._fed += len(data)
+        self._arrivals.append((self._fed, came))
+        pictures: list[tuple[bytes, Stamp]] = []
         while self._kind is not None or self._find_start():
             try:
                 end = self._end()
             except _CutOffError as cut:
-                pictures.append(b"")
+                pictures.append((b"", self._came_at(cut.next_start or 1)))
                 self._next_picture(cut.next_start)
                 continue
             if end is None:
                 check_bytes(len(self._buffer))
                 break
-            pictures.append(bytes(self._buffer[:end]))
+            pictures.append((bytes(self._buffer[:end]), self._came_at(end)))
             self._next_picture(end)
         return pictures
+
+    def _came_at(self, end: int) -> Stamp:
+        """Arrival of the byte before an offset of the buffer."""
+        position = self._fed - len(self._buffer) + end
+        while self._arrivals[0][0] < position:
+            self._arrivals.popleft()
+        return self._arrivals[0][1]
 
     def _next_picture(self, start: int | None) -> None:
         """Goes on at an offset; None: where the next picture begins is not known."""
@@ -98,6 +119,9 @@ class PictureScanner:
         self.other_bytes += count
         self.text += bytes(self._buffer[: min(count, _REMEMBERED_BYTES - len(self.text))])
         del self._buffer[:count]
+        start = self._fed - len(self._buffer)
+        while len(self._arrivals) > 1 and self._arrivals[0][0] <= start:
+            self._arrivals.popleft()
 
     def _end(self) -> int | None:
         """Returns where the picture at the start of the buffer ends; None if more bytes are needed.

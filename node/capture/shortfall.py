@@ -11,9 +11,9 @@ log = logging.getLogger(__name__)
 Reason = Literal["late", "slow"]
 _EXPLANATIONS: dict[Reason, str] = {
     "late": (
-        "its pictures come late, or without pause, and can be older than {bound:.2g} s and a "
-        "period; check network and server (a recorded file behind an address, and a server that "
-        "sends only what changes, need discard_backlog = false)"
+        "its pictures come late, in bursts or without pause, and can be older than {bound:.2g} s "
+        "and a period; check network and server (a recorded file behind an address, and a server "
+        "that sends only what changes, need discard_backlog = false)"
     ),
     "slow": "it is decoded more slowly than it comes; lower its size or rate, or free the CPU",
 }

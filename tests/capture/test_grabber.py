@@ -480,6 +480,7 @@ def test_what_a_source_passes_over_is_a_hole_in_the_numbers_and_is_said(
 ) -> None:
     class ShortCamera(Camera):
         shortfall: str | None = "camera 'a': it is decoded more slowly than it comes"
+        burst_s: float | None = None
 
         def read(self) -> Picture:
             return replace(super().read(), dropped=2)

@@ -79,6 +79,11 @@ class H26xStream:
         """As `FallsShort.shortfall`."""
         return self._packets.shortfall.why
 
+    @property
+    def burst_s(self) -> float | None:
+        """As `FallsShort.burst_s`."""
+        return self._packets.burst_s
+
     def read(self) -> Picture | None:
         """As `Source.read`; never None."""
         while True:

@@ -109,6 +109,12 @@ class FallsShort(Protocol):
         read it."""
         ...
 
+    @property
+    def burst_s(self) -> float | None:
+        """Seconds from burst to burst of a source whose pictures come several at once, then none
+        for a while; None for another. Any thread may read it."""
+        ...
+
 
 Report = Callable[[str], None]
 """Called with one line for each image that could not be read and was skipped."""

@@ -95,6 +95,11 @@ class LiveSource:
         """As `FallsShort.shortfall`."""
         return self._shortfall.why
 
+    @property
+    def burst_s(self) -> float | None:
+        """As `FallsShort.burst_s`."""
+        return self._backlog_meter.burst_s if self._backlog_meter is not None else None
+
     def summary(self) -> str | None:
         """As `Source.summary`."""
         return None

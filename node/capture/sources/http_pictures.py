@@ -90,13 +90,13 @@ class HttpPictures:
         stamp = Stamp.now()
         assert stamp.mono_ns is not None
         try:
-            pictures = self._scanner.feed(data)
+            pictures = self._scanner.feed(data, stamp)
         except PictureError as error:
             raise SourceError(f"{self._label}: {error}") from error
         if pictures:
-            self._ready.extend(Coded(picture, stamp) for picture in pictures)
+            self._ready.extend(Coded(picture, came) for picture, came in pictures)
             self._pictures += len(pictures)
-            self._newest, self._newest_ns = pictures[-1], stamp.mono_ns
+            self._newest, self._newest_ns = pictures[-1][0], stamp.mono_ns
         elif not self._pictures and self._scanner.other_bytes > _MOST_OTHER_BYTES:
             raise self._no_picture()
         elif stamp.mono_ns - self._newest_ns > self._timeout_ns:

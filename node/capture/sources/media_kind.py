@@ -42,7 +42,10 @@ _OTHER_PICTURES = (
     (re.compile(rb"[\s\S]{4}ftyp(?:avif|avis|heic|heix|mif1|msf1)"), "AVIF or HEIC"),
     (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<svg", re.IGNORECASE), "SVG"),
 )
-_BINARY = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f-\xff]")
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MOST_CUT_BYTES = 3
+"""Bytes of a character of UTF-8 that may be missing at the end of the first bytes."""
 _HTML = re.compile(rb"\s*(?:<!--[\s\S]*?-->\s*)?<(?:!doctype\s+html|html|head|body)", re.IGNORECASE)
 
 
@@ -83,7 +86,7 @@ def refusal(media_type: str, head: bytes, length: int | None) -> tuple[str, str]
         )
     if _HTML.match(head) or media_type in ("text/html", "application/xhtml+xml"):
         return "is an HTML page, not a stream", _STREAM_INSTEAD
-    if not _BINARY.search(head):
+    if _is_text(head):
         return f"is a text{_declared(media_type)}, not a stream", _STREAM_INSTEAD
     if media_type.startswith("image/"):
         return f"is a picture of unknown type{_declared(media_type)}", "JPEG, PNG and WebP are read"
@@ -93,11 +96,21 @@ def refusal(media_type: str, head: bytes, length: int | None) -> tuple[str, str]
 
 
 def _playlist(media_type: str, head: bytes) -> str | None:
-    text = head.removeprefix(b"\xef\xbb\xbf")
+    text = head.removeprefix(_BYTE_ORDER_MARK)
     for start, kind in _PLAYLIST_STARTS:
         if text.lstrip().startswith(start) or (start[:1] == b"<" and start in text):
             return kind
-    return _PLAYLIST_TYPES.get(media_type) if not _BINARY.search(head) else None
+    return _PLAYLIST_TYPES.get(media_type) if _is_text(head) else None
+
+
+def _is_text(head: bytes) -> bool:
+    if _CONTROL.search(head):
+        return False
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return error.start >= len(head) - _MOST_CUT_BYTES > 0
+    return True
 
 
 def _declared(media_type: str) -> str:
