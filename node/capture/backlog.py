@@ -73,8 +73,8 @@ class BacklogMeter:
     a backlog is read, and is reset to 0 when the reader waited for about a whole period, since the
     buffers were empty then. Before the first such wait every picture counts as old. The same holds
     after pictures that arrive faster than any camera takes them: these come from a recorded file or
-    a backlog, and pauses between them prove nothing. A stream that comes in long regular bursts has
-    no such wait; see `Bursts`.
+    a backlog, and pauses between them prove nothing. A stream that comes in regular bursts from the
+    beginning has no such wait; see `Bursts`.
 
     Not detected: a link or server that is permanently slower than its camera, and a backlog that
     arrives at less than 1.25 times the stream's own rate.
@@ -91,10 +91,9 @@ class BacklogMeter:
         self._period_ns = 1e9 / (fps if fps and fps <= _MAX_FPS else _ASSUMED_FPS)
         self._arrival_ns = opened_ns
         self._late_ns = 0.0
-        self._was_empty = False
+        self._was_empty = self._was_steady = False
         self._group = _Group()
         self._bursts = Bursts(1e9 / _MAX_FPS)
-        self._steady_period_ns: float | None = None
         self._groups = 0
         self._learnt = 0
         self._previous_long_ns = 0.0
@@ -131,12 +130,12 @@ class BacklogMeter:
         self._update_lateness(interval_ns, begins=begins, regular=regular)
         periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
         late_ns, is_known, bound_ns = self._late_ns, self._was_empty, self._bound_ns
-        burst_late_ns = self._bursts.late_ns(
-            came_ns, begins=begins, known_period_ns=self._steady_period_ns
-        )
-        if group is not None and group.pictures == 1 and regular and is_known:
-            self._steady_period_ns = self._period_ns
-        if burst_late_ns is not None and not (is_known and late_ns <= bound_ns):
+        burst_late_ns = self._bursts.late_ns(came_ns, begins=begins)
+        if regular and group is not None and group.pictures == 1 and is_known:
+            self._was_steady = True
+        if burst_late_ns is not None and not (
+            is_known and (self._was_steady or late_ns <= burst_late_ns)
+        ):
             late_ns, is_known = burst_late_ns, True
             bound_ns = MOST_LATE_NS + (self._bursts.period_ns or 0.0)
         is_old = self._discard and (not is_known or late_ns > bound_ns)

@@ -11,8 +11,6 @@ _MIN_SPAN_NS, _MAX_SPAN_NS = 250_000_000, 3_500_000_000
 fast as it can. In longer ones, the error of the period could hide more than the allowed age."""
 _MIN_SILENCE = 0.25
 """Fraction of the longest of the latest silences; a shorter one does not end a burst."""
-_MAX_ERROR = 0.1
-"""Fraction by which the period of bursts may differ from that of the source before."""
 _MAX_DEVIATION, _MAX_MISSING = 0.2, 1.2
 """Fraction of a burst, and number of pictures, by which its length may differ from that of its
 pictures: more means that pictures were left behind, or are missing."""
@@ -54,21 +52,19 @@ class Bursts:
             return None
         return (ends[-1][0] - ends[0][0]) / (len(ends) - 1) / 1e9
 
-    def late_ns(self, came_ns: int, *, begins: bool, known_period_ns: float | None) -> float | None:
+    def late_ns(self, came_ns: int, *, begins: bool) -> float | None:
         """Returns by how much the next picture can be older than its stamp, beyond a period and the
         usual delay; None unless the latest bursts are regular.
 
         Args:
             came_ns: arrival of the picture, CLOCK_MONOTONIC.
             begins: whether the reader waited for it about a period or longer.
-            known_period_ns: period of the source, if it was steady before. Bursts of another
-                period are cut off by the link, and leave pictures behind.
         """
         interval_ns = came_ns - self._came_ns
         if begins and self._count and interval_ns >= _MIN_SILENCE * max(self._silences_ns):
             self._silences_ns.append(interval_ns)
             self._ends.append((self._came_ns, self._count))
-            self._period_ns = self._regular_period_ns(known_period_ns)
+            self._period_ns = self._regular_period_ns()
         self._count += 1
         self._came_ns = came_ns
         period_ns = self._period_ns
@@ -77,18 +73,13 @@ class Bursts:
         current_ns = min(end_ns - count * period_ns for end_ns, count in self._ends)
         return max(0.0, came_ns - self._count * period_ns - current_ns)
 
-    def _regular_period_ns(self, known_period_ns: float | None) -> float | None:
+    def _regular_period_ns(self) -> float | None:
         """The period, if all bursts are long and regular; else forgets all but the last."""
         if len(self._ends) == 1:
             return None
         (first_ns, first_count), (last_ns, last_count) = self._ends[0], self._ends[-1]
-        measured_ns = (last_ns - first_ns) / (last_count - first_count)
-        period_ns = known_period_ns or measured_ns
-        is_plausible = (
-            measured_ns >= self._shortest_period_ns
-            and abs(measured_ns - period_ns) <= _MAX_ERROR * period_ns
-        )
-        if not is_plausible or not all(
+        period_ns = (last_ns - first_ns) / (last_count - first_count)
+        if period_ns < self._shortest_period_ns or not all(
             _is_regular(after[0] - before[0], after[1] - before[1], period_ns)
             for before, after in itertools.pairwise(self._ends)
         ):
