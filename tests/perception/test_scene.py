@@ -77,6 +77,25 @@ def test_a_track_is_remembered_for_seconds_not_for_frames() -> None:
         assert gone[0].since_ns == pytest.approx(0.1e9, abs=1e6)
 
 
+@pytest.mark.parametrize("step_s", [-86_400.0, 3600.0])
+@pytest.mark.parametrize("live", [True, False])
+def test_a_clock_that_is_set_changes_no_track_and_no_duration(step_s: float, live: bool) -> None:
+    """In a live run and in the replay of its recording, whose stamps are those of that time."""
+    it = scene(track=TRACK)
+    times = np.arange(0, 3, 0.1)
+    seen = []
+    for time_s in times:
+        ns, set_ns = round(time_s * 1e9), round((time_s + (step_s if time_s > 1 else 1e5)) * 1e9)
+        stamp = Stamp(set_ns, ns, "host") if live else Stamp(set_ns, None, "media")
+        one = Frame(IMAGE, "front", 0, stamp, None if live else ns, 0)
+        detections = (thing(20 + 20 * time_s),) if time_s < 1.55 else ()
+        seen.append(it.observe(one, Prediction(detections=detections)))
+    assert {x.track for observed in seen[1:] for x in observed.seen.detections} == {1}
+    came, left = happened(seen)
+    assert (came.kind, left.kind) == ("appeared", "left")
+    assert left.duration_ns == pytest.approx(1.4e9, abs=2e8)
+
+
 def test_a_source_that_begins_anew_shows_other_things() -> None:
     it = scene(track=TRACK)
     watched(it, (0.0, 0.1), speed=0)

@@ -397,6 +397,18 @@ def test_pictures_of_another_format_are_not_called_damaged(in_process: Run, tmp_
     assert f"{told}, format 'jxl'); convert them to JPEG" in done.stderr
 
 
+def test_a_duration_begins_with_the_first_frame(in_process: Run, tmp_path: Path, ipc: str) -> None:
+    """Not while the models of [degrade] load, of which each takes longer."""
+    done = in_process(
+        "record", "--source", "demo", "--runtime", "torch", "--output", tmp_path, "--duration", 0.6,
+        "--set", 'degrade.steps=[{model="efficientnet_lite0"}, {model="efficientnet_lite0"}]',
+        "--endpoint", ipc, "--set", "camera.0.deadline_s=9",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    frames = [x.media_ns for x in Recording(files_in(tmp_path)).frames()]
+    assert frames[-1] == pytest.approx(0.6e9, abs=0.3e9)
+
+
 def test_the_black_box_keeps_the_last_seconds(
     recorders: Callable[..., Recorder], tmp_path: Path
 ) -> None:

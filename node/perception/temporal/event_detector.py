@@ -14,10 +14,12 @@ class _Open:
 
     Attributes:
         newest: its newest event.
-        last_ns: stamp of the last frame that showed it.
+        first_ns, last_ns: time of the first and of the last frame that showed it, on a clock that
+            nobody sets.
     """
 
     newest: SceneEvent
+    first_ns: int
     last_ns: int
 
 
@@ -34,12 +36,13 @@ class EventDetector:
         self._anchor = anchor
         self._open: dict[str, _Open] = {}
 
-    def of_labels(self, labels: Sequence[Label], stamp_ns: int) -> list[SceneEvent]:
+    def of_labels(self, labels: Sequence[Label], stamp_ns: int, time_ns: int) -> list[SceneEvent]:
         """Returns the events of a frame by its stable labels.
 
         Args:
             labels: of the frame.
             stamp_ns: stamp of the frame.
+            time_ns: its time on a monotonic clock.
         """
         present = {
             f"label {label.id}": SceneEvent(
@@ -49,7 +52,7 @@ class EventDetector:
             if label.stable
         }
         gone = [key for key in self._open if key not in present]
-        return [*self._ended(gone), *self._update(present, stamp_ns)]
+        return [*self._ended(gone), *self._update(present, time_ns)]
 
     def of_tracks(
         self,
@@ -57,6 +60,7 @@ class EventDetector:
         alive: frozenset[int],
         size: tuple[int, int],
         stamp_ns: int,
+        time_ns: int,
     ) -> list[SceneEvent]:
         """Returns the events of a frame by its tracked objects.
 
@@ -65,6 +69,7 @@ class EventDetector:
             alive: ids of all tracks in memory: an object that is hidden for a moment has not left.
             size: (height, width) of the frame in pixels.
             stamp_ns: stamp of the frame.
+            time_ns: its time on a monotonic clock.
         """
         present: dict[str, SceneEvent] = {}
         outside: list[str] = []
@@ -92,21 +97,21 @@ class EventDetector:
             key for key, item in self._open.items()
             if item.newest.track not in alive or key in outside
         ]  # fmt: skip
-        return [*self._ended(sorted(gone, key=_regions_first)), *self._update(present, stamp_ns)]
+        return [*self._ended(sorted(gone, key=_regions_first)), *self._update(present, time_ns)]
 
     def reset(self) -> list[SceneEvent]:
         """Returns the final event of everything that is present, and clears it."""
         keys = sorted(self._open, key=_regions_first)
         return [replace(ended, reset=True) for ended in self._ended(keys)]
 
-    def _update(self, present: Mapping[str, SceneEvent], stamp_ns: int) -> Iterator[SceneEvent]:
+    def _update(self, present: Mapping[str, SceneEvent], time_ns: int) -> Iterator[SceneEvent]:
         for key, item in present.items():
             entry = self._open.get(key)
             if entry is None:
-                self._open[key] = _Open(item, stamp_ns)
+                self._open[key] = _Open(item, time_ns, time_ns)
                 yield item
                 continue
-            entry.last_ns = stamp_ns
+            entry.last_ns = time_ns
             previous_event = entry.newest
             entry.newest = replace(
                 previous_event, id=item.id, name=item.name, score=item.score, box=item.box
@@ -127,7 +132,7 @@ def _end(entry: _Open) -> SceneEvent:
     return replace(
         newest,
         kind="left" if newest.region is None else "region_left",
-        duration_ns=entry.last_ns - newest.since_ns,
+        duration_ns=entry.last_ns - entry.first_ns,
     )
 
 

@@ -69,18 +69,21 @@ class Scene:
             return TrackedPrediction(seen, ended)
         # The wall clock may be set, also in the middle of a recording.
         clocks = (frame.stamp.mono_ns, frame.media_ns, frame.stamp.unix_ns)
-        time_s = next(clock_ns for clock_ns in clocks if clock_ns is not None) / 1e9
+        time_ns = next(clock_ns for clock_ns in clocks if clock_ns is not None)
+        time_s = time_ns / 1e9
         stamp_ns = frame.stamp.unix_ns
         events: list[SceneEvent] = []
         if self._smoother is not None and seen.scores is not None:
             labels = self._smoother.update(seen.labels, seen.scores, time_s, stamp_ns)
             seen = replace(seen, labels=labels)
-            events = self._event_detector.of_labels(labels, stamp_ns)
+            events = self._event_detector.of_labels(labels, stamp_ns, time_ns)
         elif self._tracker is not None and seen.scores is None:
             tracked = self._tracker.update(seen.detections, time_s)
             seen = replace(seen, detections=tracked.detections)
             size = (frame.image.shape[0], frame.image.shape[1])
-            events = self._event_detector.of_tracks(seen.detections, tracked.alive, size, stamp_ns)
+            events = self._event_detector.of_tracks(
+                seen.detections, tracked.alive, size, stamp_ns, time_ns
+            )
         return TrackedPrediction(seen, (*ended, *events))
 
     def reconfigure(self, config: NodeConfig) -> None:
