@@ -10,7 +10,7 @@ from rich.console import Console
 from node.cli.jsonl import json_lines
 from node.cli.media import share_bar
 from node.cli.options import LIMITS, Number, limited, together
-from node.cli.recordings import CAMERAS, RUN, opened
+from node.cli.recordings import CAMERAS, RUN, check_complete, opened
 from node.cli.say import say
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def coco_command(
     recording = opened(source, run, cameras)
     with share_bar(Console(stderr=True), "coco") as progress:
         count = write_coco(recording, to, _choice(labels, min_score, every), progress)
-    _done(recording, f"{to}: {count} frames")
     _say_if_none(count)
+    _done(recording, f"{to}: {count} frames")
 
 
 @command.command("imagefolder")
@@ -126,8 +126,8 @@ def imagefolder_command(
     recording = opened(source, run, cameras)
     with share_bar(Console(stderr=True), "imagefolder") as progress:
         count = write_image_folder(recording, to, _choice(labels, min_score, every), progress)
-    _done(recording, f"{to}: {count} frames")
     _say_if_none(count)
+    _done(recording, f"{to}: {count} frames")
 
 
 @command.command("ros2")
@@ -155,6 +155,7 @@ def _done(recording: "Recording", summary: str) -> None:
     for problem in recording.problems:
         say(f"warning: {problem}", err=True)
     say(summary, err=True)
+    check_complete(recording)
 
 
 def _say_if_none(count: int) -> None:

@@ -18,10 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from node.config.paths import natural, walk
 from node.config.redact import redacted
 from node.errors import SourceError
-from perception_client.paths import expanded
+from perception_client.paths import expanded, natural, walk
 
 if TYPE_CHECKING:
     from node.capture.sources.base import Source

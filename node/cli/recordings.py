@@ -21,6 +21,14 @@ CAMERAS = click.option(
 )  # fmt: skip
 
 
+def check_complete(recording: "Recording") -> None:
+    """Raises SourceError where parts of a recording were skipped, after all else was done."""
+    losses = recording.losses
+    if losses:
+        more = f", and {len(losses) - 1} more" if len(losses) > 1 else ""
+        raise SourceError(f"parts of the recording were skipped: {losses[0]}{more}")
+
+
 def opened(source: str, run: str | None, cameras: tuple[str, ...] = ()) -> "Recording":
     """Opens a recording, and says on stderr which of several runs it is. Raises SourceError."""
     from node.recording.runs import open_recording

@@ -340,9 +340,7 @@ def _step_server(config: NodeConfig, stepper: "LockStep") -> "ControlServer":
 
 def _check_complete(replay_source: "ReplaySource", outcome: "Outcome") -> None:
     """Raises SourceError where pictures were skipped."""
-    from node.replay.sources import FileReplay
-
-    if isinstance(replay_source, FileReplay) and replay_source.skipped is not None:
+    if replay_source.skipped is not None:
         raise SourceError(f"{outcome.frames} labelled, {replay_source.skipped}")
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from node.cli.media import share_bar
 from node.cli.options import LIMITS, limited
-from node.cli.recordings import CAMERAS, RUN, opened
+from node.cli.recordings import CAMERAS, RUN, check_complete, opened
 from node.cli.say import say
 from perception_client.paths import expanded
 
@@ -44,3 +44,4 @@ def command(
     with share_bar(Console(stderr=True), "report") as progress:
         write_report(recording, to, progress)
     say(str(to))
+    check_complete(recording)

@@ -1,27 +1,19 @@
 """Recorded pictures of several forms, not decoded yet."""
 
-import io
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from PIL import Image as PilImage
 
 from node.errors import PictureError
 from node.image.frame import Image
 from node.image.jpeg import decode_jpeg, encode_jpeg
 from node.image.limits import check_bytes, check_pixels
 from node.image.opencv import cv2
+from node.image.still import HEAD_BYTES, decode_stills, is_still
 
 _QUALITY = 95
 """Of the JPEG that an export makes of a picture that was recorded in another form."""
-_STARTS = {
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "WEBP": (b"RIFF",),
-    "BMP": (b"BM",),
-    "TIFF": (b"II*\0", b"MM\0*"),
-}
-"""First bytes of a file, by Pillow's name of the format."""
 
 
 class Picture(Protocol):
@@ -53,27 +45,19 @@ class JpegPicture:
 
 @dataclass(frozen=True, slots=True)
 class StillPicture:
-    """A picture in another format of files: PNG, WebP, BMP or TIFF."""
+    """A picture in another format of files, such as PNG or WebP."""
 
     data: bytes
 
     @property
     def is_known(self) -> bool:
         """Whether the first bytes are those of a format that is decoded."""
-        return any(self.data.startswith(start) for start in _STARTS.values())
+        return is_still(self.data[:HEAD_BYTES])
 
     def image(self) -> Image:
-        """As `Picture.image`. Uses Pillow, which rejects a truncated picture."""
+        """As `Picture.image`; the first picture of an animation."""
         check_bytes(len(self.data))
-        try:
-            with PilImage.open(io.BytesIO(self.data), formats=list(_STARTS)) as opened:
-                check_pixels(*opened.size)
-                rgb = np.asarray(opened.convert("RGB"))
-        except PictureError:
-            raise
-        except Exception as error:  # the library raises any on damaged bytes
-            raise PictureError(f"a picture is damaged: {error}") from error
-        return np.ascontiguousarray(rgb[:, :, ::-1])
+        return next(decode_stills(self.data))
 
     def jpeg(self) -> bytes:
         """As `Picture.jpeg`."""

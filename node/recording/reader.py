@@ -53,6 +53,7 @@ class Recording:
         self.paths = tuple(paths)
         self._problems: list[str] = []
         self._settings_ns: dict[int, int] = {}
+        self._empty: list[str] = []
         self._files = self._opened()
         by_topic = cameras_of(self._channels())
         if not by_topic:
@@ -76,8 +77,7 @@ class Recording:
                 unreadable.append(error)
         if not files:
             raise unreadable[0]
-        for problem in unreadable:
-            self.note_problem(str(problem))
+        self._empty += map(str, unreadable)
         return sorted(files, key=lambda file: file.chunked.start_ns)
 
     def _channels(self) -> Iterator[Channel]:
@@ -121,8 +121,15 @@ class Recording:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """The unreadable parts so far, in words."""
+        """What is missing or unreadable so far, in words."""
         of_files = (problem for file in self._files for problem in file.chunked.problems)
+        return (*self._empty, *of_files, *self._problems)
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """What is there and was skipped so far, in words: the problems without the missing ends of
+        files that were cut off."""
+        of_files = (problem for file in self._files for problem in file.chunked.losses)
         return (*of_files, *self._problems)
 
     def note_problem(self, problem: str) -> None:

@@ -61,22 +61,24 @@ class ReplaySource(Protocol):
         """Yields the frames from the beginning. Raises SourceError."""
         ...
 
+    @property
+    def skipped(self) -> str | None:
+        """What was skipped and why, in words, after `frames`; None where everything was read."""
+        ...
+
     def summary(self) -> tuple[str, ...]:
         """The amount read, and the problems, in words."""
         ...
 
 
 class FileReplay:
-    """A video or pictures, replayed as one camera.
-
-    skipped: what was skipped and why, in words, after `frames`; None where everything was read.
-    """
+    """A video or pictures, replayed as one camera."""
 
     def __init__(self, camera: CameraConfig, span: Span) -> None:
         self._camera = camera
         self._span = span
         self._summary: str | None = None
-        self.skipped: str | None = None
+        self._skipped: str | None = None
 
     def frames(self) -> Iterator[Shown]:
         """Yields the frames of the span; skips earlier frames without decoding, if the source can.
@@ -103,10 +105,15 @@ class FileReplay:
             else:
                 self._summary = source.summary()
         finally:
-            self.skipped = source.skipped if isinstance(source, Incomplete) else None
+            self._skipped = source.skipped if isinstance(source, Incomplete) else None
             source.close()
         if empty:
             raise self._span.shows_nothing(redacted(self._camera.source))
+
+    @property
+    def skipped(self) -> str | None:
+        """As `ReplaySource.skipped`."""
+        return self._skipped
 
     def summary(self) -> tuple[str, ...]:
         """The amount read; empty before the source's end."""
@@ -169,6 +176,16 @@ class RecordingReplay:
         else:
             for frame in self._recording.frames(self.start_ns):
                 yield frame, True
+
+    @property
+    def skipped(self) -> str | None:
+        """As `ReplaySource.skipped`. Ends of files that were cut off are missing, not skipped."""
+        losses = self._recording.losses
+        if not self._damaged and not losses:
+            return None
+        more = f", and {len(losses) - 1} more" if len(losses) > 1 else ""
+        damaged = f"{self._damaged} damaged frames" if self._damaged else "parts of the recording"
+        return f"{damaged} skipped" + (f": {losses[0]}{more}" if losses else "")
 
     def summary(self) -> tuple[str, ...]:
         """The amount read, the skipped and lost frames, and the recording's problems."""

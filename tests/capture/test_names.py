@@ -16,9 +16,9 @@ from PIL import Image as PilImage
 
 from node.capture.sources.image_files import find_image_files
 from node.capture.sources.open import open_file, open_source
-from node.config.paths import matching, natural
 from node.config.schema import CameraConfig
 from node.errors import SourceError
+from perception_client.paths import matching, natural
 
 NOT_UTF8 = b"n\xff\xfet"
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import Run
+from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from mcap.writer import CompressionType, IndexType, Writer
 from support import foreign
 from support.foreign import LATE_NS, STEP_NS, Channel, Record, at, picture, raw, records, still
@@ -416,3 +417,27 @@ def test_many_records_of_other_kinds_in_a_chunk_hide_no_picture(tmp_path: Path) 
     small = (Record(CHAT, at(0) + n, b"") for n in range(120_000))
     path = foreign.write(tmp_path / "a.mcap", chain(small, jpegs()), chunk_size=8 << 20)
     assert numbers(path) == list(range(10))
+
+
+def test_a_command_that_skipped_something_does_the_rest_and_ends_with_3(
+    in_process: Run, tmp_path: Path
+) -> None:
+    """A file that was cut off holds no more than was read of it."""
+    good = list(jpegs())
+    damaged = CompressedImage(format="jpeg", data=foreign.coded(3)[:500])
+    bad = Record(PROTOBUF, good[3].log_ns, damaged.SerializeToString())
+    path = foreign.write(tmp_path / "a.mcap", [*good[:3], bad, *good[4:]])
+    for command in (["report", path], ["export", "video", path, tmp_path / "a.mp4"],
+                    ["replay", path, "--speed", "max", "--jsonl", "-"]):  # fmt: skip
+        done = in_process(*command)
+        assert done.returncode == 3, done.stderr
+        told = (
+            "9 labelled, 1 damaged frames skipped" if command[0] == "replay" else "were skipped: "
+        )
+        assert told in done.stderr.splitlines()[-1]
+    assert len(done.stdout.splitlines()) == 9
+    assert Path(path.with_suffix(".html")).exists()
+    assert (tmp_path / "a.mp4").exists()
+    path.write_bytes(foreign.write(tmp_path / "b.mcap", good, chunk_size=1).read_bytes()[:-900])
+    done = in_process("report", path)
+    assert done.returncode == 0, done.stderr

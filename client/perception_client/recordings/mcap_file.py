@@ -61,6 +61,8 @@ class ChunkedFile:
     channels: dict[int, Channel] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
     metadata: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    cut: str | None = None
+    """Why the file is not whole, in words, where its end is missing."""
     damage: list[str] = field(default_factory=list)
     """Unreadable parts, in words; grows while the file is read."""
     unknown: dict[int, int] = field(default_factory=dict)
@@ -78,7 +80,12 @@ class ChunkedFile:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """The unreadable parts so far, in words."""
+        """What is missing or unreadable so far, in words."""
+        return (*(() if self.cut is None else (self.cut,)), *self.losses)
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """What is there and was skipped so far, in words."""
         count = sum(self.unknown.values())
         if not count:
             return tuple(self.damage)
@@ -244,7 +251,7 @@ def _scanned(path: Path, stream: IO[bytes]) -> ChunkedFile:
         problem = f"{path} has no valid index"
         if not walk.has_ended and end < size:
             problem += f"; {size - end} bytes at its end cannot be read: it was cut off"
-        file.damage.append(f"{problem}; repair it with: perception-node recover {path}")
+        file.cut = f"{problem}; repair it with: perception-node recover {path}"
     return file
 
 

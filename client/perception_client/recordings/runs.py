@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perception_client.errors import SourceError
-from perception_client.paths import expanded
+from perception_client.paths import expanded, matching, natural
 from perception_client.recordings.mcap_file import (
     METADATA,
     UnreadableFileError,
@@ -62,7 +62,7 @@ def find_recording(source: str) -> list[Path] | None:
     that names no recording."""
     path = expanded(source)
     if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
-        return in_order(path.parent.glob(path.name)) or [path]
+        return in_order(matching(path)) or [path]
     if path.is_dir():
         return in_order(path.glob(f"*{SUFFIX}")) or None
     if path.suffix.lower() == SUFFIX:
@@ -170,7 +170,7 @@ def _foreign_runs(paths: Sequence[Path]) -> list[Run]:
     time. A file in which nothing is readable is none."""
     runs: list[list[Path]] = []
     of_name: dict[str, tuple[list[Path], int]] = {}
-    for path in sorted(paths, key=_part):
+    for path in sorted(paths, key=natural):
         name, number = _part(path)
         try:
             file = open_chunked(path)

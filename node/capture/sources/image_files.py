@@ -9,13 +9,12 @@ from pathlib import Path
 
 from node.capture.sources.base import Picture, Report, SourceFacts
 from node.capture.sources.skipped import Skipped
-from node.config.paths import matching, natural
 from node.config.redact import redacted
 from node.errors import PictureError, SourceError
 from node.image.frame import Image, Stamp
 from node.image.limits import check_bytes
 from node.image.still import HEAD_BYTES, decode_stills, is_still
-from perception_client.paths import expanded
+from perception_client.paths import expanded, matching, natural
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif"}

@@ -111,7 +111,8 @@ def _write_frames(
                 continue
             try:
                 drawn = draw(frame.image(), message)
-            except PictureError:
+            except PictureError as error:
+                recording.note_problem(f"camera {name!r}: a frame is skipped: {error}")
                 continue
             if writer is None:
                 writer = _Writer(to, beside, drawn, rate)

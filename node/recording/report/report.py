@@ -284,18 +284,18 @@ def _add_frames(
             lost[frame.camera].append(scale.stretch(frame.log_ns - 1, frame.log_ns, title, "lost"))
         if frame.media_ns >= due[frame.camera]:
             due[frame.camera] += duration_ns / THUMBNAILS
-            thumbnail = _thumbnail(frame)
-            if thumbnail is not None:
-                camera.size, small = thumbnail
-                camera.thumbnails.append(small)
+            try:
+                camera.size, small = _thumbnail(frame)
+            except PictureError as error:
+                recording.note_problem(f"camera {frame.camera!r}: a frame is skipped: {error}")
+                continue
+            camera.thumbnails.append(small)
     return lost
 
 
-def _thumbnail(frame: RecordedFrame) -> tuple[str, Thumbnail] | None:
-    try:
-        image = frame.image()
-    except PictureError:
-        return None
+def _thumbnail(frame: RecordedFrame) -> tuple[str, Thumbnail]:
+    """The frame's size, and a small picture of it. Raises PictureError."""
+    image = frame.image()
     height, width = image.shape[:2]
     small = PILImage.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
