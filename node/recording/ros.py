@@ -9,6 +9,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from node.errors import MessageError
+from node.image.limits import limits
+from perception_client.recordings.unpack import unpacked_message
 
 # The definitions of https://github.com/foxglove/foxglove-sdk (MIT), without their comments.
 _COMPRESSED = "{time} timestamp\nstring frame_id\nuint8[] data\nstring format"
@@ -33,8 +35,12 @@ def _types(store_name: Stores) -> Typestore:
 
 
 def read_ros2(schema: str, data: bytes) -> Any:
-    """A message in ROS 2's form (CDR). Raises MessageError for a damaged one."""
-    return _read("deserialize_cdr", Stores.ROS2_HUMBLE, schema, data)
+    """A message in ROS 2's form (CDR), packed or not. Raises MessageError for a damaged one."""
+    try:
+        content = unpacked_message(data, limits().max_buffer_bytes)
+    except Exception as error:  # the library raises any on damaged bytes
+        raise MessageError(f"a picture is damaged ({error})") from error
+    return _read("deserialize_cdr", Stores.ROS2_HUMBLE, schema, content)
 
 
 def read_ros1(schema: str, data: bytes) -> Any:

@@ -14,6 +14,9 @@ import pytest
 from conftest import Run
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from mcap.writer import CompressionType, IndexType, Writer
+from rosbags import rosbag2 as bags
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
+from rosbags.typesys import Stores, get_typestore
 from support import foreign
 from support.foreign import LATE_NS, STEP_NS, Channel, Record, at, picture, raw, records, still
 
@@ -21,6 +24,7 @@ from node.errors import PictureError, SourceError
 from node.image.limits import Limits, set_limits
 from node.recording.reader import Recording
 from node.recording.recover import is_whole
+from node.recording.runs import open_recording
 from perception_client.recordings.mcap_file import open_chunked
 
 PROTOBUF = Channel("/arm/image", "foxglove.CompressedImage", "protobuf")
@@ -441,3 +445,45 @@ def test_a_command_that_skipped_something_does_the_rest_and_ends_with_3(
     path.write_bytes(foreign.write(tmp_path / "b.mcap", good, chunk_size=1).read_bytes()[:-900])
     done = in_process("report", path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("mode", [None, CompressionMode.MESSAGE])
+def test_a_bag_of_ros_2_is_read(tmp_path: Path, mode: CompressionMode | None) -> None:
+    types = get_typestore(Stores.ROS2_HUMBLE)
+    kind = "sensor_msgs/msg/CompressedImage"
+    bag = bags.Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP)
+    if mode is not None:
+        bag.set_compression(mode, CompressionFormat.ZSTD)
+    with bag:
+        connection = bag.add_connection("/cam/compressed", kind, typestore=types)
+        for record in records(Channel("", kind, "cdr"), still("cdr"), 5):
+            bag.write(connection, record.log_ns, record.data)
+    opened = open_recording(str(tmp_path / "bag"))
+    assert opened is not None
+    assert opened.recording.cameras == ("cam_compressed",)
+    frames = list(opened.recording.frames())
+    assert [x.stamp_ns for x in frames] == [at(n) for n in range(5)]
+    assert frames[4].image().shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a.mcap.zstd", "is packed; unpack it: zstd -d a.mcap.zstd"),
+        (
+            "a_0.db3",
+            "is a bag of ROS, and no MCAP file; convert it: rosbags-convert --src {0} --dst",
+        ),
+        ("a.bag", "is a bag of ROS, and no MCAP file; convert it: rosbags-convert --src {0}/a.bag"),
+    ],
+)
+def test_a_bag_in_another_format_is_named(
+    in_process: Run, tmp_path: Path, name: str, told: str
+) -> None:
+    (tmp_path / name).write_bytes(b"whatever")
+    (tmp_path / "metadata.yaml").touch()
+    for source in (tmp_path / name, tmp_path):
+        for command in ("replay", "report"):
+            done = in_process(command, source)
+            assert done.returncode == 3
+            assert f"{tmp_path / name} {told.format(tmp_path)}" in done.stderr

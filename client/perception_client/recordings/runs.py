@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from perception_client.errors import SourceError
 from perception_client.paths import expanded, matching, natural
@@ -20,6 +21,7 @@ from perception_client.recordings.mcap_file import (
 )
 from perception_client.recordings.names import SUFFIX, in_order, number_of
 
+_PACKED = (f"{SUFFIX}.zst", f"{SUFFIX}.zstd")
 _MOST_LISTED = 10
 _PART = re.compile(r"(.*)_(\d{1,9})")
 """A part of a recording of another program: `drive_0`, `drive_1`."""
@@ -59,15 +61,37 @@ class Choice:
 
 def find_recording(source: str) -> list[Path] | None:
     """The files of a recording: one file, those of a pattern, or those in a folder. None for a path
-    that names no recording."""
+    that names no recording. Raises SourceError for a bag in another format, or a packed file."""
     path = expanded(source)
     if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
         return in_order(matching(path)) or [path]
     if path.is_dir():
-        return in_order(path.glob(f"*{SUFFIX}")) or None
+        files = in_order(path.glob(f"*{SUFFIX}"))
+        if not files:
+            others = sorted(file for file in path.iterdir() if file.name != "metadata.yaml")
+            if others and all(_is_bag(file) for file in others):  # no folder of pictures
+                _refuse_bag(others[0])
+        return files or None
     if path.suffix.lower() == SUFFIX:
         return [path]
+    if _is_bag(path):
+        _refuse_bag(path)
     return None
+
+
+def _is_bag(path: Path) -> bool:
+    """Whether a file is a recording that has to be converted or unpacked."""
+    return path.name.lower().endswith((*_PACKED, ".db3", ".bag")) and path.is_file()
+
+
+def _refuse_bag(path: Path) -> NoReturn:
+    if path.name.lower().endswith(_PACKED):
+        raise SourceError(f"{path} is packed", fix=f"unpack it: zstd -d {path.name}")
+    bag = path if path.suffix.lower() == ".bag" else path.parent
+    raise SourceError(
+        f"{path} is a bag of ROS, and no MCAP file",
+        fix=f"convert it: rosbags-convert --src {bag} --dst OUT --dst-storage mcap",
+    )
 
 
 def choose_recording(source: str, run: str | None = None) -> Choice | None:

@@ -33,6 +33,23 @@ def unpacked(compression: str, data: bytes, length: int) -> bytes:
     return content
 
 
+def unpacked_message(data: bytes, most: int) -> bytes:
+    """A message of a ROS 2 bag, which may be packed by itself (compression mode `message`).
+
+    Args:
+        data: the message; unchanged where it is not packed.
+        most: longest result, in bytes.
+
+    Raises ValueError for a longer one, and any exception of the library for damaged data.
+    """
+    if not data.startswith(zstandard.FRAME_HEADER):
+        return data
+    content = _unpacked_zstd(data, most)
+    if len(content) > most:
+        raise ValueError(f"it unpacks to more than {most} bytes")
+    return content
+
+
 def _unpacked_zstd(data: bytes, length: int) -> bytes:
     """Unpacks in parts, since the library trusts the length that the data declare."""
     content = bytearray()

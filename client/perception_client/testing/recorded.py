@@ -443,13 +443,12 @@ class RecordedGuard:
 
 
 def _recording(source: str, run: str | None) -> "MessageRecording | None":
-    path = Path(source)
-    if path.suffix.lower() != SUFFIX and not path.is_dir():
-        return None
     try:
         from perception_client.recordings.messages import MessageRecording
         from perception_client.recordings.runs import choose_recording
     except ModuleNotFoundError as error:
+        if Path(source).suffix.lower() != SUFFIX and not Path(source).is_dir():
+            return None
         raise ConfigError(
             f"{source}: reading recordings needs the package {error.name}",
             fix="pip install 'perception-client[recordings]'",
