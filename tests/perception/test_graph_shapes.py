@@ -216,6 +216,12 @@ def of_the_first_operators() -> Made:
     return made
 
 
+def of_the_first_operator_set() -> Made:
+    made = graph([multiplied()], opset=1, inputs=[floats("w", [3, CLASSES])])
+    made.ir_version = 3
+    return made
+
+
 def with_a_kernel_that_onnxruntime_lacks() -> Made:
     return graph(
         [node("Cast", ["z"], ["d"], to=TensorProto.DOUBLE), node("Selu", ["d"], ["s"]),
@@ -279,6 +285,7 @@ SHAPES: dict[Callable[[], Made], tuple[str, ...]] = {
     with_constants_as_inputs: ("onnxruntime", "openvino"),
     of_an_early_version: ("onnxruntime", "openvino"),
     of_the_first_operators: ("openvino",),
+    of_the_first_operator_set: ("openvino",),
     with_a_kernel_that_onnxruntime_lacks: ("openvino",),
     quantised: ("onnxruntime", "openvino"),
     with_shared_weights: ("onnxruntime", "openvino"),

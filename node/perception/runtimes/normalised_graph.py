@@ -26,8 +26,6 @@ _OPSET = 17
 """Operator set for a graph that imports none of ONNX's own."""
 _BROADCASTS_BY_SHAPE = 7
 """First operator set whose arithmetic broadcasts by the shapes alone."""
-_CASTS_BY_NUMBER = 6
-"""First operator set whose Cast names its type by a number."""
 
 
 def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
@@ -52,9 +50,7 @@ def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
     constants |= {tensor.values.name for tensor in graph.sparse_initializer}
     (own_input,) = (value for value in graph.input if value.name not in constants)
     before, weights = _normalising(spec, own_input.name, naming, _own_opset(model))
-    casts = [
-        _cast(value.name, naming.unused("output"), _own_opset(model)) for value in graph.output
-    ]
+    casts = [_cast(value.name, naming.unused("output")) for value in graph.output]
     nodes = [*before, *graph.node, *casts]
     pixels = helper.make_tensor_value_info(
         before[0].input[0], TensorProto.UINT8, [_batch_of(own_input), *spec.crop_px, 3]
@@ -138,7 +134,7 @@ def _normalising(
         ordered, order = map(naming.unused, ("ordered", "order"))
         nodes.append(helper.make_node("Gather", [planes, order], [ordered], axis=1))
         constants.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), order))
-    nodes.append(_cast(nodes[-1].output[0], levels, opset))
+    nodes.append(_cast(nodes[-1].output[0], levels))
     by_shape = opset >= _BROADCASTS_BY_SHAPE
     broadcast: dict[str, Any] = {} if by_shape else {"broadcast": 1, "axis": 1}
     for kind, values, source, result in (
@@ -152,9 +148,9 @@ def _normalising(
     return nodes, constants
 
 
-def _cast(source: str, result: str, opset: int) -> onnx.NodeProto:
-    to = TensorProto.FLOAT if opset >= _CASTS_BY_NUMBER else "FLOAT"
-    return helper.make_node("Cast", [source], [result], to=to)
+def _cast(source: str, result: str) -> onnx.NodeProto:
+    # OpenVINO takes the number of the type in every operator set; ONNX Runtime has no earlier Cast.
+    return helper.make_node("Cast", [source], [result], to=TensorProto.FLOAT)
 
 
 def write_ir(file: Path, spec: PreprocessSpec, target: Path) -> None:

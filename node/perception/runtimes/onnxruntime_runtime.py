@@ -32,6 +32,7 @@ class OnnxRuntime:
             )
         self.info = RuntimeInfo(runtime="onnxruntime", precision="fp32", device="cpu")
         options = ort.SessionOptions()
+        options.log_severity_level = 3  # its warnings are of the graph, and in its own form
         options.intra_op_num_threads = threads or 0
         # Spinning threads would take the cores from other processes between two frames.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
