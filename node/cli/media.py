@@ -1,6 +1,7 @@
 """Shared by the offline commands: the pictures and videos of paths, and progress bars."""
 
 import contextlib
+import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from rich.progress import (
 
 from node.config.redact import redacted
 from node.errors import SourceError
-from perception_client.paths import expanded, natural, walk
+from perception_client.paths import expanded, matching, natural, walk
 
 if TYPE_CHECKING:
     from node.capture.sources.base import Source
@@ -34,7 +35,8 @@ class Media:
     Attributes:
         files: pictures and videos, in natural order within each path.
         unreadable: paths and folders that cannot be read, each with its error.
-        other: files in folders that are neither, by suffix; `hidden` for those with a leading dot.
+        other: what folders and patterns hold beside them, by suffix; `hidden` for names with a
+            leading dot.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -49,7 +51,7 @@ class Media:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.other.most_common(5))
         more = ", ..." if len(self.other) > 5 else ""
         total = self.other.total()
-        return f"{total} other file{'s' * (total != 1)} in the folders left out ({kinds}{more})"
+        return f"{total} other file{'s' * (total != 1)} left out ({kinds}{more})"
 
 
 def media_of(paths: Iterable[str]) -> Media:
@@ -74,7 +76,7 @@ def _nothing(media: Media) -> SourceError:
 
 
 def _add(path: str, media: Media) -> None:
-    from node.capture.sources.image_files import check_reachable, find_image_files
+    from node.capture.sources.image_files import check_reachable
     from node.capture.sources.open import is_live
 
     location = expanded(path)
@@ -91,14 +93,34 @@ def _add(path: str, media: Media) -> None:
             f"{redacted(path)} is a camera or a stream",
             fix=f"label it with: perception-node run --source {redacted(path)}",
         )
-    elif (photos := find_image_files(path)) is not None:
-        media.files += photos
     elif os.path.lexists(location):
         media.files.append(location)
+    elif glob.has_magic(path):
+        _add_matches(path, media)
     else:
         raise SourceError(
             f"{redacted(path)}: there is no such file or folder", fix=_similar(location)
         )
+
+
+def _add_matches(pattern: str, media: Media) -> None:
+    matches = matching(expanded(pattern))
+    if not matches:
+        raise SourceError(f"{redacted(pattern)}: nothing matches", fix="put a glob in quotes")
+    before = len(media.files)
+    for path in matches:
+        _sort(path, media, media.files)
+    if len(media.files) == before:
+        raise SourceError(f"{redacted(pattern)} matches no picture and no video", fix=media.others)
+
+
+def _sort(path: Path, media: Media, files: list[Path]) -> None:
+    """Adds what a folder or pattern gave to `files`, or counts it."""
+    if _is_media(path):
+        files.append(path)
+    else:
+        kind = "folders" if path.is_dir() else path.suffix.lower() or "without suffix"
+        media.other[kind] += 1
 
 
 def _add_folder(folder: Path, media: Media) -> None:
@@ -113,13 +135,10 @@ def _add_folder(folder: Path, media: Media) -> None:
         media.other["hidden"] += sum(name.startswith(".") for name in folders)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            path = base / name
             if name.startswith("."):
                 media.other["hidden"] += 1
-            elif _is_media(path):
-                files.append(path)
             else:
-                media.other[path.suffix.lower() or "without suffix"] += 1
+                _sort(base / name, media, files)
     media.other += Counter()  # without the zeros
     media.files += sorted(files, key=natural)
 
@@ -128,7 +147,7 @@ def _is_media(path: Path) -> bool:
     from node.capture.sources.image_files import is_image_name
     from node.capture.sources.video_file import SUFFIXES
 
-    return is_image_name(path) or path.suffix.lower() in SUFFIXES
+    return is_image_name(path) or (path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
 def _similar(path: Path) -> str | None:

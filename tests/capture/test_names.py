@@ -198,7 +198,7 @@ def test_label_takes_a_strange_folder_and_names_or_counts_the_rest(
     done = in_process("label", folder, "--jsonl", out)
     assert done.returncode == 0, done.stderr
     assert f"{good} labelled, 0 skipped" in done.stderr
-    assert "3 other files in the folders left out (2 hidden, 1 .txt)" in done.stderr
+    assert "3 other files left out (2 hidden, 1 .txt)" in done.stderr
     labelled = out.read_text().splitlines()
     assert len(labelled) == good
     assert [n for n in labelled if "/1.PNG" in n] + [n for n in labelled if "/2.Png" in n] == [
@@ -244,6 +244,21 @@ def test_a_folder_that_cannot_be_read_is_named(in_process: Run, tmp_path: Path) 
     done = in_process("label", deep)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_pattern_matches_beside_pictures_is_counted(in_process: Run, tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    (tmp_path / "n.txt").write_text("a note")
+    (tmp_path / "sub.mp4").mkdir()
+    done = in_process("label", f"{tmp_path}/*")
+    assert done.returncode == 0
+    assert "2 other files left out (1 .txt, 1 folders)" in done.stderr
+    done = in_process("label", f"{tmp_path}/*.t*")
+    assert done.returncode == 3
+    assert "*.t* matches no picture and no video; 1 other file left out (1 .txt)" in done.stderr
+    done = in_process("label", f"{tmp_path}/*.jpg")
+    assert done.returncode == 3
+    assert "*.jpg: nothing matches; put a glob in quotes" in done.stderr
 
 
 def test_a_mistyped_name_gets_the_nearest(in_process: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from node.capture.sources.skipped import Skipped
 from node.config.redact import redacted
 from node.errors import PictureError, SourceError
 from node.image.frame import Image, Stamp
+from node.image.jpeg import START, holds_another
 from node.image.limits import check_bytes
 from node.image.still import HEAD_BYTES, decode_stills, is_still
 from perception_client.paths import expanded, matching, natural
@@ -20,15 +21,13 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp", ".gif"}
     | {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}
 )
+_MOST_JPEG_BYTES = 64 << 20
+"""Bytes within which the second picture of motion JPEG begins."""
 UNREAD = frozenset(
     {".heic", ".heif", ".avif", ".jxl", ".jp2", ".exr", ".hdr", ".tga", ".psd", ".svg", ".dng"}
     | {".cr2", ".cr3", ".nef", ".arw"}
 )
 """Pictures that the node does not read: one in a folder is reported, not passed over."""
-
-
-_MOTION_JPEG = frozenset({".mjpeg", ".mjpg"})
-"""Videos that begin as a JPEG does."""
 
 
 class ImageFilesSource:
@@ -178,9 +177,13 @@ def is_image_name(path: Path) -> bool:
 
 def is_image_file(path: Path) -> bool:
     """Whether a file is an image, by its suffix or by its content."""
-    if path.suffix.lower() in _MOTION_JPEG:
-        return False
-    return is_image_name(path) or is_still(head_of(path))
+    return is_image_name(path) or (is_still(head_of(path)) and not _is_motion_jpeg(path))
+
+
+def _is_motion_jpeg(path: Path) -> bool:
+    """Whether a file is a video that consists of JPEG pictures and nothing else."""
+    start = head_of(path, _MOST_JPEG_BYTES)
+    return start.startswith(START) and holds_another(start)
 
 
 def head_of(path: Path, size: int = HEAD_BYTES) -> bytes:
