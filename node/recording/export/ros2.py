@@ -12,7 +12,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from node.errors import OutputError, SourceError
+from node.errors import OutputError, PictureError, SourceError
 from node.process.output_files import unwritable
 from node.recording.frames import RecordedFrame
 from node.recording.reader import Recording
@@ -126,7 +126,10 @@ def _messages(recording: Recording, progress: Progress) -> Iterator[tuple[str, i
         if label is None or (frame is not None and frame.log_ns <= label[0]):
             assert frame is not None
             progress(frame.media_ns / duration_ns)
-            yield f"/{frame.camera}/image/compressed", frame.log_ns, of_frame(frame)
+            try:
+                yield f"/{frame.camera}/image/compressed", frame.log_ns, of_frame(frame)
+            except PictureError as error:
+                recording.note_problem(f"camera {frame.camera!r}: a frame is skipped: {error}")
             frame = next(frames, None)
             continue
         log_ns, message = label
