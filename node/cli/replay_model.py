@@ -130,7 +130,7 @@ class ReplayModel:
             recorded is None
             or recorded.config is None
             or options.config_file is not None
-            or config.model.name != _recorded_model_name(recorded)
+            or config.model.name != _name_in(recorded)
             or options.runtime is not None
             or options.names("weights", *_ENGINE)
         )
@@ -140,30 +140,46 @@ class ReplayModel:
         return config.model.name if model is None else _named(model)
 
     def _compare(self, config: NodeConfig, perceiver: "Perceiver") -> None:
+        """Logs one line on the model and the settings, or one for each model that is another."""
         recorded = self.recorded
         if recorded is None or recorded.model is None:
             log.info("%s names no model; replayed with %s", self.recording, _named(perceiver.info))
             return
-        was = [recorded.model, recorded.crop_model]
-        runs = [perceiver.info, perceiver.crop_info]
-        if all(_same(a, b) for a, b in zip(was, runs, strict=True)):
-            by = "its own settings" if self.options.config_file is None else "a configuration file"
+        was = (recorded.model, recorded.crop_model)
+        runs = (perceiver.info, perceiver.crop_info)
+        if all(_same(model, running) for model, running in zip(was, runs, strict=True)):
             log.info("%s: replayed with its own model, %s, and %s", self.recording,
-                     _named(perceiver.info), by)  # fmt: skip
+                     _named(perceiver.info), self._whose_settings(recorded))  # fmt: skip
             return
         for model, running in zip(was, runs, strict=True):
-            if _same(model, running):
-                continue
-            changed = model is not None and running is not None and model.name == running.name
-            log.log(
-                logging.WARNING if changed else logging.INFO,
-                "%s: recorded with %s, replayed with %s%s",
-                self.recording, _named(model), _named(running),
-                ": its files have changed since" if changed else "",
-            )  # fmt: skip
+            if not _same(model, running):
+                changed = model is not None and running is not None and model.name == running.name
+                is_named = self._names_the_model() and config.model.name != _name_in(recorded)
+                log.log(
+                    logging.INFO if is_named else logging.WARNING,
+                    "%s: recorded with %s, replayed with %s%s",
+                    self.recording, _named(model), _named(running),
+                    ": its files have changed since" if changed and not is_named else "",
+                )  # fmt: skip
+
+    def _names_the_model(self) -> bool:
+        options = self.options
+        return (
+            options.config_file is not None
+            or options.model is not None
+            or options.names("name", "weights")
+        )
+
+    def _whose_settings(self, recorded: "InForce") -> str:
+        if self.options.config_file is not None:
+            return "the settings of a configuration file"
+        if recorded.config is None:
+            return "the default settings"
+        others = self.options.settings or self.options.runtime
+        return f"its own settings{' but for those of the command' if others else ''}"
 
 
-def _recorded_model_name(recorded: "InForce") -> object:
+def _name_in(recorded: "InForce") -> object:
     model = (recorded.config or {}).get("model")
     return model.get("name") if isinstance(model, Mapping) else None
 

@@ -9,6 +9,8 @@ from node.config.schema import CameraConfig, NodeConfig
 
 _SECTIONS = ("name", "model", "detect", "crops", "segment", "track", "smooth")
 """Those that change the messages. The others are of the robot: endpoints, keys, files, limits."""
+_OF_THE_COMPUTER = ("threads", "inference_timeout_s")
+"""Settings of `model` for the robot's processor."""
 _OF_THE_CLASSES = {"detect": ("classes", "class_scores"), "segment": ("classes",)}
 """Settings that name classes of the model."""
 
@@ -17,7 +19,8 @@ def settings_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Returns the settings for a replay, as content of a configuration file, and in words what
     cannot be used of them: a recording may come from another version or from a stranger.
 
-    A GPU becomes `auto`: the computer of the replay need not have it.
+    A GPU becomes `auto`, and threads and timeouts become the defaults: the computer of the replay
+    may be another one.
     """
     content: dict[str, Any] = {}
     problems: list[str] = []
@@ -28,8 +31,11 @@ def settings_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 content[section] = value
             else:
                 problems.append(f"the recorded settings of {section} are invalid, and are not used")
-    if str(content.get("model", {}).get("device", "")).startswith("cuda"):
-        content["model"]["device"] = "auto"
+    model = content.get("model", {})
+    if str(model.get("device", "")).startswith("cuda"):
+        model["device"] = "auto"
+    for key in _OF_THE_COMPUTER:
+        model.pop(key, None)
     cameras = [camera for camera in map(_camera, _listed(config.get("camera"))) if camera]
     if cameras and _is_valid({"camera": cameras}):
         content["camera"] = cameras
