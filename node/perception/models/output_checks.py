@@ -57,7 +57,7 @@ def _check_yolox(
     if shape[2] not in (5 + classes, -1):
         raise ModelError(
             f"{file}: gives {outputs[0].described}, of {shape[2] - 5} classes, and its card has "
-            f"{classes} labels",
+            f"{classes} label{'s' if classes > 1 else ''}",
             fix="name the labels that it was trained with",
         )
     return (0,)
