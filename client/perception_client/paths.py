@@ -35,10 +35,9 @@ def home() -> Path:
     return expanded("~")
 
 
-def natural(path: Path) -> tuple[list[list[str | int]], str]:
+def natural(path: Path) -> list[tuple[list[str | int], str]]:
     """A key that sorts paths part by part, with their numbers in order: 2.png before 10.png."""
-    parts = [_split(part) for part in path.parts]
-    return parts, str(path)
+    return [(_split(part), part) for part in path.parts]
 
 
 def _split(part: str) -> list[str | int]:

@@ -56,7 +56,8 @@ _PNG_CHUNKS = frozenset(
 _SUBFILE_TYPE, _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 254, 262, 258, 339
 _REDUCED_OR_MASK = 0b101
 """NewSubfileType of a TIFF page that is a preview, or a mask (TIFF 6.0)."""
-_WHITE_IS_ZERO, _SIGNED = 0, 2
+_PLANAR_CONFIGURATION = 284
+_WHITE_IS_ZERO, _SIGNED, _SEPARATE = 0, 2, 2
 _POINTERS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 """Tags that name further metadata, which Pillow would read with the pixels of a TIFF."""
 _TURNS: dict[object, Callable[[Image], Image]] = {
@@ -194,7 +195,12 @@ def _layout(opened: ImageFile, data: bytes) -> _Layout:
             raise PictureError(
                 "its values are signed integers", fix="convert it to unsigned values"
             )
-        depth = max(_values(opened, _BITS_PER_SAMPLE), default=1)
+        depths = _values(opened, _BITS_PER_SAMPLE)
+        depth = max(depths, default=1)
+        if depth > 8 and len(depths) > 1 and _SEPARATE in _values(opened, _PLANAR_CONFIGURATION):
+            raise PictureError(
+                f"its colours are separate planes of {depth} bits", fix="convert it to 8 bits"
+            )
         inverted = depth > 8 and opened.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         return _Layout(depth, depth > 8 and depth != 12, inverted)
     if opened.format == "PPM":

@@ -39,7 +39,8 @@ def test_numbers_are_in_their_order(tmp_path: Path) -> None:
     for name in reversed(expected):
         put(tmp_path / name)
     assert names(tmp_path) == names(tmp_path / "*.png") == expected
-    folders = [Path("run9/x"), Path("run10/a"), Path("run10/a1"), Path("run" + "1" * 200)]
+    folders = [Path("01/z"), Path("1/a"), Path("run9/x"), Path("run10/a"), Path("run10/a1")]
+    folders.append(Path("run" + "1" * 200))
     assert sorted(reversed(folders), key=natural) == folders
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 from PIL import ImageOps, TiffImagePlugin
@@ -31,6 +32,12 @@ def saved(image: PilImage.Image, kind: str, **options: object) -> bytes:
 
 def written(suffix: str, values: NDArray[np.generic]) -> bytes:
     return cv2.imencode(suffix, values)[1].tobytes()
+
+
+def written_by_tifffile(planes: NDArray[np.uint16]) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, planes, photometric="rgb", planarconfig="separate")
+    return file.getvalue()
 
 
 def pil(values: NDArray[np.generic] = COLOUR) -> PilImage.Image:
@@ -103,6 +110,10 @@ UNKNOWN_RANGE: dict[str, tuple[Callable[[], bytes], str]] = {
         "floats from nan",
     ),
     "integers of 32 bits": (lambda: saved(pil(RAMP.astype(np.int32) * 9000), "TIFF"), "signed"),
+    "separate planes of 16 bits": (
+        lambda: written_by_tifffile(np.moveaxis(COLOUR, 2, 0).astype(np.uint16) * 257),
+        "separate planes of 16 bits",
+    ),
     "signed integers": (lambda: written(".tiff", RAMP.astype(np.int16) * 128), "signed"),
 }
 

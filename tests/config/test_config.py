@@ -61,6 +61,12 @@ def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
             load_config(file)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_bytes('\ufeffname = "seven"\r\n[model]\r\ntop_k = 2\r\n'.encode())
+    assert (load_config(file).name, load_config(file).model.top_k) == ("seven", 2)
+
+
 def test_settings_change_keys_and_options_win(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_text('[[camera]]\nname = "front"\nfps = 5.0\n[model]\ntop_k = 2\n')

@@ -108,8 +108,8 @@ def _open_video(file: Path, *, loop: bool = False) -> VideoFileSource:
 
 
 _TEXT_BYTES = 4096
-_PLAYLISTS = (b"#EXTM3U", b"<?xml", b"<MPD", b"ffconcat", b"v=0")
-"""Texts that FFmpeg reads as lists of videos."""
+_PLAYLISTS = (b"#EXTM3U", b"<?xml", b"<MPD", b"ffconcat", b"v=0", b"YUV4MPEG2")
+"""Texts that FFmpeg reads as lists of videos, and the head of a raw video."""
 
 
 def _is_text(head: bytes) -> bool:
