@@ -79,6 +79,8 @@ def _add(path: str, media: Media) -> None:
     from node.capture.sources.image_files import check_reachable
     from node.capture.sources.open import is_live
 
+    if not path:
+        raise SourceError("a path is empty", fix="a dot is the current folder")
     location = expanded(path)
     check_reachable(location)
     if location.is_dir():
@@ -119,7 +121,7 @@ def _sort(path: Path, media: Media, files: list[Path]) -> None:
     if _is_media(path):
         files.append(path)
     else:
-        kind = "folders" if path.is_dir() else path.suffix.lower() or "without suffix"
+        kind = "folders" if os.path.isdir(path) else path.suffix.lower() or "without suffix"
         media.other[kind] += 1
 
 
@@ -147,7 +149,7 @@ def _is_media(path: Path) -> bool:
     from node.capture.sources.image_files import is_image_name
     from node.capture.sources.video_file import SUFFIXES
 
-    return is_image_name(path) or (path.suffix.lower() in SUFFIXES and not path.is_dir())
+    return is_image_name(path) or (path.suffix.lower() in SUFFIXES and not os.path.isdir(path))
 
 
 def _similar(path: Path) -> str | None:

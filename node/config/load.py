@@ -185,7 +185,8 @@ def _described(problem: "ErrorDetails", content: Mapping[str, Any]) -> str:
                 return f"{key} = {value_shown(value)}: write each camera as a [[camera]] section"
             return f"{key} = {value_shown(value)}: write a list, in brackets: [...]"
         case "model_type" | "model_attributes_type":
-            return f"{key} = {value_shown(value)}: must be a section, [{key}]"
+            section = "[[camera]]" if problem["loc"][0] == "camera" else f"[{key}]"
+            return f"{key} = {value_shown(value)}: must be a section, {section}"
         case "string_unicode":
             return f"{key} = {value_shown(value)}: is not UTF-8 text; rename the file"
         case "string_pattern_mismatch":

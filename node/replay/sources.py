@@ -107,6 +107,8 @@ class FileReplay:
         finally:
             self._skipped = source.skipped if isinstance(source, Incomplete) else None
             source.close()
+        if empty and self.skipped is not None:
+            raise SourceError(f"{redacted(self._camera.source)}: {self.skipped}")
         if empty:
             raise self._span.shows_nothing(redacted(self._camera.source))
 

@@ -154,6 +154,7 @@ def test_every_command_names_what_is_no_text(in_process: Run, tmp_path: Path) ->
         ("label", tmp_path / name),
         ("label", tmp_path, "--model", name),
         ("label", "a\0b.png"),
+        ("label", ""),
         ("watch", "--camera", name, "--timeout", 0.1),
         ("config", "check", name),
         ("report", name),
@@ -283,6 +284,9 @@ def test_replay_skips_what_cannot_be_read_and_says_so_at_its_end(
     assert done.stderr.splitlines()[-1].startswith(
         "error: 2 labelled, 1 of 3 files skipped: 1 cannot be read"
     )
+    done = in_process("replay", tmp_path / "3.png", "--speed", "max", "--jsonl", out)
+    assert done.returncode == 3
+    assert "3.png: 1 of 1 files skipped: 1 cannot be read" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without an entry")

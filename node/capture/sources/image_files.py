@@ -172,7 +172,7 @@ def entries_of(folder: Path) -> list[Path]:
 
 def is_image_name(path: Path) -> bool:
     """Whether the suffix of a file is that of an image."""
-    return path.suffix.lower() in SUFFIXES | UNREAD and not path.is_dir()
+    return path.suffix.lower() in SUFFIXES | UNREAD and not os.path.isdir(path)
 
 
 def is_image_file(path: Path) -> bool:
