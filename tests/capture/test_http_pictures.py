@@ -20,6 +20,7 @@ from node.capture.bursts import Bursts
 from node.capture.picture_scanner import PictureScanner
 from node.capture.sources.base import Picture, Source
 from node.capture.sources.image_files import read_image
+from node.capture.sources.media_kind import refusal
 from node.capture.sources.open import open_source
 from node.config.schema import CameraConfig
 from node.errors import PictureError, SourceError
@@ -370,6 +371,8 @@ def test_closing_ends_a_wait_at_once() -> None:
 # Reasons.
 
 TEXT_NOT_BINARY = b"this is text\n" * 30
+FRAGMENTED = (24).to_bytes(4, "big") + b"ftypiso5" + bytes(60) + b"mvex" + bytes(600)
+ENDLESS_WEBM = b"\x1a\x45\xdf\xa3" + bytes(30) + b"\x18\x53\x80\x67\x01" + b"\xff" * 7 + bytes(60)
 MP4 = (24).to_bytes(4, "big") + b"ftypisom" + bytes(600)
 TS = (b"\x47" + bytes(187)) * 4
 REFUSED: dict[str, tuple[bytes, str]] = {
@@ -394,11 +397,24 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "hls by type": (answer(b"\xef\xbb\xbf#x\n", "Application/X-MpegURL"), "playlist of HLS"),
     "dash": (answer(b'<?xml version="1.0"?>\n<MPD>', "text/xml"), "playlist of DASH"),
     "mp4": (answer(MP4, "video/mp4"), r"recorded video of .* MB \(MP4\).*discard_backlog = false"),
+    "mp4 without length": (stream_head("video/mp4") + MP4, r"recorded video \(MP4\)"),
+    "webm": (stream_head("") + b"\x1a\x45\xdf\xa3" + bytes(60), "Matroska or WebM"),
     "ts file": (answer(TS, ""), r"a recorded video of .* MB \(MPEG-TS\)"),
     "half a picture": (stream_head() + PART + jpeg()[:900], "ends within its first picture"),
     "parts of text": (stream_head() + b"--x\r\nContent-Type: text/plain\r\n\r\n" * 9,
                       "no picture: it is multipart/x-mixed-replace with parts of type text/plain"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("head", "length"),
+    [
+        (FRAGMENTED, None), (ENDLESS_WEBM, None), (TS, None), (TS, (1 << 31) - 1),
+        (b"\0\0\0\1\x67" + bytes(60), None), (b"FLV\x01" + bytes(60), None), (b"\x81" * 600, None),
+    ],
+)  # fmt: skip
+def test_video_without_an_end_is_not_refused(head: bytes, length: int | None) -> None:
+    assert refusal("video/any", head, length) is None
 
 
 def refusal_of(url: str) -> str:

@@ -10,7 +10,14 @@ from node.capture.sources.device import open_url
 from node.capture.sources.http_answer import HttpAddress, HttpAnswer
 from node.capture.sources.http_pictures import HttpPictures
 from node.capture.sources.jpeg_stream import JpegStream
-from node.capture.sources.media_kind import HEAD_BYTES, holds_pictures, refusal
+from node.capture.sources.media_kind import (
+    CONTAINER_BYTES,
+    HEAD_BYTES,
+    holds_pictures,
+    holds_video,
+    needs_more,
+    refusal,
+)
 from node.config.redact import redacted
 from node.config.schema import CameraConfig
 from node.errors import SourceError
@@ -57,8 +64,10 @@ def _serves_pictures(answer: HttpAnswer, *, discard_backlog: bool) -> bool:
     head = answer.peek(HEAD_BYTES)
     if holds_pictures(head):
         return True
-    refused = refusal(answer.media_type, head, answer.length if discard_backlog else None)
-    if refused is not None:
+    if needs_more(head):
+        head = answer.peek(CONTAINER_BYTES)
+    refused = refusal(answer.media_type, head, answer.length)
+    if refused is not None and (discard_backlog or not holds_video(head)):
         problem, fix = refused
         raise SourceError(f"{answer.label} {problem}", fix=fix)
     return False

@@ -7,7 +7,13 @@ _PICTURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF[\s\S]{4}WEBP")
 _PART = re.compile(rb"\s*--[^\r\n]*\r?\n(?:[^\r\n]+\r?\n)*?content-type:\s*image/", re.IGNORECASE)
 """A first part of a multipart stream."""
 HEAD_BYTES = 512
-"""Bytes that decide."""
+"""Bytes that decide for most kinds."""
+CONTAINER_BYTES = 4096
+"""Bytes that decide whether a video has an end."""
+_ENDLESS_BYTES = (1 << 31) - 1
+"""Length of a body from which on it means no end."""
+_ENDLESS_SEGMENT = re.compile(rb"\x18\x53\x80\x67(?:\xff|\x01\xff{7})")
+"""A segment of unknown size (Matroska, RFC 8794, 6.2)."""
 
 _RTSP_INSTEAD = "give the camera's RTSP or motion JPEG address, whose pictures are current"
 _STREAM_INSTEAD = "give the address of the stream itself"
@@ -35,6 +41,7 @@ _CONTAINERS = (
     (re.compile(rb"\x47[\s\S]{187}\x47"), "MPEG-TS"),
     (re.compile(rb"\x00{1,3}\x01"), "H.264 or H.265"),
 )
+_MAY_BE_ENDLESS = ("MP4", "Matroska or WebM")
 _OTHER_PICTURES = (
     (re.compile(rb"GIF8[79]a"), "GIF"),
     (re.compile(rb"BM[\s\S]{4}\0\0\0\0"), "BMP"),
@@ -53,6 +60,16 @@ def holds_pictures(head: bytes) -> bool:
     """Whether a body that begins with `head` is a picture, pictures one after another, or a
     multipart stream of pictures."""
     return bool(_PICTURE.match(head) or _PART.match(head))
+
+
+def holds_video(head: bytes) -> bool:
+    """Whether a body that begins with `head` is a video of a known container."""
+    return any(pattern.match(head) for pattern, _ in _CONTAINERS)
+
+
+def needs_more(head: bytes) -> bool:
+    """Whether CONTAINER_BYTES decide, where there are as many."""
+    return any(pattern.match(head) for pattern, kind in _CONTAINERS if kind in _MAY_BE_ENDLESS)
 
 
 def refusal(media_type: str, head: bytes, length: int | None) -> tuple[str, str] | None:
@@ -78,10 +95,11 @@ def refusal(media_type: str, head: bytes, length: int | None) -> tuple[str, str]
             return f"is a picture of type {kind}", "JPEG, PNG and WebP are read"
     container = next((kind for pattern, kind in _CONTAINERS if pattern.match(head)), None)
     if container is not None:
-        if length is None:
+        if not _is_recorded(container, head, length):
             return None
+        size = f" of {length / 1e6:.3g} MB" if length is not None else ""
         return (
-            f"is a recorded video of {length / 1e6:.3g} MB ({container}), not a live stream",
+            f"is a recorded video{size} ({container}), not a live stream",
             "download it and give the file, or set discard_backlog = false to label it as it comes",
         )
     if _HTML.match(head) or media_type in ("text/html", "application/xhtml+xml"):
@@ -93,6 +111,15 @@ def refusal(media_type: str, head: bytes, length: int | None) -> tuple[str, str]
     if media_type.startswith("audio/"):
         return f"is sound{_declared(media_type)}, not a video", _STREAM_INSTEAD
     return None
+
+
+def _is_recorded(container: str, head: bytes, length: int | None) -> bool:
+    """Whether a video has an end: by its container, else by the declared length of the body."""
+    if container == "MP4":
+        return b"mvex" not in head  # ISO 14496-12, 8.8.1: fragments follow
+    if container == "Matroska or WebM":
+        return _ENDLESS_SEGMENT.search(head) is None
+    return container == "AVI" or (length is not None and length < _ENDLESS_BYTES)
 
 
 def _playlist(media_type: str, head: bytes) -> str | None:
