@@ -147,7 +147,7 @@ class PacketReader:
         self._source = source
         self._backlog_meter = backlog_meter
         self._wants = wants
-        self.shortfall = Shortfall(camera)
+        self.shortfall = Shortfall(camera, lambda: self.burst_s)
         self._hand_over = hand_over(self.shortfall)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"read-{camera}", daemon=True)

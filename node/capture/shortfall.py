@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from node.capture.backlog import MOST_LATE_NS
@@ -17,6 +18,11 @@ _EXPLANATIONS: dict[Reason, str] = {
     ),
     "slow": "it is decoded more slowly than it comes; lower its size or rate, or free the CPU",
 }
+_BURSTS = (
+    "its pictures come in bursts, one each {burst_s:.2g} s, and only those that are at most "
+    "{bound:.2g} s and a period old are labelled; let the server send each picture at once, or set "
+    "discard_backlog = false"
+)
 SPAN_S = 1.0
 """Interval over which pictures are counted."""
 _MIN_FRACTION = 0.1
@@ -30,10 +36,12 @@ class Shortfall:
 
     Args:
         camera: name of the camera.
+        burst_s: returns as `FallsShort.burst_s`.
     """
 
-    def __init__(self, camera: str) -> None:
+    def __init__(self, camera: str, burst_s: Callable[[], float | None] = lambda: None) -> None:
         self._camera = camera
+        self._burst_s = burst_s
         self._began_s = time.monotonic()
         self._has_shown = False
         self._arrived = 0
@@ -81,7 +89,10 @@ class Shortfall:
         return max(self._not_shown, key=lambda reason: self._not_shown[reason])
 
     def _explanation(self, reason: Reason) -> str:
-        return _EXPLANATIONS[reason].format(bound=MOST_LATE_NS / 1e9)
+        burst_s, bound_s = self._burst_s(), MOST_LATE_NS / 1e9
+        if reason == "late" and burst_s is not None:
+            return _BURSTS.format(burst_s=burst_s, bound=bound_s)
+        return _EXPLANATIONS[reason].format(bound=bound_s)
 
     def _end_interval(self, now_s: float) -> None:
         reason = self._main_reason

@@ -60,7 +60,7 @@ class LiveSource:
         self._label = label
         self._backlog_meter = backlog_meter
         self._limit = limit or RateLimit(config.max_fps)
-        self._shortfall = Shortfall(config.name)
+        self._shortfall = Shortfall(config.name, lambda: self.burst_s)
         self._meter: SleepMeter | None = None
         self._dropped: int | None = None
         self._driver_stamps = capture.getBackendName() == "V4L2"
