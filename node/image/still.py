@@ -75,6 +75,8 @@ LEAST_USED = 64
 """Brightest value, of 255, of a picture with more than 8 bits. Below it the two highest bits of
 each value are unused: the file holds the 10, 12 or 14 bits of a sensor without saying so, and would
 be nearly black."""
+_NOT_IDENTIFIED = "not identified by this driver"
+"""Pillow's reason for a header without a size."""
 HEAD_BYTES = 16
 """First bytes of a file, which name its format."""
 OVERSHOOT = 0.01
@@ -305,6 +307,8 @@ def _failure(error: Exception, data: bytes) -> PictureError:
     if isinstance(error, UnidentifiedImageError):
         return PictureError("is not a picture that can be read", fix="convert it to JPEG or PNG")
     reason = str(error) or type(error).__name__
+    if reason == _NOT_IDENTIFIED:
+        return PictureError("is damaged at its beginning, or has no pixels", fix="copy it again")
     fix = "copy it again" if "truncated" in reason else "convert it to JPEG or PNG"
     return PictureError(f"cannot be read: {reason}", fix=fix)
 

@@ -147,6 +147,12 @@ def test_a_jpeg_of_12_bits_says_what_it_is() -> None:
         list(decode_stills(bytes(data)))
 
 
+@pytest.mark.parametrize("data", [b"P6 0 0 255\n", b"P5 0 9 65535\n", b"Pf\n0 4\n-1.0\n"])
+def test_a_picture_without_pixels_is_refused(data: bytes) -> None:
+    with pytest.raises(PictureError, match="has no pixels"):
+        list(decode_stills(data))
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_every_frame_and_page_comes_in_order(kind: str) -> None:
     shades = [30, 120, 220]
