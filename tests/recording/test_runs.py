@@ -148,8 +148,9 @@ def test_every_command_reads_the_newest_run_or_the_one_that_is_named(
     new = record(folder, "arm", "two", frames=4)
     note = f"{folder} holds 2 runs; this is the newest, {new.stem}; --run NAME reads another: "
     commands = {
-        "replay": ["--speed", "max", "--jsonl"], "export jsonl": [], "export video": [],
-        "export imagefolder": [], "export coco": [], "export ros2": [], "report": ["--output"],
+        "replay": ["--runtime", "torch", "--speed", "max", "--jsonl"], "export jsonl": [],
+        "export video": [], "export imagefolder": [], "export coco": [], "export ros2": [],
+        "report": ["--output"],
     }  # fmt: skip
     for command, options in commands.items():
         name = f"{command}.mp4" if command == "export video" else command
