@@ -23,7 +23,8 @@ def open_recording(
 
     Args:
         source: as for `find_recording`.
-        run: name of the run, or of one of its files; None for the newest.
+        run: name of one of its files, its session, or its node, of which the newest run counts; None
+            for the newest of all.
         cameras: names of the cameras whose frames are read; empty for all.
 
     Returns None for a source that names no recording. Raises SourceError as `Recording` and

@@ -83,6 +83,9 @@ def test_the_parts_and_black_boxes_of_a_run_are_one(tmp_path: Path) -> None:
     opened = open_recording(str(tmp_path), run="one")
     assert opened is not None
     assert opened.recording.paths == (first,)
+    opened = open_recording(str(tmp_path), run="arm")  # the newest of the node
+    assert opened is not None
+    assert set(opened.recording.paths) == set(parts)
 
 
 def test_of_folders_that_were_put_together_the_times_decide(tmp_path: Path) -> None:

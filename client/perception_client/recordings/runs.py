@@ -45,9 +45,9 @@ class Run:
         return self.paths[0].stem
 
     def is_called(self, name: str) -> bool:
-        """Whether a name is that of the run, of its session, or of one of its files."""
+        """Whether a name is that of one of its files, of its session, or of its node."""
         files = {part for path in self.paths for part in (path.stem, path.name)}
-        return name in files or (bool(name) and name == self.session)
+        return name in files or (bool(name) and name in (self.session, self.node))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,8 @@ def choose_recording(source: str, run: str | None = None) -> Choice | None:
 
     Args:
         source: as for `find_recording`.
-        run: name of the run, or of one of its files; None for the newest.
+        run: name of one of its files, its session, or its node, of which the newest run counts; None
+            for the newest of all.
 
     Returns None for a source that names no recording. Raises SourceError for an unknown run,
     and for a pattern that several match.
