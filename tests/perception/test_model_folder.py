@@ -18,6 +18,8 @@ from node.errors import ModelError
 from node.perception.models.onnx_file import external_files
 from node.perception.models.registry import load_model
 from node.perception.models.weights import read_weights
+from node.perception.runtimes.export import export_key, exported
+from node.perception.runtimes.tuning_result import result_file
 
 CARD = """
 name = "mine"
@@ -281,3 +283,53 @@ def test_packed_weights_are_refused(tmp_path: Path) -> None:
     read_weights(tmp_path / "w.pth")
     with pytest.raises(ModelError, match=r"bad\.pth: is packed"):
         read_weights(tmp_path / "bad.pth")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_change_of_any_file_of_a_model_makes_it_another_model(folder: Path, suffix: str) -> None:
+    """Also to all that is kept of it: its export, its int8 graphs, the result of tune."""
+    (folder / "labels.txt").write_text("a\nb\nc\n")
+    (folder / "mine.toml").write_text(CARD.format(labels='"labels.txt"'))
+    external(folder, "w.data", "b.data")
+    (folder / "w.data").write_bytes(np.eye(3, dtype=np.float32).tobytes())
+    (folder / "b.data").write_bytes(np.arange(3, dtype=np.float32).tobytes())
+    names = ["mine.toml", "labels.txt"]
+    if suffix == ".onnx":
+        names += ["w.data", "b.data"]
+    elif suffix == ".xml":
+        ov.save_model(ov.Core().read_model(folder / "mine.onnx"), folder / "mine.xml")
+        names += ["mine.bin"]
+    else:
+        network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        program = torch.export.export(network, (torch.zeros(1, 3, 32, 32),))
+        torch.export.save(program, folder / "mine.pt2")
+    file = folder / f"mine{suffix}"
+    before = load_model(str(file))
+    identities = {(before.digest, export_key(before), result_file(before))}
+    for number, name in enumerate(names, 1):
+        content = (folder / name).read_bytes()
+        changed = content.replace(b"\nb", b"\nB") if name == "labels.txt" else content + b"\n"
+        if name.endswith((".data", ".bin")):
+            changed = content[:-4] + np.float32(0.25).tobytes()
+        (folder / name).write_bytes(changed)
+        model = load_model(str(file))
+        identities.add((model.digest, export_key(model), result_file(model)))
+        assert len(identities) == number + 1, name
+        assert len({part for identity in identities for part in identity}) == 3 * (number + 1)
+        (folder / name).write_bytes(content)
+    assert load_model(str(file)).digest == before.digest
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_model_that_changes_after_it_was_loaded_is_not_kept_as_the_former(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """A GPU may fail, and the graph for the CPU be made, long after."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = load_model(str(folder / "mine.onnx"))
+    onnx.save(onnx_model([0, 1, 0]), str(folder / "mine.onnx"))
+    if gone:
+        (folder / "mine.toml").unlink()
+    with pytest.raises(ModelError, match="changed while it was in use; start again"):
+        exported(model)
+    assert not list((tmp_path / "cache").rglob("*.onnx"))
