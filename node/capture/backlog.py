@@ -35,6 +35,9 @@ _MAX_AVERAGED = 8
 _SILENCE_FACTOR = 2
 """Multiple of the usual period. A longer one counts as a silence, unless the next one is as
 long."""
+_STEADY = 4
+"""Number of consecutive regular single pictures that make a steady stream. Bursts of such a stream
+are the link's."""
 _FASTEST_ARRIVALS = ((75, 250_000_000), (300, 1_000_000_000))
 """Pairs of (pictures, ns). More pictures in that time than a camera of `_MAX_FPS` can take, jitter
 included, come from a buffer or a recorded file."""
@@ -92,6 +95,7 @@ class BacklogMeter:
         self._arrival_ns = opened_ns
         self._late_ns = 0.0
         self._was_empty = self._was_steady = False
+        self._regular_singles = 0
         self._group = _Group()
         self._bursts = Bursts(1e9 / _MAX_FPS)
         self._groups = 0
@@ -107,7 +111,7 @@ class BacklogMeter:
     def burst_s(self) -> float | None:
         """Seconds from burst to burst of a stream that comes in regular bursts; None for another.
         Any thread may read it."""
-        return self._bursts.span_s
+        return None if self._was_steady else self._bursts.span_s
 
     def next(self, waited_ns: int, came_ns: int) -> Arrival:
         """Returns the timing of the next picture.
@@ -131,8 +135,10 @@ class BacklogMeter:
         periods = interval_ns / max(self._period_ns, _SHORTEST_NS)
         late_ns, is_known, bound_ns = self._late_ns, self._was_empty, self._bound_ns
         burst_late_ns = self._bursts.late_ns(came_ns, begins=begins)
-        if regular and group is not None and group.pictures == 1 and is_known:
-            self._was_steady = True
+        if begins:
+            is_single = regular and group is not None and group.pictures == 1
+            self._regular_singles = self._regular_singles + 1 if is_single else 0
+            self._was_steady |= self._regular_singles >= _STEADY
         if burst_late_ns is not None and not (
             is_known and (self._was_steady or late_ns <= burst_late_ns)
         ):

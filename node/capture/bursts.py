@@ -11,7 +11,7 @@ _MIN_SPAN_NS, _MAX_SPAN_NS = 250_000_000, 3_500_000_000
 fast as it can. In longer ones, the error of the period could hide more than the allowed age."""
 _MIN_SILENCE = 0.25
 """Fraction of the longest of the latest silences; a shorter one does not end a burst."""
-_MAX_DEVIATION, _MAX_MISSING = 0.2, 1.2
+_MAX_DEVIATION, _MAX_MISSING = 0.3, 1.2
 """Fraction of a burst, and number of pictures, by which its length may differ from that of its
 pictures: more means that pictures were left behind, or are missing."""
 
@@ -37,20 +37,13 @@ class Bursts:
         self._silences_ns = deque([0], maxlen=_MIN_ENDS)
         self._ends: deque[tuple[int, int]] = deque(maxlen=_MAX_ENDS)
         self._period_ns: float | None = None
+        self.span_s: float | None = None
+        """Mean seconds from burst to burst when they were last regular; None before."""
 
     @property
     def period_ns(self) -> float | None:
         """Period of the source; None unless the latest bursts are regular."""
         return self._period_ns
-
-    @property
-    def span_s(self) -> float | None:
-        """Mean time from burst to burst; None unless the latest bursts are regular. Any thread may
-        read it."""
-        ends = tuple(self._ends)
-        if self._period_ns is None or len(ends) < _MIN_ENDS:
-            return None
-        return (ends[-1][0] - ends[0][0]) / (len(ends) - 1) / 1e9
 
     def late_ns(self, came_ns: int, *, begins: bool) -> float | None:
         """Returns by how much the next picture can be older than its stamp, beyond a period and the
@@ -85,7 +78,10 @@ class Bursts:
         ):
             self._ends = deque([self._ends[-1]], maxlen=_MAX_ENDS)
             return None
-        return period_ns if len(self._ends) >= _MIN_ENDS else None
+        if len(self._ends) < _MIN_ENDS:
+            return None
+        self.span_s = (last_ns - first_ns) / (len(self._ends) - 1) / 1e9
+        return period_ns
 
 
 def _is_regular(ns: int, pictures: int, period_ns: float) -> bool:

@@ -16,7 +16,6 @@ import skimage
 from PIL import Image as PilImage
 from support.http_server import RawServer, answer, stream_head
 
-from node.capture.bursts import Bursts
 from node.capture.picture_scanner import PictureScanner
 from node.capture.sources.base import Picture, Source
 from node.capture.sources.image_files import read_image
@@ -541,60 +540,3 @@ def test_a_server_of_another_protocol_is_named() -> None:
         assert "does not answer in RTSP" in refusal_of(f"rtsp://{server.host}/x")
     with RawServer(b"") as server:
         assert "closes the connection" in refusal_of(f"rtsp://{server.host}/x")
-
-
-# Bursts.
-
-
-def test_bursts_bound_the_age_of_each_picture() -> None:
-    bursts, came_ns = Bursts(4e6), 0
-    period_ns, count = 100_000_000, 8
-    shown = []
-    for burst in range(1, 12):
-        for number in range(count):
-            came_ns = burst * count * period_ns + number * 1_000_000
-            late_ns = bursts.late_ns(came_ns, begins=number == 0)
-            if late_ns is not None:
-                shown.append(late_ns)
-                assert late_ns == pytest.approx((count - 1 - number) * (period_ns - 1e6), abs=2e6)
-    assert len(shown) == 8 * count
-    assert bursts.span_s == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize("counts", [(8, 4), (12, 3), (1, 15)])
-def test_irregular_bursts_prove_nothing(counts: tuple[int, ...]) -> None:
-    bursts, came_ns = Bursts(4e6), 0
-    for burst in range(20):
-        for number in range(counts[burst % len(counts)]):
-            came_ns = burst * 800_000_000 + number * 1_000_000
-            assert bursts.late_ns(came_ns, begins=number == 0) is None
-
-
-def test_a_stream_in_bursts_is_read_steadily_and_only_its_newest_pictures() -> None:
-    per_burst, span_s = 6, 0.6
-    sent: list[bytes] = []
-
-    def reply(number: int, request: bytes) -> Iterator[bytes]:
-        yield stream_head()
-        began_s = time.monotonic()
-        for burst in range(1, 14):
-            time.sleep(max(0.0, began_s + burst * span_s - time.monotonic()))  # between bursts
-            pictures = [jpeg(len(sent) + x) for x in range(per_burst)]
-            sent.extend(pictures)
-            yield b"".join(parted("--frame")(x) for x in pictures)
-
-    with RawServer(reply) as server:
-        source = open_source(CameraConfig(source=server.url))
-        shown = []
-        deadline_s = time.monotonic() + 20
-        while len(shown) < 6 and time.monotonic() < deadline_s:
-            try:
-                picture = source.read()
-            except SourceError:
-                continue
-            assert picture is not None
-            shown.append(sent.index(picture.jpeg or b"") % per_burst)
-        assert getattr(source, "burst_s", None) == pytest.approx(span_s, rel=0.3)
-        source.close()
-    assert len(shown) == 6
-    assert min(shown) >= per_burst - 4
