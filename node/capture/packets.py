@@ -27,7 +27,7 @@ _TIMED_OUT = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Coded:
+class CodedPicture:
     """One coded picture as it arrived.
 
     Attributes:
@@ -47,7 +47,7 @@ class Coded:
 class CodedSource(Protocol):
     """A stream of coded pictures. One thread reads and releases it."""
 
-    def read(self) -> Coded:
+    def read(self) -> CodedPicture:
         """Returns the next picture; blocks until it is there. Raises SourceError on failure and at
         the end of the stream."""
         ...
@@ -81,7 +81,7 @@ class OpenCvStream:
         self._label = label
         self._timeout_s = timeout_ms(config) / 1000
 
-    def read(self) -> Coded:
+    def read(self) -> CodedPicture:
         """As `CodedSource.read`."""
         began_s = time.monotonic()
         try:
@@ -94,7 +94,7 @@ class OpenCvStream:
         data = self._bytes()
         # The property describes the picture retrieved last.
         is_key = bool(self._capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
-        return Coded(data, stamp, is_key)
+        return CodedPicture(data, stamp, is_key)
 
     def interrupt(self) -> None:
         """As `CodedSource.interrupt`; OpenCV returns after its timeout."""

@@ -8,8 +8,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import skimage
@@ -540,3 +542,43 @@ def test_a_server_of_another_protocol_is_named() -> None:
         assert "does not answer in RTSP" in refusal_of(f"rtsp://{server.host}/x")
     with RawServer(b"") as server:
         assert "closes the connection" in refusal_of(f"rtsp://{server.host}/x")
+
+
+def test_a_server_for_one_viewer_may_need_a_moment() -> None:
+    """It is asked what it serves, then read in another connection."""
+    context = av.CodecContext.create("libx264", "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height, context.pix_fmt = 200, 136, "yuv420p"
+    context.time_base, context.framerate = Fraction(1, 50), Fraction(50)
+    context.options = {"preset": "ultrafast", "tune": "zerolatency"}
+    frames = [av.VideoFrame.from_ndarray(scene(x), format="bgr24") for x in range(150)]
+    packets = [bytes(packet) for frame in frames for packet in context.encode(frame)]
+
+    def reply(number: int, request: bytes) -> Iterator[bytes]:
+        if number == 1:
+            yield answer(b"", status="503 Busy")
+            return
+        yield stream_head("video/h264")
+        for packet in packets:
+            yield packet
+            time.sleep(0.02)  # the camera's own period
+
+    with RawServer(reply) as server:
+        source = open_source(CameraConfig(source=server.url, discard_backlog=False))
+        (picture,) = read(source, 1)
+    assert picture.image.shape == PHOTO.shape
+
+
+def test_a_server_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.capture.packets.STREAM_TIMEOUT_S", 0.6)
+    silent = threading.Event()
+
+    def reply(number: int, request: bytes) -> Iterator[bytes]:
+        yield stream_head() if b"/stream" in request else b""
+        silent.wait(10)
+
+    with RawServer(reply) as server:
+        text = refusal_of(server.url)
+        assert "accepts the request and then is silent: nothing came for 0.6 s" in text
+        assert "does not answer within 0." in refusal_of(f"http://{server.host}/other")
+    silent.set()

@@ -22,6 +22,10 @@ from node.config.redact import redacted
 from node.config.schema import CameraConfig
 from node.errors import SourceError
 
+_SECOND_TRY_S, _MAX_FIRST_TRY_S = 1.0, 4.0
+"""Seconds until the second attempt, and most seconds of the first one; a longer one waited in
+vain."""
+
 
 def open_address(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     """Opens the stream at an address: pictures by http here, all else in OpenCV. Raises
@@ -43,7 +47,7 @@ def open_address(config: CameraConfig, limit: RateLimit | None = None) -> Source
         if _serves_pictures(answer, discard_backlog=config.discard_backlog):
             limit = limit or RateLimit(config.max_fps)
             pictures = HttpPictures(address, answer, config, limit, requested_ns)
-            facts = SourceFacts(fps=config.fps, pixel_format="MJPG")
+            facts = _facts(config)
             meter = BacklogMeter(config.fps, discard=config.discard_backlog, opened_ns=requested_ns)
             source = JpegStream(pictures, answer.label, config, facts, limit, meter)
             return source
@@ -52,6 +56,28 @@ def open_address(config: CameraConfig, limit: RateLimit | None = None) -> Source
             if answer is not None:
                 answer.close()
             address.close()
+    return _open_again(config, limit)
+
+
+def _facts(config: CameraConfig) -> SourceFacts:
+    """What is known before the first picture: nothing can be requested by http."""
+    requested = (("width", config.width), ("height", config.height), ("fourcc", config.fourcc))
+    differences = tuple(
+        f"{name} {value} asked for, unknown given" for name, value in requested if value is not None
+    )
+    return SourceFacts(fps=config.fps, pixel_format="MJPG", differences=differences)
+
+
+def _open_again(config: CameraConfig, limit: RateLimit | None) -> Source:
+    """Opens an address whose first connection was closed just now, in OpenCV. A server for a single
+    viewer may need a moment to notice that. Raises SourceError."""
+    began_s = time.monotonic()
+    try:
+        return open_url(config, limit)
+    except SourceError:
+        if time.monotonic() - began_s > _MAX_FIRST_TRY_S:
+            raise
+    time.sleep(_SECOND_TRY_S)
     return open_url(config, limit)
 
 

@@ -60,7 +60,7 @@ class HttpAnswer:
         self.label = label
         self._timeout_s = timeout_s
         self._head = b""
-        self._ended = False
+        self._began = self._ended = False
         self.media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         length = response.headers.get("Content-Length", "")
         self.length = int(length) if length.isdecimal() else None
@@ -99,7 +99,9 @@ class HttpAnswer:
         try:
             data: bytes = self._response.raw.read1(_READ_BYTES, decode_content=True)
         except _ERRORS as error:
-            raise SourceError(f"{self.label} {_broken_off(error, self._timeout_s)}") from error
+            reason = _broken_off(error, self._timeout_s, began=self._began)
+            raise SourceError(f"{self.label} {reason}") from error
+        self._began = True
         self._ended = not data
         return data
 
@@ -279,9 +281,12 @@ def _network_failure(causes: list[BaseException], after_s: float) -> tuple[str, 
     return f"gives no valid answer ({type(causes[-1]).__name__})", CHECK_ADDRESS
 
 
-def _broken_off(error: Exception, timeout_s: float) -> str:
-    """Why the body of an answer ends early."""
+def _broken_off(error: Exception, timeout_s: float, *, began: bool) -> str:
+    """Why the body of an answer ends early. began: whether any of it came."""
     for cause in _causes(error):
         if isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError):
-            return f"stopped delivering frames: nothing came for {timeout_s:g} s"
+            begin = (
+                "stopped delivering frames" if began else "accepts the request and then is silent"
+            )
+            return f"{begin}: nothing came for {timeout_s:g} s"
     return "stopped delivering frames: the connection broke off"

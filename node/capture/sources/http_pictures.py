@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import replace
 
 from node.capture.backlog import Arrival
-from node.capture.packets import Coded, timeout_ms
+from node.capture.packets import CodedPicture, timeout_ms
 from node.capture.picture_scanner import PictureScanner
 from node.capture.rate import RateLimit
 from node.capture.sources.http_answer import HttpAddress, HttpAnswer
@@ -59,13 +59,13 @@ class HttpPictures:
         self._answer = answer
         self._requested_ns = self._begun_ns = requested_ns
         self._scanner = PictureScanner()
-        self._ready: deque[Coded] = deque()
+        self._ready: deque[CodedPicture] = deque()
         self._pictures = 0
         self._polls = False
         self._newest = b""
         self._newest_ns = self._requested_ns
 
-    def read(self) -> Coded:
+    def read(self) -> CodedPicture:
         """As `CodedSource.read`."""
         while not self._polls:
             if self._ready:
@@ -94,7 +94,7 @@ class HttpPictures:
         except PictureError as error:
             raise SourceError(f"{self._label}: {error}") from error
         if pictures:
-            self._ready.extend(Coded(picture, came) for picture, came in pictures)
+            self._ready.extend(CodedPicture(picture, came) for picture, came in pictures)
             self._pictures += len(pictures)
             self._newest, self._newest_ns = pictures[-1][0], stamp.mono_ns
         elif not self._pictures and self._scanner.other_bytes > _MOST_OTHER_BYTES:
@@ -130,7 +130,7 @@ class HttpPictures:
             fix="JPEG, PNG and WebP are read",
         )
 
-    def _poll(self) -> Coded:
+    def _poll(self) -> CodedPicture:
         """Requests until an answer holds another picture than the previous one."""
         began_ns = time.monotonic_ns()
         while True:
@@ -147,7 +147,7 @@ class HttpPictures:
                     fix="check the camera, or set detect_frozen = false if its scene stands still",
                 )
 
-    def _request_when_due(self) -> Coded:
+    def _request_when_due(self) -> CodedPicture:
         """Requests the next picture. A single failure is no outage: it is requested again."""
         try:
             return self._request()
@@ -156,7 +156,7 @@ class HttpPictures:
                 raise
             return self._request()
 
-    def _request(self) -> Coded:
+    def _request(self) -> CodedPicture:
         """Requests one answer when it is due, and returns its picture. Raises SourceError."""
         requests_a_second = min(self._fps, self._limit.max_fps or self._fps)
         due_ns = self._begun_ns + round(1e9 / requests_a_second)
