@@ -13,7 +13,7 @@ from node.capture.cadence import Cadence
 from node.capture.frozen import FrozenDetector, period_s
 from node.capture.mailbox import FrameSink
 from node.capture.rate import RateLimit
-from node.capture.sources.base import FallsShort, Picture, Source, SourceFacts
+from node.capture.sources.base import FallsShort, Incomplete, Picture, Source, SourceFacts
 from node.config.redact import hidden
 from node.config.schema import CameraConfig
 from node.errors import BacklogError, PictureError, SourceError
@@ -58,6 +58,7 @@ class CaptureState:
         last_error: the newest problem, in words.
         failure: why no further frame will come; None at the end of a file.
         summary: of a source that ended, what was read, in words.
+        skipped: of a source that ended, what could not be read, in words; None for nothing.
     """
 
     open: bool = False
@@ -71,6 +72,7 @@ class CaptureState:
     last_error: str | None = None
     failure: SourceError | None = None
     summary: str | None = None
+    skipped: str | None = None
 
 
 class _Worker:
@@ -308,7 +310,8 @@ class Grabber:
                 self._reopen_if_unproductive(f"{self._label} delivers nothing that can be decoded")
                 continue
             if picture is None:
-                self._update_state(worker, summary=source.summary())
+                skipped = source.skipped if isinstance(source, Incomplete) else None
+                self._update_state(worker, summary=source.summary(), skipped=skipped)
                 return
             # A replaced worker must not use the detector and the counters.
             if not self._is_current(worker):

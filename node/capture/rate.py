@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import replace
 
-from node.capture.sources.base import Picture, Source, SourceFacts
+from node.capture.sources.base import Incomplete, Picture, Source, SourceFacts
 from node.image.frame import Stamp
 
 
@@ -102,6 +102,11 @@ class RealtimeSource:
     def summary(self) -> str | None:
         """As `Source.summary`."""
         return self._source.summary()
+
+    @property
+    def skipped(self) -> str | None:
+        """As `Incomplete.skipped`."""
+        return self._source.skipped if isinstance(self._source, Incomplete) else None
 
     def close(self) -> None:
         """As `Source.close`."""

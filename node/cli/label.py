@@ -105,6 +105,7 @@ def _label(
     sink = LocalSink(show)
     task = progress.add_task("", total=len(files))
     for current in files:
+        before = labelled
         try:
             for frame in frames_of(current):
                 sink.send(_labels(message_builder, perceiver, frame))
@@ -113,7 +114,7 @@ def _label(
                     task, description=f"{escape(printable(current.name))}, {labelled} labelled"
                 )
         except (SourceError, FrameError) as error:
-            log.warning("%s; skipped", error)
+            log.warning("%s; skipped%s", error, " from there" if labelled > before else "")
             skipped.add(current, error)
         progress.advance(task)
     return labelled

@@ -170,8 +170,10 @@ def _similar(path: Path) -> str | None:
 
 
 def frames_of(file: Path) -> Iterator["Frame"]:
-    """Yields the frames of a picture or a video. Raises SourceError where none can be decoded."""
+    """Yields the frames of a picture or a video. Raises SourceError where none can be decoded, and
+    at the end where something was skipped."""
     from node.capture.grabber import number
+    from node.capture.sources.base import Incomplete
     from node.capture.sources.open import open_file
 
     source: Source = open_file(file)
@@ -182,6 +184,8 @@ def frames_of(file: Path) -> Iterator["Frame"]:
             frame_id += 1
         if not frame_id:
             raise SourceError(f"{file}: no frame in it can be decoded")
+        if isinstance(source, Incomplete) and source.skipped is not None:
+            raise SourceError(source.skipped)
     finally:
         source.close()
 

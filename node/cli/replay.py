@@ -27,7 +27,7 @@ from node.cli.stopping import stoppable
 from node.cli.verdict import print_verdict
 from node.config.redact import redacted
 from node.config.schema import NodeConfig
-from node.errors import ConfigError, PerceptionError, SourceError
+from node.errors import ConfigError, PerceptionError
 from node.replay.golden import Comparison, read_golden
 from perception_client.control import DEFAULT_CONTROL_ENDPOINT
 from perception_client.messages.codec import to_json, to_map
@@ -169,7 +169,7 @@ def command(
     if comparison is not None:
         _print_comparison(comparison, stopped=outcome.stopped, as_json=as_json)
     else:
-        _check_complete(replayed.source, outcome)
+        outcome.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,12 +336,6 @@ def _step_server(config: NodeConfig, stepper: "LockStep") -> "ControlServer":
     )
     log.info("accepting step requests on %s", endpoint)
     return server
-
-
-def _check_complete(replay_source: "ReplaySource", outcome: "Outcome") -> None:
-    """Raises SourceError where pictures were skipped."""
-    if replay_source.skipped is not None:
-        raise SourceError(f"{outcome.frames} labelled, {replay_source.skipped}")
 
 
 def _print_comparison(comparison: Comparison, *, stopped: bool, as_json: bool) -> None:

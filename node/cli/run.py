@@ -72,7 +72,8 @@ def label_live(
         max_frames: ends the run after this many labelled frames; None for no limit.
         on_capture: as for `run_live`.
 
-    Raises PerceptionError as `run_live` does, and SourceError for a source that cannot open.
+    Raises PerceptionError as `run_live` does, and SourceError for a source that cannot open, or of
+    which less was read than there is.
     """
     from node.capture.sources.open import check_source
 
@@ -92,3 +93,4 @@ def label_live(
         outcome.frames,
         outcome.dropped,
     )
+    outcome.check()

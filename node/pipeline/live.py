@@ -223,12 +223,13 @@ class LiveNode:
                 self._recorder.dump(reason, within_s=LAST_WORDS_S).result(LAST_WORDS_S)
 
     def _outcome(self, stopped: bool) -> Outcome:
-        summaries = [grabber.state.summary for grabber in self._grabbers]
+        states = [grabber.state for grabber in self._grabbers]
         return Outcome(
             frames=self._inference_loop.frames,
             dropped=sum(self._mailbox.dropped(camera.name) for camera in self._config.camera),
-            summaries=tuple(summary for summary in summaries if summary is not None),
+            summaries=tuple(state.summary for state in states if state.summary is not None),
             stopped=stopped,
+            skipped=tuple(state.skipped for state in states if state.skipped is not None),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.errors import SourceError
 from node.pipeline.inference_loop import InferenceLoop
 
 TICK_S = 0.05
@@ -20,12 +21,19 @@ class Outcome:
 
     frames: messages sent for frames. dropped: frames dropped for a newer one. summaries: what each
     source contained, in words. stopped: whether a stop came before the end of the sources.
+    skipped: what each source could not read, in words.
     """
 
     frames: int
     dropped: int
     summaries: tuple[str, ...]
     stopped: bool
+    skipped: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises SourceError where something was skipped, unless a stop came before the end."""
+        if self.skipped and not self.stopped:
+            raise SourceError(f"{self.frames} labelled, {', '.join(self.skipped)}")
 
 
 class Feeder(Protocol):

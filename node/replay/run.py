@@ -49,4 +49,10 @@ def run_replay(
     inference_loop = InferenceLoop(steady, build, mailbox, message_builder, sink, stop)
     feeder = ReplayFeeder(frames, mailbox, stop, clock, stepper, inference_loop.prefetch)
     stopped = run_threads(inference_loop, [feeder], stop, each_tick=lambda ready: None)
-    return Outcome(inference_loop.frames, mailbox.dropped_ever, replay_source.summary(), stopped)
+    return Outcome(
+        frames=inference_loop.frames,
+        dropped=mailbox.dropped_ever,
+        summaries=replay_source.summary(),
+        stopped=stopped,
+        skipped=() if replay_source.skipped is None else (replay_source.skipped,),
+    )

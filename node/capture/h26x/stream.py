@@ -23,6 +23,7 @@ from node.image.h26x.decoder import (
     can_decode,
 )
 from node.image.opencv import cv2
+from node.image.orientation import AS_STORED, Orientation
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class H26xStream:
         codec: of the stream.
         limit: which pictures to return.
         backlog_meter: measures the lateness of each picture.
+        orientation: of the pictures, by the stream's container.
     """
 
     live = True
@@ -59,9 +61,11 @@ class H26xStream:
         codec: Codec,
         limit: RateLimit,
         backlog_meter: BacklogMeter,
+        orientation: Orientation = AS_STORED,
     ) -> None:
         self._label = label
         self._limit = limit
+        self._orientation = orientation
         self.facts = facts
         decoder = VideoDecoder if config.detect_damage else ConcealingDecoder
         self._decoder: Decoder = decoder(codec, _header(capture))
@@ -90,10 +94,12 @@ class H26xStream:
             decoded = self._next()
             arrival_ns = decoded.stamp.mono_ns
             assert arrival_ns is not None
+            # Pictures that were sent out of order share one stamp, but not the packet that makes
+            # them complete.
             if self._superseded():
                 self._drop(1)
                 self._packets.shortfall.passed(1, "slow")
-            elif self._limit.wants(arrival_ns):
+            elif self._limit.wants(self._arrival_ns):
                 return self._picture(decoded, arrival_ns)
 
     def summary(self) -> str | None:
@@ -105,7 +111,7 @@ class H26xStream:
         self._packets.close()
 
     def _picture(self, decoded: Decoded, arrival_ns: int) -> Picture:
-        image = self._decoder.pixels(decoded.frame)
+        image = self._orientation.upright(self._decoder.pixels(decoded.frame))
         self._packets.shown()
         self._shown_ns = time.monotonic_ns()
         dropped, self._dropped = self._dropped or 0, 0

@@ -91,11 +91,12 @@ class Skips(Protocol):
 
 @runtime_checkable
 class Incomplete(Protocol):
-    """A source that goes on behind pictures that cannot be read."""
+    """A source that goes on behind pictures that cannot be read, or may end before its end."""
 
     @property
     def skipped(self) -> str | None:
-        """What was skipped so far and why, in words; None where everything was read."""
+        """What was skipped so far and why, in words; None where everything was read. Complete once
+        `read` has returned None, and valid after `close`."""
         ...
 
 

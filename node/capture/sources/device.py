@@ -24,6 +24,7 @@ from node.image.frame import Image, Stamp
 from node.image.jpeg import START
 from node.image.limits import check_pixels
 from node.image.opencv import cv2
+from node.image.orientation import Orientation
 
 _OLDEST_DRIVER_STAMP_NS = 10_000_000_000
 """Age above which a driver's stamp is implausible and ignored."""
@@ -226,11 +227,13 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     codec, fourcc = codec_of(_fourcc(capture), config), _fourcc(capture)
     if codec is not None and _request_coded(capture, True):
         facts = _negotiate(capture, config)
-        return H26xStream(capture, label, config, facts, codec, limit, backlog_meter)
+        return H26xStream(
+            capture, label, config, facts, codec, limit, backlog_meter, _orientation(capture)
+        )
     if fourcc == "MJPG" and _request_coded(capture, True):
         facts = _negotiate(capture, config)
         source = OpenCvStream(capture, label, config)
-        return JpegStream(source, label, config, facts, limit, backlog_meter)
+        return JpegStream(source, label, config, facts, limit, backlog_meter, _orientation(capture))
     return LiveSource(capture, label, config, limit, backlog_meter)
 
 
@@ -325,6 +328,14 @@ def _request_coded(capture: "cv2.VideoCapture", coded: bool) -> bool:
     if capture.getBackendName() == "V4L2":
         return bool(capture.set(cv2.CAP_PROP_CONVERT_RGB, int(not coded)))
     return False
+
+
+def _orientation(capture: "cv2.VideoCapture") -> Orientation:
+    """Returns how the pictures of a stream have to be turned, and stops OpenCV from turning them:
+    it turns undecoded bytes as well. OpenCV reports the angle of a display matrix, but not whether
+    the matrix mirrors."""
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+    return Orientation.of_turn(capture.get(cv2.CAP_PROP_ORIENTATION_META))
 
 
 def _fps(capture: "cv2.VideoCapture") -> float | None:

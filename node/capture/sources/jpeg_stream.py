@@ -12,6 +12,7 @@ from node.config.schema import CameraConfig
 from node.errors import PictureError
 from node.image.frame import Image
 from node.image.jpeg import START, decode_jpeg, holds_another
+from node.image.orientation import AS_STORED, Orientation
 from node.image.png_webp import OTHER_STARTS, decode_png_or_webp
 
 
@@ -26,6 +27,7 @@ class JpegStream:
         facts: size and rate of the stream.
         limit: which pictures to decode.
         backlog_meter: measures the lateness of each picture.
+        orientation: of the pictures, by the stream's container.
     """
 
     live = True
@@ -38,7 +40,9 @@ class JpegStream:
         facts: SourceFacts,
         limit: RateLimit,
         backlog_meter: BacklogMeter,
+        orientation: Orientation = AS_STORED,
     ) -> None:
+        self._orientation = orientation
         self._label = label
         self.facts = facts
         hand_over = NewestPicture if config.discard_backlog else HandOver
@@ -63,11 +67,11 @@ class JpegStream:
             self._dropped += packet.dropped
         is_jpeg = not packet.data.startswith(OTHER_STARTS)
         decode = strictly_decoded if is_jpeg else _other_decoded
-        image = decode(packet.data, self._label)
+        image = self._orientation.upright(decode(packet.data, self._label))
         self._packets.shown()
         dropped, self._dropped = self._dropped or 0, 0
         capture_ns = time.monotonic_ns() - packet.came_ns
-        jpeg = packet.data if is_jpeg else None
+        jpeg = packet.data if is_jpeg and self._orientation == AS_STORED else None
         return Picture(image, packet.stamp, None, capture_ns, jpeg=jpeg, dropped=dropped)
 
     def summary(self) -> str | None:

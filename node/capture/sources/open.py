@@ -7,6 +7,7 @@ from pathlib import Path
 
 from node.capture.rate import RateLimit
 from node.capture.sources.address import open_address
+from node.capture.sources.animation import AnimationSource, is_animated
 from node.capture.sources.base import Source
 from node.capture.sources.demo import DemoSource
 from node.capture.sources.device import (
@@ -58,10 +59,12 @@ def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         return open_address(config, limit) if "://" in source else open_device(config, limit)
     files = _path_in(source)
     photos = find_image_files(files)
+    if photos is not None and len(photos) == 1 and is_animated(photos[0]):
+        return AnimationSource(photos[0], loop=config.loop)
     if photos is not None:
         fps = config.fps or DEFAULT_PHOTO_FPS
         return ImageFilesSource(photos, fps=fps, loop=config.loop, report=log.warning)
-    return _open_video(expanded(files), loop=config.loop)
+    return _open_video(expanded(files), loop=config.loop, conceal=not config.detect_damage)
 
 
 def _path_in(source: str) -> str:
@@ -85,15 +88,15 @@ def check_source(config: CameraConfig) -> None:
 
 
 def open_file(file: Path) -> Source:
-    """Opens one photograph, without a stamp, or one video. Raises SourceError."""
+    """Opens one photograph, without a stamp, one animated picture, or one video. Raises
+    SourceError."""
+    if is_animated(file):
+        return AnimationSource(file)
     return ImageFile(file) if is_image_file(file) else _open_video(file)
 
 
-def _open_video(file: Path, *, loop: bool = False) -> VideoFileSource:
-    """Raises SourceError also for a text, which FFmpeg would show as a video of a terminal, and for
-    a name on which OpenCV crashes."""
-    if any("\udc80" <= character <= "\udcff" for character in str(file.absolute())):
-        raise SourceError(f"{file}: the name is not UTF-8 text", fix="rename the file")
+def _open_video(file: Path, *, loop: bool = False, conceal: bool = False) -> VideoFileSource:
+    """Raises SourceError also for a text, which FFmpeg would show as a video of a terminal."""
     head = head_of(file, _TEXT_BYTES)
     if file.suffix.lower() == ".mcap":
         raise SourceError(
@@ -104,7 +107,7 @@ def _open_video(file: Path, *, loop: bool = False) -> VideoFileSource:
             f"{file} is a text, neither a picture nor a video",
             fix=f"pictures end in {ALL_READ}, videos in {', '.join(sorted(VIDEO_SUFFIXES))}",
         )
-    return VideoFileSource(file, loop=loop)
+    return VideoFileSource(file, loop=loop, conceal=conceal)
 
 
 _TEXT_BYTES = 4096

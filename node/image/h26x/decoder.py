@@ -7,22 +7,20 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from node.errors import PictureError
 from node.image.frame import Image, Stamp
 from node.image.h26x.annex_b import START_CODES, Codec, ParameterSets, has_picture_hash
 from node.image.h26x.h264 import FrameNumbers
 from node.image.limits import check_bytes, limits
+from node.image.video_frame import BgrConverter
 
 if TYPE_CHECKING:
     from av import VideoCodecContext, VideoFrame
-    from av.video.reformatter import VideoReformatter
 
 _HEVC_MODULUS = 256
 """Modulus of the picture numbers (pic_order_cnt_lsb) that most H.265 encoders write, 8 bits. The
 decoder finds reference pictures by these numbers."""
-_PADDING = bytes(1024)
+PADDING = bytes(1024)
 """Zeros appended to each picture, which the standards allow: a decoder reads past the end of a
 truncated picture, and without them, whether it reports the damage depends on the memory there."""
 MOST_WAITING = 16
@@ -81,7 +79,6 @@ class ConcealingDecoder:
 
     def __init__(self, codec: Codec, header: bytes) -> None:
         import av
-        from av.video.reformatter import VideoReformatter
 
         self._packet = av.Packet
         self._errors = (av.FFmpegError,)
@@ -90,7 +87,7 @@ class ConcealingDecoder:
         self._context.options = {"max_pixels": str(limits().max_pixels)}
         if header:
             self._context.extradata = header
-        self._reformatter = VideoReformatter()
+        self._converter = BgrConverter()
         self._stamps = Stamps()
 
     def decode(self, coded: EncodedPacket) -> list[Decoded]:
@@ -110,7 +107,7 @@ class ConcealingDecoder:
 
     def pixels(self, frame: "VideoFrame") -> Image:
         """As `Decoder.pixels`."""
-        return _bgr(self._reformatter, frame)
+        return self._converter.bgr(frame)
 
 
 class Stamps:
@@ -161,7 +158,6 @@ class VideoDecoder:
 
     def __init__(self, codec: Codec, header: bytes) -> None:
         import av  # Deferred: takes 0.1 s.
-        from av.video.reformatter import VideoReformatter
 
         self._packet = av.Packet
         self._errors = (av.FFmpegError,)
@@ -172,7 +168,7 @@ class VideoDecoder:
             self._parameters.keep(header)
             self._lost_pictures(header)
         self._context = _new_context(codec, bytes(self._parameters))
-        self._reformatter = VideoReformatter()
+        self._converter = BgrConverter()
         self._hashed = False
         self._stamps = Stamps()
         self._undamaged = False
@@ -212,7 +208,7 @@ class VideoDecoder:
 
     def pixels(self, frame: "VideoFrame") -> Image:
         """As `Decoder.pixels`."""
-        return _bgr(self._reformatter, frame)
+        return self._converter.bgr(frame)
 
     def _lost_pictures(self, data: bytes) -> bool:
         return self._numbers is not None and self._numbers.lost(data)
@@ -234,7 +230,7 @@ class VideoDecoder:
 
     def _decoded(self, data: bytes, number: int) -> "list[VideoFrame]":
         check_bytes(len(data))
-        packet = self._packet(data + _PADDING)
+        packet = self._packet(data + PADDING)
         packet.pts = packet.dts = number
         return self._context.decode(packet)
 
@@ -246,11 +242,6 @@ class VideoDecoder:
     def _damage(self, reason: str) -> PictureError:
         self._undamaged = False
         return PictureError(reason)
-
-
-def _bgr(reformatter: "VideoReformatter", frame: "VideoFrame") -> Image:
-    converted = reformatter.reformat(frame, format="bgr24", threads=1)
-    return np.asarray(converted.to_ndarray(), np.uint8)
 
 
 def _new_context(codec: Codec, parameters: bytes) -> "VideoCodecContext":
