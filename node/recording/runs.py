@@ -23,8 +23,8 @@ def open_recording(
 
     Args:
         source: as for `find_recording`.
-        run: name of one of its files, its session, or its node, of which the newest run counts; None
-            for the newest of all.
+        run: name of one of its files, its session, or its node (its newest run); None for
+            the newest of all.
         cameras: names of the cameras whose frames are read; empty for all.
 
     Returns None for a source that names no recording. Raises SourceError as `Recording` and

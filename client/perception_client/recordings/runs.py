@@ -99,8 +99,8 @@ def choose_recording(source: str, run: str | None = None) -> Choice | None:
 
     Args:
         source: as for `find_recording`.
-        run: name of one of its files, its session, or its node, of which the newest run counts; None
-            for the newest of all.
+        run: name of one of its files, its session, or its node (its newest run); None for
+            the newest of all.
 
     Returns None for a source that names no recording. Raises SourceError for an unknown run,
     and for a pattern that several match.
