@@ -294,6 +294,13 @@ def test_a_still_picture_is_requested_at_the_rate_of_the_camera_and_its_age_is_b
         assert 0.05e9 <= picture.stamp.uncertainty_ns < 2e9
 
 
+def test_the_time_in_a_cache_is_part_of_the_bound() -> None:
+    with RawServer(lambda number, _: [answer(jpeg(number), "image/jpeg", "Age: 30")]) as server:
+        (picture,) = read(open_source(CameraConfig(source=server.url, fps=50)), 1)
+    assert picture.stamp is not None
+    assert 30e9 <= (picture.stamp.uncertainty_ns or 0) < 32e9
+
+
 def test_max_fps_slows_the_requests() -> None:
     with still(jpeg) as server:
         source = open_source(CameraConfig(source=server.url, fps=50, max_fps=10))
@@ -567,6 +574,21 @@ def test_a_server_for_one_viewer_may_need_a_moment() -> None:
         source = open_source(CameraConfig(source=server.url, discard_backlog=False))
         (picture,) = read(source, 1)
     assert picture.image.shape == PHOTO.shape
+
+
+def test_parts_of_another_type_are_named_however_slowly_they_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.capture.packets.STREAM_TIMEOUT_S", 0.6)
+
+    def reply(number: int, request: bytes) -> Iterator[bytes]:
+        yield stream_head()
+        for _ in range(100):
+            yield parted("--frame", "Content-Type: image/gif\r\n")(b"GIF89a" + bytes(90))
+            time.sleep(0.05)  # the camera's own period
+
+    with RawServer(reply) as server:
+        assert "with parts of type image/gif; JPEG, PNG" in refusal_of(server.url)
 
 
 def test_a_server_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

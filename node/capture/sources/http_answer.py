@@ -53,6 +53,7 @@ class HttpAnswer:
         label: as given.
         media_type: the Content-Type without parameters, in lower case; may be empty.
         length: bytes of the body; None if the server does not declare it.
+        cached_ns: how long a cache between this computer and the server has kept the body.
     """
 
     def __init__(self, response: requests.Response, label: str, timeout_s: float) -> None:
@@ -62,6 +63,8 @@ class HttpAnswer:
         self._head = b""
         self._began = self._ended = False
         self.media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        age = response.headers.get("Age", "")  # RFC 9111, 5.1: seconds
+        self.cached_ns = int(age) * 1_000_000_000 if age.isdecimal() and len(age) < 9 else 0
         length = response.headers.get("Content-Length", "")
         self.length = int(length) if length.isdecimal() else None
 

@@ -100,6 +100,8 @@ class HttpPictures:
         elif not self._pictures and self._scanner.other_bytes > _MOST_OTHER_BYTES:
             raise self._no_picture()
         elif stamp.mono_ns - self._newest_ns > self._timeout_ns:
+            if not self._pictures and not self._scanner.is_inside:
+                raise self._no_picture()
             raise SourceError(
                 f"{self._label} stopped delivering frames: no whole picture came for "
                 f"{self._timeout_ns / 1e9:g} s"
@@ -140,7 +142,8 @@ class HttpPictures:
             self._newest, came_ns = coded.data, coded.stamp.mono_ns
             assert came_ns is not None
             if is_new:
-                return replace(coded, arrival=Arrival(came_ns - bound_from_ns, False, 1.0))
+                late_ns = came_ns - bound_from_ns + self._answer.cached_ns
+                return replace(coded, arrival=Arrival(late_ns, old=False, periods=1.0))
             if came_ns - began_ns > self._timeout_ns:
                 raise SourceError(
                     f"{self._label} repeats the same picture for {self._timeout_ns / 1e9:g} s",
