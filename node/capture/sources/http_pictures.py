@@ -62,13 +62,15 @@ class HttpPictures:
         self._ready: deque[CodedPicture] = deque()
         self._pictures = 0
         self._polls = False
+        self._is_single = answer.length is not None and not answer.is_multipart
         self._newest = b""
         self._newest_ns = self._requested_ns
 
     def read(self) -> CodedPicture:
         """As `CodedSource.read`."""
         while not self._polls:
-            if self._ready:
+            # Nothing bounds the age of the first still picture.
+            if self._ready and not self._is_single:
                 return self._ready.popleft()
             if not self._receive():
                 self._begin_polling()
@@ -113,12 +115,12 @@ class HttpPictures:
         a stream, or without a picture."""
         if not self._pictures:
             raise self._no_picture()
-        is_single = self._answer.length is not None and not self._answer.is_multipart
-        if not is_single and time.monotonic_ns() - self._requested_ns > _SHORT_ANSWER_NS:
+        if not self._is_single and time.monotonic_ns() - self._requested_ns > _SHORT_ANSWER_NS:
             raise SourceError(
                 f"{self._label} stopped delivering frames: the server ended the stream"
             )
         self._polls = True
+        self._ready.clear()
 
     def _no_picture(self) -> SourceError:
         """The error of an answer without a whole picture."""
