@@ -1,8 +1,9 @@
 """BgrConverter: the pixels of decoded video frames, upright. Files and streams share it, so that
 both show the same colours the same way up."""
 
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _graph(frame: "VideoFrame") -> "Graph":
         graph.add_buffer(
             width=frame.width,
             height=frame.height,
-            format=frame.format.name,
+            format=frame.format,
             time_base=Fraction(1, 1000),
         ),
         graph.add("format", "bgr24"),
@@ -86,7 +87,10 @@ def _graph(frame: "VideoFrame") -> "Graph":
 
 def _orientation(frame: "VideoFrame") -> Orientation:
     """The display matrix of the container, or of the coded video itself."""
-    from av.sidedata.sidedata import Type
+    from av.sidedata.sidedata import SideData, Type
 
-    matrix = next((data for data in frame.side_data if data.type is Type.DISPLAYMATRIX), None)
-    return AS_STORED if matrix is None else Orientation.of_matrix(bytes(matrix))
+    # The annotation of `side_data` says that it is a mapping; it is a sequence.
+    for data in cast(Iterable[SideData], frame.side_data):
+        if data.type is Type.DISPLAYMATRIX:
+            return Orientation.of_matrix(bytes(data))
+    return AS_STORED

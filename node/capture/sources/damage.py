@@ -1,13 +1,12 @@
 """DamageFilter: which pictures of a video track are shown, after damage and behind missing ones."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node.capture.sources.video_account import VideoAccount
 from node.image.h26x.h264 import FrameNumbers
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
-    from av.video.stream import VideoStream
 
 
 class DamageFilter:
@@ -18,10 +17,14 @@ class DamageFilter:
         account: counts the damage.
         numbers: follow the packets where some may be missing; None where none can.
         exact: a packet that the container marks is itself damaged.
+        follow: pass the numbers, which takes time. Without them only damage is counted.
     """
 
-    def __init__(self, account: VideoAccount, numbers: FrameNumbers | None, *, exact: bool) -> None:
+    def __init__(
+        self, account: VideoAccount, numbers: FrameNumbers | None, *, exact: bool, follow: bool
+    ) -> None:
         self._account = account
+        self._follow = follow
         self._numbers = numbers
         self._exact = exact
         self._waits_for_key = self._follows_damage = False
@@ -29,7 +32,7 @@ class DamageFilter:
         self._after_damage: set[object] = set()
         self._rejected: set[object] = set()
 
-    def passes(self, packet: "Packet[VideoStream]") -> bool:
+    def passes(self, packet: "Packet[Any]") -> bool:
         """Whether to decode a packet."""
         if self._numbers is not None and self._numbers.lost(bytes(packet)):
             self._account.damaged("pictures were lost")
@@ -39,7 +42,8 @@ class DamageFilter:
             self._follows_damage = True
             return False
         self._sent += 1
-        packet.opaque = self._sent
+        if self._follow:
+            packet.opaque = self._sent
         if self._follows_damage and not packet.is_keyframe:
             self._after_damage.add(self._sent)
         self._follows_damage = False

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node.capture.sources.file_length import FileLength
 
@@ -31,6 +31,8 @@ class VideoAccount:
         stream: the track.
 
     Attributes:
+        needs_every_track: `packet` needs the packets of all tracks, since a claimed duration is
+            that of the longest.
         failures: pictures that are damaged.
         dependent: pictures skipped since they refer to a damaged one.
         leading: packets before the first key frame. They refer to pictures that the file lacks, as
@@ -44,6 +46,7 @@ class VideoAccount:
         self._file = file
         self._length = length
         self._format = container.format.name
+        self.needs_every_track = self._format in _CLAIMS_DURATION
         self._index = stream.index
         self._entries = stream.index_entries
         self._claimed_s = (container.duration or 0) / 1e6
@@ -57,14 +60,9 @@ class VideoAccount:
         self.failures = self.dependent = self.leading = 0
         self.broken: str | None = None
 
-    @property
-    def needs_every_track(self) -> bool:
-        """Whether `packet` needs those of all tracks: a claimed duration is that of the longest."""
-        return self._format in _CLAIMS_DURATION
-
-    def packet(self, packet: "Packet[VideoStream]") -> None:
+    def packet(self, packet: "Packet[Any]") -> None:
         """Counts a packet, of any track."""
-        if packet.pts is not None and packet.time_base:
+        if self.needs_every_track and packet.pts is not None and packet.time_base:
             end = (packet.pts + (packet.duration or 0)) * packet.time_base
             self._end_s = max(self._end_s, float(end) - self._start_s)
         if packet.stream_index != self._index or (packet.pts is None and not packet.size):

@@ -1,9 +1,11 @@
 """VideoTrack: the frames of a video file, decoded, and what of the file they leave out."""
 
+import os
 from collections import deque
 from collections.abc import Generator
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node.capture.sources.damage import DamageFilter
 from node.capture.sources.video_account import WHOLE_INDEX, VideoAccount
@@ -20,10 +22,11 @@ from node.image.limits import limits
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
-    from av.video.stream import VideoStream
 
 _CAREFUL = {"hevc": "crccheck+explode", "mjpeg": "explode"}
 """Error detection of codecs whose decoders conceal damage without marking the picture."""
+_MOST_THREADS = 16
+"""FFmpeg's own limit; its own choice, one more than processors, only costs time."""
 _STRICT = "crccheck+explode"
 _ANNEX_B = frozenset({"mpegts", "h264", "hevc"})
 """Formats of H.264 and H.265 that can lose whole pictures, which only the numbers in H.264 show,
@@ -71,10 +74,10 @@ class VideoTrack:
 
     def position_ns(self, frame: "VideoFrame") -> int | None:
         """Returns the position of a frame from the start of its track; None if it has none."""
-        base = self._stream.time_base
-        if frame.pts is None or base is None:
+        if frame.pts is None:
             return None
-        return round((frame.pts - (self._stream.start_time or 0)) * base * 1_000_000_000)
+        seconds, ticks, start = self._clock
+        return (2_000_000_000 * (frame.pts - start) * seconds + ticks) // (2 * ticks)
 
     @property
     def leading(self) -> int:
@@ -115,6 +118,9 @@ class VideoTrack:
             raise
         # An open container owns the stream, so what is needed after closing is copied here.
         self._stream, self._format = stream, self._container.format.name
+        # Integers, since a fraction for each frame takes a tenth of its decoding.
+        base = stream.time_base or Fraction(1, 1)
+        self._clock = base.numerator, base.denominator, stream.start_time or 0
         self.codec = stream.codec_context.codec.canonical_name
         self.fps, self.description = fps_of(stream), described(stream, tracks)
         self.claimed_frames = 0 if self._format == WHOLE_INDEX else stream.frames
@@ -129,13 +135,17 @@ class VideoTrack:
     def _new_filter(self) -> DamageFilter:
         numbers = FrameNumbers() if self._annex_b and self.codec == "h264" else None
         # In a transport stream a mark stands for a gap that may be elsewhere.
-        return DamageFilter(self._account, numbers, exact=self._format != "mpegts")
+        return DamageFilter(
+            self._account, numbers, exact=self._format != "mpegts", follow=self._careful
+        )
 
     def _configure(self) -> None:
         context = self._stream.codec_context
         context.thread_type = "AUTO"
-        context.thread_count = 1 if self._careful else 0
-        context.copy_opaque = True
+        context.thread_count = (
+            1 if self._careful else min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        )
+        context.copy_opaque = self._careful
         context.options = {"max_pixels": str(limits().max_pixels)}
         level = _CAREFUL.get(self.codec) if self._careful else _STRICT
         if level is not None and not self._conceal:
@@ -162,7 +172,7 @@ class VideoTrack:
         for _ in range(self._returned):
             self._next()
 
-    def _demuxed(self) -> "Generator[Packet[VideoStream], None, None]":
+    def _demuxed(self) -> "Generator[Packet[Any], None, None]":
         import av
 
         streams = () if self._account.needs_every_track else (self._stream,)
@@ -175,15 +185,15 @@ class VideoTrack:
         except av.FFmpegError as error:
             self._account.broken = f"reading fails there: {error.strerror}"
 
-    def _padded(self, packet: "Packet[VideoStream]") -> "Packet[VideoStream]":
+    def _padded(self, packet: "Packet[Any]") -> "Packet[Any]":
         import av
 
-        padded: Packet[VideoStream] = av.Packet(bytes(packet) + PADDING)
+        padded: Packet[Any] = av.Packet(bytes(packet) + PADDING)
         padded.pts, padded.dts, padded.time_base = packet.pts, packet.dts, packet.time_base
         padded.is_keyframe, padded.is_corrupt = packet.is_keyframe, packet.is_corrupt
         return padded
 
-    def _decode(self, packet: "Packet[VideoStream] | None") -> None:
+    def _decode(self, packet: "Packet[Any] | None") -> None:
         import av
 
         self._ended = packet is None
