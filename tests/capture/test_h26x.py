@@ -1,6 +1,7 @@
 """Streams of real H.264 and H.265, whole and damaged: nothing that never was is delivered."""
 
 import contextlib
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -245,6 +246,32 @@ def test_pictures_that_come_out_of_order_are_all_shown_and_none_is_too_young(
     assert len(pictures) > PICTURES - 8  # those that wait at the end are not shown
     assert len(stamps) == len(pictures)
     assert stamps == sorted(stamps)
+
+
+def test_a_rate_limit_above_the_rate_of_a_stream_out_of_order_drops_few(
+    truth: list[Image],
+) -> None:
+    """Several pictures share the stamp of the first packet that could hold them."""
+    written = io.BytesIO()
+    parts, position = [], 0
+    with av.open(written, "w", format="mpegts", options={"flush_packets": "1"}) as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        stream.options = {"bf": "8", "g": "30", "x264-params": "b-adapt=0:scenecut=0"}
+        frames = [av.VideoFrame.from_ndarray(picture, format="bgr24") for picture in truth * 2]
+        for frame in (*frames, None):
+            for packet in stream.encode(frame):
+                container.mux(packet)
+                parts.append(written.getvalue()[position:])
+                position += len(parts[-1])
+    server = ByteServer(*((1 / 60, part) for part in parts))
+    source = opened(server, max_fps=200)
+    pictures, refused = read_to_the_end(source)
+    source.close()
+    server.close()
+    assert refused == 0
+    # The first come at once, when the stream is opened.
+    assert len(pictures) > PICTURES
 
 
 def test_what_was_sent_before_is_passed_over_at_opening_and_after_a_silence(
