@@ -49,10 +49,8 @@ def open_container(file: Path, length: FileLength) -> "InputContainer":
     import av
 
     limit_buffers()
-    # A playlist may name other files, and no address.
-    options = {"max_pixels": str(limits().max_pixels), "protocol_whitelist": "file"}
     try:
-        container = av.open(str(absolute(file)), options=options)
+        container = av.open(str(absolute(file)), options=_options())
     except (av.FFmpegError, ValueError) as error:
         if not length.has_index:
             raise SourceError(
@@ -64,6 +62,11 @@ def open_container(file: Path, length: FileLength) -> "InputContainer":
         container.close()
         raise _no_video(file)
     return container
+
+
+def _options() -> dict[str, str]:
+    """FFmpeg's options: a playlist may name other files, and no address."""
+    return {"max_pixels": str(limits().max_pixels), "protocol_whitelist": "file"}
 
 
 def _no_video(file: Path) -> SourceError:
@@ -130,7 +133,7 @@ def _moving(file: Path) -> set[int]:
 
     counts: dict[int, int] = {}
     try:
-        with av.open(str(absolute(file))) as container:
+        with av.open(str(absolute(file)), options=_options()) as container:
             streams = container.streams.video
             for count, packet in enumerate(container.demux(*streams)):
                 counts[packet.stream_index] = counts.get(packet.stream_index, 0) + bool(packet.size)
