@@ -231,7 +231,7 @@ def _listening(endpoint: str) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise EndpointError(in_use(endpoint)) from error
+            raise in_use(endpoint) from error
         raise EndpointError(
             f"endpoint {endpoint} cannot be bound: {error.strerror}",
             fix="use an address of this computer",

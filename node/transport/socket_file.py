@@ -68,14 +68,14 @@ def check_free(endpoint: str) -> None:
             f"endpoint {endpoint}: {path} exists and is no socket", fix="choose another path"
         )
     if _is_served(endpoint.removeprefix(_SCHEME)):
-        raise EndpointError(in_use(endpoint))
+        raise in_use(endpoint)
 
 
-def in_use(endpoint: str) -> str:
-    """The error text of an endpoint that another process has bound."""
-    return (
-        f"endpoint {endpoint} is in use, perhaps by a node that still runs; "
-        "stop that one or choose another with --endpoint"
+def in_use(endpoint: str) -> EndpointError:
+    """The error of an endpoint that another process has bound."""
+    return EndpointError(
+        f"endpoint {endpoint} is in use, perhaps by a node that still runs",
+        fix="stop that one or choose another with --endpoint",
     )
 
 

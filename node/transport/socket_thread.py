@@ -123,7 +123,7 @@ def bind(server: "zmq.Socket[Any]", endpoint: str) -> Callable[[], None]:
         server.bind(address_of(endpoint))
     except zmq.ZMQError as error:
         if error.errno == zmq.EADDRINUSE:
-            raise EndpointError(in_use(endpoint)) from error
+            raise in_use(endpoint) from error
         raise EndpointError(
             f"endpoint {endpoint} cannot be bound: {error.strerror}",
             fix="use an address of this computer, or a folder that this user may write to",

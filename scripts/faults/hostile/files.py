@@ -93,12 +93,13 @@ def pictures(budget: Budget) -> Outcome:
     (hostile / "video.mp4").write_bytes(bombs.h264(10240, 10240))
     os.mkfifo(hostile / "pipe.jpg")
     without, attacked = (command("label", folder, "--jsonl", "-") for folder in (plain, hostile))
-    bad = len(list(hostile.iterdir())) - 3  # a folder is searched for regular files only
+    files = len(list(hostile.iterdir()))
+    bad = files - 2
     wrong = []
-    if f"6 labelled, {bad} skipped" not in attacked.said:
+    if f"6 labelled, {bad} of {files} files skipped" not in attacked.said:
         wrong.append(f"not all of {bad} were skipped: {attacked.said[-200:]}")
     return _judged(
-        f"label of {bad} bombs beside a good picture and video", without, attacked, wrong
+        f"label of {bad} bombs beside a good picture and video", without, attacked, wrong, code=3
     )
 
 

@@ -313,10 +313,11 @@ def disguised_freezes(budget: Budget) -> Outcome:
         "a_clock": (_clocked, 1 / FAST_FPS),
     }
     wrong, figures = [], {}
+    within_s = (budget.seconds + 10) * budget.patience
     for name, (pictures, period_s) in cases.items():
-        stalled_s = _time_to_stall(pictures, period_s, budget.seconds + 10)
+        stalled_s = _time_to_stall(pictures, period_s, within_s)
         figures[f"{name}_stalled_after_s"] = stalled_s
-        if stalled_s >= budget.seconds + 10:
+        if stalled_s >= within_s:
             wrong.append(f"{name}: not found")
     return Outcome(f"cameras that froze in {len(cases)} ways", tuple(wrong), figures)
 
