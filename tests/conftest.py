@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import socket
@@ -87,8 +88,14 @@ def run_in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a command as `perception_node` does, without a process and its imports: for what a
     process of its own adds nothing to."""
     out, told = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
-        code = command_line([str(argument) for argument in arguments])
+    log = logging.getLogger()
+    level, handlers = log.level, log.handlers[:]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+            code = command_line([str(argument) for argument in arguments])
+    finally:  # a command logs to its own stderr, at its own level
+        log.setLevel(level)
+        log.handlers[:] = handlers
     return subprocess.CompletedProcess([], code, out.getvalue(), told.getvalue())
 
 

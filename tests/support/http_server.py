@@ -58,6 +58,8 @@ class RawServer:
 
     def close(self) -> None:
         """Refuses further connections."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # which a close alone does not: wakes accept
         self._listener.close()
 
     def __enter__(self) -> "RawServer":
