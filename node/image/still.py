@@ -100,15 +100,22 @@ def decode_stills(data: bytes) -> Iterator[Image]:
     Uses Pillow, which rejects truncated data; OpenCV fills the missing part with grey without an
     error. More than 8 bits are scaled by their range: 16 bits 0 to 65535, floats 0 to 1.
 
-    Raises PictureError for data that cannot be decoded, and for values whose range is unknown.
+    Raises PictureError for data that cannot be decoded, for an animation that is cut off, and for
+    values whose range is unknown.
     """
+    return (image for image, _ in decode_frames(data))
+
+
+def decode_frames(data: bytes) -> Iterator[tuple[Image, float]]:
+    """As `decode_stills`, each picture with the ms that it is to be shown; 0 where the file does
+    not say."""
     try:
         opened, first = _first(data)
     except Exception as error:  # whatever a decoder raises costs one file
         raise _failure(error, data) from error
-    if not _is_preview(opened):
-        yield first
     shown = not _is_preview(opened)
+    if shown:
+        yield first, _duration_ms(opened)
     for index in itertools.count(1) if opened.format in _SERIES else ():
         try:
             opened.seek(index)
@@ -121,9 +128,11 @@ def decode_stills(data: bytes) -> Iterator[Image]:
             ) from error
         if image is not None:
             shown = True
-            yield image
+            yield image, _duration_ms(opened)
     if not shown:
-        yield first
+        yield first, 0.0
+    if opened.format == "GIF" and not _has_end(opened, data):
+        raise PictureError("is cut off: its end mark is missing", fix="copy it again")
 
 
 def is_still(head: bytes) -> bool:
@@ -267,6 +276,18 @@ def _orientation(opened: ImageFile) -> object:
         return opened.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # the pixels decide
         return None
+
+
+def _duration_ms(opened: ImageFile) -> float:
+    duration_ms = opened.info.get("duration")
+    return float(duration_ms) if isinstance(duration_ms, int | float) else 0.0
+
+
+def _has_end(opened: ImageFile, data: bytes) -> bool:
+    """Whether a GIF that was read to its end has the byte that ends it (GIF89a, 27). Pillow takes
+    any end for that of a frame."""
+    end = opened.fp.tell() if opened.fp is not None else 0
+    return data[end - 1 : end] == b";"
 
 
 def _is_preview(opened: ImageFile) -> bool:

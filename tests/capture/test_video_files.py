@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import av
@@ -523,6 +524,34 @@ def test_sound_without_a_film_is_refused(tmp_path: Path) -> None:
         opened(file)
 
 
+LISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
+    "live hls": "\n#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n",
+    "concat": "ffconcat version 1.0\nfile {}\n",
+    "dash": '<?xml version="1.0"?>\n<MPD type="static"><BaseURL>{}</BaseURL></MPD>',
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_of_other_files_opens_none_of_them(tmp_path: Path, kind: str) -> None:
+    inside = video(tmp_path / "inside.ts", frames=3)
+    for name, path in (("a.mp4", inside.name), ("b.m3u8", f"file://{inside}")):
+        text = LISTS[kind].format(path)
+        (tmp_path / name).write_text(text)
+        with pytest.raises(SourceError, match=rf"{name} is a list of other files, not a video"):
+            opened(tmp_path / name)
+        # As no text, it reaches FFmpeg.
+        (tmp_path / name).write_bytes(text.encode() + b"#\x01\n")
+        with pytest.raises(SourceError, match="is not a video that can be read"):
+            opened(tmp_path / name)
+
+
+def test_a_drawing_is_no_list(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text('<?xml version="1.0"?>\n<svg xmlns="x"><image/></svg>')
+    with pytest.raises(SourceError, match="is a text, neither a picture nor a video"):
+        opened(tmp_path / "a.mp4")
+
+
 def test_a_video_that_cannot_be_decoded_at_all_is_refused(tmp_path: Path) -> None:
     file = video(tmp_path / "a.mkv", "libvpx", options={"b": "2M"}, frames=6)
     with av.open(str(file)) as container:
@@ -563,6 +592,31 @@ def test_an_animated_picture_that_is_cut_off_says_so(tmp_path: Path) -> None:
         source = opened(file)
         assert 2 <= len(read(source)) <= 6
         assert "copy it again" in (skipped(source) or "")
+
+
+def test_an_animated_picture_in_a_folder_that_is_cut_off_says_so(tmp_path: Path) -> None:
+    frames = [PilImage.fromarray(view(place)) for place in range(4)]
+    (tmp_path / "photos").mkdir()
+    file = tmp_path / "photos" / "a.gif"
+    frames[0].save(file, save_all=True, append_images=frames[1:])
+    frames[0].save(file.with_name("b.png"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.rindex(b"!\xf9")])  # as many frames as there were but one
+    source = opened(tmp_path / "photos")
+    assert len(read(source)) == 4
+    assert "1 is cut off: its end mark is missing" in (skipped(source) or "")
+
+
+def test_the_first_frame_of_an_animation_waits_for_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "a.gif"
+    frames = [PilImage.fromarray(view(place)) for place in range(2)]
+    frames[0].save(file, save_all=True, append_images=frames[1:])
+    data = file.read_bytes()
+    second = data[data.rindex(b"!\xf9") : -1]
+    file.write_bytes(data[:-1] + second * 20_000 + b";")
+    began_s = monotonic()
+    assert opened(file).read() is not None
+    assert monotonic() - began_s < 1
 
 
 def test_a_still_picture_under_a_video_name_is_one_picture(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mcap.writer import CompressionType, Writer
 from PIL import Image as PilImage
 from support.streams import ByteServer, part
 
+from node.capture.sources.base import Incomplete
 from node.capture.sources.image_files import read_image
 from node.capture.sources.open import open_source
 from node.capture.sources.video_file import VideoFileSource
@@ -54,6 +55,29 @@ def test_a_picture_that_claims_to_be_huge_is_refused(
     file.write_bytes(bombs.PICTURES[suffix](width, height))
     with pytest.raises(PictureError, match=r"photo\..* limits\.max_pixels = 70000000; raise it if"):
         read_image(file)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_an_animation_is_refused_before_it_is_decoded(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "a.mp4"
+    frames = [PilImage.fromarray(np.roll(NOISE, shift, 0)) for shift in (0, 5)]
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:], lossless=True)
+    data = bytearray(file.read_bytes())
+    if kind == "GIF":
+        data[6:10] = struct.pack("<HH", 9000, 9000)
+    else:
+        at = data.index(b"VP8X") + 12
+        data[at : at + 6] = (8999).to_bytes(3, "little") * 2
+    file.write_bytes(data)
+    with pytest.raises(PictureError, match=r"9000 x 9000 .* limits\.max_pixels"):
+        open_source(CameraConfig(source=str(file)))
+    # Pillow reads a WebP as a whole to open it.
+    with file.open("r+b") as opened:
+        opened.truncate(201 << 20)
+    source = open_source(CameraConfig(source=str(file)))
+    assert source.read() is None
+    assert isinstance(source, Incomplete)
+    assert "201 MiB are more than limits.max_picture_mb" in (source.skipped or "")
 
 
 def test_a_jpeg_of_a_camera_or_a_recording_is_held_to_the_same() -> None:

@@ -14,7 +14,7 @@ from node.errors import PictureError, SourceError
 from node.image.frame import Image, Stamp
 from node.image.jpeg import START, holds_another
 from node.image.limits import check_bytes
-from node.image.still import HEAD_BYTES, decode_stills, is_still
+from node.image.still import HEAD_BYTES, decode_frames, is_still
 from perception_client.paths import expanded, matching, natural
 
 SUFFIXES = frozenset(
@@ -209,8 +209,13 @@ def read_images(file: Path) -> Iterator[Image]:
         SourceError: the file cannot be read.
         PictureError: a picture cannot be decoded, or is larger than the limits.
     """
+    return (image for image, _ in read_frames(file))
+
+
+def read_frames(file: Path) -> Iterator[tuple[Image, float]]:
+    """As `read_images`, each picture with the ms that it is to be shown, as `decode_frames`."""
     try:
-        yield from decode_stills(_content(file))
+        yield from decode_frames(_content(file))
     except PictureError as error:
         raise PictureError(f"{file}: {error.problem}", fix=error.fix) from error
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import urllib.parse
 from pathlib import Path
 
@@ -102,7 +103,12 @@ def _open_video(file: Path, *, loop: bool = False, conceal: bool = False) -> Vid
         raise SourceError(
             f"{file} is a recording", fix=f"label it with: perception-node replay {file}"
         )
-    if _is_text(head) and not head.lstrip().startswith(_PLAYLISTS):
+    if _is_text(head) and not head.startswith(_RAW_VIDEO):
+        if _LIST.match(head):
+            raise SourceError(
+                f"{file} is a list of other files, not a video",
+                fix=f"name those, or join them: ffmpeg -i {file.name} -c copy {file.stem}.mkv",
+            )
         raise SourceError(
             f"{file} is a text, neither a picture nor a video",
             fix=f"pictures end in {ALL_READ}, videos in {', '.join(sorted(VIDEO_SUFFIXES))}",
@@ -111,8 +117,12 @@ def _open_video(file: Path, *, loop: bool = False, conceal: bool = False) -> Vid
 
 
 _TEXT_BYTES = 4096
-_PLAYLISTS = (b"#EXTM3U", b"<?xml", b"<MPD", b"ffconcat", b"v=0", b"YUV4MPEG2")
-"""Texts that FFmpeg reads as lists of videos, and the head of a raw video."""
+_RAW_VIDEO = b"YUV4MPEG2"
+_LIST = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:#EXTM3U|ffconcat|v=0|(?:<[?!][\s\S]*)?<(?:MPD|CompositionPlaylist)\b)"
+)
+"""Beginnings of playlists and session descriptions. FFmpeg would leave out what they lack, and wait
+for more without end."""
 
 
 def _is_text(head: bytes) -> bool:

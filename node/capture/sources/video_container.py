@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 FALLBACK_FPS = 30.0
 """Rate of a file whose header contains none or an implausible one (0, or over 1,000)."""
-_NO_VIDEO = frozenset({"tty"})
-"""Formats of FFmpeg in which any text is a video."""
+_NOT_READ = frozenset(
+    {"applehttp", "concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "vobsub"}
+    | {"image2", "lavfi", "tty", "avisynth", "vapoursynth", "webm_dash_manifest"}
+)
+"""Formats of FFmpeg that name other files or addresses, or are programs, or in which any text is a
+video."""
 _MOST_PROBED = 2000
 """Packets at the start of a file by which a track with a single picture is recognised."""
 _SMALL = 4
@@ -50,7 +54,7 @@ def open_container(file: Path, length: FileLength) -> "InputContainer":
 
     limit_buffers()
     try:
-        container = av.open(str(absolute(file)), options=_options())
+        return av.open(str(absolute(file)), options=_options())
     except (av.FFmpegError, ValueError) as error:
         if not length.has_index:
             raise SourceError(
@@ -58,15 +62,18 @@ def open_container(file: Path, length: FileLength) -> "InputContainer":
                 fix="end the recording, or copy it again",
             ) from error
         raise _no_video(file) from error
-    if container.format.name in _NO_VIDEO:
-        container.close()
-        raise _no_video(file)
-    return container
 
 
 def _options() -> dict[str, str]:
-    """FFmpeg's options: a playlist may name other files, and no address."""
-    return {"max_pixels": str(limits().max_pixels), "protocol_whitelist": "file"}
+    """Options of FFmpeg by which a file opens no other one, and no address."""
+    import av
+
+    formats = sorted(av.formats_available - _NOT_READ)
+    return {
+        "max_pixels": str(limits().max_pixels),
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(formats),
+    }
 
 
 def _no_video(file: Path) -> SourceError:
