@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -604,3 +604,91 @@ def test_a_server_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch) ->
         assert "accepts the request and then is silent: nothing came for 0.6 s" in text
         assert "does not answer within 0." in refusal_of(f"http://{server.host}/other")
     silent.set()
+
+
+def slowly(head: bytes, piece: bytes) -> Iterator[bytes]:
+    """Each reception is in time."""
+    yield head
+    for _ in range(200):
+        time.sleep(0.05)
+        yield piece
+
+
+SLOW = {
+    "a header that goes on": (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", "does not answer within"),
+    "answers before the answer": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", "does not answer within"),
+    "a text": (answer(b"", "text/plain"), b"a", "is a text"),
+    "a picture": (stream_head("image/jpeg") + jpeg()[:300], b"\1", "no whole picture came"),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_server_that_sends_a_byte_at_a_time_holds_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.capture.packets.STREAM_TIMEOUT_S", 0.6)
+    head, piece, reason = SLOW[name]
+    head = head.replace(b"Content-Length: 0\r\n", b"")
+    began_s = time.monotonic()
+    with RawServer(lambda number, _: slowly(head, piece)) as server:
+        assert reason in refusal_of(server.url)
+    assert time.monotonic() - began_s < 4
+
+
+def test_a_still_picture_whose_server_becomes_slow_is_an_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.capture.packets.STREAM_TIMEOUT_S", 0.6)
+
+    def reply(number: int, request: bytes) -> Iterable[bytes]:
+        if number < 3:
+            return [answer(jpeg(number), "image/jpeg")]
+        return slowly(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n")
+
+    with RawServer(reply) as server:
+        source = open_source(CameraConfig(source=server.url, fps=50))
+        began_s = time.monotonic()
+        with pytest.raises(SourceError, match="does not answer within"):
+            read(source, 10)
+    assert time.monotonic() - began_s < 4
+
+
+@pytest.mark.parametrize("status", ["302 Found", "401 No"])
+def test_the_body_of_an_answer_that_leads_on_is_not_read(status: str) -> None:
+    head = f"HTTP/1.1 {status}\r\nLocation: /next\r\nWWW-Authenticate: Digest nonce=a, realm=b\r\n"
+    sent = 0
+
+    def reply(number: int, request: bytes) -> Iterator[bytes]:
+        nonlocal sent
+        yield head.encode() + b"\r\n"
+        for _ in range(1 << 10):
+            yield bytes(1 << 20)
+            sent += 1
+
+    with RawServer(reply) as server:
+        text = refusal_of(f"http://ann:secret@{server.host}/x")
+    assert "redirects without end" in text or "refuses this user and password" in text
+    assert sent < 100
+
+
+def test_an_answer_to_a_challenge_goes_to_no_other_server() -> None:
+    challenge = 'WWW-Authenticate: Digest realm="cam", nonce="abc", qop="auth"'
+    asks = answer(b"", "", challenge, status="401 No")
+    with RawServer(asks) as elsewhere:
+        there = answer(b"", "", f"Location: {elsewhere.url}", status="302 Found")
+        with RawServer(lambda _, request: [there if b"Digest " in request else asks]) as server:
+            text = refusal_of(f"http://ann:secret@{server.host}/x")
+    assert f"redirects to http://{elsewhere.host}/..., which asks for user and password" in text
+    assert elsewhere.requests
+    assert not any(b"uthorization" in request for request in elsewhere.requests)
+
+
+@pytest.mark.parametrize("target", ["http://[::1", "http://127.0.0.1:99999/", "http://h:0/"])
+def test_a_redirection_to_nowhere_is_named(target: str) -> None:
+    with RawServer(answer(b"", "", f"Location: {target}", status="302 Found")) as server:
+        assert "redirects to a malformed address" in refusal_of(server.url)
+
+
+def test_a_message_holds_no_control_characters_of_a_server() -> None:
+    with RawServer(answer(b"text", "image/\x1b[31mjpeg\x07")) as server:
+        assert refusal_of(server.url).isprintable()

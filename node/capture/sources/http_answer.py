@@ -5,12 +5,15 @@ import http.client
 import socket
 import ssl
 import time
-from urllib.parse import unquote, urlsplit, urlunsplit
+from collections.abc import Generator
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import requests
 import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 
+from node.capture.sources.http_deadline import DeadlineAdapter
 from node.config.redact import redacted
 from node.errors import SourceError
 
@@ -18,6 +21,8 @@ CHECK_ADDRESS = "check the address"
 CHECK_LOGIN = "write user and password into the address: http://USER:PASSWORD@HOST/..."
 _CONNECT_S = 5.0
 _READ_BYTES = 1 << 16
+_MOST_REDIRECTIONS = 5
+_MOST_COOKIES = 50
 _HEADERS = {
     "User-Agent": "perception-node",
     "Accept": "*/*",
@@ -62,7 +67,8 @@ class HttpAnswer:
         self._timeout_s = timeout_s
         self._head = b""
         self._began = self._ended = False
-        self.media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        declared = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        self.media_type = "".join(filter(str.isprintable, declared))
         age = response.headers.get("Age", "")  # RFC 9111, 5.1: seconds
         self.cached_ns = int(age) * 1_000_000_000 if age.isdecimal() and len(age) < 9 else 0
         length = response.headers.get("Content-Length", "")
@@ -74,10 +80,13 @@ class HttpAnswer:
         return self.media_type.startswith("multipart/")
 
     def peek(self, count: int) -> bytes:
-        """Returns the first bytes of the body, `count` of them if there are as many. Raises
+        """Returns the first bytes of the body, `count` of them if as many come in time. Raises
         SourceError. Only valid before `read`."""
+        began_s = time.monotonic()
         while len(self._head) < count and not self._ended:
             self._head += self._receive()
+            if time.monotonic() - began_s > self._timeout_s:
+                break
         return self._head
 
     def read(self) -> bytes:
@@ -124,9 +133,11 @@ class HttpAddress:
     def __init__(self, address: str, label: str, timeout_s: float) -> None:
         self._label = label
         self._timeout_s = timeout_s
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers.update(_HEADERS)
-        self._session.max_redirects = 5
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, DeadlineAdapter())
+        self._auth: AuthBase | None = None
         try:
             parts = urlsplit(address)
             self._origin = _origin(address)
@@ -144,13 +155,13 @@ class HttpAddress:
 
     def get(self) -> HttpAnswer:
         """Requests the address. Raises SourceError for every answer but status 200."""
-        response = self._request()
-        if response.status_code == 401 and self._login and self._is_own(response.url):
+        response, url = self._request()
+        if response.status_code == 401 and self._login and self._is_own(url):
             challenge = response.headers.get("WWW-Authenticate", "")
             response.close()
-            self._session.auth = _scheme(challenge, *self._login)
-            response = self._request()
-        label = self._label + self._redirection(response)
+            self._auth = _scheme(challenge, *self._login)
+            response, url = self._request()
+        label = self._label + self._redirection(url)
         if response.status_code != 200:
             response.close()
             problem, fix = self._refusal(response)
@@ -161,27 +172,59 @@ class HttpAddress:
         """Closes idle connections."""
         self._session.close()
 
-    def _request(self) -> requests.Response:
+    def _request(self) -> tuple[requests.Response, str]:
+        """Returns the answer, and the address that it came from. Follows redirections without the
+        bodies of their answers, which may have no end."""
+        if len(self._session.cookies) > _MOST_COOKIES:
+            self._session.cookies.clear()
+        url = self._url
+        for _ in range(_MOST_REDIRECTIONS + 1):
+            response = self._send(url)
+            target = self._session.get_redirect_target(response)
+            if not target:
+                return response, url
+            response.close()
+            url = self._absolute(response.url, target)
+        raise SourceError(f"{self._label} redirects without end", fix=CHECK_ADDRESS)
+
+    def _absolute(self, url: str, target: str) -> str:
+        """The address that a redirection of another one leads to. Raises SourceError."""
+        try:
+            result = urljoin(url, target)
+            _origin(result)
+        except ValueError:
+            raise SourceError(
+                f"{self._label} redirects to a malformed address", fix=CHECK_ADDRESS
+            ) from None
+        if urlsplit(result).scheme not in ("http", "https"):
+            raise SourceError(
+                f"{self._label} redirects to an address that is not http", fix="give that address"
+            )
+        return result
+
+    def _send(self, url: str) -> requests.Response:
         began_s = time.monotonic()
         try:
             return self._session.get(
-                self._url, stream=True, timeout=(min(_CONNECT_S, self._timeout_s), self._timeout_s)
+                url,
+                stream=True,
+                auth=self._auth if self._is_own(url) else None,
+                allow_redirects=False,
+                timeout=(min(_CONNECT_S, self._timeout_s), self._timeout_s),
             )
         except _ERRORS as error:
-            url = getattr(getattr(error, "request", None), "url", None)
-            elsewhere = (
-                f" redirects to {redacted(url)}, which" if url and not self._is_own(url) else ""
-            )
+            elsewhere = "" if self._is_own(url) else self._redirection(url)
             problem, fix = self._failure(error, time.monotonic() - began_s)
             raise SourceError(f"{self._label}{elsewhere} {problem}", fix=fix) from error
 
     def _is_own(self, url: str) -> bool:
         return _origin(url) == self._origin
 
-    def _redirection(self, response: requests.Response) -> str:
-        if not any(answer.is_redirect for answer in response.history):
+    def _redirection(self, url: str) -> str:
+        """How the answer came from an address, in words; empty for the requested one."""
+        if url == self._url:
             return ""
-        target = "another path" if self._is_own(response.url) else redacted(response.url)
+        target = "another path" if self._is_own(url) else redacted(url)
         return f" redirects to {target}, which"
 
     def _refusal(self, response: requests.Response) -> tuple[str, str | None]:
@@ -201,10 +244,6 @@ class HttpAddress:
         """The reason why there is no answer, and the fix."""
         causes = _causes(error)
         for cause in causes:
-            if isinstance(cause, requests.TooManyRedirects):
-                return "redirects without end", CHECK_ADDRESS
-            if isinstance(cause, requests.exceptions.InvalidSchema):
-                return "redirects to an address that is not http", "give that address"
             if isinstance(cause, ssl.SSLError | urllib3.exceptions.SSLError):
                 return _tls_failure(cause)
             if isinstance(cause, socket.gaierror | urllib3.exceptions.NameResolutionError):
@@ -219,20 +258,38 @@ class HttpAddress:
         return _network_failure(causes, after_s)
 
 
-def _origin(url: str) -> tuple[str | None, int]:
-    """Host and port of an address. Raises ValueError for a malformed one."""
+class _Session(requests.Session):
+    """Follows no redirection: requests would read the whole body of each."""
+
+    def resolve_redirects(self, *_: Any, **__: Any) -> Generator[requests.Response]:
+        """Yields none."""
+        yield from ()
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    """Scheme, host and port of an address. Raises ValueError for a malformed one."""
     parts = urlsplit(url)
     if parts.port == 0:
         raise ValueError("port 0")
-    return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _scheme(challenge: str, user: str, password: str) -> AuthBase:
     """The authentication that the header WWW-Authenticate asks for."""
     login = (user.encode(), password.encode())
     if "digest" in challenge.lower():
-        return HTTPDigestAuth(user, password)
+        return _DigestAuth(user, password)
     return HTTPBasicAuth(*login)
+
+
+class _DigestAuth(HTTPDigestAuth):
+    """Answers a challenge without its body, which may have no end."""
+
+    def handle_401(self, r: requests.Response, **settings: object) -> requests.Response:
+        """As in `HTTPDigestAuth`."""
+        if r.status_code == 401:
+            r.close()
+        return super().handle_401(r, **settings)
 
 
 def _causes(error: BaseException) -> list[BaseException]:
