@@ -3,7 +3,10 @@
 import io
 import itertools
 import json
+import os
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -419,6 +422,29 @@ def test_damage_is_found_with_any_number_of_threads(
         results.append(([picture.media_ns for picture in read(source)], skipped(source)))
     assert all(result == results[0] for result in results)
     assert results[0][1] is not None
+
+
+CLOSES_EARLY = """
+import faulthandler, sys
+from pathlib import Path
+from node.capture.sources.video_track import VideoTrack
+faulthandler.dump_traceback_later(30, exit=True)
+for _ in range(200):
+    track = VideoTrack(Path(sys.argv[1]))
+    track.read()
+    track.close()
+    del track
+"""
+"""In a process of its own, since a decoder that waits for its threads may hold Python's lock."""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a single processor needs no threads")
+def test_a_stream_that_is_closed_before_its_end_ends_its_threads(tmp_path: Path) -> None:
+    file = video(tmp_path / "a.ts", frames=25)
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSES_EARLY, str(file)], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_lost_packets_of_a_transport_stream_are_missed(tmp_path: Path) -> None:

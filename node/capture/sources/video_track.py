@@ -188,7 +188,10 @@ class VideoTrack:
     def _padded(self, packet: "Packet[Any]") -> "Packet[Any]":
         import av
 
-        padded: Packet[Any] = av.Packet(bytes(packet) + PADDING)
+        # A packet of given bytes would need the lock of Python where a thread of the decoder frees
+        # it, while closing the decoder keeps the lock and waits for the thread.
+        padded: Packet[Any] = av.Packet(packet.size + len(PADDING))
+        padded.update(bytes(packet) + PADDING)
         padded.pts, padded.dts, padded.time_base = packet.pts, packet.dts, packet.time_base
         padded.is_keyframe, padded.is_corrupt = packet.is_keyframe, packet.is_corrupt
         return padded
