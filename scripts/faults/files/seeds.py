@@ -1,6 +1,7 @@
 """Whole files of every kind that the node reads, from which the campaign makes damaged ones."""
 
 import io
+import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,11 +12,13 @@ import onnx
 import openvino as ov
 import torch
 import torchvision
+from mcap.writer import Writer
 from onnx import TensorProto, helper
 from openvino import opset13 as ops
 from PIL import Image as PILImage
 
 from node.image.frame import Frame, Image, Stamp
+from node.image.jpeg import encode_jpeg
 from node.image.opencv import cv2
 from node.recording.encode import frame_entries, message_entries
 from node.recording.mcap_writer import RecordingFile
@@ -26,6 +29,13 @@ SIZE = (48, 64)
 VIDEO_FRAMES = 12
 RECORDED_FRAMES = 12
 _PLACES = 4
+_MATRIX, _TURNED = (
+    struct.pack(
+        ">9i", *(value << shift for value, shift in zip(row, (16, 16, 30) * 3, strict=True))
+    )
+    for row in ((1, 0, 0, 0, 1, 0, 0, 0, 1), (0, 1, 0, -1, 0, 0, 0, 0, 1))
+)
+"""Display matrices: as stored, and turned by a quarter."""
 _CARD = (
     'name = "mine"\ntask = "classify"\nlabels = ["a", "b", "c", "d"]\n[input]\n'
     'size = [48, 64]\nresize = "stretch"\nscale = 0.00784\nmean = [1.0, 1.0, 1.0]\n'
@@ -58,6 +68,9 @@ def pictures(folder: Path) -> list[Path]:
     cv2.imwrite(str(folder / "deep.png"), deep)
     cv2.imwrite(str(folder / "deep.tif"), deep)
     cv2.imwrite(str(folder / "plain.ppm"), picture())
+    frames = [PILImage.fromarray(picture(number)[..., ::-1]) for number in range(4)]
+    for name in ("animated.gif", "animated.webp", "animated.png", "pages.tif"):
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
     return sorted(folder.iterdir())
 
 
@@ -76,6 +89,15 @@ def videos(folder: Path) -> list[Path]:
                 frame = av.VideoFrame.from_ndarray(picture(number), format="bgr24")
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
+    turned = bytearray((folder / "h264.mp4").read_bytes())
+    at = turned.rindex(_MATRIX)  # of the track; that of the film comes before it
+    turned[at : at + len(_MATRIX)] = _TURNED
+    (folder / "turned.mp4").write_bytes(turned)
+    frames = [PILImage.fromarray(picture(number)[..., ::-1]) for number in range(VIDEO_FRAMES)]
+    for kind in ("gif", "webp"):
+        frames[0].save(
+            folder / f"film.{kind}", save_all=True, append_images=frames[1:], duration=100
+        )
     return sorted(folder.iterdir())
 
 
@@ -97,7 +119,25 @@ def recordings(folder: Path) -> list[Path]:
         if number % 3 == 2:
             file.flush()
     file.close()
-    return [folder / "drive.mcap"]
+    _write_ros_bag(folder / "bag.mcap")
+    return [folder / "drive.mcap", folder / "bag.mcap"]
+
+
+def _write_ros_bag(file: Path) -> None:
+    """A bag of ROS 2 with compressed pictures."""
+    with file.open("wb") as opened:
+        writer = Writer(opened, chunk_size=1 << 14)
+        writer.start("ros2")
+        schema = writer.register_schema("sensor_msgs/msg/CompressedImage", "ros2msg", _ROS_IMAGE)
+        channel = writer.register_channel("/front/image/compressed", "cdr", schema)
+        for number in range(RECORDED_FRAMES):
+            at_ns = 1_700_000_000_000_000_000 + number * 100_000_000
+            jpeg = encode_jpeg(picture(number), 80)
+            stamp = struct.pack("<II", *divmod(at_ns, 1_000_000_000))
+            texts = _cdr_text(b"front") + _cdr_text(b"jpeg")
+            data = b"\0\1\0\0" + stamp + texts + struct.pack("<I", len(jpeg)) + jpeg
+            writer.add_message(channel, at_ns, data, at_ns)
+        writer.finish()
 
 
 def models(folder: Path) -> list[Path]:
@@ -118,9 +158,13 @@ def models(folder: Path) -> list[Path]:
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, folder / "mine_onnx.onnx")
-    for name in ("mine_ir", "mine_onnx"):
+    onnx.save(
+        model, folder / "mine_split.onnx", save_as_external_data=True, location="mine_split.data"
+    )
+    for name in ("mine_ir", "mine_onnx", "mine_split"):
         (folder / f"{name}.toml").write_text(_CARD)
-    return [folder / name for name in ("mine_ir.xml", "mine_ir.bin", "mine_onnx.onnx")]
+    names = ("mine_ir.xml", "mine_ir.bin", "mine_onnx.onnx", "mine_split.onnx", "mine_split.data")
+    return [folder / name for name in names]
 
 
 def weights(folder: Path) -> list[Path]:
@@ -138,6 +182,25 @@ def key_files(folder: Path) -> list[Path]:
     make_server(folder)
     make_client(folder, "arm", ("labels", "control"))
     return sorted(file for file in _files(folder) if file.suffix in (".key", ".key_secret"))
+
+
+def _cdr_text(text: bytes) -> bytes:
+    whole = text + b"\0"
+    return struct.pack("<I", len(whole)) + whole + bytes(-len(whole) % 4)
+
+
+_ROS_IMAGE = b"""std_msgs/Header header
+string format
+uint8[] data
+================================================================================
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+================================================================================
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+"""
 
 
 def _files(folder: Path) -> Iterator[Path]:

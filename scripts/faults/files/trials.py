@@ -124,13 +124,14 @@ def _videos(chance: random.Random, folder: Path, seeds: Seeds) -> Trial:
 
 
 def _recordings(chance: random.Random, folder: Path, seeds: Seeds) -> Trial:
-    file = _damaged(chance, folder, seeds.of["recordings"][0])
+    file = _damaged(chance, folder, chance.choice(seeds.of["recordings"]))
     lines = folder / "messages.jsonl"
-    arguments = chance.choice((
+    replay = ("replay", str(file), "--speed", "max", "--model", seeds.model, "--jsonl", str(lines))
+    arguments = replay if file.name == "bag.mcap" else chance.choice((
         ("report", str(file), "--output", str(folder / "page.html")),
         ("export", "jsonl", str(file), str(lines)),
         ("recover", str(file), "--output", str(folder / "repaired.mcap")),
-        ("replay", str(file), "--speed", "max", "--model", seeds.model, "--jsonl", str(lines)),
+        replay,
     ))  # fmt: skip
 
     def lost(run: Run) -> str | None:
@@ -158,7 +159,7 @@ def _cards(chance: random.Random, folder: Path, seeds: Seeds) -> Trial:
 
 
 def _on_model(kind: str, file: Path, seeds: Seeds) -> Trial:
-    runs = file.with_suffix(".xml") if file.suffix == ".bin" else file
+    runs = file.with_suffix({".bin": ".xml", ".data": ".onnx"}.get(file.suffix, file.suffix))
     arguments = ("label", str(seeds.good), "--model", str(runs))
     return Trial(kind, file.name, arguments, 1, _not_labelled)
 
