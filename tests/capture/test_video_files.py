@@ -1,9 +1,11 @@
 """Video files of many writers: whole, cut off, damaged, turned, and in any colours."""
 
+import contextlib
 import io
 import itertools
 import json
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -618,6 +620,25 @@ def test_an_animated_picture_that_is_cut_off_says_so(tmp_path: Path) -> None:
         source = opened(file)
         assert 2 <= len(read(source)) <= 6
         assert "copy it again" in (skipped(source) or "")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_an_animated_picture_that_is_damaged_costs_no_more(tmp_path: Path, kind: str) -> None:
+    frames = [PilImage.fromarray(view(place)[::4, ::4]) for place in range(3)]
+    file = tmp_path / "a.mp4"
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:], lossless=True)
+    whole = file.read_bytes()
+    chance = random.Random(kind)
+    for _ in range(200):
+        data = bytearray(whole[: chance.randrange(len(whole)) if chance.random() < 0.5 else None])
+        for _ in range(3):
+            if data:
+                data[chance.randrange(len(data))] = chance.choice(
+                    (0, 1, 255, chance.randrange(256))
+                )
+        file.write_bytes(data)
+        with contextlib.suppress(SourceError):
+            read(opened(file))
 
 
 def test_an_animated_picture_in_a_folder_that_is_cut_off_says_so(tmp_path: Path) -> None:
