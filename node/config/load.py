@@ -56,7 +56,7 @@ def load_config(
     try:
         return NodeConfig.model_validate(content)
     except ValidationError as error:
-        first, *others = _problems(error, content)
+        first, *others = _all_problems(error, content)
         more = f"and {len(others)} more: perception-node config check {file}" if file else None
         raise ConfigError(f"{where}: {first}", fix=more if others else None) from error
 
@@ -69,7 +69,7 @@ def problems_in(file: Path) -> list[str]:
     try:
         NodeConfig.model_validate(content)
     except ValidationError as error:
-        return _problems(error, content)
+        return _all_problems(error, content)
     return []
 
 
@@ -98,7 +98,7 @@ def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
     try:
         return NodeConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_problems(error, content)[0]) from error
+        raise ConfigError(_described(_details(error)[0], content)) from error
 
 
 def toml_value(text: str) -> Any:
@@ -161,13 +161,59 @@ def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
     return target.setdefault(part, [{}] if first and part == "camera" else {})
 
 
-def _problems(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
+def _all_problems(error: ValidationError, content: Mapping[str, Any]) -> list[str]:
+    """Describes the problems of a content, also those between several keys or sections, which
+    pydantic checks only where each of them is valid: those of the content without the invalid ones.
+    A problem that names a removed key may come from that key's default, and is omitted."""
+    problems: list[str] = []
+    rest = copy.deepcopy(dict(content))
+    removed: set[str] = set()
+    further: ValidationError | None = error
+    while further is not None:
+        details = _details(further)
+        texts = [_described(problem, rest) for problem in details]
+        problems += [text for text in texts if not any(key in text for key in removed)]
+        keys = [(problem["type"], _remove(rest, problem["loc"])) for problem in details]
+        removed |= {key for kind, key in keys if key and kind != "extra_forbidden"}
+        further = _error_of(rest) if any(key for _, key in keys) else None
+    return problems
+
+
+def _error_of(content: Mapping[str, Any]) -> ValidationError | None:
+    try:
+        NodeConfig.model_validate(content)
+    except ValidationError as error:
+        return error
+    return None
+
+
+def _remove(content: dict[str, Any], location: tuple[int | str, ...]) -> str | None:
+    """Removes the innermost key at a location from a content; returns the key, or None if the
+    location is no key of the content."""
+    target: Any = content
+    found: tuple[dict[str, Any], str] | None = None
+    for part in location:
+        if isinstance(target, dict) and isinstance(part, str) and part in target:
+            found = target, part
+        elif not (
+            isinstance(target, list | tuple) and isinstance(part, int) and part < len(target)
+        ):
+            break
+        target = target[part]
+    if found is None:
+        return None
+    section, key = found
+    del section[key]
+    return key
+
+
+def _details(error: ValidationError) -> list["ErrorDetails"]:
+    """Returns the innermost errors: pydantic counts a list of wrong items as too short as well."""
     problems = error.errors()
-    # A list whose items are all wrong counts as too short as well.
     within = {
         problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))
     }
-    return [_described(problem, content) for problem in problems if problem["loc"] not in within]
+    return [problem for problem in problems if problem["loc"] not in within]
 
 
 def _described(problem: "ErrorDetails", content: Mapping[str, Any]) -> str:
@@ -187,6 +233,12 @@ def _described(problem: "ErrorDetails", content: Mapping[str, Any]) -> str:
         case "model_type" | "model_attributes_type":
             section = "[[camera]]" if problem["loc"][0] == "camera" else f"[{key}]"
             return f"{key} = {value_shown(value)}: must be a section, {section}"
+        case "bool_type" | "bool_parsing":
+            return f"{key} = {value_shown(value)}: should be true or false, without quotes"
+        case "too_short" | "too_long" as kind:
+            at, bound = _BOUND_OF_LENGTH[kind]
+            length, number = problem["ctx"]["actual_length"], problem["ctx"][bound]
+            return f"{key}: should have {at} {number} item{'s' * (number != 1)}, and has {length}"
         case "string_unicode":
             return f"{key} = {value_shown(value)}: is not UTF-8 text; rename the file"
         case "string_pattern_mismatch":
@@ -196,6 +248,8 @@ def _described(problem: "ErrorDetails", content: Mapping[str, Any]) -> str:
     limits = _range_of(problem["loc"]) if problem["type"] in _OF_NUMBERS else None
     return f"{message}; allowed: {limits}" if limits else message
 
+
+_BOUND_OF_LENGTH = {"too_short": ("at least", "min_length"), "too_long": ("at most", "max_length")}
 
 _OF_NUMBERS = frozenset(
     {

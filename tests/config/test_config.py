@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from node.config.load import load_config
+from node.config.load import load_config, problems_in
 from node.config.schema import is_loopback
 from node.errors import ConfigError
 
@@ -23,6 +23,8 @@ WRONG = {
     "[model]\nweights = 3": "weights = 3: must be the path of a file, in quotes",
     "camera = 3": "camera = 3: write each camera as a [[camera]] section",
     "model = 3": "model = 3: must be a section, [model]",
+    '[track]\nenabled = "yes"': "track.enabled = 'yes': should be true or false, without quotes",
+    "[[camera]]\nroi = [[0, 0], [1, 1]]": "camera.0.roi: should have at least 3 items, and has 2",
     "[[camera]]\n[[camera]]": "two cameras are named 'camera'",
     '[[camera]]\nname = "a b"': "camera.a b.name = 'a b': must match",
     '[wire]\nendpoint = "udp://x"': "endpoint 'udp://x' is neither tcp nor ipc",
@@ -34,6 +36,37 @@ WRONG = {
     '[monitor]\nhosts = "http://robot"': "write the name alone, such as robot.local",
     "[monitor]\nweb = 8080": "monitor.web: web = 8080 is not HOST:PORT; write 127.0.0.1:8080",
 }
+
+
+def test_a_check_names_what_is_wrong_between_keys_beside_what_is_wrong_in_one(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        '[[camera]]\nname = "left"\nfps = 5000\n[[camera]]\nname = "left"\nroi = [[0, 0], [1, 1]]\n'
+        "[recording]\nquality = 900\nsplit_mb = 64\nbudget_mb = 100\n"
+        '[control]\nendpoint = "tcp://127.0.0.1:5570"\n'
+    )
+    problems = problems_in(file)
+    for expected in (
+        "camera.left.fps = 5000",
+        "camera.left.roi: should have at least 3 items",
+        "recording.quality = 900",
+        "two cameras are named 'left'",
+        "recording: budget_mb = 100 is less than two files",
+    ):
+        assert sum(expected in problem for problem in problems) == 1, expected
+
+
+def test_a_check_invents_no_problem_from_the_default_of_an_invalid_key(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[[camera]]\nname = "a b"\n[[camera]]\nname = "c d"\n')
+    assert len(problems_in(file)) == 2
+    file.write_text(
+        "[[camera]]\ndeadline_s = -1\n[degrade]\nsteps = [{ every = 2 }]\n[recording]\n"
+        'split_mb = "small"\nbudget_mb = 100\n'
+    )
+    assert len(problems_in(file)) == 2
 
 
 @pytest.mark.parametrize("text", WRONG)
@@ -160,6 +193,7 @@ def test_check_names_every_mistake(in_process: Run, tmp_path: Path) -> None:
             "camera.a b.name = 'a b': must match",
             "model.top_k = 'five': should be a valid integer",
             "wire: endpoint tcp://0.0.0.0:99 can be reached",
+            "degrade.steps: no camera has a deadline to hold",
             "model.name: model 'resnet19': no model has this name; the nearest: resnet18",
             "crops.model: model 'rtsp://host/...': no model has this name",
             "degrade.steps.0.model: model 'efficientnet_lite00': no model has this name; the near",
@@ -170,7 +204,7 @@ def test_check_names_every_mistake(in_process: Run, tmp_path: Path) -> None:
     done = in_process("run", "--config", file)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.endswith(f"; and 4 more: perception-node config check {file}")
+    assert line.endswith(f"; and 5 more: perception-node config check {file}")
 
 
 def test_check_takes_models_by_name_and_files_that_are_elsewhere(

@@ -82,7 +82,11 @@ class RecordedLabels(SubscriberBase):
         self._next = next(self._coming, None)
         self._warn_of_problems()
         if self._next is None:
-            raise ConfigError(f"{source} holds no messages")
+            raise ConfigError(
+                f"{source} holds no messages",
+                fix=f"label its pictures: perception-node replay {source} --speed max "
+                "--jsonl labels.jsonl, and play labels.jsonl",
+            )
         if self._camera is not None:
             self._check_camera(self._camera, Path(source))
         self._start_ns = self._now_ns = self._next.at_ns
@@ -489,8 +493,13 @@ def _read_jsonl(source: Path) -> Iterator[_Timed]:
     at_ns = 0
     try:
         lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{source} is neither a recording (*.mcap) nor a file of replay --jsonl",
+            fix=f"make one: perception-node replay {source} --speed max --jsonl labels.jsonl",
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read: {error.strerror}") from error
     for number, line in enumerate(lines, start=1):
         try:
             message = from_map("labels", json.loads(line))

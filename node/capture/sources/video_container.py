@@ -37,7 +37,10 @@ def checked_length(file: Path) -> FileLength:
             f"{file}: videos need the package av, which is not installed", fix="pip install av"
         )
     if not file.exists():
-        raise SourceError(f"{redacted(str(file))}: there is no such file or folder")
+        raise SourceError(
+            f"{redacted(str(file))}: there is no such file or folder",
+            fix=f"check the name; a relative path starts from {Path.cwd()}",
+        )
     if not file.is_file():
         raise SourceError(f"{file} is neither a file nor a folder; a camera is /dev/videoN")
     try:

@@ -38,7 +38,10 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
         ModelError: the file or card cannot be read, or they do not match.
     """
     if not file.exists():
-        raise ModelError(f"model {file}: there is no such file")
+        raise ModelError(
+            f"model {file}: there is no such file",
+            fix=f"check the name; a relative path starts from {Path.cwd()}",
+        )
     if not file.is_file():
         raise ModelError(f"model {file}: is not a regular file", fix="name a model file")
     files = [file, *_other_files(file)]
