@@ -167,9 +167,8 @@ def command(
     replay_model = ReplayModel(replayed.recording, replayed.recorded, options, golden, expect)
     outcome = _replay(replayed, replay_model, playback, jsonl, comparison)
     if comparison is not None:
-        _print_comparison(comparison, stopped=outcome.stopped, as_json=as_json)
-    else:
-        outcome.check()
+        _print_comparison(comparison, outcome, as_json=as_json)
+    outcome.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,10 +337,10 @@ def _step_server(config: NodeConfig, stepper: "LockStep") -> "ControlServer":
     return server
 
 
-def _print_comparison(comparison: Comparison, *, stopped: bool, as_json: bool) -> None:
+def _print_comparison(comparison: Comparison, outcome: "Outcome", *, as_json: bool) -> None:
     """Prints the verdict; exit code 1 for a difference, or for a replay that did not end."""
     verdict = comparison.verdict()
-    if stopped:
+    if outcome.stopped:
         log.error(
             "stopped after %d of %d messages: not compared to the end",
             verdict.messages,
@@ -350,4 +349,6 @@ def _print_comparison(comparison: Comparison, *, stopped: bool, as_json: bool) -
         raise SystemExit(1)
     print_verdict(verdict, as_json=as_json)
     if not verdict.same:
+        for part in outcome.skipped:
+            log.warning("%s", part)
         raise SystemExit(1)

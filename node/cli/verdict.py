@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from node.cli.say import say
 from node.replay.golden import Verdict
 from perception_client.text import printable, printable_json
 
@@ -31,6 +32,8 @@ def print_verdict(verdict: Verdict, *, as_json: bool) -> None:
     result = "the same as expected" if verdict.same else "not as expected"
     details = "" if verdict.same else f": {summary}"
     click.echo(f"{verdict.messages} messages, {result}{within}{details}")
+    if any(difference.what == "model.runtime" for difference in verdict.differences):
+        say("the file was made with another runtime; --tolerance 0.005 allows for that", err=True)
 
 
 def _table(verdict: Verdict) -> Table:

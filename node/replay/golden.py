@@ -95,7 +95,13 @@ def read_golden(file: Path) -> list[Map]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{file} cannot be read: {reason}") from error
+        raise ConfigError(
+            f"{file} cannot be read: {reason}", fix="make it with --jsonl in place of --expect"
+        ) from error
+    if not lines:
+        raise ConfigError(
+            f"{file} holds no messages", fix="make it again with --jsonl, of a replay with frames"
+        )
     return [_read_line(file, number, line) for number, line in enumerate(lines, start=1)]
 
 
@@ -187,10 +193,9 @@ def _key(message: Map) -> _Key:
 def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[Difference]:
     ignored = OF_THIS_RUN | _COMPARED_APART | (OF_THE_RUNTIME if tolerance else frozenset())
     for key in sorted((expected.keys() | got.keys()) - ignored):
-        if expected.get(key) != got.get(key):
-            yield _difference(
-                "field", line, got, key, _json(expected.get(key)), _json(got.get(key))
-            )
+        for what, old, new in _parts(key, expected.get(key), got.get(key)):
+            if old != new:
+                yield _difference("field", line, got, what, _json(old), _json(new))
     if all(expected.get(key) == got.get(key) for key in _COMPARED_APART):
         return
     before, now = _typed(line, expected), _typed(line, got)
@@ -204,6 +209,15 @@ def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[D
         unnamed = [] if tolerance else _last_bits(key, expected, got)
         for kind, what, old, new in named or unnamed:
             yield _difference(kind, line, got, what, old, new)
+
+
+def _parts(key: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
+    """A field, or where both sides are maps each of their keys: its name and both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for part in sorted(old.keys() | new.keys()):
+            yield f"{key}.{part}", old.get(part), new.get(part)
+    else:
+        yield key, old, new
 
 
 _Change = tuple[Kind, str, str, str]
@@ -225,7 +239,7 @@ def _labels(
             if not _fell_off(label, before, now, tolerance):
                 yield "vanished", label.name, f"{label.score:.4f}", ""
         elif _differ(label.score, same.score, tolerance):
-            yield "score", label.name, f"{label.score:.6f}", f"{same.score:.6f}"
+            yield "score", label.name, *_scores(label.score, same.score)
         elif label.stable != same.stable:
             yield "field", f"{label.name}: stable", str(label.stable), str(same.stable)
         elif label.since_ns != same.since_ns:
@@ -270,7 +284,7 @@ def _detections(
         if old.box != best.box and (not tolerance or 1 - old.box.iou(best.box) > tolerance):
             yield "box", old.name, _of_detection(old), f"IoU {old.box.iou(best.box):.4f}"
         if _differ(old.score, best.score, tolerance):
-            yield "score", old.name, f"{old.score:.6f}", f"{best.score:.6f}"
+            yield "score", old.name, *_scores(old.score, best.score)
         if old.track != best.track:
             yield "track", old.name, str(old.track), str(best.track)
         for kind, what, expected, got in _labels(old.labels, best.labels, tolerance):
@@ -344,7 +358,7 @@ def _areas(before: tuple[Area, ...], now: tuple[Area, ...], tolerance: float) ->
             continue
         kind: Kind = "score" if old and new else "vanished" if old else "appeared"
         name = old.name if old else new.name if new else ""
-        yield kind, name, f"{fractions[0]:.4f}", f"{fractions[1]:.4f}"
+        yield kind, name, *_scores(*fractions)
 
 
 def _class(item: Label | Detection | Area | Mask) -> tuple[int, str]:
@@ -353,6 +367,12 @@ def _class(item: Label | Detection | Area | Mask) -> tuple[int, str]:
 
 def _differ(a: float, b: float, tolerance: float) -> bool:
     return a != b if not tolerance else abs(a - b) > tolerance
+
+
+def _scores(old: float, new: float) -> tuple[str, str]:
+    """Two scores as texts with six digits, or with as many as show that they differ."""
+    shown = f"{old:.6f}", f"{new:.6f}"
+    return shown if shown[0] != shown[1] else (repr(old), repr(new))
 
 
 def _of_detection(detection: Detection) -> str:
@@ -416,6 +436,11 @@ def _read_line(file: Path, number: int, line: str) -> Map:
     if not isinstance(message, dict):
         raise ConfigError(
             f"{file}, line {number} is not a JSON object", fix="was it made by --jsonl?"
+        )
+    if not isinstance(message.get("camera"), str):
+        raise ConfigError(
+            f"{file}, line {number} is no message of labels: it names no camera",
+            fix="was it made by --jsonl?",
         )
     for key in ("frame_id", "seq"):  # `_key` identifies messages by them
         if not isinstance(message.get(key), int | None):

@@ -21,6 +21,7 @@ from perception_client.messages.kinds import (
     Label,
     LabelsMessage,
     Mask,
+    ModelInfo,
     Status,
 )
 from perception_client.subscriber import Subscriber
@@ -115,6 +116,36 @@ def test_a_line_by_which_no_message_is_found_is_said(
 
 
 @pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "holds no messages"),
+        ('{"schema": 1}\n', "line 1 is no message of labels: it names no camera"),
+        ("[]\n", "line 1 is not a JSON object"),
+    ],
+)
+def test_a_file_without_messages_of_labels_is_refused(
+    tmp_path: Path, content: str, problem: str
+) -> None:
+    file = tmp_path / "golden.jsonl"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        read_golden(file)
+    assert caught.value.fix
+
+
+def test_a_difference_shows_the_changed_key_and_the_digits_that_differ() -> None:
+    model = ModelInfo("mine", "classify", "openvino", "fp32", "cpu", "5e55")
+    old = message(model=model, labels=labels(("a", 0.9702761)))
+    new = message(
+        model=dataclasses.replace(model, runtime="onnxruntime"), labels=labels(("a", 0.9702762))
+    )
+    assert [(x.what, x.expected, x.got) for x in compared([old], [new], 0.0).differences] == [
+        ("model.runtime", '"openvino"', '"onnxruntime"'),
+        ("a", "0.9702761", "0.9702762"),
+    ]
+
+
+@pytest.mark.parametrize(
     "broken", [mask((0, 50, 20)), mask((0, 120, -20)), mask((0, 50, 50), Box(5, 5, 0, 0))]
 )
 def test_a_mask_that_is_not_whole_is_said(broken: Mask) -> None:
@@ -175,6 +206,21 @@ def test_a_gate_that_was_stopped_has_not_passed(
     assert code == 1
     assert node.stderr is not None
     assert "of 40 messages: not compared to the end" in node.stderr.read()
+
+
+def test_a_video_that_is_cut_off_passes_no_gate(
+    in_process: Run, clip: Path, tmp_path: Path
+) -> None:
+    content = clip.read_bytes()
+    cut = tmp_path / f"cut{clip.suffix}"
+    cut.write_bytes(content[: len(content) * 2 // 3])
+    golden = tmp_path / "golden.jsonl"
+    done = in_process("replay", cut, "--speed", "max", "--jsonl", golden)
+    assert (done.returncode, bool(golden.read_text())) == (3, True)
+    done = in_process("replay", cut, "--speed", "max", "--expect", golden)
+    assert done.returncode == 3
+    assert "the same as expected" in done.stdout
+    assert "it is cut off" in done.stderr
 
 
 @pytest.mark.parametrize("moment", ["read_golden", "print_verdict"])

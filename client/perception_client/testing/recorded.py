@@ -455,7 +455,7 @@ def _recording(source: str, run: str | None) -> "MessageRecording | None":
             return None
         raise ConfigError(
             f"{source}: reading recordings needs the package {error.name}",
-            fix="pip install 'perception-client[recordings]'",
+            fix="in the project's folder: pip install './client[recordings]'",
         ) from None
     choice = choose_recording(source, run)
     if choice is None:
