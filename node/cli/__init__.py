@@ -111,9 +111,26 @@ def _show(error: click.ClickException, arguments: Sequence[str]) -> None:
             "its spaces (it is not shown here, as it may hold a password)",
             getattr(error, "ctx", None),
         )
+    elif isinstance(error, click.NoSuchOption):
+        error = _of_the_group(error) or error
     output = io.StringIO()
     error.show(output)
     click.echo(printable_lines(hidden(output.getvalue(), addresses)), err=True, nl=False)
+
+
+def _of_the_group(error: click.NoSuchOption) -> click.UsageError | None:
+    """Returns an error that says where an option of a group stands, which followed the group's
+    command; None for an option that no group has."""
+    context = error.ctx and error.ctx.parent
+    while context is not None:
+        if any(error.option_name in parameter.opts for parameter in context.command.params):
+            return click.UsageError(
+                f"{error.option_name} stands before the command: {context.command_path} "
+                f"{error.option_name} ... {context.invoked_subcommand}",
+                error.ctx,
+            )
+        context = context.parent
+    return None
 
 
 def _complete(instruction: str) -> int:

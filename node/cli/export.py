@@ -48,7 +48,7 @@ def command(settings: tuple[str, ...]) -> None:
 
 @command.command("video")
 @together(SOURCE, TO, RUN)
-@click.option("--camera", metavar="NAME", help="Camera of the video; default: the first.")
+@click.option("--camera", metavar="NAME", help="Camera of the video; default: the first by name.")
 def video_command(source: str, to: Path, run: str | None, camera: str | None) -> None:
     """Write a video of one camera with boxes or labels drawn.
 
@@ -57,6 +57,12 @@ def video_command(source: str, to: Path, run: str | None, camera: str | None) ->
     from node.recording.export.video import write_video
 
     recording = opened(source, run, () if camera is None else (camera,))
+    if len(recording.cameras) > 1:
+        first, *others = recording.cameras
+        say(
+            f"the video is of camera {first!r}; --camera NAME writes another: {', '.join(others)}",
+            err=True,
+        )
     with share_bar(Console(stderr=True), "video") as progress:
         count = write_video(recording, to, camera, progress)
     _done(recording, f"{to}: {count} frames")
@@ -79,6 +85,8 @@ def jsonl_command(source: str, target: str, run: str | None, kinds: tuple[str, .
     recording = opened(source, run)
     with json_lines(target) as write:
         count = write_jsonl(recording, write, kinds)
+    if not count and "labels" in kinds:
+        _say_unlabelled(recording)
     _done(recording, f"{target}: {count} messages")
 
 
@@ -102,7 +110,7 @@ def coco_command(
     recording = opened(source, run, cameras)
     with share_bar(Console(stderr=True), "coco") as progress:
         count = write_coco(recording, to, _choice(labels, min_score, every), progress)
-    _say_if_none(count)
+    _say_if_none(recording, count)
     _done(recording, f"{to}: {count} frames")
 
 
@@ -126,7 +134,7 @@ def imagefolder_command(
     recording = opened(source, run, cameras)
     with share_bar(Console(stderr=True), "imagefolder") as progress:
         count = write_image_folder(recording, to, _choice(labels, min_score, every), progress)
-    _say_if_none(count)
+    _say_if_none(recording, count)
     _done(recording, f"{to}: {count} frames")
 
 
@@ -158,9 +166,20 @@ def _done(recording: "Recording", summary: str) -> None:
     check_complete(recording)
 
 
-def _say_if_none(count: int) -> None:
-    if not count:
+def _say_if_none(recording: "Recording", count: int) -> None:
+    if count:
+        return
+    if next(iter(recording.messages("labels")), None) is None:
+        _say_unlabelled(recording)
+    else:
         say(
             "warning: no frame matches --label and --min-score; 'perception-node report' shows the "
             "recorded labels", err=True,
         )  # fmt: skip
+
+
+def _say_unlabelled(recording: "Recording") -> None:
+    say(
+        f"warning: {recording.paths[0]} contains no labels; 'perception-node replay' labels its "
+        "pictures, with --jsonl into a file", err=True,
+    )  # fmt: skip

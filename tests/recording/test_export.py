@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Run, run_in_process
 from rosbags.highlevel import AnyReader
+from support import foreign
 from torchvision.datasets import ImageFolder
 
 from node.recording.encode import frame_entries, message_entries
@@ -49,6 +50,39 @@ def test_a_video_shows_each_frame(in_process: Run, recording: Path, tmp_path: Pa
     _, drawn = capture.read()
     difference = np.abs(drawn.astype(int) - frames[0].image()).mean(axis=2)
     assert difference[:30, :120].mean() > 3 * difference[120:, 160:].mean()  # text in the corner
+
+
+def test_a_video_of_several_cameras_names_its_camera_and_the_others(
+    in_process: Run, recording: Path, tmp_path: Path
+) -> None:
+    done = in_process("export", "video", recording, tmp_path / "x.avi")
+    assert done.returncode == 0, done.stderr
+    assert "of camera 'front'; --camera NAME writes another: rear" in done.stderr
+
+
+def test_a_recording_without_labels_is_named_as_the_reason(in_process: Run, tmp_path: Path) -> None:
+    channel = foreign.Channel("/nose/image", "foxglove.CompressedImage", "protobuf")
+    records = foreign.records(channel, foreign.still("protobuf"), 3)
+    file = foreign.write(tmp_path / "drive.mcap", records)
+    for to in ("coco", "imagefolder", "jsonl"):
+        done = in_process("export", to, file, tmp_path / to)
+        assert done.returncode == 0, done.stderr
+        assert "contains no labels; 'perception-node replay' labels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (("ctl", "status", "--endpoint", "x"), "perception-node ctl --endpoint ... status"),
+        (("export", "video", "a", "b", "--set", "x"), "perception-node export --set ... video"),
+    ],
+)
+def test_an_option_of_a_group_behind_its_command_is_said_to_stand_before(
+    in_process: Run, arguments: tuple[str, ...], where: str
+) -> None:
+    done = in_process(*arguments)
+    assert done.returncode == 2
+    assert f"stands before the command: {where}" in done.stderr
 
 
 def test_a_video_that_cannot_be_written_says_why(
