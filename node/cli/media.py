@@ -87,7 +87,10 @@ def _add(path: str, media: Media) -> None:
         before = len(media.files)
         _add_folder(location, media)
         if len(media.files) == before and location not in media.unreadable:
-            raise SourceError(f"{location} holds no pictures and no videos", fix=media.others)
+            fix = media.others
+            if media.other[".mcap"]:
+                fix = f"label its recordings with: perception-node replay {location}"
+            raise SourceError(f"{location} holds no pictures and no videos", fix=fix)
     elif location.is_file():
         media.files.append(location)
     elif is_live(path) or path == "demo":

@@ -61,7 +61,10 @@ def _readable(camera: CameraConfig) -> Finding:
     except SourceError as error:
         return Finding(what, "wrong", error.problem, error.fix)
     if picture is None:
-        return Finding(what, "wrong", f"{shown}: no picture in it can be read")
+        return Finding(
+            what, "wrong", f"{shown}: no picture in it can be read",
+            f"see why: perception-node label {shown}",
+        )  # fmt: skip
     height, width = picture.image.shape[:2]
     return Finding(what, "ok", f"{shown}, {width}x{height}")
 

@@ -46,6 +46,10 @@ _SERIES = ("GIF", "PNG", "TIFF", "WEBP")
 """Formats of animations and pages. The further pictures of an MPO file (a phone's JPEG) are other
 views, depth maps and gain maps."""
 
+_COLOUR_PFM = (b"PF\n", b"PF ", b"PF\r")
+_UNKNOWN_MODE = "unknown pixel mode"
+"""Pillow's reason for a TIFF whose colours are floats, for example."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24
 """Position of the bit depth (PNG, 11.2.1)."""
@@ -325,6 +329,11 @@ def _failure(error: Exception, data: bytes) -> PictureError:
         )
     if isinstance(error, UnidentifiedImageError):
         error = _refusal(data) or error
+    if data.startswith(_COLOUR_PFM) or str(error) == _UNKNOWN_MODE:
+        return PictureError(
+            "has colours in a form that is not read, such as floats",
+            fix="convert it to 8 or 16 bits a colour, as PNG",
+        )
     if isinstance(error, UnidentifiedImageError):
         return PictureError("is not a picture that can be read", fix="convert it to JPEG or PNG")
     reason = str(error) or type(error).__name__

@@ -257,6 +257,10 @@ def test_what_a_pattern_matches_beside_pictures_is_counted(in_process: Run, tmp_
     done = in_process("label", f"{tmp_path}/*.t*")
     assert done.returncode == 3
     assert "*.t* matches no picture and no video; 1 other file left out (1 .txt)" in done.stderr
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "drive.mcap").write_bytes(b"")
+    done = in_process("label", tmp_path / "runs")
+    assert (done.returncode, f"perception-node replay {tmp_path}/runs" in done.stderr) == (3, True)
     done = in_process("label", f"{tmp_path}/*.jpg")
     assert done.returncode == 3
     assert "*.jpg: nothing matches; put a glob in quotes" in done.stderr

@@ -114,6 +114,14 @@ UNKNOWN_RANGE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: written_by_tifffile(np.moveaxis(COLOUR, 2, 0).astype(np.uint16) * 257),
         "separate planes of 16 bits",
     ),
+    "colours of floats, TIFF": (
+        lambda: written(".tiff", COLOUR.astype(np.float32) / 255),
+        "colours in a form that is not read, such as floats",
+    ),
+    "colours of floats, PFM": (
+        lambda: written(".pfm", COLOUR.astype(np.float32) / 255),
+        "colours in a form that is not read, such as floats",
+    ),
     "signed integers": (lambda: written(".tiff", RAMP.astype(np.int16) * 128), "signed"),
 }
 

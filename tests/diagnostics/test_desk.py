@@ -80,6 +80,7 @@ def test_doctor_reads_files_and_folders(tmp_path: Path) -> None:
         finding = list(cameras(config))[-1]
         assert (finding.what, finding.verdict) == ("camera camera", verdict), finding
         assert found in finding.found
+        assert bool(finding.fix) == (verdict == "wrong"), finding
     (finding,) = list(
         cameras(NodeConfig(camera=(CameraConfig(source="rtsp://user:secret@host/x"),)))
     )[-1:]

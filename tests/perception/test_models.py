@@ -123,6 +123,8 @@ def test_every_listed_model_says_its_size_and_whether_it_is_here() -> None:
 def test_an_unknown_name_offers_the_nearest() -> None:
     with pytest.raises(ModelError, match=r"no model has this name; the nearest: .*resnet18"):
         load_model("resnet_18")
+    with pytest.raises(ModelError, match=r"a model file ends in \.onnx, \.xml, \.pt2"):
+        load_model("models/mine.h5")
     with pytest.raises(ModelError, match="there is no such file"):
         load_model("yolox_nano.onnx")
     with pytest.raises(ModelError, match="is a weights file, not a model"):

@@ -1,6 +1,7 @@
 """Registry: all models by name, and loading by name."""
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,6 +138,11 @@ def _why_unknown(name: str) -> str:
         return (
             'is a weights file, not a model; name it with model.weights = "PATH" '
             "and its model with model.name, as `perception-node models` lists them"
+        )
+    if suffix and os.sep in name:
+        return (
+            f"no model has this name, and a model file ends in {', '.join(model_file.SUFFIXES)}; "
+            "`perception-node models` lists the names"
         )
     similar = difflib.get_close_matches(name.lower(), _names(), n=3)
     nearest = f"the nearest: {', '.join(similar)}; " if similar else ""
