@@ -39,7 +39,7 @@ def checked_length(file: Path) -> FileLength:
     if not file.exists():
         raise SourceError(
             f"{redacted(str(file))}: there is no such file or folder",
-            fix=f"check the name; a relative path starts from {Path.cwd()}",
+            fix="check the name; a relative path starts from the working directory",
         )
     if not file.is_file():
         raise SourceError(f"{file} is neither a file nor a folder; a camera is /dev/videoN")

@@ -40,7 +40,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     if not file.exists():
         raise ModelError(
             f"model {file}: there is no such file",
-            fix=f"check the name; a relative path starts from {Path.cwd()}",
+            fix="check the name; a relative path starts from the working directory",
         )
     if not file.is_file():
         raise ModelError(f"model {file}: is not a regular file", fix="name a model file")
