@@ -180,6 +180,6 @@ def _say_if_none(recording: "Recording", count: int) -> None:
 
 def _say_unlabelled(recording: "Recording") -> None:
     say(
-        f"warning: {recording.paths[0]} contains no labels; 'perception-node replay' labels its "
-        "pictures, with --jsonl into a file", err=True,
+        f"warning: {recording.paths[0]} contains no labels of a node; 'perception-node replay' "
+        "labels its pictures, with --jsonl into a file", err=True,
     )  # fmt: skip

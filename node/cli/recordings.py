@@ -1,5 +1,6 @@
 """Shared by the commands that read recordings: their options, and how a recording is opened."""
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -7,6 +8,7 @@ import click
 from node.cli.say import say
 from node.config.redact import redacted
 from node.errors import SourceError
+from perception_client.paths import expanded
 
 if TYPE_CHECKING:
     from node.recording.reader import Recording
@@ -34,9 +36,15 @@ def opened(source: str, run: str | None, cameras: tuple[str, ...] = ()) -> "Reco
     from node.recording.runs import open_recording
 
     chosen = open_recording(source, run, cameras)
+    if chosen is None and not os.path.lexists(expanded(source)):
+        raise SourceError(
+            f"{redacted(source)}: there is no such file or folder",
+            fix="check the name; a relative path starts from the working directory",
+        )
     if chosen is None:
         raise SourceError(
-            f"{redacted(source)} is neither a recording (*.mcap) nor a folder of recordings"
+            f"{redacted(source)} is neither a recording (*.mcap) nor a folder of recordings",
+            fix="make one: perception-node record --source SRC --output FOLDER",
         )
     if chosen.note is not None:
         say(chosen.note, err=True)

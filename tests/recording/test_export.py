@@ -60,6 +60,15 @@ def test_a_video_of_several_cameras_names_its_camera_and_the_others(
     assert "of camera 'front'; --camera NAME writes another: rear" in done.stderr
 
 
+def test_what_is_no_recording_says_whether_it_exists(in_process: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, why in (("none", "there is no such file or folder"), ("empty", "is neither a rec")):
+        done = in_process("report", tmp_path / name)
+        assert done.returncode == 3
+        assert why in done.stderr
+        assert ";" in done.stderr  # a fix follows
+
+
 def test_a_recording_without_labels_is_named_as_the_reason(in_process: Run, tmp_path: Path) -> None:
     channel = foreign.Channel("/nose/image", "foxglove.CompressedImage", "protobuf")
     records = foreign.records(channel, foreign.still("protobuf"), 3)
@@ -67,7 +76,7 @@ def test_a_recording_without_labels_is_named_as_the_reason(in_process: Run, tmp_
     for to in ("coco", "imagefolder", "jsonl"):
         done = in_process("export", to, file, tmp_path / to)
         assert done.returncode == 0, done.stderr
-        assert "contains no labels; 'perception-node replay' labels" in done.stderr
+        assert "contains no labels of a node; 'perception-node replay' labels" in done.stderr
 
 
 @pytest.mark.parametrize(
