@@ -144,4 +144,7 @@ def _seen(message: LabelsMessage) -> str:
 
 
 def _position(message: LabelsMessage) -> str:
-    return f" at {message.media_ns / 1e9:.3f} s" if message.media_ns is not None else ""
+    """Where in its file the picture is: a time, or the page from the second on."""
+    if message.media_ns is not None:
+        return f" at {message.media_ns / 1e9:.3f} s"
+    return f" page {message.frame_id + 1}" if message.frame_id else ""

@@ -247,6 +247,16 @@ def test_a_folder_that_cannot_be_read_is_named(in_process: Run, tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_each_page_after_the_first_is_named_by_its_number(in_process: Run, tmp_path: Path) -> None:
+    pages = [PilImage.new("L", (20, 16), shade) for shade in (40, 120, 200)]
+    file = tmp_path / "scan.tif"
+    pages[0].save(file, save_all=True, append_images=pages[1:])
+    done = in_process("label", put(tmp_path / "a.png"), file)
+    assert done.returncode == 0, done.stderr
+    heads = [line.split(": ")[0] for line in done.stdout.splitlines()]
+    assert heads == [f"{tmp_path}/a.png", f"{file}", f"{file} page 2", f"{file} page 3"]
+
+
 def test_what_a_pattern_matches_beside_pictures_is_counted(in_process: Run, tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     (tmp_path / "n.txt").write_text("a note")
