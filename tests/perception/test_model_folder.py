@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image as PilImage
 
 from node.errors import ModelError
-from node.perception.models.onnx_file import external_files
+from node.perception.models.onnx_file import external_files, read_onnx
 from node.perception.models.registry import load_model
 from node.perception.models.weights import read_weights
 from node.perception.runtimes.export import export_key, exported
@@ -183,6 +183,23 @@ def test_tensors_from_elsewhere_are_refused(folder: Path, place: str) -> None:
         ModelError, match=r"is not in its folder|cannot be read beside|not a regular"
     ):
         load_model(str(folder / "mine.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, 37), (1, 36), (-4, 8), (0, -1), (0, 1 << 62), (1 << 70, 4), (9, 1 << 80)],
+)
+def test_tensors_that_claim_more_than_their_file_are_refused(
+    folder: Path, offset: int, length: int
+) -> None:
+    (folder / "w").write_bytes(bytes(36))
+    external(folder, "w", "w")
+    model = onnx.load(str(folder / "mine.onnx"), load_external_data=False)
+    for key, value in (("offset", offset), ("length", length)):
+        model.graph.initializer[0].external_data.add(key=key, value=str(value))
+    (folder / "mine.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"'w' cannot be read from w \(it ends after 36 bytes\)"):
+        read_onnx(folder / "mine.onnx")
 
 
 @pytest.mark.parametrize("begin", [b"", b"\n\t<?xml 90"])

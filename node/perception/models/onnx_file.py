@@ -48,13 +48,15 @@ def read_onnx(file: Path) -> onnx.ModelProto:
 
 def _part_of(path: Path, places: dict[str, str]) -> bytes:
     """Returns the bytes of a tensor. Raises OSError, or ValueError if there are fewer."""
-    length = int(places["length"]) if "length" in places else -1
+    size = path.stat().st_size
+    offset = int(places.get("offset", 0))
+    length = int(places.get("length", size - offset))
+    # Reading reserves the memory first.
+    if min(offset, length) < 0 or offset + length > size:
+        raise ValueError(f"it ends after {size} bytes")
     with path.open("rb") as stream:
-        stream.seek(int(places.get("offset", 0)))
-        content = stream.read(length)
-    if length > len(content):
-        raise ValueError(f"it ends after {path.stat().st_size} bytes")
-    return content
+        stream.seek(offset)
+        return stream.read(length)
 
 
 def _without_tensors(file: Path) -> onnx.ModelProto:
