@@ -687,8 +687,3 @@ def test_an_answer_to_a_challenge_goes_to_no_other_server() -> None:
 def test_a_redirection_to_nowhere_is_named(target: str) -> None:
     with RawServer(answer(b"", "", f"Location: {target}", status="302 Found")) as server:
         assert "redirects to a malformed address" in refusal_of(server.url)
-
-
-def test_a_message_holds_no_control_characters_of_a_server() -> None:
-    with RawServer(answer(b"text", "image/\x1b[31mjpeg\x07")) as server:
-        assert refusal_of(server.url).isprintable()

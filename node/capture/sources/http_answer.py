@@ -67,8 +67,7 @@ class HttpAnswer:
         self._timeout_s = timeout_s
         self._head = b""
         self._began = self._ended = False
-        declared = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        self.media_type = "".join(filter(str.isprintable, declared))
+        self.media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         age = response.headers.get("Age", "")  # RFC 9111, 5.1: seconds
         self.cached_ns = int(age) * 1_000_000_000 if age.isdecimal() and len(age) < 9 else 0
         length = response.headers.get("Content-Length", "")
