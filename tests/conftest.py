@@ -68,6 +68,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _log_as_a_process_begins() -> None:
+    """Each test logs warnings, whatever a library or a command in this process has set before."""
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+
+
 @pytest.fixture
 def perception_node() -> Run:
     """Runs a command to its end."""
