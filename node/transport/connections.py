@@ -43,6 +43,8 @@ _LEFT_OVER_S = 0.2
 """How long messages of a closed connection can still be in the queue of the socket."""
 _MUCH_BYTES = 2048
 """Bytes within a second that make a connection a flood: 30 subscriptions."""
+_FLOOD_S = 1.0
+"""How long after a flood the next one is expected, from a new connection."""
 _CHUNK_BYTES = 64 * 1024
 _SO_COOKIE = 57
 _BYTES_RECEIVED = struct.Struct("@128xQ")
@@ -141,6 +143,7 @@ class Connections:
         self._numbers = itertools.count()
         self._condemned_at: dict[int, float] = {}
         self._swept_at = time.monotonic()
+        self._flooded_at = -_FLOOD_S
         self._mechanism_differs = False
         self._log = LimitedLog(log)
         watched.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
@@ -182,19 +185,23 @@ class Connections:
                 self._sweep()
 
     def close_floods(self, since: float) -> None:
-        """Closes connections that send much, and new ones before they can send. For a thread beside
-        the owner, which is held in a call of libzmq. since: begin of that call, on CLOCK_MONOTONIC
-        in s."""
+        """Closes connections that send much; during a flood and shortly after it also new ones,
+        before they can send. For a thread beside the owner, which may be held in a call of libzmq.
+        since: begin of that call, on CLOCK_MONOTONIC in s."""
         with self._lock:
             if self.events.closed:
                 return
             self._read_events()
+            now = time.monotonic()
             for connection in self:
                 sent = self._received_of(connection)
                 if sent is not None and sent - connection.bytes_before > _MUCH_BYTES:
                     self.end(connection, "it floods the socket")
-                elif connection.came_at >= since:
-                    self.end(connection, "it came while others flood the socket")
+                    self._flooded_at = now
+            if now - self._flooded_at < _FLOOD_S:
+                for connection in self:
+                    if connection.came_at >= since:
+                        self.end(connection, "it came while others flood the socket")
 
     def heard(self, message: "zmq.Frame") -> Connection | None:
         """The connection of a message. None where the message is to be ignored: its connection has

@@ -1,10 +1,11 @@
-"""Gate: limits the connections of the page in number and in idle time."""
+"""Gate: limits the connections of the page in number, in idle time and in processor time."""
 
 import asyncio
 import contextlib
 import fcntl
 import struct
 import termios
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -15,6 +16,11 @@ request arrives, and while the client does not read its answer."""
 WORK_S = 45.0
 """Longest time of an answer; a live view (WebSocket) has heartbeats instead."""
 SWEEP_S = 1.0
+SHARE = 0.15
+"""Processor time of the server's thread in the long run, of one core. While the thread works, the
+inference waits for Python's lock, so a flood of requests would slow it down."""
+BURST_S = 0.1
+"""Processor time at once: a page with its files takes 0.02 s."""
 
 
 class Gate:
@@ -24,6 +30,7 @@ class Gate:
     def __init__(self, inner: Callable[[], asyncio.Protocol]) -> None:
         self._inner = inner
         self._open: dict[asyncio.BaseTransport, _Guarded] = {}
+        self.brake = Brake(SHARE, BURST_S)
 
     def __call__(self) -> asyncio.Protocol:
         """The protocol of a new connection."""
@@ -77,6 +84,33 @@ class Gate:
         self._open.pop(transport, None)
 
 
+class Brake:
+    """Bounds the processor time of the thread that uses it.
+
+    share: of one core, in the long run. burst_s: processor time at once, in seconds.
+    """
+
+    def __init__(self, share: float, burst_s: float) -> None:
+        self._share = share
+        self._burst_s = burst_s
+        self._credit_s = burst_s
+        self._at_s = time.monotonic()
+        self._used_s = time.thread_time()
+
+    def rest(self) -> None:
+        """Sleeps until the thread has earned what it used since the last call."""
+        self._count()
+        if self._credit_s < 0:
+            time.sleep(-self._credit_s / self._share)
+            self._count()
+
+    def _count(self) -> None:
+        now_s, used_s = time.monotonic(), time.thread_time()
+        earned_s = self._share * (now_s - self._at_s) - (used_s - self._used_s)
+        self._credit_s = min(self._burst_s, self._credit_s + earned_s)
+        self._at_s, self._used_s = now_s, used_s
+
+
 class _Guarded(asyncio.Protocol):
     """Forwards everything to the inner protocol."""
 
@@ -100,6 +134,7 @@ class _Guarded(asyncio.Protocol):
         self.until = asyncio.get_running_loop().time() + IDLE_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._gate.brake.rest()
         self._transport = cast(asyncio.Transport, transport)
         self.rest()
         self._inner.connection_made(transport)
@@ -111,6 +146,7 @@ class _Guarded(asyncio.Protocol):
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._gate.brake.rest()
         self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:

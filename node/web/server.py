@@ -124,7 +124,6 @@ class WebServer:
             self._closing.set()
 
     def _run(self) -> None:
-        _give_way()
         asyncio.set_event_loop(self._loop)
         self._loop.set_default_executor(
             ThreadPoolExecutor(MOST_VIEWERS, "web-picture", initializer=_give_way)
