@@ -111,7 +111,7 @@ def check_callback(
         )
     try:
         signature = inspect.signature(callback)
-    except ValueError:  # some functions written in C have none
+    except ValueError:  # some functions written in C have no signature
         return
     try:
         signature.bind(object())

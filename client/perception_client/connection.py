@@ -30,6 +30,9 @@ _FINAL = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _EVENT = struct.Struct("=Hi")
 """Event and value (zmq_socket_monitor(3)). zmq.utils.monitor has it too, and loads asyncio."""
 _TRY_AGAIN_S = 1.0
+_BROKEN_OFF_AGAIN = 2
+"""Handshakes in a row that were broken off, until it is no node that ended in between. A node that
+asks for keys often closes the connection before the client has read what it asks for."""
 
 
 class Handshakes:
@@ -53,6 +56,7 @@ class Handshakes:
         self._keyed = keyed
         self._access = access
         self._failed: int | None = None
+        self._broken_off = 0
         self._tried_s = time.monotonic()
         self._events: zmq.Socket[bytes] = sockets.open(zmq.PAIR, socket_class=zmq.Socket)
         # Without a limit: libzmq's I/O thread would block on a monitor that is not read.
@@ -67,8 +71,10 @@ class Handshakes:
         connection again, at most once a second, where libzmq has given it up."""
         while self._events.poll(0):
             event, _ = _EVENT.unpack(self._events.recv_multipart()[0])
+            self._broken_off += event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._failed = None
+                self._broken_off = 0
             elif self._failed not in _FINAL or event in _FINAL:
                 self._failed = event
         if self._failed in _FINAL:
@@ -93,7 +99,13 @@ class Handshakes:
                 "the node breaks off the handshake: either the node has no keys (wire.keys), or "
                 "server.key in this client's folder of keys is of another node"
             )
-        return None  # a node that ended in between
+        if self._broken_off < _BROKEN_OFF_AGAIN:
+            return None
+        return (
+            "the node breaks off the handshake: either the node asks for keys (wire.keys), and "
+            "this client uses none: give keys=FOLDER; or it closes new connections, which its log "
+            "says"
+        )
 
     def _try_again(self) -> None:
         now_s = time.monotonic()

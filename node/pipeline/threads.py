@@ -80,7 +80,8 @@ def run_threads(
         stopped = stop.is_set()
         stop.set()
         deadline = time.monotonic() + JOIN_TIMEOUT_S
-        inference_loop.join(JOIN_TIMEOUT_S)
+        if inference_loop.ready.is_set():  # a model that loads has published nothing
+            inference_loop.join(JOIN_TIMEOUT_S)
         for feeder in feeders if feeding else ():
             feeder.join(max(0.0, deadline - time.monotonic()))
     if inference_loop.failure is not None:

@@ -55,7 +55,7 @@ class UnsupportedPictureError(Exception):
 @dataclass(frozen=True, slots=True)
 class Fields:
     """The fields of a record of pictures, in whatever form it was recorded. stamp_ns: the time of
-    the capture, Unix time; None where the record has none."""
+    the capture, Unix time; None for a record without a time of its own."""
 
     data: bytes
     stamp_ns: int | None

@@ -233,7 +233,7 @@ class Recording:
 
 
 class _File:
-    """One file: its channels by number, with the schemas of those that have none."""
+    """One file: its channels by number, with schemas for those that were written without one."""
 
     def __init__(self, chunked: ChunkedFile) -> None:
         self.chunked = chunked

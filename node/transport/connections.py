@@ -301,7 +301,7 @@ class Connections:
         why = (
             "it has no keys; make keys for it (perception-node keys)"
             if self._watched.getsockopt(zmq.MECHANISM) == zmq.CURVE
-            else "it has keys, and this node has none (wire.keys)"
+            else "it has keys, and this node runs without (wire.keys)"
         )
         self._log.warning(
             f"mechanism {address}", f"{self._name}: refused a client at {address}: {why}"

@@ -147,8 +147,10 @@ def test_errors_recordings_and_logs_show_no_secret(form: str, secret: str) -> No
 
 def _logged(message: str, sources: list[str]) -> str:
     told = io.StringIO()
+    log = logging.getLogger()
+    before = log.handlers[:]
     set_up_logging("info", sources)
-    handler = logging.getLogger().handlers[0]
+    handler = log.handlers[0]
     assert isinstance(handler, logging.StreamHandler)
     handler.setStream(told)
     try:
@@ -156,7 +158,7 @@ def _logged(message: str, sources: list[str]) -> str:
     except ValueError:
         logging.getLogger("x").exception("%s", message)
     finally:
-        logging.basicConfig(force=True)
+        log.handlers[:] = before
     return told.getvalue()
 
 

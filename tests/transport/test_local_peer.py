@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from conftest import NOBODY
 
 from node.transport import local_peer
 from node.transport.local_peer import LocalPeers
 
 LISTENERS = ("127.0.0.1", "::1", "::")
 """The last takes IPv4 clients, whose addresses it writes as IPv6."""
-OTHER_UID = 65534
 
 
 @contextlib.contextmanager
@@ -62,14 +62,14 @@ def test_a_peer_is_its_user_while_it_is_connected(way: str, address: str) -> Non
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts a process of another user")
 def test_a_process_of_another_user_is_that_users(way: str) -> None:
     program = (
-        f"import os, socket, sys; os.setuid({OTHER_UID}); "
+        f"import os, socket, sys; os.setuid({NOBODY}); "
         "own = socket.socket(); own.connect(('127.0.0.1', int(sys.argv[1]))); own.recv(1)"
     )
     with listening("127.0.0.1") as listener:
         port = str(listener.getsockname()[1])
         with subprocess.Popen([sys.executable, "-c", program, port]) as process:
             with listener.accept()[0] as accepted:
-                assert LocalPeers().uid(accepted) == OTHER_UID
+                assert LocalPeers().uid(accepted) == NOBODY
             process.wait(10)
 
 

@@ -166,7 +166,7 @@ def test_its_buttons_do_what_they_say(page: Page, robot: Robot) -> None:
 def test_the_threshold_follows_the_model_and_who_else_sets_it(
     page: Page, robot: Robot, shared_data: Path
 ) -> None:
-    """A classifier has none; a detector that takes its place has one."""
+    """A classifier has no threshold; a detector that takes its place has one."""
     shown = "document.getElementById('threshold')"
     assert page.locator("#threshold-label").is_hidden()
     detector = str(shared_data / "models" / "yolox_nano.onnx")

@@ -73,7 +73,8 @@ class VideoTrack:
         return frame
 
     def position_ns(self, frame: "VideoFrame") -> int | None:
-        """Returns the position of a frame from the start of its track; None if it has none."""
+        """Returns the position of a frame from the start of its track; None for a
+        frame without a time."""
         if frame.pts is None:
             return None
         seconds, ticks, start = self._clock

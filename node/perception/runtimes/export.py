@@ -141,8 +141,10 @@ def _agrees(file: Path, network: nn.Module, frames: torch.Tensor) -> bool:
         outputs = [network(frame[None]) for frame in frames]
     single = [(output,) if isinstance(output, torch.Tensor) else output for output in outputs]
     expected = [torch.cat(parts).float().numpy() for parts in zip(*single, strict=True)]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # another model may be labelling meanwhile
     try:
-        session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         actual = session.run(None, {INPUT: frames.numpy()})
     except Exception as error:  # onnxruntime's exceptions share no public base class
         log.debug("%s: %s", file, error)

@@ -139,7 +139,7 @@ class _Writer:
         if not available:
             names = ", ".join(encoder.name for encoder in encoders)
             raise OutputError(
-                f"{to} cannot be written: this build of FFmpeg has none of the encoders {names}",
+                f"{to} cannot be written: FFmpeg was built here without the encoders {names}",
                 fix="install the package av from its wheel",
             )
         encoder = available[0]
