@@ -33,8 +33,8 @@ from node.image.frame import Image
 from node.image.opencv import cv2
 from node.perception.models.model import Model
 from node.perception.models.registry import load_model
-from node.perception.perceiver import Perceiver, build_perceiver, set_torch_threads
-from node.perception.preprocess.geometry import Preprocessor
+from node.perception.perceiver import Perceiver, build_perceiver
+from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.select import build_choice
 from node.perception.runtimes.tuning_result import Choice
 from node.perception.tuning.quantise import quantised
@@ -83,7 +83,7 @@ def choices(model: Model, photos: list[Image]) -> list[Choice]:
     found = [Choice(runtime, precision, "cpu") for runtime, precision in PLAIN]
     if photos:
         preprocess = Preprocessor(model.preprocess)
-        pixels = [preprocess(photo).clone() for photo in photos[0::2]]
+        pixels = [preprocess(photo).copy() for photo in photos[0::2]]
         for layers in FLOAT_LAYERS:
             graph = quantised(model, pixels, layers)
             found.append(Choice("openvino", "int8", "cpu", graph=graph, float_layers=layers))
@@ -105,7 +105,6 @@ def bench_model(
         except ModelError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        set_torch_threads(runtime, None)
         perceiver = Perceiver(model, runtime, top_k=5)
         perceiver.warm_up(1)
         layers = f" ({choice.float_layers} layers float)" if choice.float_layers else ""
@@ -183,7 +182,7 @@ def _bare_loop(video: Path) -> None:
     perceiver = build_perceiver(ModelConfig())
     info = perceiver.info
     runtime = build_choice(model, Choice(info.runtime, info.precision, "cpu"))
-    pixels = torch.zeros(1, *model.preprocess.crop_px, 3, dtype=torch.uint8)
+    pixels = np.zeros((1, *model.preprocess.crop_px, 3), np.uint8)
     capture, due = cv2.VideoCapture(str(video)), time.monotonic()
     while True:
         decoded, _ = capture.read()

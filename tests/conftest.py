@@ -19,6 +19,8 @@ import skimage
 
 from node.cli import command_line
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two processes share the cores
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 COMMAND = [sys.executable, "-m", "node"]

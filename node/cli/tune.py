@@ -18,7 +18,8 @@ from node.errors import SourceError
 from perception_client.text import printable
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
+    from numpy.typing import NDArray
 
     from node.image.frame import Image
     from node.perception.models.model import Model
@@ -112,19 +113,19 @@ def _demo_images() -> Iterator["Image"]:
             yield picture.image
 
 
-def _pixels(model: "Model", images: Iterator["Image"]) -> list["torch.Tensor"]:
+def _pixels(model: "Model", images: Iterator["Image"]) -> "list[NDArray[np.uint8]]":
     """The model's input for at most MOST_FRAMES of the images, evenly spread over all of them.
 
-    Each tensor is what `Preprocessor` returns for one image. Raises SourceError without images.
+    Each array is what `Preprocessor` returns for one image. Raises SourceError without images.
     """
-    from node.perception.preprocess.geometry import Preprocessor
+    from node.perception.preprocess.resize import Preprocessor
 
     preprocess = Preprocessor(model.preprocess)
-    kept: list[torch.Tensor] = []
+    kept: list[NDArray[np.uint8]] = []
     every = 1
     for index, image in enumerate(images):
         if index % every == 0:
-            kept.append(preprocess(image).clone())
+            kept.append(preprocess(image).copy())
         if len(kept) > MOST_FRAMES:
             kept, every = kept[::2], 2 * every
     if not kept:

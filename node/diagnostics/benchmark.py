@@ -19,8 +19,8 @@ from node.image.frame import Frame, Image, Stamp
 from node.image.jpeg import decode_jpeg, encode_jpeg
 from node.perception.models.model import Model
 from node.perception.perceiver import Perceiver
-from node.perception.preprocess.geometry import Preprocessor
 from node.perception.preprocess.reference import reference_transform
+from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.base import Runtime
 from node.pipeline.inference_loop import InferenceLoop
 from node.pipeline.message_builder import MessageBuilder
@@ -195,7 +195,7 @@ def rows(
 ) -> list[Row]:  # fmt: skip
     """Compares a perceiver with the plain loop (if the model has a torch network) and with a bare
     runtime: frame after frame on one thread, and in the node at a camera's rate."""
-    pixels = torch.cat([Preprocessor(model.preprocess)(frames[0])])
+    pixels = Preprocessor(model.preprocess)(frames[0])
     results = [] if model.build is None else [_against_loop(name, model, perceiver, frames, rounds)]
     results.append(
         compared(
@@ -267,7 +267,7 @@ def _picture(frame: Image) -> PilImage.Image:
     return PilImage.fromarray(np.ascontiguousarray(frame[:, :, ::-1]))
 
 
-def _difference(model: Model, reference: torch.Tensor, pixels: torch.Tensor) -> float:
+def _difference(model: Model, reference: torch.Tensor, pixels: NDArray[np.uint8]) -> float:
     """Mean absolute difference in grey levels.
 
     Args:
@@ -280,4 +280,5 @@ def _difference(model: Model, reference: torch.Tensor, pixels: torch.Tensor) -> 
         for values in (model.preprocess.mean, model.preprocess.std)
     )
     levels = (reference * std + mean) * 255
-    return float((pixels[0].flip(2).permute(2, 0, 1).float() - levels).abs().mean())
+    picture = np.moveaxis(pixels[0, :, :, ::-1], 2, 0).astype(np.float32)
+    return float(np.abs(picture - levels.numpy()).mean())

@@ -1,6 +1,7 @@
 """Doctor: checks this computer and the configuration, and names the fix of each problem."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -73,6 +74,12 @@ def _opencv() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        yield Finding(
+            "torch", "note", "not installed: models that were exported before run without it",
+            'to export a model or use a GPU, install "perception-node[torch]"',
+        )  # fmt: skip
+        return
     try:
         import torch
         import torchvision

@@ -5,10 +5,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from node.config.schema import CropsConfig, DetectConfig, ModelConfig, NodeConfig, SegmentConfig
@@ -16,10 +15,8 @@ from node.errors import FrameError, ModelError
 from node.image.frame import Image
 from node.perception.models.model import Model
 from node.perception.models.registry import load_model
-from node.perception.preprocess.geometry import Preprocessor
-from node.perception.preprocess.gpu import GpuPreprocessor
-from node.perception.preprocess.prefetch import PrefetchedInput, Prefetcher
-from node.perception.runtimes.base import Runtime
+from node.perception.preprocess.resize import Preprocessor
+from node.perception.runtimes.base import Pixels, Runtime
 from node.perception.runtimes.fallback import CpuFallback
 from node.perception.runtimes.select import build_runtime
 from node.perception.tasks.base import Outputs, Prediction, Task
@@ -29,10 +26,11 @@ from node.perception.tasks.second_stage import SecondStage
 from node.perception.tasks.segment import Segment
 from perception_client.messages.kinds import Detection, Label, ModelInfo
 
+if TYPE_CHECKING:
+    from node.perception.preprocess.prefetch import PrefetchedInput, Prefetcher
+
 log = logging.getLogger(__name__)
 
-_ALL_THREADS = torch.get_num_threads()
-"""torch's default: one thread for each core."""
 MAX_BATCH = 8
 """Most cameras in one batch: in a larger one the first frame would wait too long for the last."""
 _WORTH_BATCHING = 0.9
@@ -45,7 +43,7 @@ _BATCH_TOLERANCE = 0.05
 
 
 class _Preprocess(Protocol):
-    def __call__(self, image: Image) -> torch.Tensor: ...
+    def batch(self, images: Sequence[Image]) -> Pixels: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class Perceiver:
         (result,) = self.perceive_all([image])
         return result
 
-    def prefetch(self, camera: str, image: Image) -> PrefetchedInput | None:
+    def prefetch(self, camera: str, image: Image) -> "PrefetchedInput | None":
         """Starts preprocessing an image of a camera during the inference of another, for
         `perceive_all`. Thread-safe for different cameras. Returns None without a GPU, and on any
         failure, which `perceive_all` then reports."""
@@ -213,17 +211,9 @@ class Perceiver:
         self, images: Sequence[Image], prefetched: Sequence[object | None]
     ) -> list[InferenceResult]:
         started = time.monotonic_ns()
-        inputs = [
-            item
-            for item in prefetched
-            if isinstance(item, PrefetchedInput) and item.maker is self._prefetcher
-        ]
-        prefetch_ns = 0
-        if len(inputs) == len(images):
-            pixels = torch.cat([item.uploaded.for_network() for item in inputs])
-            prefetch_ns = sum(item.took_ns for item in inputs)
-        else:
-            pixels = self._prepared(images)
+        pixels, prefetch_ns = self._prefetched(prefetched, len(images))
+        if pixels is None:
+            pixels = self._preprocess.batch(images)
         preprocessed = time.monotonic_ns()
         preprocess_ns = prefetch_ns + preprocessed - started
         outputs = self._runtime.infer(pixels)
@@ -243,6 +233,24 @@ class Perceiver:
                 )
             )  # fmt: skip
         return results
+
+    def _prefetched(
+        self, prefetched: Sequence[object | None], count: int
+    ) -> "tuple[Pixels | None, int]":
+        """Returns a batch of prefetched inputs and the time that they took, in ns; None where an
+        input is missing, or is of another device or model."""
+        if self._prefetcher is None:
+            return None, 0
+        from node.perception.preprocess.prefetch import PrefetchedInput, joined
+
+        inputs = [
+            item
+            for item in prefetched
+            if isinstance(item, PrefetchedInput) and item.maker is self._prefetcher
+        ]
+        if len(inputs) < count:
+            return None, 0
+        return joined(inputs), sum(item.took_ns for item in inputs)
 
     def warm_up(self, cameras: int) -> None:
         """Runs every batch size up to the number of cameras, and sets `at_most`. Raises
@@ -288,20 +296,17 @@ class Perceiver:
 
     def _outputs(self, images: Sequence[Image]) -> Outputs:
         """Returns the network's outputs for images, which the next inference leaves as they are."""
-        return tuple(output.copy() for output in self._runtime.infer(self._prepared(images)))
+        return tuple(
+            output.copy() for output in self._runtime.infer(self._preprocess.batch(images))
+        )
 
     def _time(self, size: int) -> float:
         """Returns the median time of a batch of black frames, in seconds."""
         height, width = self._model.preprocess.crop_px
-        black = [torch.zeros(height, width, 3, dtype=torch.uint8).numpy()] * size
+        black = [np.zeros((height, width, 3), np.uint8)] * size
         # The first pass allocates memory, and engines compile for the batch size.
         self.perceive_all(black)
         return statistics.median(_seconds(lambda: self.perceive_all(black)) for _ in range(3))
-
-    def _prepared(self, images: Sequence[Image]) -> torch.Tensor:
-        if len(images) == 1:
-            return self._preprocess(images[0])
-        return torch.cat([self._preprocess(image).clone() for image in images])
 
     def _model_info(self) -> ModelInfo:
         running = self._runtime.info
@@ -348,7 +353,6 @@ def build_perceiver(
     model = load_model(config.name, config.weights)
     runtime = build_runtime(model, config)
     second_stage = _build_second_stage(model, config, crops) if crops and crops.model else None
-    set_torch_threads(runtime, config.threads)
     perceiver = Perceiver(
         model, runtime, top_k=config.top_k, detect=detect, segment=segment, crops=second_stage
     )
@@ -379,25 +383,20 @@ def _build_second_stage(model: Model, config: ModelConfig, crops: CropsConfig) -
     return SecondStage(classifier, crops, model.label_names)
 
 
-def set_torch_threads(runtime: Runtime, threads: int | None) -> None:
-    """Sets torch's number of CPU threads; None: one for each core.
-
-    Beside another runtime, torch only preprocesses, which is fastest on one thread: a second thread
-    pool would compete with the runtime's for the cores.
-    """
-    count = threads or _ALL_THREADS if runtime.info.runtime == "torch" else 1
-    torch.set_num_threads(count)
-
-
 def _preprocess_for(model: Model, runtime: Runtime) -> _Preprocess:
     if runtime.info.device == "cpu":
         return Preprocessor(model.preprocess)
+    from node.perception.preprocess.gpu import GpuPreprocessor
+
     return GpuPreprocessor(model.preprocess, runtime.info.device)
 
 
-def _prefetcher_for(model: Model, runtime: Runtime) -> Prefetcher | None:
-    on_cpu = runtime.info.device == "cpu"
-    return None if on_cpu else Prefetcher(model.preprocess, runtime.info.device)
+def _prefetcher_for(model: Model, runtime: Runtime) -> "Prefetcher | None":
+    if runtime.info.device == "cpu":
+        return None
+    from node.perception.preprocess.prefetch import Prefetcher
+
+    return Prefetcher(model.preprocess, runtime.info.device)
 
 
 def _is_close(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:

@@ -21,7 +21,7 @@ from node.config.load import load_config
 from node.config.schema import NodeConfig
 from node.diagnostics.doctor import endpoint_finding
 from node.errors import ConfigError, EndpointError, ModelError
-from node.perception.models import download
+from node.perception.models import download, http_download
 from node.transport.control_server import ControlServer, Result
 from node.transport.curve import make_client, make_server, server_pair
 from node.transport.publisher import Publisher
@@ -264,8 +264,8 @@ def servers(
     public = tmp_path / "public.pem"
     certificate.write_text(certificate.read_text() + public.read_text())
     trust = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(public)))
-    opener = urllib.request.build_opener(download._StaysEncrypted, trust)
-    monkeypatch.setattr(download, "_OPENER", opener)
+    opener = urllib.request.build_opener(http_download._StaysEncrypted, trust)
+    monkeypatch.setattr(http_download, "_OPENER", opener)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     made = Redirecting(certificate), Redirecting(None)
@@ -293,6 +293,6 @@ def test_a_download_is_not_sent_on_from_https_to_http(
 def test_a_download_has_an_end(
     servers: tuple[Redirecting, Redirecting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "MOST_BYTES", 6)
+    monkeypatch.setattr(http_download, "MOST_BYTES", 6)
     with pytest.raises(ModelError, match="7 bytes; at most 6 are taken"):
         download.fetched(f"{servers[1].url}/x.pth", "net")

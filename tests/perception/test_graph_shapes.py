@@ -303,13 +303,13 @@ def written(folder: Path, model: Made, *, color: str = "rgb", **more: object) ->
     return file
 
 
-def pictures(count: int = 1) -> torch.Tensor:
+def pictures(count: int = 1) -> NDArray[np.uint8]:
     noise = np.random.default_rng(3).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
-    return torch.from_numpy(noise)
+    return noise
 
 
-def network_input(pixels: torch.Tensor, color: str = "rgb") -> NDArray[np.float32]:
-    channels = pixels.numpy()[..., ::-1] if color == "rgb" else pixels.numpy()
+def network_input(pixels: NDArray[np.uint8], color: str = "rgb") -> NDArray[np.float32]:
+    channels = pixels[..., ::-1] if color == "rgb" else pixels
     levels = channels.astype(np.float32) / 255
     mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4])
     return np.ascontiguousarray(((levels - mean) / std).transpose(0, 3, 1, 2), np.float32)
@@ -496,7 +496,7 @@ def test_a_graph_for_one_picture_gets_no_batch(
     perceiver = build_perceiver(config, cameras=4)
     assert perceiver.can_batch(4) == takes_batches
     assert takes_batches or perceiver.at_most == 1
-    images = list(pictures(4).numpy())
+    images = list(pictures(4))
     alone = [perceiver.perceive(image).labels for image in images]
     if takes_batches:
         together = [result.labels for result in perceiver.perceive_all(images)]

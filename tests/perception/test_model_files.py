@@ -18,13 +18,11 @@ from node.config.schema import ModelConfig
 from node.errors import ModelError
 from node.perception.models.registry import load_model
 from node.perception.perceiver import build_perceiver
-from node.perception.preprocess.geometry import (
-    Normalise,
-    Preprocessor,
-    PreprocessSpec,
-)
+from node.perception.preprocess.geometry import PreprocessSpec
 from node.perception.preprocess.gpu import GpuPreprocessor
+from node.perception.preprocess.normalise import Normalise
 from node.perception.preprocess.reference import reference_transform
+from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.select import build_runtime
 
 PICTURES = Path(skimage.__file__).parent / "data"
@@ -175,6 +173,6 @@ def test_every_fit_is_its_reference(spec: PreprocessSpec, size: tuple[int, int])
     wanted = reference_transform(spec)(photo)
     grey_levels = torch.tensor(spec.std).view(3, 1, 1) / spec.scale
     for preprocess in (Preprocessor(spec), GpuPreprocessor(spec, "cpu")):
-        got = Normalise(spec)(preprocess(image))[0]
+        got = Normalise(spec)(torch.as_tensor(preprocess(image)))[0]
         assert got.shape == wanted.shape
         assert ((got - wanted).abs() * grey_levels).mean() < 0.3

@@ -23,8 +23,8 @@ from node.perception.models.download import OFFLINE_MODELS, fetched
 from node.perception.models.published import RELEASED
 from node.perception.models.registry import entries, load_model
 from node.perception.perceiver import build_perceiver
-from node.perception.preprocess.geometry import Preprocessor
 from node.perception.preprocess.reference import reference_transform
+from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.select import build_runtime
 from node.perception.tasks.classify import class_scores, top_labels
 
@@ -175,7 +175,7 @@ def test_weights_that_do_not_serve_are_said(
     kind: str, told: str, tmp_path: Path, resnet18_file: Path
 ) -> None:
     with pytest.raises(ModelError) as caught:
-        load_model("resnet18", bad_weights(kind, tmp_path, resnet18_file))
+        assert load_model("resnet18", bad_weights(kind, tmp_path, resnet18_file)).network
     assert told in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -185,7 +185,7 @@ def test_weights_nested_in_a_checkpoint_are_found(tmp_path: Path, resnet18_file:
     file = tmp_path / "checkpoint.pth"
     state = torch.load(resnet18_file, weights_only=True)
     torch.save({"epoch": 3, "state_dict": state}, file)
-    assert load_model("resnet18", file).name == "resnet18"
+    assert isinstance(load_model("resnet18", file).network, torch.nn.Module)
 
 
 class WeightsServer:

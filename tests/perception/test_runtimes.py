@@ -16,7 +16,7 @@ from node.config.schema import ModelConfig
 from node.errors import ModelError
 from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver
-from node.perception.preprocess.geometry import Preprocessor
+from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.export import exported
 from node.perception.runtimes.openvino_runtime import has_native_bf16
 from node.perception.runtimes.select import build_runtime
@@ -69,13 +69,13 @@ def test_no_thread_of_openvino_is_bound_to_a_core() -> None:
     """Where another process uses that core, all would wait for it. In a process of its own, since
     other engines bind threads here."""
     script = """if True:
-        import os, threading, torch
+        import os, threading, numpy as np
         from node.config.schema import ModelConfig
         from node.perception.models.registry import load_model
         from node.perception.runtimes.select import build_runtime
 
         runtime = build_runtime(load_model("efficientnet_lite0"), ModelConfig(runtime="openvino"))
-        pixels, done = torch.zeros((1, 224, 224, 3), dtype=torch.uint8), threading.Event()
+        pixels, done = np.zeros((1, 224, 224, 3), np.uint8), threading.Event()
         runtime.infer(pixels)  # compiles, on threads of its own
 
         def infer():

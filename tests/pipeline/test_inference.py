@@ -22,7 +22,7 @@ from node.image.frame import Frame, Image
 from node.perception.models.registry import load_model
 from node.perception.perceiver import InferenceResult, Perceiver, build_perceiver
 from node.perception.preprocess.gpu import GpuPreprocessor, Uploaded
-from node.perception.runtimes.base import RuntimeInfo
+from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.runtimes.torch_runtime import TorchRuntime
 from node.perception.tasks.base import Outputs, Prediction
 from node.perception.temporal.scene import Scene, TrackedPrediction
@@ -344,7 +344,7 @@ def test_the_next_frame_is_uploaded_while_one_is_inferred(
         return begin(self, image)
 
     class Gpu(TorchRuntime):
-        def infer(self, pixels: torch.Tensor) -> Outputs:
+        def infer(self, pixels: Pixels) -> Outputs:
             answer, before = super().infer(pixels), len(uploads)
             deadline = time.monotonic() + 5
             while len(uploads) == before and time.monotonic() < deadline and not seen.is_set():

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import openvino as ov
-
 from node.errors import ModelError
-from node.perception.models.engine_errors import engine_reason
+from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+    import openvino as ov
 
 _KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
 """OpenVINO's names of types, as numpy names them."""
@@ -60,7 +59,7 @@ def signature_of(file: Path) -> GraphSignature:
     """
     try:
         return _read_by_openvino(file)
-    except RuntimeError as error:
+    except ENGINE_ERRORS as error:
         reason = engine_reason(error)
     if file.suffix.lower() == ".onnx":
         try:
@@ -71,13 +70,15 @@ def signature_of(file: Path) -> GraphSignature:
 
 
 def _read_by_openvino(file: Path) -> GraphSignature:
+    import openvino as ov
+
     graph = ov.Core().read_model(file)
     return GraphSignature(
         *(tuple(map(_of_openvino, values)) for values in (graph.inputs, graph.outputs))
     )
 
 
-def _of_openvino(value: ov.Output) -> GraphValue:
+def _of_openvino(value: "ov.Output") -> GraphValue:
     shape = value.partial_shape
     lengths = None
     if not shape.rank.is_dynamic:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from node.errors import ModelError
 from node.perception.models.download import sha256_of
 from node.perception.preprocess.geometry import PreprocessSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def digest_of(files: Sequence[Path]) -> str:
@@ -35,10 +37,12 @@ class Model:
         output_order: indices of the outputs that the decoder reads, in its order.
         graph: the user's ONNX (.onnx) or OpenVINO (.xml) file.
         files: of a user's model: the model file, the files with its tensors, its card, its labels.
+        origin: the name or file that `load_model` was given; None for a model made otherwise.
+        weights: the weights file that `load_model` was given.
     """
 
     name: str
-    build: Callable[[], nn.Module] | None
+    build: "Callable[[], nn.Module] | None"
     preprocess: PreprocessSpec
     label_names: tuple[str, ...]
     digest: str
@@ -47,9 +51,11 @@ class Model:
     output_order: tuple[int, ...] = (0,)
     graph: Path | None = None
     files: tuple[Path, ...] = ()
+    origin: str | None = None
+    weights: Path | None = None
 
     @functools.cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> "nn.Module":
         """The network in eval mode: normalised float32 [n, 3, h, w], in the channel order of
         `preprocess`, to logits [n, classes] or the decoder's input. Built on first use, since an
         exported graph runs without it. Raises ModelError for a bare graph."""

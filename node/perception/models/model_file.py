@@ -2,14 +2,11 @@
 beside it."""
 
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from node.errors import ModelError
 from node.perception.models.beside import beside
 from node.perception.models.engine_errors import engine_reason
-from node.perception.models.exported_program import ExportedProgram
 from node.perception.models.graph_signature import GraphValue, signature_of
 from node.perception.models.model import Model, digest_of
 from node.perception.models.model_card import (
@@ -19,8 +16,11 @@ from node.perception.models.model_card import (
     labels_file,
     read_card,
 )
-from node.perception.models.onnx_file import external_files
 from node.perception.models.output_checks import decoder_of, output_order
+from node.perception.models.torch_parts import check_torch
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
 """Suffixes of model files."""
@@ -50,14 +50,15 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
         files += [card_file(file), *labels_file(card, file)]
     names = label_names(card, file)
     exported_program = file.suffix.lower() == ".pt2"
+    network: nn.Module | None = None
     if exported_program:
-        network = ExportedProgram(file)
+        network = _program(file)
         outputs = _outputs_of_network(network, file, card)
     else:
         outputs = _outputs_of_graph(file, card)
     return Model(
         name=card.name,
-        build=(lambda: network) if exported_program else None,
+        build=(lambda: network) if network is not None else None,
         preprocess=card.preprocess,
         label_names=names,
         digest=digest_of(files),
@@ -69,7 +70,18 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     )
 
 
-def _outputs_of_network(network: nn.Module, file: Path, card: ModelCard) -> tuple[GraphValue, ...]:
+def _program(file: Path) -> "nn.Module":
+    check_torch(f"{file}: a torch exported program")
+    from node.perception.models.exported_program import ExportedProgram
+
+    return ExportedProgram(file)
+
+
+def _outputs_of_network(
+    network: "nn.Module", file: Path, card: ModelCard
+) -> tuple[GraphValue, ...]:
+    import torch
+
     try:
         with torch.inference_mode():
             outputs = network(torch.zeros(1, 3, *card.input.size))
@@ -129,6 +141,8 @@ def _other_files(file: Path) -> tuple[Path, ...]:
     """Returns the other files that contain the tensors of a model file. Raises ModelError if one is
     not beside it."""
     if file.suffix.lower() == ".onnx":
+        from node.perception.models.onnx_file import external_files  # imports onnx
+
         return external_files(file)
     if file.suffix.lower() != ".xml":
         return ()

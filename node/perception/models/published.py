@@ -4,6 +4,7 @@ model cards."""
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.data import class_names
 from node.perception.models import model_file
 from node.perception.models.download import fetched, is_here
 from node.perception.models.model import Model
@@ -68,7 +69,7 @@ def _card(name: str) -> ModelCard:
     return ModelCard(
         name=name,
         task="detect",
-        labels=_coco_names(),
+        labels=class_names("coco"),
         decoder="yolox",
         source="YOLOX, Megvii, Apache-2.0",
         input=InputCard(
@@ -79,15 +80,4 @@ def _card(name: str) -> ModelCard:
             pad_anchor="top-left",
             scale=1.0,
         ),
-    )
-
-
-def _coco_names() -> tuple[str, ...]:
-    """Returns the names of COCO's 80 classes in its order; torchvision's list has 91 entries, some
-    of them unused."""
-    from torchvision import models
-
-    weights = models.detection.SSDLite320_MobileNet_V3_Large_Weights.DEFAULT
-    return tuple(
-        name for name in weights.meta["categories"] if name not in ("__background__", "N/A")
     )

@@ -2,11 +2,11 @@
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node.errors import ModelError
-from node.perception.models import efficientnet_lite, model_file, published
+from node.perception.models import catalogue, efficientnet_lite, model_file, published
 from node.perception.models.model import Model
 from perception_client.paths import expanded
 
@@ -37,11 +37,9 @@ class RegistryEntry:
 
 def entries() -> list[RegistryEntry]:
     """Returns all models: the default first, the others by name within each origin."""
-    from node.perception.models import torchvision_models
-
     return [
         _default_entry(),
-        *(_torchvision_entry(name) for name in torchvision_models.names()),
+        *(_torchvision_entry(name) for name in catalogue.names()),
         *(_released_entry(name) for name in published.RELEASED),
     ]
 
@@ -57,6 +55,10 @@ def load_model(name: str, weights: Path | None = None) -> Model:
         ModelError: the name is unknown, or the weights cannot be found, downloaded or read, or do
             not match the model.
     """
+    return replace(_loaded(name, weights), origin=name, weights=weights)
+
+
+def _loaded(name: str, weights: Path | None) -> Model:
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.load(weights)
     if Path(name).suffix.lower() in model_file.SUFFIXES:
@@ -67,10 +69,8 @@ def load_model(name: str, weights: Path | None = None) -> Model:
         return model_file.load(expanded(name))
     if name in published.RELEASED:
         return published.load(name, weights)
-    from node.perception.models import torchvision_models  # Deferred: takes a second.
-
-    if name in torchvision_models.names():
-        return torchvision_models.load(name, weights)
+    if name in catalogue.names():
+        return catalogue.load(name, weights)
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
@@ -85,10 +85,8 @@ def fetch(name: str) -> Path:
     """Returns the file of a model, downloaded on first use. Raises ModelError."""
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.weights_file()
-    from node.perception.models import torchvision_models
-
-    if name in torchvision_models.names():
-        return torchvision_models.fetch(name)
+    if name in catalogue.names():
+        return catalogue.fetch(name)
     if name in published.RELEASED:
         return published.fetch(name)
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
@@ -107,9 +105,7 @@ def _default_entry() -> RegistryEntry:
 
 
 def _torchvision_entry(name: str) -> RegistryEntry:
-    from node.perception.models import torchvision_models
-
-    described = torchvision_models.entry(name)
+    described = catalogue.entry(name)
     return RegistryEntry(
         name=name,
         task=described.task,
@@ -150,6 +146,4 @@ def _why_unknown(name: str) -> str:
 
 
 def _names() -> list[str]:
-    from node.perception.models import torchvision_models
-
-    return [efficientnet_lite.NAME, *torchvision_models.names(), *published.RELEASED]
+    return [efficientnet_lite.NAME, *catalogue.names(), *published.RELEASED]

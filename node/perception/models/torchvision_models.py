@@ -1,19 +1,14 @@
-"""torchvision's classifiers, detectors and segmentation networks, by torchvision's names, with its
-newest weights."""
+"""torchvision's networks, by torchvision's names. `catalogue` describes them without torch."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
 from torchvision import models
 
-from node.perception.models.download import fetched, is_here
-from node.perception.models.model import Model
 from node.perception.models.weights import Weights, put_into, read_weights
-from node.perception.preprocess.geometry import Interpolation, PreprocessSpec
 
 # Names in the weights of densenet that modules may no longer have; torchvision's
 # densenet._load_state_dict renames them in the same way.
@@ -30,134 +25,28 @@ _PRETRAINED_ARGUMENTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TorchvisionEntry:
-    """torchvision's description of a model.
-
-    Attributes:
-        name: torchvision's name.
-        size_mb: size of the weights file in MB.
-        parameters: number of weights.
-        task: `classify`, `detect` or `segment`.
-        weights_here: the weights are on this computer.
-    """
-
-    name: str
-    size_mb: float
-    parameters: int
-    task: str
-    weights_here: bool
-
-
-def names() -> list[str]:
-    """Returns the names of all classifiers, detectors and segmentation networks, each kind
-    sorted."""
-    classifiers = sorted(models.list_models(module=models))
-    return [*classifiers, *detector_names(), *segmentation_names()]
-
-
-def detector_names() -> list[str]:
-    """Returns the names of all detectors, sorted. Of those with masks or keypoints, only the boxes
-    are used."""
-    return sorted(models.list_models(module=models.detection))
-
-
-def segmentation_names() -> list[str]:
-    """Returns the names of all segmentation networks, sorted."""
-    return sorted(models.list_models(module=models.segmentation))
-
-
-def task_of(name: str) -> str:
-    """Returns the task of a model. name: one of `names`."""
-    if name in segmentation_names():
-        return "segment"
-    return "detect" if name in detector_names() else "classify"
-
-
-def entry(name: str) -> TorchvisionEntry:
-    """Returns the description of a model. name: one of `names`."""
-    weights = models.get_model_weights(name).DEFAULT
-    return TorchvisionEntry(
-        name=name,
-        size_mb=float(weights.meta["_file_size"]),
-        parameters=int(weights.meta["num_params"]),
-        task=task_of(name),
-        weights_here=is_here(weights.url),
-    )
-
-
-def load(name: str, file: Path | None = None) -> Model:
-    """Loads a model. Raises ModelError.
+def network(name: str, task: str, file: Path) -> nn.Module:
+    """Builds a network with the weights of a file, in eval mode. Raises ModelError.
 
     Args:
-        name: one of `names`.
-        file: weights, a state dict of the same network; None: torchvision's weights, downloaded on
-            first use.
+        name: torchvision's name.
+        task: `classify`, `detect` or `segment`.
+        file: a state dict of the same network.
     """
-    published = models.get_model_weights(name).DEFAULT
-    weights = read_weights(file or fetch(name))
-    task = task_of(name)
-    if task == "detect":
-        return _load_detector(name, weights, tuple(published.meta["categories"]))
-    if task == "segment":
-        return _load_segmentation(name, weights, published)
-    network: nn.Module = models.get_model(name, weights=None, **_PRETRAINED_ARGUMENTS.get(name, {}))
-    put_into(network, _with_current_names(weights, name), name)
-    return Model(
-        name=name,
-        build=network.eval,
-        preprocess=_spec_of(published),
-        label_names=tuple(published.meta["categories"]),
-        digest=weights.digest,
-    )
-
-
-def fetch(name: str) -> Path:
-    """Returns the weights file of a model, downloaded on first use. Raises ModelError."""
-    return fetched(models.get_model_weights(name).DEFAULT.url, name)
-
-
-def _load_detector(name: str, weights: Weights, names: tuple[str, ...]) -> Model:
-    network: nn.Module = models.get_model(name, weights=None, weights_backbone=None)
-    put_into(network, weights, name)
-    return Model(
-        name=name,
-        build=Detector(network).eval,
-        preprocess=_WHOLE_FRAME,
-        label_names=names,
-        digest=weights.digest,
-        task="detect",
-        decoder="boxes",
-        output_order=(0, 1, 2),
-    )
-
-
-def _load_segmentation(name: str, weights: Weights, published: models.WeightsEnum) -> Model:
-    network: nn.Module = models.get_model(name, weights=None, weights_backbone=None, aux_loss=None)
-    state = {
-        key: tensor
-        for key, tensor in weights.state.items()
-        if not key.startswith("aux_classifier.")
-    }
-    put_into(network, replace(weights, state=state), name)
-    preset = published.transforms()
-    short_px = preset.resize_size[0]
-    return Model(
-        name=name,
-        build=Segmentation(network).eval,
-        preprocess=PreprocessSpec(
-            resize_short_px=short_px,
-            crop_px=(short_px, short_px * 4 // 3),
-            interpolation=cast(Interpolation, preset.interpolation.value),
-            mean=tuple(preset.mean),
-            std=tuple(preset.std),
-            fit="short",
-        ),
-        label_names=tuple(published.meta["categories"]),
-        digest=weights.digest,
-        task="segment",
-        decoder="pixels",
-    )
+    weights = read_weights(file)
+    built: nn.Module
+    if task == "classify":
+        built = models.get_model(name, weights=None, **_PRETRAINED_ARGUMENTS.get(name, {}))
+        put_into(built, _with_current_names(weights, name), name)
+    elif task == "detect":
+        built = models.get_model(name, weights=None, weights_backbone=None)
+        put_into(built, weights, name)
+        built = Detector(built)
+    else:
+        built = models.get_model(name, weights=None, weights_backbone=None, aux_loss=None)
+        put_into(built, _without_auxiliary(weights), name)
+        built = Segmentation(built)
+    return built.eval()
 
 
 class Segmentation(nn.Module):
@@ -188,26 +77,13 @@ class Detector(nn.Module):
         return output["boxes"], output["scores"], output["labels"]
 
 
-_WHOLE_FRAME = PreprocessSpec(
-    resize_short_px=480,
-    crop_px=(480, 640),
-    interpolation="bilinear",
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    fit="none",
-)
-
-
-def _spec_of(published: models.WeightsEnum) -> PreprocessSpec:
-    preset = published.transforms()
-    crop_h, crop_w = preset.crop_size * 2
-    return PreprocessSpec(
-        resize_short_px=preset.resize_size[0],
-        crop_px=(crop_h, crop_w),
-        interpolation=cast(Interpolation, preset.interpolation.value),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-    )
+def _without_auxiliary(weights: Weights) -> Weights:
+    state = {
+        key: tensor
+        for key, tensor in weights.state.items()
+        if not key.startswith("aux_classifier.")
+    }
+    return replace(weights, state=state)
 
 
 def _with_current_names(weights: Weights, name: str) -> Weights:

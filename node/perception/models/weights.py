@@ -1,8 +1,6 @@
 """Weights files: reading, and loading into a network."""
 
-import os
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from torch import nn
 
 from node.errors import ModelError
 from node.perception.models.download import reason_of, sha256_of
+from node.perception.models.weights_file import check_weights_file, members
 
 _NESTED_UNDER = ("state_dict", "model")
 """Keys under which training scripts store the state dict."""
@@ -38,9 +37,7 @@ class Weights:
 def read_weights(file: Path) -> Weights:
     """Reads a state dict written by torch.save, bare or under the key `state_dict` or `model`.
     Executes nothing in the file (weights_only). Raises ModelError for anything else."""
-    problem = _problem_with(file)
-    if problem:
-        raise ModelError(f"weights {file}: {problem}")
+    check_weights_file(file)
     try:
         content: object = torch.load(file, map_location="cpu", weights_only=True)
         digest = sha256_of(file)
@@ -94,30 +91,6 @@ def _shape(tensor: torch.Tensor) -> str:
     return "x".join(str(length) for length in tensor.shape) or "a single number"
 
 
-def _problem_with(file: Path) -> str | None:
-    """Returns what makes a file invalid without reading it; None for a plausible file."""
-    if file.is_dir():
-        return "is a directory; name the weights file in it"
-    if not file.exists():
-        return "does not exist; correct model.weights, or leave it out for the model's own weights"
-    if not file.is_file():
-        return "is not a regular file; name a weights file that torch.save wrote"
-    if file.stat().st_size == 0:
-        return "is empty (0 bytes); copy or download it again"
-    if not os.access(file, os.R_OK):
-        return "may not be read by this user; change its permissions"
-    if _is_packed(file):
-        return (
-            "is packed (a few bytes could fill the memory), as torch.save never does; save it again"
-        )
-    return None
-
-
-def _is_packed(file: Path) -> bool:
-    """Whether the archive has compressed members, which may expand far beyond its size."""
-    return any(member.compress_type != zipfile.ZIP_STORED for member in _members(file))
-
-
 def _why_unreadable(file: Path, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot be read ({reason_of(error)})"
@@ -126,7 +99,7 @@ def _why_unreadable(file: Path, error: Exception) -> str:
             "is a TorchScript archive, not a state dict; "
             "save one with torch.save(model.state_dict(), PATH)"
         )
-    if _members(file) and isinstance(error, pickle.UnpicklingError):
+    if members(file) and isinstance(error, pickle.UnpicklingError):
         return (
             "holds a pickled object, not only tensors, and is not loaded since that runs code "
             "in it; save a state dict with torch.save(model.state_dict(), PATH)"
@@ -135,16 +108,7 @@ def _why_unreadable(file: Path, error: Exception) -> str:
 
 
 def _is_torchscript(file: Path) -> bool:
-    return any(Path(member.filename).name == "constants.pkl" for member in _members(file))
-
-
-def _members(file: Path) -> list[zipfile.ZipInfo]:
-    """The members of an archive; none where it cannot be read, and torch reports what it is."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.infolist()
-    except Exception:  # of a damaged archive zipfile raises what it comes across
-        return []
+    return any(Path(member.filename).name == "constants.pkl" for member in members(file))
 
 
 def _state_in(content: object, file: Path) -> StateDict:

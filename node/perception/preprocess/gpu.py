@@ -1,5 +1,6 @@
 """GpuPreprocessor: computes the result of `Preprocessor` on the GPU, from the whole frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +61,10 @@ class GpuPreprocessor:
         """Preprocesses [height, width, 3] uint8 BGR to [1, crop_h, crop_w, 3] uint8 BGR on the
         device. Raises ValueError as `Preprocessor` does."""
         return self.begin(image).for_network()
+
+    def batch(self, images: Sequence[Image]) -> torch.Tensor:
+        """Preprocesses several frames to [n, crop_h, crop_w, 3] uint8 BGR on the device."""
+        return torch.cat([self(image) for image in images])
 
     def begin(self, image: Image) -> Uploaded:
         """Starts the preprocessing and returns without waiting for it. Arguments and errors as

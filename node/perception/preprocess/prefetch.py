@@ -7,7 +7,10 @@ disabled there.
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
 
 from node.image.frame import Image
 from node.perception.preprocess.geometry import PreprocessSpec
@@ -27,6 +30,11 @@ class PrefetchedInput:
     uploaded: Uploaded
     maker: "Prefetcher"
     took_ns: int
+
+
+def joined(inputs: Sequence[PrefetchedInput]) -> torch.Tensor:
+    """Returns the inputs as one batch, on the device, for the current stream."""
+    return torch.cat([item.uploaded.for_network() for item in inputs])
 
 
 class Prefetcher:

@@ -1,11 +1,18 @@
 """Runtime: the interface of every inference engine."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from node.perception.tasks.base import Outputs
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
+"""[n, height, width, 3] uint8 BGR: an array on the CPU, a tensor on a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +43,11 @@ class Runtime(Protocol):
         """Why it runs below its configuration, in words; empty during normal operation."""
         ...
 
-    def infer(self, pixels: torch.Tensor) -> Outputs:
+    def infer(self, pixels: Pixels) -> Outputs:
         """Runs the network on a batch.
 
         Args:
-            pixels: [n, height, width, 3] uint8 BGR, as `Preprocessor` produces; not kept.
+            pixels: as the preprocessing for the runtime's device produces; not kept.
 
         Returns:
             float32 arrays, valid until the next call.

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-import torch
+import numpy as np
 
 from node.errors import ModelError
-from node.perception.runtimes.base import Runtime, RuntimeInfo
+from node.perception.runtimes.base import Pixels, Runtime, RuntimeInfo
 from node.perception.tasks.base import Outputs
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class CpuFallback:
         self._standby: Runtime | None = None
         self._schedule = RetrySchedule()
         self._trial: Future[Runtime] | None = None
-        self._shapes: dict[torch.Size, None] = {}
+        self._shapes: dict[tuple[int, ...], None] = {}
         self._known_error: str | None = None
         self.degraded: tuple[str, ...] = ()
         try:
@@ -94,10 +94,11 @@ class CpuFallback:
         """The runtime in use."""
         return self._runtime.info
 
-    def infer(self, pixels: torch.Tensor) -> Outputs:
+    def infer(self, pixels: Pixels) -> Outputs:
         """Outputs for a batch, as `Runtime.infer`."""
-        if pixels.shape not in self._shapes and len(self._shapes) < MAX_TRIAL_SHAPES:
-            self._shapes[pixels.shape] = None
+        shape = tuple(pixels.shape)
+        if shape not in self._shapes and len(self._shapes) < MAX_TRIAL_SHAPES:
+            self._shapes[shape] = None
         return self._runtime.infer(pixels)
 
     def take_over(self, error: Exception) -> None:
@@ -140,7 +141,7 @@ class CpuFallback:
             try:
                 runtime = self._build_primary()
                 for shape in shapes:  # allocates, and captures what the first frames need
-                    runtime.infer(torch.zeros(shape, dtype=torch.uint8))
+                    runtime.infer(np.zeros(shape, np.uint8))
                 trial.set_result(runtime)
             except Exception as error:  # whatever the driver raises: the CPU goes on
                 trial.set_exception(error)

@@ -12,14 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from node.errors import ModelError
-from node.perception.models.engine_errors import engine_reason
+from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
 from node.perception.models.onnx_file import read_onnx
 from node.perception.preprocess.geometry import PreprocessSpec
 
 INPUT, OUTPUT = "pixels", "logits"
 """Names in the exported graph of a torch network. The copy of a user's graph has names of its own,
 so runtimes address inputs and outputs by their order."""
-IR_FILE = "model.xml"
 _MOST_IN_ONE_FILE = 1 << 30
 """Bytes of tensors that an ONNX file may hold: protobuf's limit is 2 GiB for the whole file."""
 _OPSET = 17
@@ -142,7 +141,7 @@ def _normalising(
         ("Add", spec.factors[1], scaled, target),
     ):
         constant = naming.unused("factor" if kind == "Mul" else "offset")
-        array = values.float().view((1, 3, 1, 1) if by_shape else (3,)).numpy()
+        array = values.reshape((1, 3, 1, 1) if by_shape else (3,))
         constants.append(numpy_helper.from_array(array, constant))
         nodes.append(helper.make_node(kind, [source, constant], [result], **broadcast))
     return nodes, constants
@@ -172,7 +171,7 @@ def write_ir(file: Path, spec: PreprocessSpec, target: Path) -> None:
         for index in range(len(graph.outputs)):
             steps.output(index).tensor().set_element_type(ov.Type.f32)
         ov.save_model(steps.build(), target, compress_to_fp16=False)
-    except RuntimeError as error:
+    except ENGINE_ERRORS as error:
         raise ModelError(
             f"{file} cannot be read as OpenVINO IR ({engine_reason(error)})", fix="export it again"
         ) from error

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import onnxruntime as ort
-import torch
 
 from node.errors import ModelError
 from node.perception.models.engine_errors import engine_reason
-from node.perception.runtimes.base import RuntimeInfo
+from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.tasks.base import Outputs
 
 
@@ -45,10 +44,10 @@ class OnnxRuntime:
             ) from error
         self._input = self._session.get_inputs()[0].name
 
-    def infer(self, pixels: torch.Tensor) -> Outputs:
+    def infer(self, pixels: Pixels) -> Outputs:
         """As `Runtime.infer`."""
         try:
-            return tuple(self._session.run(None, {self._input: pixels.numpy()}))
+            return tuple(self._session.run(None, {self._input: pixels}))
         except Exception as error:  # as above
             raise ModelError(
                 f"ONNX Runtime failed ({engine_reason(error)})", fix="try another model.runtime"

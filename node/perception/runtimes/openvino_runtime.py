@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 import openvino as ov
-import torch
 
 from node.errors import ModelError
-from node.perception.models.engine_errors import engine_reason
-from node.perception.runtimes.base import RuntimeInfo
+from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
+from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.tasks.base import Outputs
 
 _KEPT_SHAPES = 16
@@ -49,23 +48,23 @@ class OpenVinoRuntime:
         try:
             self._core = ov.Core()
             self._graph = self._core.read_model(file)
-        except RuntimeError as error:
+        except ENGINE_ERRORS as error:
             raise _failed("cannot read the model", error) from error
         batch = self._graph.input().partial_shape[0]
         self._only_batch = batch.get_length() if batch.is_static else None
         self._requests: OrderedDict[tuple[int, ...], ov.InferRequest] = OrderedDict()
 
-    def infer(self, pixels: torch.Tensor) -> Outputs:
+    def infer(self, pixels: Pixels) -> Outputs:
         """As `Runtime.infer`. The first call for each shape compiles the graph."""
         try:
             request = self._request(pixels)
-            request.set_input_tensor(ov.Tensor(pixels.numpy(), shared_memory=True))
+            request.set_input_tensor(ov.Tensor(pixels, shared_memory=True))
             request.infer()
-        except RuntimeError as error:
+        except ENGINE_ERRORS as error:
             raise _failed("failed", error) from error
         return tuple(tensor.data for tensor in request.output_tensors)
 
-    def _request(self, pixels: torch.Tensor) -> ov.InferRequest:
+    def _request(self, pixels: Pixels) -> ov.InferRequest:
         """Compiles a graph for each shape, since a graph of fixed shape runs a tenth faster than
         one of dynamic batch size."""
         shape = tuple(pixels.shape)
@@ -82,7 +81,7 @@ class OpenVinoRuntime:
         return self._requests[shape]
 
 
-def _failed(what: str, error: RuntimeError) -> ModelError:
+def _failed(what: str, error: Exception) -> ModelError:
     return ModelError(f"OpenVINO {what} ({engine_reason(error)})", fix="try another model.runtime")
 
 

@@ -3,15 +3,16 @@
 import logging
 from dataclasses import replace
 
-import torch
+import numpy as np
 
 from node.config.schema import ModelConfig
 from node.errors import ModelError
 from node.perception.models.model import Model
+from node.perception.models.torch_parts import check_torch
 from node.perception.runtimes.base import Runtime
 from node.perception.runtimes.export import exported
 from node.perception.runtimes.fallback import CpuFallback
-from node.perception.runtimes.torch_runtime import TorchRuntime
+from node.perception.runtimes.gpus import has_gpu
 from node.perception.runtimes.tuning_result import Choice, kept_result
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def build_runtime(model: Model, config: ModelConfig) -> Runtime:
         try:
             runtime = build_choice(model, choice)
             # An engine can find only now that it has no kernel for an operator.
-            runtime.infer(torch.zeros((1, *model.preprocess.crop_px, 3), dtype=torch.uint8))
+            runtime.infer(np.zeros((1, *model.preprocess.crop_px, 3), np.uint8))
             return runtime
         except ModelError as error:
             errors.append(error)
@@ -62,7 +63,7 @@ def build_choice(model: Model, choice: Choice) -> Runtime:
     if choice.precision == "bf16" and choice.device == "cpu":
         _check_bf16()
     if choice.runtime == "torch":
-        return TorchRuntime(model, choice.device, choice.precision)
+        return _torch_runtime(model, choice)
     if choice.runtime == "onnxruntime":
         from node.perception.runtimes.onnxruntime_runtime import OnnxRuntime
 
@@ -71,6 +72,13 @@ def build_choice(model: Model, choice: Choice) -> Runtime:
 
     file = choice.graph or exported(model)
     return OpenVinoRuntime(file, choice.precision, choice.threads)  # type: ignore[arg-type]
+
+
+def _torch_runtime(model: Model, choice: Choice) -> Runtime:
+    check_torch(f'model {model.name!r}: model.runtime = "torch"')
+    from node.perception.runtimes.torch_runtime import TorchRuntime
+
+    return TorchRuntime(model, choice.device, choice.precision, choice.threads)
 
 
 def _check_bf16() -> None:
@@ -207,4 +215,4 @@ def _device(model: Model, config: ModelConfig) -> str:
     if config.device != "auto":
         return config.device
     on_cpu = config.runtime in ("onnxruntime", "openvino") or "torch" not in runtimes_of(model)
-    return "cuda" if torch.cuda.is_available() and not on_cpu else "cpu"
+    return "cuda" if not on_cpu and has_gpu() else "cpu"

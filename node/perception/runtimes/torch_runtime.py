@@ -1,15 +1,18 @@
 """TorchRuntime: PyTorch on the CPU or a GPU, in float32, bfloat16 or float16."""
 
+import numpy as np
 import torch
 from torch import nn
 
 from node.errors import ModelError
 from node.perception.models.model import Model
-from node.perception.preprocess.geometry import Normalise
-from node.perception.runtimes.base import RuntimeInfo
+from node.perception.preprocess.normalise import Normalise
+from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.runtimes.fuse_batchnorm import folded
 from node.perception.tasks.base import Outputs
 
+_ALL_THREADS = torch.get_num_threads()
+"""torch's default: one thread for each core."""
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -17,24 +20,32 @@ class TorchRuntime:
     """Runs a model's network with PyTorch, channels last, its BatchNorms folded.
 
     Keeps a copy of the network and leaves the model unchanged. On a GPU the network is captured as
-    a CUDA graph for each batch size, and the CPU waits only for the outputs. The caller sets the
-    number of threads (torch.set_num_threads).
+    a CUDA graph for each batch size, and the CPU waits only for the outputs. Each inference sets
+    torch's number of threads, which is one for the process.
     """
 
     degraded = ()
 
-    def __init__(self, model: Model, device: str = "cpu", precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: Model,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+    ) -> None:
         """Loads the network onto the device.
 
         Args:
             model: with a torch network.
             device: `cpu`, `cuda` or `cuda:N`.
             precision: `fp32`, `bf16` or `fp16`.
+            threads: CPU threads; None: one for each core.
 
         Raises:
             ModelError: the device or the network is not available.
         """
         self._name = model.name
+        self._threads = threads or _ALL_THREADS
         self._device = _checked_device(model.name, device)
         self.info = RuntimeInfo(runtime="torch", precision=precision, device=str(self._device))
         if model.build is None:
@@ -54,8 +65,12 @@ class TorchRuntime:
         self._capturable = self._device.type == "cuda" and not model.preprocess.keeps_frame
         self._captured: dict[torch.Size, _Captured] = {}
 
-    def infer(self, pixels: torch.Tensor) -> Outputs:
+    def infer(self, pixels: Pixels) -> Outputs:
         """As `Runtime.infer`; `pixels` may be on any device."""
+        if isinstance(pixels, np.ndarray):
+            pixels = torch.from_numpy(pixels)
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
                 if self._capturable:

@@ -14,12 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from node.errors import ModelError
 from node.perception.cache import cache_folder, is_whole, write_whole
 from node.perception.models.model import Model
 from node.perception.runtimes.export import export_key
+from node.perception.runtimes.gpus import gpu_name
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +123,7 @@ def result_file(model: Model) -> Path:
 
 def computer() -> dict[str, str]:
     """Returns what a result depends on: processor, cores, GPU, and versions of the engines."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    properties = {"processor": _processor(), "cores": str(os.cpu_count()), "gpu": gpu}
+    properties = {"processor": _processor(), "cores": str(os.cpu_count()), "gpu": gpu_name()}
     return properties | {name: _version_of(name) for name in _PACKAGES}
 
 

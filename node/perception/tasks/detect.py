@@ -2,8 +2,8 @@
 
 import math
 
+import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from node.config.schema import DetectConfig
@@ -152,15 +152,15 @@ def _check(candidates: Candidates, classes: int) -> None:
 def _nms(
     boxes: Floats, candidates: Candidates, indices: NDArray[np.int64], iou: float
 ) -> NDArray[np.int64]:
-    from torchvision import ops  # Deferred: takes a second, and classifiers never need it.
-
-    kept: NDArray[np.int64] = ops.batched_nms(
-        torch.from_numpy(boxes[indices]),
-        torch.from_numpy(candidates.scores[indices]),
-        torch.from_numpy(candidates.ids[indices]),
-        iou,
-    ).numpy()
-    return kept
+    if not len(indices):
+        return indices
+    corners = boxes[indices].astype(np.float64)
+    sizes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    kept = cv2.dnn.NMSBoxesBatched(
+        sizes.tolist(), candidates.scores[indices].tolist(), candidates.ids[indices].tolist(),
+        score_threshold=0.0, nms_threshold=iou,
+    )  # fmt: skip
+    return np.asarray(kept, np.int64)
 
 
 def _best_match(detection: Detection, others: tuple[Detection, ...]) -> Detection | None:

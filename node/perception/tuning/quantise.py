@@ -11,8 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
-import torch
+from numpy.typing import NDArray
 from openvino._offline_transformations import apply_moc_transformations
 
 from node.errors import ModelError
@@ -35,7 +36,7 @@ _WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 """Types of operators with weights."""
 
 
-def quantised(model: Model, pixels: Sequence[torch.Tensor], float_layers: int = 0) -> Path:
+def quantised(model: Model, pixels: Sequence[NDArray[np.uint8]], float_layers: int = 0) -> Path:
     """Returns the int8 graph of a model as an OpenVINO IR file; made on first use and cached. Input
     and output as `exported`.
 
@@ -59,15 +60,17 @@ def quantised(model: Model, pixels: Sequence[torch.Tensor], float_layers: int = 
     return kept(name, functools.partial(_make, model, calibration_frames, float_layers)) / _FILE
 
 
-def _key(pixels: Sequence[torch.Tensor], float_layers: int) -> str:
+def _key(pixels: Sequence[NDArray[np.uint8]], float_layers: int) -> str:
     computer = f"{sums_are_exact()} {has_native_bf16()}"
     digest = hashlib.sha256(f"{ov.__version__} {_RECIPE} {float_layers} {computer}".encode())
     for frame in pixels:
-        digest.update(frame.numpy().tobytes())
+        digest.update(frame.tobytes())
     return digest.hexdigest()[:16]
 
 
-def _make(model: Model, pixels: Sequence[torch.Tensor], float_layers: int, folder: Path) -> None:
+def _make(
+    model: Model, pixels: Sequence[NDArray[np.uint8]], float_layers: int, folder: Path
+) -> None:
     started = time.monotonic()
     graph = _simplified(exported(model))
     try:
@@ -88,7 +91,9 @@ def _make(model: Model, pixels: Sequence[torch.Tensor], float_layers: int, folde
     )  # fmt: skip
 
 
-def _calibrated(graph: ov.Model, pixels: Sequence[torch.Tensor], float_layers: int) -> ov.Model:
+def _calibrated(
+    graph: ov.Model, pixels: Sequence[NDArray[np.uint8]], float_layers: int
+) -> ov.Model:
     # Disables NNCF's telemetry, which is on by default.
     os.environ["NNCF_CI"] = "1"
     import nncf
@@ -98,7 +103,7 @@ def _calibrated(graph: ov.Model, pixels: Sequence[torch.Tensor], float_layers: i
     nncf.set_log_level(logging.ERROR)
     return nncf.quantize(
         graph,
-        nncf.Dataset([frame.numpy() for frame in pixels]),
+        nncf.Dataset([frame for frame in pixels]),
         subset_size=len(pixels),
         # Asymmetric activations: bounded ones, such as ReLU6, use all 8 bits.
         preset=nncf.QuantizationPreset.MIXED,

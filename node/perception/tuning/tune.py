@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
-import torch
+from numpy.typing import NDArray
 
 from node.config.schema import DetectConfig, SegmentConfig
 from node.errors import ModelError
 from node.perception.models.model import Model
-from node.perception.perceiver import set_torch_threads, task_of
+from node.perception.perceiver import task_of
 from node.perception.runtimes.base import Runtime
+from node.perception.runtimes.gpus import gpu_count
 from node.perception.runtimes.select import GPU_PRECISIONS, PRECISIONS, build_choice, runtimes_of
 from node.perception.runtimes.tuning_result import Choice, Measured, TuningResult
 from node.perception.tasks.base import Outputs, Prediction, Task
@@ -50,7 +51,7 @@ class _Candidate:
 
 def tune(
     model: Model,
-    pixels: Sequence[torch.Tensor],
+    pixels: Sequence[NDArray[np.uint8]],
     frames: str,
     floors: Mapping[str, float] = FLOORS,
     progress: Progress = lambda what, done, total: None,
@@ -72,7 +73,6 @@ def tune(
         ModelError: the reference cannot run, or its outputs are invalid.
     """
     evaluated = list(pixels[1::2] if len(pixels) >= INT8_FRAMES else pixels)
-    threads_before = torch.get_num_threads()
     task = task_of(model, 1, DetectConfig(), SegmentConfig())
     reference = _reference(model, evaluated)
     shows = [task.read(outputs, 0, model.preprocess.crop_px) for outputs in reference]
@@ -81,13 +81,12 @@ def tune(
     measured = _measure(candidates, evaluated, floors, progress)
     if model.task == "detect" and not _show_objects(shows):
         measured = [_unproven(row) for row in measured]
-    torch.set_num_threads(threads_before)
     ordered = sorted(measured, key=lambda row: row.median_ms or 0)
     made = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     return TuningResult(model.name, frames, made, (*ordered, *failed, *refused))
 
 
-def _reference(model: Model, evaluated: Sequence[torch.Tensor]) -> list[Outputs]:
+def _reference(model: Model, evaluated: Sequence[NDArray[np.uint8]]) -> list[Outputs]:
     """Returns the outputs of the reference. A user's graph has no torch network, and not every
     engine has its operators, so the first that runs it is the reference."""
     *others, last = reference_choices(model)
@@ -109,7 +108,7 @@ def reference_choices(model: Model) -> list[Choice]:
 
 def _choices(
     model: Model,
-    pixels: Sequence[torch.Tensor],
+    pixels: Sequence[NDArray[np.uint8]],
     threads: Sequence[int],
     progress: Progress,
 ) -> tuple[list[Choice], list[Measured]]:
@@ -124,14 +123,14 @@ def _choices(
     on_cpu = [replace(choice, threads=count) for choice in (*plain, *int8) for count in threads]
     on_gpu = [
         Choice("torch", precision, f"cuda:{index}")
-        for index in range(torch.cuda.device_count() if "torch" in runtimes_of(model) else 0)
+        for index in range(gpu_count() if "torch" in runtimes_of(model) else 0)
         for precision in GPU_PRECISIONS
     ]
     return on_gpu + on_cpu, refused
 
 
 def _int8(
-    model: Model, pixels: Sequence[torch.Tensor], progress: Progress
+    model: Model, pixels: Sequence[NDArray[np.uint8]], progress: Progress
 ) -> tuple[list[Choice], list[Measured]]:
     choices = []
     if len(pixels) < INT8_FRAMES:
@@ -160,7 +159,7 @@ def _examine(
     model: Model,
     task: Task,
     choices: Sequence[Choice],
-    evaluated: Sequence[torch.Tensor],
+    evaluated: Sequence[NDArray[np.uint8]],
     reference: list[Outputs],
     progress: Progress,
 ) -> tuple[list[_Candidate], list[Measured]]:
@@ -174,7 +173,6 @@ def _examine(
         without_threads = replace(choice, threads=None)
         try:
             runtime = build_choice(model, choice)
-            set_torch_threads(runtime, choice.threads)
             if without_threads not in accuracy:
                 accuracy[without_threads] = _compare(
                     task, _outputs_of(model, runtime, evaluated), reference
@@ -186,7 +184,9 @@ def _examine(
     return candidates, failed
 
 
-def _outputs_of(model: Model, runtime: Runtime, pixels: Sequence[torch.Tensor]) -> list[Outputs]:
+def _outputs_of(
+    model: Model, runtime: Runtime, pixels: Sequence[NDArray[np.uint8]]
+) -> list[Outputs]:
     results = []
     for frame in pixels:
         outputs = runtime.infer(frame)
@@ -220,7 +220,7 @@ def _unproven(row: Measured) -> Measured:
 
 def _measure(
     candidates: Sequence[_Candidate],
-    pixels: Sequence[torch.Tensor],
+    pixels: Sequence[NDArray[np.uint8]],
     floors: Mapping[str, float],
     progress: Progress,
 ) -> list[Measured]:
@@ -231,7 +231,6 @@ def _measure(
     for turn in range(_PASSES):
         for index, candidate in enumerate(candidates):
             progress("measuring", turn * len(candidates) + index, total)
-            set_torch_threads(candidate.runtime, candidate.choice.threads)
             block, cpu_ms = _block(candidate.runtime, pixels)
             times[index] += block
             cpu[index].append(cpu_ms)
@@ -242,7 +241,7 @@ def _measure(
     ]
 
 
-def _block(runtime: Runtime, pixels: Sequence[torch.Tensor]) -> tuple[list[float], float]:
+def _block(runtime: Runtime, pixels: Sequence[NDArray[np.uint8]]) -> tuple[list[float], float]:
     """Returns the time of each frame of a block in ms, and the CPU time a frame in ms."""
     frames = _cycled(pixels)
     for _ in range(_WARMUP):
@@ -257,7 +256,7 @@ def _block(runtime: Runtime, pixels: Sequence[torch.Tensor]) -> tuple[list[float
     return times, (time.process_time() - cpu_before) * 1e3 / _FRAMES_A_PASS
 
 
-def _cycled(pixels: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+def _cycled(pixels: Sequence[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
     while True:
         yield from pixels
 

@@ -1,0 +1,174 @@
+"""Without torch where torch does not infer: exports in a process of their own, names from files."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torchvision
+from conftest import ROOT
+from support.waiting import wait_until
+from torchvision import models
+
+from node.config.schema import ModelConfig
+from node.data import class_names, torchvision_catalogue
+from node.errors import ModelError
+from node.perception.models import catalogue
+from node.perception.models.registry import load_model
+from node.perception.perceiver import build_perceiver
+from node.perception.runtimes.export import exported
+
+HEAVY = ("torch", "torchvision", "timm", "nncf")
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    return file
+
+
+def imported_by(*arguments: object) -> list[str]:
+    """Which of HEAVY a command imports, in a process of its own; the command succeeds."""
+    code = (
+        "import json, sys; from node.cli import command_line; code = command_line(sys.argv[1:]); "
+        f"print(json.dumps([x for x in {HEAVY} if x in sys.modules]), file=sys.stderr); "
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_labelling_imports_no_torch(clip: Path, ipc: str, tmp_path: Path, resnet18: Path) -> None:
+    openvino, onnxruntime = (
+        ("--set", f"model.runtime={name}") for name in ("openvino", "onnxruntime")
+    )
+    assert imported_by("label", clip, *onnxruntime) == []
+    network = ("--set", "model.name=resnet18", "--set", f"model.weights={resnet18}")
+    assert imported_by("label", clip, *openvino, *network) == []
+    assert imported_by("replay", clip, "--endpoint", ipc, "--speed", "max") == []
+    assert imported_by("run", "--source", clip, "--endpoint", ipc, "--max-frames", 3) == []
+    record = ("record", "--source", clip, "--output", tmp_path, "--duration", 0.5)
+    assert imported_by(*record, "--endpoint", ipc) == []
+
+
+def test_names_and_the_list_of_models_import_no_torch() -> None:
+    assert imported_by("models") == []
+
+
+def test_the_data_is_torchvisions() -> None:
+    """Written anew by scripts/catalogue.py, where a new torchvision has more."""
+    assert class_names("imagenet") == tuple(models.ResNet18_Weights.DEFAULT.meta["categories"])
+    assert len(class_names("coco")) == 80
+    for row in torchvision_catalogue():
+        weights = models.get_model_weights(row["name"]).DEFAULT
+        entry = catalogue.entry(row["name"])
+        assert entry.url == weights.url
+        assert entry.label_names == tuple(weights.meta["categories"])
+        assert entry.parameters == weights.meta["num_params"]
+        if entry.task != "detect":
+            preset = weights.transforms()
+            assert entry.preprocess.resize_short_px == preset.resize_size[0]
+            assert entry.preprocess.interpolation == preset.interpolation.value
+            assert list(entry.preprocess.mean) == list(preset.mean)
+        if entry.task == "classify":
+            assert entry.preprocess.crop_px == tuple((preset.crop_size * 2)[:2])
+
+
+def test_an_error_of_the_export_is_told_as_here(tmp_path: Path, resnet18: Path) -> None:
+    state = torch.load(resnet18, weights_only=True)
+    state["fc.weight"] = torch.zeros(10, 512)
+    file = tmp_path / "other.pth"
+    torch.save(state, file)
+    model = load_model("resnet18", file)
+    with pytest.raises(ModelError) as here:
+        assert model.network
+    with pytest.raises(ModelError) as there:
+        exported(model)
+    assert str(there.value) == str(here.value)
+    assert there.value.fix == here.value.fix
+
+
+def exporting(process: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in process.children():
+        with contextlib.suppress(psutil.Error):  # one that has ended already
+            if "export_process" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_an_export_that_is_killed_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet18: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    errors: list[ModelError] = []
+
+    def export() -> None:
+        try:
+            exported(load_model("resnet18", resnet18))
+        except ModelError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=export)
+    thread.start()
+    here = psutil.Process()
+    wait_until(lambda: bool(exporting(here)))
+    exporting(here)[0].kill()
+    thread.join(30)
+    (error,) = errors
+    assert str(error).startswith("model 'resnet18': its export ended by signal SIGKILL; ")
+
+
+def test_an_export_ends_with_its_node(tmp_path: Path, ipc: str) -> None:
+    node = subprocess.Popen(
+        [sys.executable, "-m", "node", "run", "--source", "demo", "--endpoint", ipc],
+        cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        process = psutil.Process(node.pid)
+        wait_until(lambda: bool(exporting(process)))
+        (child,) = exporting(process)
+    finally:
+        node.kill()
+        node.wait()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_folder_named_node_beside_the_user_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "__init__.py").write_text("raise SystemExit('the wrong node')")
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    perceiver = build_perceiver(ModelConfig(runtime="openvino"))
+    assert perceiver.info.runtime == "openvino"
+
+
+def test_a_signal_while_a_model_is_exported_stops_the_node(tmp_path: Path, ipc: str) -> None:
+    node = subprocess.Popen(
+        [sys.executable, "-m", "node", "run", "--source", "demo", "--endpoint", ipc],
+        cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    process = psutil.Process(node.pid)
+    wait_until(lambda: bool(exporting(process)))
+    started = time.monotonic()
+    node.send_signal(signal.SIGTERM)
+    assert node.wait(10) == 0
+    assert time.monotonic() - started < 2.0
