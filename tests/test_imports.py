@@ -12,7 +12,7 @@ LAYERS = (
     {"perception_client"},
     {"node.errors"},
     {"node.process"},
-    {"node.image"},
+    {"node.image", "node.data"},
     {"node.config"},
     {"node.capture", "node.perception", "node.transport", "node.recording"},
     {"node.web"},

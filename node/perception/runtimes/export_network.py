@@ -12,7 +12,7 @@ from node.errors import ModelError
 from node.perception.models.engine_errors import engine_reason
 from node.perception.models.model import Model
 from node.perception.preprocess.normalise import Normalise
-from node.perception.runtimes.export import OPSET
+from node.perception.runtimes.export_key import OPSET
 from node.perception.runtimes.fuse_batchnorm import folded
 from node.perception.runtimes.normalised_graph import INPUT, OUTPUT
 

@@ -17,7 +17,7 @@ from typing import Any
 from node.errors import ModelError
 from node.perception.cache import cache_folder, is_whole, write_whole
 from node.perception.models.model import Model
-from node.perception.runtimes.export import export_key
+from node.perception.runtimes.export_key import export_key
 from node.perception.runtimes.gpus import gpu_name
 
 log = logging.getLogger(__name__)

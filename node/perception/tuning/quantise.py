@@ -19,7 +19,8 @@ from openvino._offline_transformations import apply_moc_transformations
 from node.errors import ModelError
 from node.perception.cache import kept
 from node.perception.models.model import Model
-from node.perception.runtimes.export import export_key, exported
+from node.perception.runtimes.export import exported
+from node.perception.runtimes.export_key import export_key
 from node.perception.runtimes.openvino_runtime import has_native_bf16
 
 log = logging.getLogger(__name__)
