@@ -3,21 +3,25 @@
 #   docker build -t perception-node .
 #   docker run --device /dev/video0 --network host perception-node run --source /dev/video0
 #
-# Large (about 7 GB) on x86-64, since the torch of the lock file brings CUDA.
+# Large (about 7 GB) on x86-64, since the torch of the lock file brings CUDA. Without torch, for models
+# that another computer has exported (docs/operation.md, "Without torch"):
+#
+#   docker build --build-arg EXTRAS= -t perception-node .
 
 FROM python:3.11-slim-bookworm AS build
+ARG EXTRAS="--extra torch"
 WORKDIR /opt/perception-node
 RUN pip install --no-cache-dir uv==0.13.9
 ENV UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 # The packages change seldom, the code often: each is a layer of its own.
 COPY pyproject.toml uv.lock ./
 COPY client/pyproject.toml client/
-RUN uv sync --frozen --no-dev --no-install-workspace --compile-bytecode
+RUN uv sync --frozen --no-dev $EXTRAS --no-install-workspace --compile-bytecode
 COPY README.md LICENSE ./
 COPY client client
 COPY config config
 COPY node node
-RUN uv sync --frozen --no-dev --no-editable --compile-bytecode
+RUN uv sync --frozen --no-dev $EXTRAS --no-editable --compile-bytecode
 
 FROM python:3.11-slim-bookworm
 # What OpenCV's wheel links to, also where nothing is shown.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from node.config.schema import ModelConfig, NodeConfig, StepConfig
 from node.errors import ControlError, ModelError
 from node.pipeline.degradation import Degradation
+from node.process.memory import trim
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
@@ -45,6 +46,7 @@ class ActiveModel:
         """Loads all models. Raises ModelError."""
         configured = self._build(self.config)
         self._by_level += self._built_steps()
+        trim()
         self._configured = configured  # last: from here on `loaded` is true for other threads
 
     @property

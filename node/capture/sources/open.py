@@ -7,7 +7,6 @@ import urllib.parse
 from pathlib import Path
 
 from node.capture.rate import RateLimit
-from node.capture.sources.address import open_address
 from node.capture.sources.animation import AnimationSource, is_animated
 from node.capture.sources.base import Source
 from node.capture.sources.demo import DemoSource
@@ -57,7 +56,11 @@ def open_source(config: CameraConfig, limit: RateLimit | None = None) -> Source:
     if source.startswith("gst:"):
         return open_gstreamer(config, limit)
     if is_live(source):
-        return open_address(config, limit) if "://" in source else open_device(config, limit)
+        if "://" not in source:
+            return open_device(config, limit)
+        from node.capture.sources.address import open_address  # imports requests
+
+        return open_address(config, limit)
     files = _path_in(source)
     photos = find_image_files(files)
     if photos is not None and len(photos) == 1 and is_animated(photos[0]):

@@ -9,7 +9,8 @@ from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-    import openvino as ov
+
+    from node.perception.openvino_import import ov
 
 _KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
 """OpenVINO's names of types, as numpy names them."""
@@ -70,7 +71,7 @@ def signature_of(file: Path) -> GraphSignature:
 
 
 def _read_by_openvino(file: Path) -> GraphSignature:
-    import openvino as ov
+    from node.perception.openvino_import import ov
 
     graph = ov.Core().read_model(file)
     return GraphSignature(

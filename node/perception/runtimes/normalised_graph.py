@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino as ov
 from onnx import TensorProto, helper, numpy_helper
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
 from node.perception.models.onnx_file import read_onnx
+from node.perception.openvino_import import ov
 from node.perception.preprocess.geometry import PreprocessSpec
 
 INPUT, OUTPUT = "pixels", "logits"

@@ -4,10 +4,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Literal
 
-import openvino as ov
-
 from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
+from node.perception.openvino_import import ov
 from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.tasks.base import Outputs
 

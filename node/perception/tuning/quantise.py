@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 from openvino._offline_transformations import apply_moc_transformations
 
 from node.errors import ModelError
 from node.perception.cache import kept
 from node.perception.models.model import Model
+from node.perception.openvino_import import ov
 from node.perception.runtimes.export import exported
 from node.perception.runtimes.export_key import export_key
 from node.perception.runtimes.openvino_runtime import has_native_bf16
