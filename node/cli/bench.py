@@ -85,6 +85,10 @@ def command(
 def _compared(config: "NodeConfig", rounds: int) -> list["Row"]:
     frames = _frames(config)
 
+    from node.perception.models.torch_parts import check_torch
+
+    check_torch("bench: the plain loop that the node is compared with")
+
     from node.diagnostics.benchmark import preprocessing, rows
     from node.perception.models.registry import load_model
     from node.perception.runtimes.select import build_runtime

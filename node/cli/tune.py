@@ -66,11 +66,14 @@ def command(
         log.warning("%s; skipped", error)
 
     from node.perception.models.registry import load_model
+    from node.perception.models.torch_parts import check_torch
     from node.perception.runtimes.tuning_result import keep
     from node.perception.tuning.tune import FLOORS, tune
 
     floors = FLOORS if floor is None else dict.fromkeys(FLOORS, floor)
     loaded = load_model(config.model.name, config.model.weights)
+    if loaded.build is not None:
+        check_torch(f"tune: the labels of model {loaded.name!r} are compared with torch's, which")
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("reading frames", total=None)
         pixels = _pixels(loaded, _images(media.files) if media else _demo_images())

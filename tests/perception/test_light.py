@@ -65,6 +65,34 @@ def test_labelling_imports_no_torch(clip: Path, ipc: str, tmp_path: Path, resnet
     assert imported_by(*record, "--endpoint", ipc) == []
 
 
+def without_torch(*arguments: object, cache: Path) -> "subprocess.CompletedProcess[str]":
+    """Runs a command as on a computer without the extra."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({HEAVY})); "
+        "from node.cli import command_line; sys.exit(command_line(sys.argv[1:]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, timeout=120,
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+    )  # fmt: skip
+
+
+def test_without_torch_an_export_that_was_brought_along_labels(
+    clip: Path, cache: Path, tmp_path: Path
+) -> None:
+    exported(load_model("efficientnet_lite0"))
+    brought = without_torch("label", clip, cache=cache)
+    assert brought.returncode == 0, brought.stderr
+    assert "espresso" in brought.stdout
+    for command in (("label", clip), ("tune",)):
+        done = without_torch(*command, cache=tmp_path)
+        assert done.returncode == 3, done.stderr
+        *_, error = done.stderr.splitlines()
+        assert error.startswith("error: ")
+        assert "which needs the packages torch, torchvision, timm; install" in error
+
+
 def test_names_and_the_list_of_models_import_no_torch() -> None:
     assert imported_by("models") == []
 

@@ -7,12 +7,16 @@ from node.errors import ModelError
 _PACKAGES = ("torch", "torchvision", "timm")
 
 
+class TorchMissingError(ModelError):
+    """The extra is not installed."""
+
+
 def check_torch(what: str) -> None:
-    """Raises ModelError where a package of the extra is not installed. what: that needs it, for the
-    error."""
+    """Raises TorchMissingError where a package of the extra is not installed. what: needs it, for
+    the error."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ModelError(
-            f"{what} needs {' and '.join(missing)}",
+        raise TorchMissingError(
+            f"{what} needs the packages {', '.join(missing)}",
             fix='install "perception-node[torch]", or bring the cache of a computer that has it',
         )

@@ -29,7 +29,7 @@ may hold a folder `node` of its user's."""
 def export_apart(model: Model, file: Path) -> None:
     """Exports a model that `load_model` made to an ONNX file. Raises ModelError, also for a child
     that ends without a result."""
-    check_torch(f"model {model.name!r} has not been exported on this computer, and to export it")
+    check_torch(f"model {model.name!r}: has not been exported on this computer, which")
     alive, held = os.pipe()
     request = {
         "path": sys.path,
