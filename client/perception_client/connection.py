@@ -101,10 +101,15 @@ class Handshakes:
             )
         if self._broken_off < _BROKEN_OFF_AGAIN:
             return None
+        other = (
+            "it has no keys, and answers its own user and root only (its log names others): run "
+            "this as that user, or make keys (perception-node keys)"
+            if self._access == "control"
+            else "it closes new connections, which its log says"
+        )
         return (
             "the node breaks off the handshake: either the node asks for keys (wire.keys), and "
-            "this client uses none: give keys=FOLDER; or it closes new connections, which its log "
-            "says"
+            f"this client uses none: give keys=FOLDER; or {other}"
         )
 
     def _try_again(self) -> None:
