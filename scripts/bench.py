@@ -23,7 +23,7 @@ import torch
 import torchvision
 from rich.console import Console
 
-from bench import cameras, neighbour, page, postprocess, recording, wire
+from bench import cameras, neighbour, page, postprocess, recording, start, wire
 from node.capture.sources.image_files import find_image_files, read_image
 from node.cli.bench import rows_table
 from node.config.schema import ModelConfig
@@ -242,6 +242,7 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
         "steady_cpu": steady_cpu(seconds),
         "publish_to_receive": wire.wire_rows(seconds),
         "stopped_subscriber": wire.stopped_subscriber(seconds),
+        "start": on_video(lambda video, *_: start.start_cost(video), seconds),
         "recording": on_video(recording.recording_cost, seconds),
         "page": on_video(page.page_cost, seconds),
         "cameras": on_video(cameras.camera_cost, seconds),
