@@ -193,10 +193,11 @@ def test_a_signal_while_a_model_is_exported_stops_the_node(tmp_path: Path, ipc: 
     node = subprocess.Popen(
         [sys.executable, "-m", "node", "run", "--source", "demo", "--endpoint", ipc],
         cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )  # fmt: skip
     process = psutil.Process(node.pid)
     wait_until(lambda: bool(exporting(process)))
     started = time.monotonic()
-    node.send_signal(signal.SIGTERM)
+    os.killpg(node.pid, signal.SIGINT)  # as Ctrl-C does: to all of the terminal's foreground
     assert node.wait(10) == 0
     assert time.monotonic() - started < 2.0

@@ -44,6 +44,7 @@ def export_apart(model: Model, file: Path) -> None:
             [sys.executable, "-P", "-c", _CODE, json.dumps(request)],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             pass_fds=(alive,), env=os.environ | _ENVIRONMENT,
+            start_new_session=True,  # Ctrl-C is for the node, which ends its child
         )  # fmt: skip
     finally:
         os.close(held)
