@@ -599,3 +599,12 @@ def test_an_operator_that_no_engine_has_is_refused_with_both_reasons(tmp_path: P
     ) as told:
         load_model(str(written(tmp_path, model)))
     assert "\n" not in str(told.value)
+
+
+def test_a_damaged_name_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    """OpenVINO quotes it, and its binding fails to make a text of the error."""
+    nodes = [helper.make_node("Unheard", ["x"], ["y"])]
+    file = written(tmp_path, graph(nodes))
+    file.write_bytes(file.read_bytes().replace(b"Unheard", b"Unh\xff\xferd"))
+    with pytest.raises(ModelError, match=r"shape\.onnx cannot be read .*Unh..rd.*export it again"):
+        load_model(str(file))

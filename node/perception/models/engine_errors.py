@@ -14,8 +14,7 @@ def engine_reason(error: Exception) -> str:
     """Returns the reason in an error of ONNX Runtime, OpenVINO, onnx or torch, without the places
     in their source code, cut to a length that a terminal shows."""
     if isinstance(error, UnicodeDecodeError):
-        text = bytes(error.object).decode(errors="replace")
-        return engine_reason(RuntimeError("".join(x if x.isprintable() else " " for x in text)))
+        return engine_reason(RuntimeError(bytes(error.object).decode(errors="replace")))
     lines = [line.strip() for line in str(error).splitlines()]
     reasons = [line for line in lines if line and not _PLACE.match(line)]
     reason = _CODE.sub("", " ".join(" ".join(reasons).split())).strip(" .")
