@@ -9,6 +9,7 @@ command that it ends. docs/architecture.md says who catches which.
     ├── OutputError             a result that cannot be written
     └── ClientError             ConfigError, EndpointError, ControlError, MessageError ...
         └── SourceError         a camera, stream, video, picture or recording
+            ├── AccessError     a camera that refuses this user, or so many requests
             ├── PictureError    one picture; the next may be readable
             └── BacklogError    a stream delivers old pictures only
 """
@@ -23,6 +24,7 @@ from perception_client.errors import (
 )
 
 __all__ = [
+    "AccessError",
     "BacklogError",
     "ConfigError",
     "ControlError",
@@ -36,6 +38,11 @@ __all__ = [
     "PictureError",
     "SourceError",
 ]
+
+
+class AccessError(SourceError):
+    """A camera that refuses this user, or so many requests. Many cameras block a user after a few
+    failures, so it is asked less often."""
 
 
 class PictureError(SourceError):

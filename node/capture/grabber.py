@@ -3,6 +3,7 @@ into the mailbox, and reopens a live source until that succeeds."""
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,17 +14,18 @@ from node.capture.cadence import Cadence
 from node.capture.frozen import FrozenDetector, period_s
 from node.capture.mailbox import FrameSink
 from node.capture.rate import RateLimit
+from node.capture.reopening import Reopening
 from node.capture.sources.base import FallsShort, Incomplete, Picture, Source, SourceFacts
+from node.capture.sources.presence import Presence
 from node.config.redact import hidden
 from node.config.schema import CameraConfig
 from node.errors import BacklogError, PictureError, SourceError
 from node.image.frame import Frame
 from node.process.awake import AwakeClock
+from node.process.log_limit import LimitedLog
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF_S = 0.1
-LONGEST_BACKOFF_S = 5.0
 REOPEN_AFTER_S = 5.0
 """Seconds without a valid new picture, and at least the stall time, after which a source that still
 delivers is reopened."""
@@ -39,6 +41,7 @@ MOST_HUNG = 4
 """Threads of one camera that may hang in a driver at once. At this limit no new thread starts until
 one of them returns."""
 _UNKNOWN = SourceFacts()
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Grabber:
         limit: which frames the source delivers; None: as configured.
         awake: clock that excludes suspension and standstill of this process. After a standstill a
             live source is reopened, because the age of the buffered pictures is unknown.
+        presence: how to look for the camera while it is away; called on each capture thread. None:
+            only attempts to open the source can find it.
     """
 
     def __init__(
@@ -119,11 +124,11 @@ class Grabber:
         hung_after_s: float = HUNG_AFTER_S,
         limit: RateLimit | None = None,
         awake: AwakeClock | None = None,
+        presence: Callable[[], Presence | None] = lambda: None,
     ) -> None:
-        self.camera = config.name
-        self._label = f"camera '{config.name}'"
         self._config = config
         self._open_source = open_source
+        self._presence = presence
         self._mailbox = mailbox
         self._stop = stop
         self._retry_first = retry_first
@@ -141,6 +146,12 @@ class Grabber:
         # Shared by all workers: a reopened camera may still be frozen.
         self._frozen_detector = FrozenDetector()
         self._cadence = Cadence()
+        self._log = LimitedLog(log)
+
+    @property
+    def camera(self) -> str:
+        """Name of the camera."""
+        return self._config.name
 
     @property
     def state(self) -> CaptureState:
@@ -239,16 +250,17 @@ class Grabber:
                 self._mailbox.close(self.camera)
 
     def _capture(self, worker: _Worker) -> None:
-        backoff_s = FIRST_BACKOFF_S
+        reopening = self._reopening(worker)
         while self._is_current(worker):
-            frames_before = self._state.frames
-            began_ns = time.monotonic_ns()
+            frames_before, failure = self._state.frames, None
+            began_ns, cpu_before_ns = time.monotonic_ns(), time.thread_time_ns()
             try:
                 with self._calling(worker):
                     source = self._open_source()
             except SourceError as error:
                 if not (self._opened_before or self._retry_first):
                     raise
+                failure = error
                 self._report_problem(worker, str(error))
             else:
                 try:
@@ -265,9 +277,19 @@ class Grabber:
                     with contextlib.suppress(SourceError), self._calling(worker):
                         source.close()
             if self._state.frames > frames_before:
-                backoff_s = FIRST_BACKOFF_S
-            self._stop.wait(backoff_s)
-            backoff_s = min(2 * backoff_s, LONGEST_BACKOFF_S)
+                reopening.end_outage()
+            took_s = (time.monotonic_ns() - began_ns) / 1e9
+            cpu_s = (time.thread_time_ns() - cpu_before_ns) / 1e9
+            # An abandoned worker can be replaced in a call of its source only.
+            if self._is_current(worker):
+                reopening.wait(failure, took_s, cpu_s)
+
+    def _reopening(self, worker: _Worker) -> Reopening:
+        return Reopening(
+            self._presence(),
+            self._stop,
+            lambda error: self._report_problem(worker, str(error)),
+        )
 
     def _record_opening(self, worker: _Worker, source: Source) -> None:
         if not self._is_current(worker):
@@ -307,7 +329,9 @@ class Grabber:
             except PictureError as error:
                 self._record_arrival(worker, source, began_ns)
                 self._update_state(worker, corrupt=self._state.corrupt + 1, last_error=str(error))
-                self._reopen_if_unproductive(f"{self._label} delivers nothing that can be decoded")
+                self._reopen_if_unproductive(
+                    f"camera '{self.camera}' delivers nothing that can be decoded"
+                )
                 continue
             if picture is None:
                 skipped = source.skipped if isinstance(source, Incomplete) else None
@@ -327,7 +351,9 @@ class Grabber:
                         worker,
                         last_error=f"camera '{self.camera}' repeats the same {repeated_part}",
                     )
-                    self._reopen_if_unproductive(f"{self._label} repeats the same {repeated_part}")
+                    self._reopen_if_unproductive(
+                        f"camera '{self.camera}' repeats the same {repeated_part}"
+                    )
                     continue
             else:
                 self._update_state(worker, newest_mono_ns=time.monotonic_ns())
@@ -362,8 +388,11 @@ class Grabber:
             raise SourceError(f"{complaint} for {patience_s:g} s")
 
     def _report_problem(self, worker: _Worker, problem: str) -> None:
-        if problem != self._state.last_error or self._state.open:
+        if self._state.open:
             log.warning("%s; trying again", problem)
+        elif problem != self._state.last_error:
+            # Reasons may alternate from attempt to attempt.
+            self._log.warning(_DIGITS.sub("", problem), f"{problem}; trying again")
         self._update_state(worker, open=False, last_error=problem)
 
     def _update_state(self, worker: _Worker, **changes: Any) -> None:

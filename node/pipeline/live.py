@@ -11,6 +11,7 @@ from node.capture.mailbox import LatestMailbox
 from node.capture.rate import RateLimit, RealtimeSource
 from node.capture.sources.base import Source
 from node.capture.sources.open import is_live, open_source
+from node.capture.sources.presence import presence_of
 from node.config.schema import CameraConfig, NodeConfig
 from node.errors import InferenceError, PerceptionError
 from node.image.frame import Frame
@@ -182,6 +183,7 @@ class LiveNode:
             retry_first=camera.at_start == "wait",
             limit=limit,
             awake=self._awake,
+            presence=functools.partial(presence_of, camera),
         )
 
     def _observe(self, message: Message) -> None:

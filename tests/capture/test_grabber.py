@@ -11,6 +11,7 @@ import pytest
 from support.waiting import wait_until
 
 from node.capture import grabber as grabber_module
+from node.capture import reopening as reopening_module
 from node.capture.frozen import FrozenDetector
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
@@ -62,7 +63,7 @@ def stop() -> Iterator[threading.Event]:
 def test_a_lost_camera_is_opened_again_and_its_frames_go_on_counting(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.01)
     opened = itertools.count()
 
     def open_flaky() -> Source:
@@ -87,7 +88,7 @@ def test_a_lost_camera_is_opened_again_and_its_frames_go_on_counting(
 def test_a_camera_missing_at_the_start_ends_or_is_waited_for(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.01)
     attempts = itertools.count()
 
     def open_late() -> Source:
@@ -153,7 +154,7 @@ def silent_s(grabber: Grabber) -> float:
 def test_a_frozen_picture_is_silence_and_the_camera_is_opened_anew(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(grabber_module, "REOPEN_AFTER_S", 0.5)
     opened = itertools.count()
     frozen = noise()
@@ -308,7 +309,7 @@ def test_another_rate_holds_from_the_next_frame_on() -> None:
 def test_what_nobody_foresaw_costs_one_opening(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.01)
 
     class Full(LatestMailbox):
         def put(self, frame: Frame) -> None:
@@ -326,7 +327,7 @@ def test_what_nobody_foresaw_costs_one_opening(
 def test_another_size_and_another_opening_are_another_scene(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.01)
     epochs: list[int] = []
 
     class Noting(LatestMailbox):
@@ -350,7 +351,7 @@ def test_another_size_and_another_opening_are_another_scene(
 def test_a_corrupt_picture_costs_itself_and_many_reopen_the_camera(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(grabber_module, "REOPEN_AFTER_S", 0.2)
     turns = itertools.count()
     broken = threading.Event()
@@ -504,7 +505,7 @@ def test_what_a_source_passes_over_is_a_hole_in_the_numbers_and_is_said(
 def test_pictures_of_which_none_can_be_shown_are_no_damage_and_the_camera_is_opened_anew(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(grabber_module, "REOPEN_AFTER_S", 0.2)
 
     class LateCamera(FlakyCamera):

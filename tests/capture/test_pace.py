@@ -16,6 +16,7 @@ from support.streams import ByteServer, MjpegServer, part
 from support.waiting import wait_until
 
 from node.capture import grabber as grabber_module
+from node.capture import reopening as reopening_module
 from node.capture.cadence import Cadence
 from node.capture.frozen import period_s
 from node.capture.grabber import Grabber
@@ -287,7 +288,7 @@ def test_a_result_is_waited_for_in_awake_time() -> None:
 def test_after_a_standstill_a_camera_is_opened_anew_and_the_picture_of_before_is_thrown_away(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grabber_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.01)
     now = Time()
     awake = AwakeClock(now)
     awake.beat()

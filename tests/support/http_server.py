@@ -26,10 +26,12 @@ def stream_head(content_type: str = "multipart/x-mixed-replace; boundary=frame")
 class RawServer:
     """Answers each connection on a thread of its own, once; in TLS, if a context is given."""
 
-    def __init__(self, reply: Reply | bytes, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, reply: Reply | bytes, context: ssl.SSLContext | None = None, port: int = 0
+    ) -> None:
         self._reply = reply
         self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.connections = 0
         self.requests: list[bytes] = []
         self.port = self._listener.getsockname()[1]

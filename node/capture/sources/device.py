@@ -171,10 +171,15 @@ class LiveSource:
         return Stamp.now()
 
 
+def device_file(config: CameraConfig) -> Path:
+    """Returns the device file of a camera number or /dev path."""
+    return Path(f"/dev/video{config.source}" if config.source.isdecimal() else config.source)
+
+
 def check_device(config: CameraConfig) -> Path:
     """Returns the device file of a camera number or /dev path. Raises SourceError if it does not
     exist or the user may not open it."""
-    device = Path(f"/dev/video{config.source}" if config.source.isdecimal() else config.source)
+    device = device_file(config)
     label = f"camera '{config.name}': {redacted(str(device))}"
     if not device.exists():
         raise SourceError(f"{label} does not exist", fix=f"cameras here: {cameras_here()}")
@@ -219,8 +224,7 @@ def open_url(config: CameraConfig, limit: RateLimit | None = None) -> Source:
         ],
     )
     if not capture.isOpened():
-        problem, fix = open_failure(config.source, opened_ns / 1e9, timeout_ms(config) / 1000)
-        raise SourceError(f"{label} {problem}", fix=fix)
+        raise open_failure(label, config.source, opened_ns / 1e9, timeout_ms(config) / 1000)
     _check_size(capture, label)
     limit = limit or RateLimit(config.max_fps)
     backlog_meter = BacklogMeter(_fps(capture), discard=config.discard_backlog, opened_ns=opened_ns)

@@ -15,7 +15,7 @@ from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 
 from node.capture.sources.http_deadline import DeadlineAdapter
 from node.config.redact import redacted
-from node.errors import SourceError
+from node.errors import AccessError, SourceError
 
 CHECK_ADDRESS = "check the address"
 CHECK_LOGIN = "write user and password into the address: http://USER:PASSWORD@HOST/..."
@@ -37,6 +37,7 @@ _STATUS_REASONS = {
     429: ("refuses so many requests (429)", "lower the camera's fps"),
     503: ("is busy, or allows no further viewer (503)", "close other viewers of the camera"),
 }
+_ACCESS = (401, 403, 429)
 _ERRORS = (
     requests.RequestException,
     urllib3.exceptions.HTTPError,
@@ -153,7 +154,8 @@ class HttpAddress:
         self._url = urlunsplit(parts._replace(netloc=host))
 
     def get(self) -> HttpAnswer:
-        """Requests the address. Raises SourceError for every answer but status 200."""
+        """Requests the address. Raises SourceError for every answer but status 200, AccessError
+        if the server refuses this user or so many requests."""
         response, url = self._request()
         if response.status_code == 401 and self._login and self._is_own(url):
             challenge = response.headers.get("WWW-Authenticate", "")
@@ -164,7 +166,8 @@ class HttpAddress:
         if response.status_code != 200:
             response.close()
             problem, fix = self._refusal(response)
-            raise SourceError(f"{label} {problem}", fix=fix)
+            kind = AccessError if response.status_code in _ACCESS else SourceError
+            raise kind(f"{label} {problem}", fix=fix)
         return HttpAnswer(response, label, self._timeout_s)
 
     def close(self) -> None:

@@ -11,6 +11,15 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.poolmanager import PoolManager, ProxyManager
 
+_SOCKET_OPTIONS = [
+    *HTTPConnection.default_socket_options,
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
+]
+"""A camera that lost its power sends no end of its connection. Once it runs again it answers these
+probes, one a second, with a reset, long before the timeout of a read."""
+
 
 class _Deadline:
     """Shuts a socket down unless the block ends in time; then the block raises TimeoutError.
@@ -69,7 +78,7 @@ class DeadlineAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
         """As in `HTTPAdapter`."""
-        super().init_poolmanager(*arguments, **settings)
+        super().init_poolmanager(*arguments, socket_options=_SOCKET_OPTIONS, **settings)
         _limit(self.poolmanager)
 
     def proxy_manager_for(self, *arguments: Any, **settings: Any) -> ProxyManager:

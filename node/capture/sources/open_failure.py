@@ -7,6 +7,8 @@ import socket
 import time
 from urllib.parse import urlsplit
 
+from node.errors import AccessError, SourceError
+
 _ATTEMPT_S = 2.0
 """Seconds for FFmpeg's second attempt."""
 _ANSWER_S = 1.0
@@ -45,31 +47,48 @@ _REASONS = {
     "EOFError": _NO_VIDEO,
 }
 """Reason and fix of PyAV's exceptions, by name."""
+_ACCESS = {"HTTPUnauthorizedError", "HTTPForbiddenError", "HTTPTooManyRequestsError"}
 
 
-def open_failure(address: str, began_s: float, timeout_s: float) -> tuple[str, str]:
-    """Returns why an address could not be opened, and the fix. Takes at most a few seconds.
+def open_failure(label: str, address: str, began_s: float, timeout_s: float) -> SourceError:
+    """Returns the error of an address that could not be opened; an AccessError if the server
+    refuses this user or so many requests. Takes at most a few seconds.
 
     Args:
+        label: start of the message.
         address: that OpenCV failed to open.
         began_s: start of the attempt, on the monotonic clock.
         timeout_s: of the attempt.
     """
     # A second attempt would only wait again.
     if time.monotonic() - began_s >= _TIMED_OUT * timeout_s:
-        return _silence(address) or (
+        problem, fix = _silence(address) or (
             f"delivers no picture within {timeout_s:g} s",
             "check the host, the port and that the server sends",
         )
+        return SourceError(f"{label} {problem}", fix=fix)
+    error = _second_failure(address)
+    problem, fix = _UNKNOWN if error is None else _reason(address, error)
+    kind = AccessError if _ACCESS & _names(error) else SourceError
+    return kind(f"{label} {problem}", fix=fix)
+
+
+def _second_failure(address: str) -> Exception | None:
+    """Returns how FFmpeg itself fails at an address; None if it succeeds, or is not installed."""
     if importlib.util.find_spec("av") is None:
-        return _UNKNOWN
+        return None
     import av  # Deferred: takes 0.1 s.
 
     try:
         with av.open(address, options={"rtsp_transport": "tcp"}, timeout=(_ATTEMPT_S, _ATTEMPT_S)):
-            return _UNKNOWN
+            return None
     except (av.FFmpegError, OSError, ValueError) as error:
-        return _reason(address, error)
+        return error
+
+
+def _names(error: Exception | None) -> set[str]:
+    """The names of an exception's classes."""
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 def _reason(address: str, error: Exception) -> tuple[str, str]:
