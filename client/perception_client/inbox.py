@@ -71,6 +71,9 @@ class Gap:
         return ", ".join(part for part in parts if part) or "nothing missing"
 
 
+_NO_GAP = Gap()
+
+
 @dataclass(slots=True)
 class _Session:
     """When one run of a node last sent something, in seconds of `monotonic_s`.
@@ -160,12 +163,12 @@ class Inbox:
             self._session, self._session_name = _Session(), message.session
         self._session.take(message, now_s)
         match message:
+            case LabelsMessage():
+                self._accept_labels(message)
             case HealthMessage():
                 self.health = message
             case InfoMessage():
                 self.info, self._vocabulary = message, Vocabulary(message)
-            case LabelsMessage():
-                self._accept_labels(message)
 
     def _accept_labels(self, message: LabelsMessage) -> None:
         last = self._last.get(message.camera)
@@ -211,11 +214,13 @@ class Inbox:
     def unknown_camera(self, camera: str | None) -> UnknownCameraError | None:
         """The error for a camera that the node is known not to have, while the node is alive: the
         next one may have it. Else None."""
-        cameras = self.cameras
-        if camera is None or not self.alive or not cameras or camera in cameras:
+        if camera is None:
             return None
         last = self._last.get(camera)
         if last is not None and last.session == self._session_name:
+            return None
+        cameras = self.cameras
+        if not self.alive or not cameras or camera in cameras:
             return None
         return no_camera(self._endpoint, camera, cameras)
 
@@ -341,11 +346,13 @@ class Inbox:
 
 def _gap(last: LabelsMessage | None, message: LabelsMessage) -> Gap:
     if last is None:
-        return Gap()
+        return _NO_GAP
     if last.session != message.session:
         return Gap(dropped=message.dropped, restarted=True)
     lost = message.seq - last.seq - 1
     dropped = message.dropped
+    if not lost and not dropped:
+        return _NO_GAP
     if lost and message.frame_id is not None and last.frame_id is not None:
         # The lost messages took their own counts of dropped frames with them.
         dropped = max(dropped, message.frame_id - last.frame_id - 1 - lost)

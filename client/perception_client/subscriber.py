@@ -300,14 +300,13 @@ class Subscriber(ConnectedSubscriber):
         while True:
             if (unread := self._inbox.next()) is not None:
                 return unread
-            if self._take_one():
-                continue
-            if (unknown := self._inbox.unknown_camera(self._camera)) is not None:
-                raise unknown
+            unknown = self._inbox.unknown_camera(self._camera)
             left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise self._silent(timeout_s)
-            poll(self._socket, left_s, self._check)
+            if unknown is None and left_s > 0:
+                if poll(self._socket, left_s, self._check):
+                    self._take_one()
+            elif not self._take_one():
+                raise unknown or self._silent(timeout_s)
 
     def __iter__(self) -> Iterator[tuple[LabelsMessage, Gap]]:
         """Every message in order, each with the gap before it. Raises as `receive`, after the

@@ -7,7 +7,7 @@ microseconds to read, which ten subscribers on a small computer pay for each mes
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from types import UnionType
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import msgpack
 
 from perception_client.errors import MessageError
+from perception_client.messages.quick_reader import Reader, quick_reader
 from perception_client.messages.topics import KINDS, Message, topic_of
 from perception_client.messages.wire import MAX_MESSAGE_BYTES, SCHEMA
 from perception_client.text import printable_json
@@ -121,9 +122,7 @@ def _nested(value: Any) -> Any:
 
 _MOST_EXACT = 2**64
 """The largest integer of msgpack; JSON can hold integers that no float can."""
-
-_Reader = Callable[[Any], Any]
-"""Converts a decoded value to its type, or raises _Unfit."""
+# A Reader converts a decoded value to its type, or raises _Unfit.
 
 
 class _Unfit(Exception):
@@ -140,8 +139,12 @@ class _Unfit(Exception):
 
 
 @functools.cache
-def _class_reader(cls: type) -> _Reader:
+def _class_reader(cls: type) -> Reader:
     hints = get_type_hints(cls)
+    return quick_reader(cls, hints, _reader, _strict_reader(cls, hints))
+
+
+def _strict_reader(cls: type, hints: dict[str, Any]) -> Reader:
     entries = tuple(
         (field.name, field.default is MISSING, _reader(hints[field.name])) for field in fields(cls)
     )
@@ -166,7 +169,7 @@ def _class_reader(cls: type) -> _Reader:
     return read
 
 
-def _reader(hint: Any) -> _Reader:
+def _reader(hint: Any) -> Reader:
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         (inner,) = (kind for kind in get_args(hint) if kind is not type(None))
@@ -185,11 +188,11 @@ def _reader(hint: Any) -> _Reader:
     return _number if kind is float else _plain(kind)
 
 
-def _optional(reader: _Reader) -> _Reader:
+def _optional(reader: Reader) -> Reader:
     return lambda raw: None if raw is None else reader(raw)
 
 
-def _list(reader: _Reader) -> _Reader:
+def _list(reader: Reader) -> Reader:
     def read(raw: Any) -> Any:
         if not isinstance(raw, (list, tuple)):
             raise _Unfit(f"is {type(raw).__name__}, not a list")
@@ -198,7 +201,7 @@ def _list(reader: _Reader) -> _Reader:
     return read
 
 
-def _one_of(known: Mapping[str, Any]) -> _Reader:
+def _one_of(known: Mapping[str, Any]) -> Reader:
     def read(raw: Any) -> Any:
         if isinstance(raw, str) and raw in known:
             return known[raw]
@@ -215,7 +218,7 @@ def _number(raw: Any) -> float:
     raise _Unfit(f"is {raw!r:.40}, not float")
 
 
-def _plain(kind: type) -> _Reader:
+def _plain(kind: type) -> Reader:
     def read(raw: Any) -> Any:
         if type(raw) is not kind:
             raise _Unfit(f"is {raw!r:.40}, not {kind.__name__}")
