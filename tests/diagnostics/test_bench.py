@@ -17,9 +17,10 @@ SOAKED_S = 30.0
 
 
 def script(name: str, *arguments: str, codes: tuple[int, ...] = (0,)) -> dict[str, object]:
+    program = [ROOT / "scripts" / name] if name.endswith(".py") else ["-m", name]
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / name, *arguments, "--json"],
-        capture_output=True, text=True, timeout=120, cwd=ROOT,
+        [sys.executable, *program, *arguments, "--json"],
+        capture_output=True, text=True, timeout=120, cwd=ROOT / "scripts",
     )  # fmt: skip
     assert done.returncode in codes, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
@@ -99,3 +100,18 @@ def test_the_wire_is_measured_with_real_subscribers() -> None:
         assert 0 < row["bare_zmq"]["p50_ms"] <= row["bare_zmq"]["max_ms"]
     stopped = found["stopped_subscriber"]
     assert stopped["grown_mib"] < 20  # type: ignore[index]
+
+
+def test_the_node_is_compared_with_a_loop_of_ones_own() -> None:
+    names = ["careful-onnxruntime", "node-onnxruntime"]
+    found = script(
+        "bench.peers", "--only", *names, "--rounds", "1", "--seconds", "1", "--outage", "1"
+    )
+    peers: list[dict[str, object]] = found["peers"]  # type: ignore[assignment]
+    assert [peer["name"] for peer in peers] == names
+    for peer in peers:
+        assert 0 < peer["age_p50_ms"] <= peer["age_p99_ms"]  # type: ignore[operator]
+        assert 0 < peer["pss_mib"] <= peer["rss_mib"]  # type: ignore[operator]
+        for key in ("start_s", "cpu_ms", "labelled_per_s", "back_s"):
+            assert peer[key] > 0, key  # type: ignore[operator]
+    assert peers[1]["old_labels"] == 0
