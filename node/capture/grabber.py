@@ -78,6 +78,10 @@ class CaptureState:
     skipped: str | None = None
 
 
+class _StandstillError(SourceError):
+    """This process stood still, and its source has to be reopened: the camera did not fail."""
+
+
 class _Worker:
     """A capture thread of one camera. Only the current worker may change the grabber's state.
 
@@ -252,7 +256,7 @@ class Grabber:
     def _capture(self, worker: _Worker) -> None:
         reopening = self._reopening(worker)
         while self._is_current(worker):
-            frames_before, failure = self._state.frames, None
+            frames_before = self._state.frames
             began_ns, cpu_before_ns = time.monotonic_ns(), time.thread_time_ns()
             try:
                 with self._calling(worker):
@@ -261,7 +265,7 @@ class Grabber:
                 if not (self._opened_before or self._retry_first):
                     raise
                 failure = error
-                self._report_problem(worker, str(error))
+                self._report_problem(worker, str(failure))
             else:
                 try:
                     self._record_opening(worker, source)
@@ -271,7 +275,8 @@ class Grabber:
                     # An unforeseen error, too, only reopens the source.
                     if not source.live:
                         raise
-                    self._report_problem(worker, str(self._as_source_error(error)))
+                    failure = self._as_source_error(error)
+                    self._report_problem(worker, str(failure))
                 finally:
                     worker.source = None
                     with contextlib.suppress(SourceError), self._calling(worker):
@@ -281,7 +286,7 @@ class Grabber:
             took_s = (time.monotonic_ns() - began_ns) / 1e9
             cpu_s = (time.thread_time_ns() - cpu_before_ns) / 1e9
             # An abandoned worker can be replaced in a call of its source only.
-            if self._is_current(worker):
+            if self._is_current(worker) and not isinstance(failure, _StandstillError):
                 reopening.wait(failure, took_s, cpu_s)
 
     def _reopening(self, worker: _Worker) -> Reopening:
@@ -373,7 +378,7 @@ class Grabber:
             return
         self._cadence.note(time.monotonic_ns(), self._limit.max_fps)
         if source.live and self._awake.resumed_ns > began_ns:
-            raise SourceError(
+            raise _StandstillError(
                 f"camera '{self.camera}': this process or computer stood still; "
                 "the pictures buffered meanwhile are dropped"
             )

@@ -56,13 +56,13 @@ class Reopening:
         self._refusal_s = FIRST_BACKOFF_S
         self._trusts_looks, self._last_look = True, None
 
-    def wait(self, error: SourceError | None, took_s: float, cpu_s: float) -> None:
+    def wait(self, error: SourceError, took_s: float, cpu_s: float) -> None:
         """Waits until the next attempt is due.
 
         Args:
-            error: of the last attempt; None for an open source that failed.
-            took_s: duration of the last attempt.
-            cpu_s: CPU time of the last attempt on this thread.
+            error: of the last attempt, or of the source that it opened.
+            took_s: from the last attempt to the error.
+            cpu_s: CPU time of this thread since then.
         """
         is_first, now_s = self._began_s is None, time.monotonic()
         if self._began_s is None:

@@ -214,7 +214,7 @@ def test_the_silence_of_a_host_is_reported_once_and_costs_no_attempt(
 
     reports: list[str] = []
     reopening = Reopening(Host(), stop, lambda error: reports.append(str(error)))
-    reopening.wait(None, 0.0, 0.0)
+    reopening.wait(SourceError("camera 'a': broke off"), 0.0, 0.0)
     assert list(looks) == [Look.ABSENT, Look.SILENT, Look.THERE], "refused: names a new reason"
     assert reports == ["camera 'a' does not answer; check the network"]
 
