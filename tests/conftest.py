@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import skimage
+from support import warm
 
 from node.cli import command_line
 
@@ -82,13 +84,7 @@ def perception_node() -> Run:
     """Runs a command to its end."""
 
     def run(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            cwd=ROOT,
-        )
+        return warm.run([*COMMAND, *arguments], timeout_s)
 
     return run
 
@@ -179,15 +175,11 @@ def start_node() -> Iterator[Start]:
     """Starts a command in the background; what still runs at the end of the test is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            **options,
-        )
+    def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+        process = warm.Popen(
+            [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, cwd=ROOT, **options,
+        )  # fmt: skip
         started.append(process)
         return process
 

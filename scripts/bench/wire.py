@@ -20,8 +20,11 @@ from node.transport.publisher import Publisher
 from node.transport.sequencing import Outgoing, Sequencer
 from perception_client.messages.codec import encode
 from perception_client.messages.kinds import Label, Message, ModelInfo, Timing
-from perception_client.subscriber import Subscriber
+from perception_client.subscriber import NoMessageError, Subscriber
 
+_PATIENCE_S = 60.0
+"""Until the readers' processes have begun."""
+_QUIET_S = 2.0
 _CAMERA = "front"
 _MODEL = ModelInfo("efficientnet_lite0", "classify", "openvino", "bf16", "cpu", "0" * 64)
 _IMAGE = np.zeros((720, 1280, 3), np.uint8)
@@ -58,7 +61,7 @@ def bare_zmq(subscribers: int, rate_hz: float, seconds: float) -> dict[str, obje
             socket.bind(endpoint)
             readers = [_reader(endpoint, seconds, "--bare-reader") for _ in range(subscribers)]
             for _ in readers:
-                if not socket.poll(30_000):
+                if not socket.poll(int(_PATIENCE_S * 1000)):
                     raise SystemExit(f"not all {subscribers} subscribers came")
                 socket.recv()
             started, place = time.monotonic(), 0
@@ -124,7 +127,7 @@ def _publish(publisher: Publisher, rate_hz: float, seconds: float) -> int:
 
 
 def _wait_for(publisher: Publisher, subscribers: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + _PATIENCE_S
     while publisher.subscriptions < subscribers:
         if time.monotonic() > deadline:
             raise SystemExit(f"only {publisher.subscriptions} of {subscribers} subscribers came")
@@ -149,7 +152,7 @@ def wire_rows(seconds: float, subscribers: int = 10) -> list[dict[str, object]]:
 
 
 def _late_ns(reader: "subprocess.Popen[str]") -> list[int]:
-    told, _ = reader.communicate(timeout=60)
+    told, _ = reader.communicate(timeout=_PATIENCE_S)
     values: list[int] = json.loads(told)
     return values
 
@@ -157,10 +160,13 @@ def _late_ns(reader: "subprocess.Popen[str]") -> list[int]:
 def _read(endpoint: str, seconds: float) -> None:
     late_ns = []
     with Subscriber(endpoint, _CAMERA) as subscriber:
-        message, _ = subscriber.receive(30)
+        subscriber.receive(_PATIENCE_S)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            message, _ = subscriber.receive(5)
+            try:
+                message, _ = subscriber.receive(_QUIET_S)
+            except NoMessageError:
+                break  # this process began so late that the publisher has ended
             now = time.monotonic_ns()
             if not message.retained and message.published_mono_ns is not None:
                 late_ns.append(now - message.published_mono_ns)
@@ -174,9 +180,10 @@ def _read_bare(endpoint: str, seconds: float) -> None:
         socket.connect(endpoint)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if socket.poll(5000):
-                _, sent, _ = socket.recv_multipart()
-                late_ns.append(time.monotonic_ns() - struct.unpack("<q", sent)[0])
+            if not socket.poll(int(_QUIET_S * 1000)):
+                break
+            _, sent, _ = socket.recv_multipart()
+            late_ns.append(time.monotonic_ns() - struct.unpack("<q", sent)[0])
     print(json.dumps(late_ns))
 
 

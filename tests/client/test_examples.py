@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Start
+from support import warm
 
 EXAMPLES = ROOT / "scripts" / "examples"
 WAIT_S = 60.0
@@ -20,9 +21,9 @@ class Example:
     """A running example and what it said."""
 
     def __init__(self, name: str, *arguments: object) -> None:
-        self.process = subprocess.Popen(
+        self.process = warm.Popen(
             [sys.executable, EXAMPLES / name, *map(str, arguments)], cwd=ROOT,
-            stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.said: list[str] = []
         self._lines: queue.Queue[str] = queue.Queue()
@@ -81,10 +82,9 @@ def test_they_stop_for_a_person_and_when_the_node_is_gone(
     examples += [stopper, follower, waits]
     stopper.says("stop: ")
     stopper.says("drive 0.5 m/s")
-    unseen = subprocess.run(
-        [sys.executable, EXAMPLES / "wait_for_label.py", ipc, "zebra", "1"], cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+    unseen = warm.run(
+        [sys.executable, EXAMPLES / "wait_for_label.py", ipc, "zebra", "1"], timeout_s=30
+    )
     assert unseen.returncode == 1
     assert "zebra was not seen in 1 s" in unseen.stderr
     assert "ms ago" in waits.says("person seen by camera")

@@ -20,11 +20,12 @@ from node.pipeline.threads import Outcome
 from perception_client.subscriber import LabelsMessage, Status, Subscriber
 
 SOURCE_FPS = 60
-MODEL_PERIOD_S = 0.1
+MODEL_PERIOD_S = 0.25
+"""Far above what a busy computer adds: one frame kept back adds all of it."""
 
 
 class SlowPerceiver:
-    """The real one, made to take a tenth of a second; keeps when each call began and ended."""
+    """The real one, made to take a quarter of a second; keeps when each call began and ended."""
 
     def __init__(self, perceiver: Perceiver, calls_ns: list[tuple[int, int]]) -> None:
         self._perceiver = perceiver
@@ -102,7 +103,7 @@ def test_a_source_faster_than_the_model_makes_labels_no_older(
             if not messages or message.seq != messages[-1].seq:
                 messages.append(message)
 
-    assert len(messages) > 20
+    assert len(messages) > 6
     # What a frame's label took beyond the model's own call, which lasts as long as it likes.
     waits_s = []
     for message in messages:
@@ -115,8 +116,8 @@ def test_a_source_faster_than_the_model_makes_labels_no_older(
     third = len(waits_s) // 3
     early, late = np.median(waits_s[:third]), np.median(waits_s[-third:])
     # A period of the source, and never a queue's worth: one frame kept back would add the model's.
-    assert late < 5 / SOURCE_FPS
-    assert late < early + 2 / SOURCE_FPS
+    assert late < MODEL_PERIOD_S
+    assert late < early + MODEL_PERIOD_S / 2
 
     (outcome,) = outcomes
     assert outcome.frames + outcome.dropped == 5 * SOURCE_FPS

@@ -4,8 +4,6 @@ fixture by which a robot's control code is tested against a recording."""
 import hashlib
 import itertools
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,7 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from conftest import ROOT, Run, Start
+from conftest import COMMAND, ROOT, Run, Start
+from support import warm
 
 from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
@@ -57,10 +56,8 @@ def digest(messages: list[Map]) -> str:
 def golden(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The messages of a replay as fast as it goes, in a process of its own."""
     file = tmp_path_factory.mktemp("golden") / "golden.jsonl"
-    subprocess.run(
-        [sys.executable, "-m", "node", "replay", str(recording), "--speed", "max", "--jsonl",
-         str(file)], check=True, timeout=60, cwd=ROOT,
-    )  # fmt: skip
+    command = [*COMMAND, "replay", recording, "--speed", "max", "--jsonl", file]
+    warm.run(command, timeout_s=60).check_returncode()
     return file
 
 

@@ -1,11 +1,10 @@
 """A short run of the campaign with damaged files."""
 
 import json
-import os
-import subprocess
 import sys
 
 from conftest import ROOT
+from support import warm
 
 CAMPAIGN = ROOT / "scripts" / "faults" / "files"
 FILES = 60
@@ -13,11 +12,8 @@ TIMEOUT_S = 300
 
 
 def test_no_damaged_file_costs_more_than_itself() -> None:
-    done = subprocess.run(
-        [sys.executable, CAMPAIGN, "--json", "--jobs", "1", "--count", str(FILES), "--seed", "3"],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=TIMEOUT_S,
-    )  # fmt: skip
+    words = ("--json", "--jobs", "1", "--count", FILES, "--seed", "3")
+    done = warm.run([sys.executable, CAMPAIGN, *words], TIMEOUT_S)
     assert done.returncode == 0, (done.stdout, done.stderr)
     result = json.loads(done.stdout)
     assert result["files"] >= FILES

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import string
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,9 +10,10 @@ from pathlib import Path
 import msgpack
 import pytest
 import skimage
-from conftest import ROOT, Run
+from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import warm
 
 from node.config.load import load_config
 from node.config.schema import NodeConfig
@@ -26,10 +26,7 @@ from perception_client.messages.kinds import Message
 
 def script(name: str, *arguments: str) -> object:
     """What a script prints with --json; it has to say that all held."""
-    done = subprocess.run(
-        [sys.executable, f"scripts/{name}", "--json", *arguments], cwd=ROOT, timeout=120,
-        capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+    done = warm.run([sys.executable, f"scripts/{name}", "--json", *arguments], timeout_s=120)
     assert done.returncode == 0, (done.stdout, done.stderr)
     return json.loads(done.stdout)
 

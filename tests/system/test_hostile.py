@@ -1,12 +1,11 @@
 """A short run of every attack of the hostile campaign."""
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+from support import warm
 
 CAMPAIGN = ROOT / "scripts" / "faults" / "hostile"
 THEMES = sorted(file.stem for file in CAMPAIGN.glob("*.py") if "\nATTACKS" in file.read_text())
@@ -16,11 +15,8 @@ TIMEOUT_S = 300
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_a_short_run_of_each_attack_is_held_off(theme: str) -> None:
-    done = subprocess.run(
-        [sys.executable, CAMPAIGN, "--json", "--theme", theme, "--seconds", "2"],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=TIMEOUT_S,
-    )  # fmt: skip
+    words = ("--json", "--theme", theme, "--seconds", "2")
+    done = warm.run([sys.executable, CAMPAIGN, *words], TIMEOUT_S)
     assert done.returncode == 0, (done.stdout, done.stderr)
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
     assert outcomes

@@ -5,10 +5,12 @@ import http.server
 import io
 import json
 import os
-import subprocess
+import signal
 import sys
+import tempfile
 import threading
 import time
+import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +22,17 @@ import bombs
 import lz4.frame
 import onnx
 import torch
-from attack import ROOT, Attack, Budget, Outcome
+from attack import Attack, Budget, Outcome
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image as PilImage
 from torch import nn
 
-COMMAND = [sys.executable, "-m", "node"]
+from node.cli import command_line
+from node.errors import ModelError
+from node.perception.models.registry import load_model
+
+torch.set_num_threads(1)  # a pool of threads would not survive the forks
+
 MOST_GROWN_MIB, MOST_SLOWER_S, DEADLINE_S = 50.0, 5.0, 60.0
 """Slower: all the bombs of an attack together, on a computer with other work."""
 SECRET = "the-secret-of-another-user"
@@ -43,26 +50,37 @@ class Ended:
 
 def command(*arguments: object, deadline_s: float = DEADLINE_S) -> Ended:
     """Runs a command of the node to its end, which comes by force at the deadline."""
-    return _ended([*COMMAND, *map(str, arguments)], deadline_s)
+    return _forked(lambda: command_line([str(word) for word in arguments]), deadline_s)
 
 
-def _ended(words: Sequence[str], deadline_s: float = DEADLINE_S) -> Ended:
+def _forked(work: Callable[[], int], deadline_s: float = DEADLINE_S) -> Ended:
+    """Runs work in a fork of this process, which has imported what all commands need."""
     started = time.monotonic()
-    with subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        end = threading.Timer(deadline_s, process.kill)
+    with tempfile.TemporaryFile("w+") as output:
+        sys.stdout.flush()
+        process = os.fork()
+        if process == 0:
+            code = 1
+            try:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+                code = work()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        end = threading.Timer(deadline_s, os.kill, (process, signal.SIGKILL))
         end.start()
-        try:
-            assert process.stdout is not None
-            said = process.stdout.read()
-            _, status, usage = os.wait4(process.pid, 0)
-        finally:
-            end.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
+        _, status, usage = os.wait4(process, 0)
+        end.cancel()
+        output.seek(0)
+        said = output.read()
     return Ended(
-        process.returncode, said, time.monotonic() - started, usage.ru_maxrss * 1024 / bombs.MIB
-    )
+        os.waitstatus_to_exitcode(status), said, time.monotonic() - started,
+        usage.ru_maxrss * 1024 / bombs.MIB,
+    )  # fmt: skip
 
 
 def _judged(tried: str, plain: Ended, attacked: Ended, wrong: list[str], code: int = 0) -> Outcome:
@@ -234,17 +252,17 @@ TRICKS: dict[str, Change] = {
     "size": _size, "guard": _guard, "file": _file, "function": _function, "name": _name,
 }  # fmt: skip
 CARD = 'name = "mine"\ntask = "classify"\nlabels = {labels}\n[input]\nsize = [32, 32]\n'
-LOAD = """
-import sys
-from node.errors import ModelError
-from node.perception.models.registry import load_model
-for file in sys.argv[1:]:
-    try:
-        load_model(file).network
-        print(file, "was loaded")
-    except ModelError as error:
-        print(error)
-"""
+
+
+def _load(files: Sequence[str]) -> int:
+    """Loads models, and prints a line for each."""
+    for file in files:
+        try:
+            load_model(file).network  # noqa: B018
+            print(file, "was loaded")
+        except ModelError as error:
+            print(error)
+    return 0
 
 
 def code(budget: Budget) -> Outcome:
@@ -260,7 +278,7 @@ def code(budget: Budget) -> Outcome:
         _rewrite(good, budget.folder / f"{name}.pt2", change, f"__import__('os').mkdir('{trace}')")
         (budget.folder / f"{name}.toml").write_text(CARD.format(labels='["a", "b", "c"]'))
     files = [str(budget.folder / f"{name}.pt2") for name in TRICKS]
-    ended = _ended([sys.executable, "-c", LOAD, *files])
+    ended = _forked(lambda: _load(files))
     ran = [trace.name for trace in traces if trace.exists()]
     wrong = [f"{name}: code of a model file" for name in ran]
     if ended.code or len(ended.said.splitlines()) != len(files):
@@ -303,7 +321,7 @@ def other_files(budget: Budget) -> Outcome:
         file.with_suffix(".toml").write_text(CARD.format(labels=labels))
         files.append(str(file))
     first = command("label", folder / "p.png", "--model", files[0], "--jsonl", "-")
-    rest = _ended([sys.executable, "-c", LOAD, *files[1:]])
+    rest = _forked(lambda: _load(files[1:]))
     published = (first.said + rest.said).count(SECRET) + rest.said.count("was loaded")
     wrong = [f"{published} files were published or loaded"] * bool(published)
     if first.code != 3 or rest.said.count("is not in its folder") != len(files) - 1:
