@@ -15,8 +15,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import openvino as ov
 import pytest
 import skimage
+from openvino import opset13 as ops
 from support import warm
 
 from node.cli import command_line
@@ -139,6 +141,36 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for shift in range(20):
             writer.write(np.roll(photo, shift, axis=1))
     writer.release()
+    return file
+
+
+@pytest.fixture(scope="session")
+def passer_by(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
+    """A video of 5.5 s: for 1.5 s nobody, then a person who is near, for 2 s, and nobody again."""
+    file = tmp_path_factory.mktemp("passer-by") / "passer-by.avi"
+    video = cv2.VideoCapture(str(shared_data / "video" / "one-by-one-person-detection.mp4"))
+    fps, size = 10, (768, 432)
+    assert round(video.get(cv2.CAP_PROP_FPS)) == fps
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
+    for number in range(210):
+        _, image = video.read()
+        if 50 <= number < 80 or number >= 185:  # the person comes, and goes
+            writer.write(image)
+    writer.release()
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier that is loaded in no time, for tests in which the labels say nothing."""
+    file = tmp_path_factory.mktemp("tiny") / "tiny.xml"
+    pixels = ops.parameter([-1, 3, 32, 32], ov.Type.f32, name="pixels")
+    means = ops.reduce_mean(pixels, np.array([2, 3]), keep_dims=False)
+    ov.save_model(ov.Model([means], [pixels], "tiny"), file, compress_to_fp16=False)
+    file.with_suffix(".toml").write_text(
+        'name = "tiny"\ntask = "classify"\nlabels = ["blue", "green", "red"]\n'
+        "[input]\nsize = [32, 32]\n"
+    )
     return file
 
 

@@ -110,12 +110,12 @@ def test_a_camera_without_calibration_says_how_to_give_one(tmp_path: Path) -> No
 
 
 def test_the_documents_example_of_objects_runs_as_it_stands(
-    start_node: Start, shared_data: Path, ipc: str
+    start_node: Start, passer_by: Path, shared_data: Path, ipc: str
 ) -> None:
     page = (ROOT / "docs" / "models.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     start_node(
-        "run", "--source", shared_data / "video/one-by-one-person-detection.mp4",
+        "run", "--source", passer_by,
         "--model", shared_data / YOLOX, "--set", "track.enabled=true", "--endpoint", ipc,
         "--set", 'detect.classes=["person"]',
         "--set", "camera.0.loop=true", "--set",

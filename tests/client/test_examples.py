@@ -52,10 +52,12 @@ class Example:
 
 
 @pytest.fixture
-def persons(shared_data: Path, start_node: Start, ipc: str) -> subprocess.Popen[str]:
-    """A node that plays persons who walk past, one by one."""
+def persons(
+    passer_by: Path, shared_data: Path, start_node: Start, ipc: str
+) -> subprocess.Popen[str]:
+    """A node that plays a person who walks past, again and again."""
     return start_node(
-        "run", "--source", shared_data / "video" / "one-by-one-person-detection.mp4",
+        "run", "--source", passer_by,
         "--model", shared_data / "models" / "yolox_nano.onnx", "--endpoint", ipc,
         "--set", "track.enabled=true", "--set", "camera.0.loop=true",
     )  # fmt: skip

@@ -194,12 +194,12 @@ def test_a_frame_that_came_twice_is_compared_twice() -> None:
 
 
 def test_a_gate_that_was_stopped_has_not_passed(
-    start_node: Start, clip: Path, tmp_path: Path, ipc: str
+    start_node: Start, clip: Path, tiny_model: Path, tmp_path: Path, ipc: str
 ) -> None:
     golden = tmp_path / "golden.jsonl"
     golden.write_text("".join(json.dumps(message(number)) + "\n" for number in range(40)))
     slow = ("--speed", "0.01", "--expect", golden, "--endpoint", ipc, "--wait-for-subscriber")
-    node = start_node("replay", clip, *slow)
+    node = start_node("replay", clip, "--model", tiny_model, *slow)
     with Subscriber(ipc) as subscriber:
         subscriber.receive(60)
         code, _ = stop(node)
@@ -209,15 +209,16 @@ def test_a_gate_that_was_stopped_has_not_passed(
 
 
 def test_a_video_that_is_cut_off_passes_no_gate(
-    in_process: Run, clip: Path, tmp_path: Path
+    in_process: Run, clip: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     content = clip.read_bytes()
     cut = tmp_path / f"cut{clip.suffix}"
     cut.write_bytes(content[: len(content) * 2 // 3])
     golden = tmp_path / "golden.jsonl"
-    done = in_process("replay", cut, "--speed", "max", "--jsonl", golden)
+    replay = ("replay", cut, "--model", tiny_model, "--speed", "max")
+    done = in_process(*replay, "--jsonl", golden)
     assert (done.returncode, bool(golden.read_text())) == (3, True)
-    done = in_process("replay", cut, "--speed", "max", "--expect", golden)
+    done = in_process(*replay, "--expect", golden)
     assert done.returncode == 3
     assert "the same as expected" in done.stdout
     assert "it is cut off" in done.stderr
