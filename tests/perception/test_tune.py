@@ -41,6 +41,8 @@ from node.perception.runtimes.tuning_result import (
     kept_result,
     result_file,
 )
+from node.perception.tuning import quantise as quantise_module
+from node.perception.tuning import tune as tune_module
 from node.perception.tuning.quantise import quantised
 
 PICTURES = Path(skimage.__file__).parent / "data"
@@ -94,8 +96,11 @@ def test_packages_without_metadata_are_no_error(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_tune_measures_keeps_and_auto_uses_it(
-    in_process: Run, shared_data: Path, own_cache: Path
+    in_process: Run, shared_data: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tune_module, "FLOAT_LAYERS", (0,))  # each takes ten seconds
+    monkeypatch.setattr(tune_module, "_PASSES", 1)  # no figure is used
+    monkeypatch.setattr(tune_module, "_FRAMES_A_PASS", 5)
     folder = own_cache.parent / "photos"
     folder.mkdir()
     for photo in sorted((shared_data / "photos").glob("*.JPEG"))[::2][:54]:
@@ -154,6 +159,15 @@ def test_tune_measures_keeps_and_auto_uses_it(
     else:
         with pytest.raises(ModelError, match="lost too many labels"):
             build_perceiver(int8)
+
+
+def test_the_first_layers_can_stay_in_floating_point(model: Model) -> None:
+    graph = ov.Core().read_model(exported(model))
+    layers = [op for op in graph.get_ordered_ops() if op.get_type_name().endswith("Convolution")]
+    first = {op.get_friendly_name() for op in layers[:16]}
+    kept_float = set(quantise_module._float_operator_names(graph, 16))
+    assert first <= kept_float
+    assert kept_float - first == set(quantise_module._float_operator_names(graph, 0)) - first
 
 
 def test_int8_without_tuning_is_an_error_with_the_mend(model: Model, own_cache: Path) -> None:
@@ -319,7 +333,7 @@ def test_a_gpu_that_works_again_is_used_again(model: Model) -> None:
         assert seen.labels[0].name == "espresso"
         devices.append(perceiver.info.device)
         assert (seen.degraded == ()) == (devices[-1] == "cpu:0")
-        now_s[0] += 1.0
+        now_s[0] += FIRST_RETRY_S / 5
         time.sleep(0.01)  # a trial has a thread of its own
     assert devices[0] == "cpu:0"
     assert len(trials_at) == 3
