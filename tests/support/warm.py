@@ -60,6 +60,8 @@ class Popen(subprocess.Popen[Any]):
         self._child_created = True
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if not hasattr(self, "_exited"):
+            return super()._try_wait(wait_flags)  # type: ignore[misc,no-any-return]
         waits_s = 0 if wait_flags & os.WNOHANG else None
         if not select.select([self._exited], [], [], waits_s)[0]:
             return 0, 0
@@ -68,12 +70,13 @@ class Popen(subprocess.Popen[Any]):
         return self.pid, status
 
     def _internal_poll(self, *arguments: Any, **options: Any) -> int | None:
-        if self.returncode is None and hasattr(self, "_exited"):
+        if not hasattr(self, "_exited"):
+            return super()._internal_poll(*arguments, **options)  # type: ignore[misc,no-any-return]
+        if self.returncode is None:
             pid, status = self._try_wait(os.WNOHANG)
             if pid:
                 self._handle_exitstatus(status)  # type: ignore[attr-defined]
-            return self.returncode
-        return super()._internal_poll(*arguments, **options)  # type: ignore[misc,no-any-return]
+        return self.returncode
 
 
 def run(

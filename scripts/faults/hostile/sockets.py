@@ -61,7 +61,8 @@ class Target:
         for setting in self._settings:
             command += ["--set", setting]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=log, preexec_fn=_few_files)
+            self.process = subprocess.Popen(command, cwd=ROOT, stderr=log)
+        _limit_files(self.process.pid)
         self.usage = psutil.Process(self.process.pid)
         self.listener = Listener(self.endpoint("labels"), self.keys)
 
@@ -363,10 +364,11 @@ def _elsewhere() -> None:
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def _few_files() -> None:
-    """As many systems have it: what the node raises by itself."""
+def _limit_files(process: int) -> None:
+    """As many systems have it, before the process has opened its sockets: what the node raises by
+    itself."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (1024, hard))
 
 
 def _free_port() -> int:
