@@ -31,11 +31,21 @@ COMMAND = [sys.executable, "-m", "node"]
 
 _FIRST = (
     "test_hostile.py",
-    "test_faults.py",
     "test_checks.py",
     "test_tune.py",
-    "test_examples.py",
+    "test_faults.py",
+    "test_web.py",
     "test_offline.py",
+    "test_replay.py",
+    "test_runtimes.py",
+    "test_model_files.py",
+    "test_run.py",
+    "test_models.py",
+    "test_bench.py",
+    "test_damaged_files.py",
+    "test_clients.py",
+    "test_recording.py",
+    "test_segment.py",
 )
 """Files with the longest tests: what runs last runs on one core."""
 _APART = ("test_hostile.py", "test_faults.py")

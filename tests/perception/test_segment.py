@@ -1,5 +1,6 @@
 """Segmentation: areas and masks, against torchvision's own network and transforms."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@functools.cache
 def reference(file: Path, picture: Path) -> np.ndarray:
     """[h, w] class of each pixel as torchvision's own documentation computes it."""
     network = torchvision.models.get_model(NAME, weights=None, weights_backbone=None)

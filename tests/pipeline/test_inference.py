@@ -2,7 +2,6 @@
 
 import re
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, Start
+from conftest import Start
+from support import warm
 
 from node.config.load import load_config
 from node.config.schema import NodeConfig
@@ -199,11 +199,8 @@ def test_the_process_ends_with_exit_code_4_though_a_thread_hangs(ipc: str) -> No
         "from node.__main__ import main\n"
         "main()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "run", "--endpoint", ipc,
-         "--set", "model.inference_timeout_s=0.5"],
-        capture_output=True, text=True, timeout=60, cwd=ROOT,
-    )  # fmt: skip
+    command = ("run", "--endpoint", ipc, "--set", "model.inference_timeout_s=0.5")
+    done = warm.run([sys.executable, "-c", program, *command], timeout_s=60)
     assert done.returncode == 4, done.stderr
     assert re.search(r"^error: the model hangs for \d\.\d s", done.stderr, re.MULTILINE)
 

@@ -275,15 +275,11 @@ def test_a_disk_that_is_full_is_told_and_labels_go_on(
     photo = Path(skimage.__file__).parent / "data" / "coffee.png"
     in_process("label", photo)  # exports the model, a longer file, into the cache
 
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
-
     node = start_node(
         "record", "--source", "demo", "--endpoint", ipc, "--output", tmp_path / "full",
         "--set", "recording.quality=100",
-        preexec_fn=limit,
     )  # fmt: skip
+    resource.prlimit(node.pid, resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
     with Subscriber(ipc, timeout_s=WAIT_S) as subscriber:
         failed = health_of(subscriber, "failed")
         assert failed.last_error is not None

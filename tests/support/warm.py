@@ -27,15 +27,14 @@ _server: socket.socket | None = None
 
 
 class Popen(subprocess.Popen[Any]):
-    """`subprocess.Popen` of a Python command (`-m module`, or a script with its arguments). With
+    """`subprocess.Popen` of a Python command (`-m module`, `-c code`, or a script). With
     options beyond streams, folder, environment and session the process starts cold."""
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, *rest: Any) -> None:
         (_, _, cwd, env, _, _, shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite,
          *_, start_new_session, _) = rest  # fmt: skip
         words = [] if isinstance(args, str | bytes) else [os.fsdecode(word) for word in args]
-        is_warm = words[:1] == [sys.executable] and words[1:2] != ["-c"]
-        if not is_warm or preexec_fn is not None or shell:
+        if words[:1] != [sys.executable] or preexec_fn is not None or shell:
             super()._execute_child(args, executable, preexec_fn, *rest)  # type: ignore[misc]
             return
         self._exited, theirs = socket.socketpair()
@@ -160,8 +159,12 @@ def _main() -> None:
     if first == "-m":
         sys.argv, sys.path[0] = rest, os.getcwd()
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        return
+    subprocess.Popen = Popen  # type: ignore[misc]  # what a script starts is warm too
+    if first == "-c":
+        sys.argv, sys.path[0] = [first, *rest[1:]], os.getcwd()
+        exec(rest[0], {"__name__": "__main__"})
     else:
-        subprocess.Popen = Popen  # type: ignore[misc]  # what a script starts is warm too
         sys.argv, sys.path[0] = [first, *rest], str(Path(first).absolute().parent)
         runpy.run_path(first, run_name="__main__")
 
