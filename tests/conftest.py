@@ -15,13 +15,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import openvino as ov
 import pytest
 import skimage
-from openvino import opset13 as ops
 from support import warm
 
 from node.cli import command_line
+from node.perception.openvino_import import ov
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two processes share the cores
 
@@ -174,8 +173,8 @@ def passer_by(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Pa
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier that is loaded in no time, for tests in which the labels say nothing."""
     file = tmp_path_factory.mktemp("tiny") / "tiny.xml"
-    pixels = ops.parameter([-1, 3, 32, 32], ov.Type.f32, name="pixels")
-    means = ops.reduce_mean(pixels, np.array([2, 3]), keep_dims=False)
+    pixels = ov.opset13.parameter([-1, 3, 32, 32], ov.Type.f32, name="pixels")
+    means = ov.opset13.reduce_mean(pixels, np.array([2, 3]), keep_dims=False)
     ov.save_model(ov.Model([means], [pixels], "tiny"), file, compress_to_fp16=False)
     file.with_suffix(".toml").write_text(
         'name = "tiny"\ntask = "classify"\nlabels = ["blue", "green", "red"]\n'

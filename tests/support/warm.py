@@ -20,7 +20,8 @@ _MOST_BYTES = 1 << 17
 _PRELOADED = (
     "node.cli.standard_streams", "node.cli.run", "node.cli.record", "node.cli.replay",
     "node.cli.label", "node.cli.watch", "node.cli.bench", "node.pipeline.live",
-    "node.perception.perceiver", "node.replay.run", "node.web.server", "cv2", "av",
+    "node.perception.perceiver", "node.perception.openvino_import", "node.replay.run",
+    "node.web.server", "cv2", "av", "torch",
 )  # fmt: skip
 _server: socket.socket | None = None
 """This process's end of the socket to the server; of one server for all that it forked."""
@@ -146,7 +147,6 @@ def _become(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 def _main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it starts a thread
     for name in _PRELOADED:
         __import__(name)
     # OpenBLAS ends its threads before a fork by itself.
