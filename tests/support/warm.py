@@ -3,6 +3,8 @@ each process is a fork of the server. A real process in all else (its own memory
 and exit code), started in a tenth of the time. The server has one thread, so that a fork copies no
 lock that another thread holds."""
 
+import atexit
+import gc
 import json
 import os
 import runpy
@@ -11,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -151,10 +154,28 @@ def _main() -> None:
         __import__(name)
     # OpenBLAS ends its threads before a fork by itself.
     assert threading.active_count() == 1, f"a fork would lose {threading.enumerate()}"
+    gc.freeze()  # a collection in a fork would copy all pages of what was imported
     request = _serve(requests)
     if request is None:
         return
     requests.close()
+    try:
+        _run(request)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the end of all that torch has imported takes seconds
+
+
+def _run(request: dict[str, Any]) -> None:
     first, *rest = request["words"]
     if first == "-m":
         sys.argv, sys.path[0] = rest, os.getcwd()
