@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage
-from support import warm
+from support import commands
 
 from node.cli import command_line
 from node.perception.openvino_import import ov
@@ -95,7 +95,7 @@ def perception_node() -> Run:
     """Runs a command to its end."""
 
     def run(*arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        return warm.run([*COMMAND, *arguments], timeout_s)
+        return commands.run([*COMMAND, *arguments], timeout_s)
 
     return run
 
@@ -217,7 +217,7 @@ def start_node() -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-        process = warm.Popen(
+        process = subprocess.Popen(
             [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, cwd=ROOT, **options,
         )  # fmt: skip

@@ -13,7 +13,6 @@ import msgpack
 import pytest
 import zmq
 from conftest import COMMAND, ROOT, stop
-from support import warm
 
 from perception_client.subscriber import Control, Status, Subscriber
 
@@ -27,7 +26,7 @@ class Robot:
 
     def __init__(self, folder: Path) -> None:
         self.labels, self.control = f"ipc://{folder}/labels", f"ipc://{folder}/control"
-        self.process = warm.Popen(
+        self.process = subprocess.Popen(
             [*COMMAND, "run", "--source", "demo", "--endpoint", self.labels,
              "--set", f'control.endpoint="{self.control}"', "--set", "smooth.time_constant_s=0.2"],
             cwd=ROOT,

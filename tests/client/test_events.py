@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, Start
-from support import warm
+from support import commands
 
 from node.image.frame import Frame, Stamp
 from node.pipeline.message_builder import MessageBuilder
@@ -126,7 +126,7 @@ def test_the_documents_example_of_objects_runs_as_it_stands(
     example = example.replace("Subscriber()", f"Subscriber({ipc!r})")
     example = example.replace("timeout_s=10)", "timeout_s=10):\n        break\n    if event")
     example = example.replace(":\n        print(event", " is not None:\n        print(event")
-    done = warm.run([sys.executable, "-c", example], timeout_s=60)
+    done = commands.run([sys.executable, "-c", example], timeout_s=60)
     assert done.returncode == 0, (done.stderr, example)
     assert re.search(r"^person #(\d+|None) at [+-]\d\.\d\d rad$", done.stdout, re.MULTILINE)
     assert re.search(r"^(appeared|left) person \d+ None$", done.stdout, re.MULTILINE)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Start
-from support import warm
+from support import commands
 
 EXAMPLES = ROOT / "scripts" / "examples"
 WAIT_S = 60.0
@@ -21,7 +21,7 @@ class Example:
     """A running example and what it said."""
 
     def __init__(self, name: str, *arguments: object) -> None:
-        self.process = warm.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, EXAMPLES / name, *map(str, arguments)], cwd=ROOT,
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -84,7 +84,7 @@ def test_they_stop_for_a_person_and_when_the_node_is_gone(
     examples += [stopper, follower, waits]
     stopper.says("stop: ")
     stopper.says("drive 0.5 m/s")
-    unseen = warm.run(
+    unseen = commands.run(
         [sys.executable, EXAMPLES / "wait_for_label.py", ipc, "zebra", "1"], timeout_s=30
     )
     assert unseen.returncode == 1

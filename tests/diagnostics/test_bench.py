@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import ROOT, Run
-from support import warm
+from support import commands
 
 from node.diagnostics.latency_profile import Profiler, Spread
 from perception_client.messages.kinds import LabelsMessage, Status, Timing
@@ -18,7 +18,7 @@ SOAKED_S = 30.0
 
 def script(name: str, *arguments: str, codes: tuple[int, ...] = (0,)) -> dict[str, object]:
     program = [ROOT / "scripts" / name] if name.endswith(".py") else ["-m", name]
-    done = warm.run(
+    done = commands.run(
         [sys.executable, *program, *arguments, "--json"], timeout_s=120, folder=ROOT / "scripts"
     )
     assert done.returncode in codes, done.stderr

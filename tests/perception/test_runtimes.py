@@ -10,7 +10,7 @@ import pytest
 import skimage
 import torch
 from conftest import ROOT
-from support import warm
+from support import commands
 
 from node.capture.sources.image_files import read_image
 from node.config.schema import ModelConfig
@@ -98,7 +98,7 @@ def test_no_thread_of_openvino_is_bound_to_a_core() -> None:
                     pass
         print(len(bound))
     """
-    done = warm.run([sys.executable, "-c", script], timeout_s=120)
+    done = commands.run([sys.executable, "-c", script], timeout_s=120)
     assert done.stdout.strip() == "0", done.stderr
 
 

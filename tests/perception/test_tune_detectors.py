@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from node.config.schema import ModelConfig
@@ -71,11 +71,9 @@ def yolox(
     return file
 
 
-def frames(size: tuple[int, int], count: int = 3) -> list[torch.Tensor]:
+def frames(size: tuple[int, int], count: int = 3) -> list[NDArray[np.uint8]]:
     random = np.random.default_rng(2)
-    return [
-        torch.from_numpy(random.integers(0, 256, (1, *size, 3), np.uint8)) for _ in range(count)
-    ]
+    return [random.integers(0, 256, (1, *size, 3), np.uint8) for _ in range(count)]
 
 
 @pytest.mark.parametrize("batch", [1, "n"])

@@ -22,7 +22,6 @@ import torch
 import torchvision
 import zmq
 from conftest import COMMAND, NOBODY, ROOT, Run, run_as
-from support import warm
 
 from node.capture.sources.image_files import read_image
 from node.config.load import load_config
@@ -58,7 +57,7 @@ class Node:
             f'models = "{folder}"\n'
             '[[camera]]\nname = "left"\n[[camera]]\nname = "right"\nmax_fps = 10.0\n'
         )
-        self.process = warm.Popen(
+        self.process = subprocess.Popen(
             [*COMMAND, "run", "--config", str(config)], cwd=ROOT, stderr=subprocess.PIPE, text=True
         )
 

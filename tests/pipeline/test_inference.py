@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 from conftest import Start
-from support import warm
+from support import commands
 
 from node.config.load import load_config
 from node.config.schema import NodeConfig
@@ -200,7 +200,7 @@ def test_the_process_ends_with_exit_code_4_though_a_thread_hangs(ipc: str) -> No
         "main()\n"
     )
     command = ("run", "--endpoint", ipc, "--set", "model.inference_timeout_s=0.5")
-    done = warm.run([sys.executable, "-c", program, *command], timeout_s=60)
+    done = commands.run([sys.executable, "-c", program, *command], timeout_s=60)
     assert done.returncode == 4, done.stderr
     assert re.search(r"^error: the model hangs for \d\.\d s", done.stderr, re.MULTILINE)
 

@@ -11,7 +11,7 @@ import cv2
 import pytest
 from conftest import COMMAND, ROOT, Run
 from PIL import Image
-from support import warm
+from support import commands
 
 from node.replay.golden import OF_THIS_RUN
 from perception_client.subscriber import Subscriber
@@ -29,7 +29,7 @@ def pictures() -> Path:
 def golden(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The messages of a replay of the clip, as fast as it goes."""
     file = tmp_path_factory.mktemp("golden") / "golden.jsonl"
-    done = warm.run([*COMMAND, "replay", clip, "--speed", "max", "--jsonl", file], timeout_s=60)
+    done = commands.run([*COMMAND, "replay", clip, "--speed", "max", "--jsonl", file], timeout_s=60)
     assert done.returncode == 0, done.stderr
     assert "40 frames read" in done.stderr
     return file
@@ -339,7 +339,7 @@ def test_the_example_configurations_are_valid(in_process: Run, file: Path) -> No
 
 @pytest.mark.parametrize("arguments", [["models"], ["label", "{pictures}/*.png"]])
 def test_a_reader_that_goes_away_is_no_error(pictures: Path, arguments: list[str]) -> None:
-    command = warm.Popen(
+    command = subprocess.Popen(
         [*COMMAND, *(part.format(pictures=pictures) for part in arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import pytest
 from conftest import COMMAND, ROOT, Run, Start
-from support import warm
+from support import commands
 
 from node.capture.mailbox import LosslessMailbox
 from node.capture.rate import MediaClock
@@ -57,7 +57,7 @@ def golden(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The messages of a replay as fast as it goes, in a process of its own."""
     file = tmp_path_factory.mktemp("golden") / "golden.jsonl"
     command = [*COMMAND, "replay", recording, "--speed", "max", "--jsonl", file]
-    warm.run(command, timeout_s=60).check_returncode()
+    commands.run(command, timeout_s=60).check_returncode()
     return file
 
 

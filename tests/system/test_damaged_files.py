@@ -4,7 +4,7 @@ import json
 import sys
 
 from conftest import ROOT
-from support import warm
+from support import commands
 
 CAMPAIGN = ROOT / "scripts" / "faults" / "files"
 FILES = 34
@@ -14,7 +14,7 @@ TIMEOUT_S = 300
 
 def test_no_damaged_file_costs_more_than_itself() -> None:
     words = ("--json", "--jobs", "1", "--count", FILES, "--seed", "3")
-    done = warm.run([sys.executable, CAMPAIGN, *words], TIMEOUT_S)
+    done = commands.run([sys.executable, CAMPAIGN, *words], TIMEOUT_S)
     assert done.returncode == 0, (done.stdout, done.stderr)
     result = json.loads(done.stdout)
     assert result["files"] >= FILES

@@ -13,7 +13,7 @@ import skimage
 from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import warm
+from support import commands
 
 from node.config.load import load_config
 from node.config.schema import NodeConfig
@@ -26,7 +26,7 @@ from perception_client.messages.kinds import Message
 
 def script(name: str, *arguments: str) -> object:
     """What a script prints with --json; it has to say that all held."""
-    done = warm.run([sys.executable, f"scripts/{name}", "--json", *arguments], timeout_s=120)
+    done = commands.run([sys.executable, f"scripts/{name}", "--json", *arguments], timeout_s=120)
     assert done.returncode == 0, (done.stdout, done.stderr)
     return json.loads(done.stdout)
 

@@ -2,6 +2,7 @@
 
 import socket
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 import zmq
 from conftest import COMMAND, ROOT, Run, run_in_process
-from support import warm
 
 from node.errors import ConfigError
 from node.transport.curve import make_server, secured
@@ -38,7 +38,7 @@ class Guarded:
                 probe.bind(("127.0.0.1", 0))
                 ports.append(probe.getsockname()[1])
         self.labels, self.control = (f"tcp://127.0.0.1:{port}" for port in ports)
-        self.process = warm.Popen(
+        self.process = subprocess.Popen(
             [*COMMAND, "run", "--endpoint", f"tcp://0.0.0.0:{ports[0]}", "--set",
              f"control.endpoint=tcp://0.0.0.0:{ports[1]}", "--set", f"wire.keys={self.keys}"],
             cwd=ROOT,

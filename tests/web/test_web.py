@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import socket
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -17,7 +18,6 @@ from conftest import COMMAND, NOBODY, ROOT, SHARED, Run, run_as
 from playwright.sync_api import Browser, Page, sync_playwright
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from support import warm
 from support.processes import free_port
 from support.streams import MjpegServer
 from support.waiting import wait_until
@@ -47,7 +47,7 @@ class Robot:
         self.camera = MjpegServer(self._picture, self._camera_port)
 
     def start_node(self) -> None:
-        self.node = warm.Popen(
+        self.node = subprocess.Popen(
             [*COMMAND, "run", "--source", self.camera.url, "--endpoint", self.labels,
              "--set", "camera.0.name=front", "--set", "camera.0.at_start=wait",
              "--set", f'monitor.web="127.0.0.1:{self.port}"', "--set", "monitor.allow_control=true",
@@ -363,7 +363,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     token = folder / "token"
     token.touch(0o600)
     token.write_text("0123456789abcdef0123\n")
-    node = warm.Popen(
+    node = subprocess.Popen(
         [*COMMAND, "run", "--source", "demo", "--endpoint", f"ipc://{folder}/labels",
          "--set", f'monitor.web="127.0.0.1:{port}"', "--set", f"monitor.token_file={token}"],
         cwd=ROOT,

@@ -9,9 +9,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from node.errors import ModelError
 from node.perception.models.download import reason_of, sha256_of
-from node.perception.models.weights_file import check_weights_file, members
+from node.perception.models.weights_file import WeightsError, check_weights_file, members
 
 _NESTED_UNDER = ("state_dict", "model")
 """Keys under which training scripts store the state dict."""
@@ -36,14 +35,14 @@ class Weights:
 
 def read_weights(file: Path) -> Weights:
     """Reads a state dict written by torch.save, bare or under the key `state_dict` or `model`.
-    Executes nothing in the file (weights_only). Raises ModelError for anything else."""
+    Executes nothing in the file (weights_only). Raises WeightsError for anything else."""
     check_weights_file(file)
     try:
         content: object = torch.load(file, map_location="cpu", weights_only=True)
         digest = sha256_of(file)
     except Exception as error:
         # torch.load has no exception type of its own for a damaged file.
-        raise ModelError(f"weights {file}: {_why_unreadable(file, error)}") from error
+        raise WeightsError(f"weights {file}: {_why_unreadable(file, error)}") from error
     return Weights(file, _state_in(content, file), digest)
 
 
@@ -51,7 +50,7 @@ def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
     """Loads weights into a network whose tensors have the same names and shapes. BatchNorm's
     counters (`num_batches_tracked`) may be missing.
 
-    Raises ModelError with the numbers of missing, unknown and misshaped tensors, and the first of
+    Raises WeightsError with the numbers of missing, unknown and misshaped tensors, and the first of
     each.
     """
     network_state = network.state_dict()
@@ -67,7 +66,7 @@ def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
         examples = [*missing[:1], *unknown[:1]]
         for name in misshaped[:1]:
             examples.append(f"{name} is {_shape(state[name])}, not {_shape(network_state[name])}")
-        raise ModelError(
+        raise WeightsError(
             f"weights {weights.file}: do not fit model {model_name!r}: {len(missing)} tensors "
             f"missing, {len(unknown)} unknown, {len(misshaped)} of another shape "
             f"({'; '.join(examples)})",
@@ -76,7 +75,7 @@ def put_into(network: nn.Module, weights: Weights, model_name: str) -> None:
     try:
         network.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
-        raise ModelError(
+        raise WeightsError(
             f"weights {weights.file}: do not fit model {model_name!r} ({reason_of(error)})",
             fix="save them with torch.save(model.state_dict(), PATH)",
         ) from error
@@ -117,10 +116,10 @@ def _state_in(content: object, file: Path) -> StateDict:
             content = content[key]
     if not isinstance(content, Mapping) or not content:
         kind = "nothing" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise ModelError(f"weights {file}: holds {kind}, not a state dict", fix=_SAVE)
+        raise WeightsError(f"weights {file}: holds {kind}, not a state dict", fix=_SAVE)
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise ModelError(
+            raise WeightsError(
                 f"weights {file}: its entry {name!r} is a {type(tensor).__name__}, not a tensor",
                 fix=_SAVE,
             )

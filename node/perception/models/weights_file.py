@@ -7,11 +7,15 @@ from pathlib import Path
 from node.errors import ModelError
 
 
+class WeightsError(ModelError):
+    """A weights file that is none, or is of another network: no runtime can use it."""
+
+
 def check_weights_file(file: Path) -> None:
-    """Raises ModelError for a file that cannot be a weights file."""
+    """Raises WeightsError for a file that cannot be a weights file."""
     problem = _problem_with(file)
     if problem:
-        raise ModelError(f"weights {file}: {problem}")
+        raise WeightsError(f"weights {file}: {problem}")
 
 
 def members(file: Path) -> list[zipfile.ZipInfo]:

@@ -13,8 +13,9 @@ from typing import Any
 from node.errors import ModelError
 from node.perception.models.model import Model
 from node.perception.models.torch_parts import check_torch
+from node.perception.models.weights_file import WeightsError
 
-_NICENESS = 5
+_NICENESS = 3
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """torch's threads wait for each other asleep: awake they take the processor from a busy computer,
 and from each other."""
@@ -68,7 +69,8 @@ def _check(model: Model, done: "subprocess.CompletedProcess[str]") -> None:
             fix="see whether memory is left, and start again",
         ) from None
     if result:
-        raise ModelError(result["problem"], fix=result["fix"])
+        kind = WeightsError if result["of_weights"] else ModelError
+        raise kind(result["problem"], fix=result["fix"])
 
 
 def child(request: dict[str, Any]) -> None:
@@ -76,8 +78,13 @@ def child(request: dict[str, Any]) -> None:
     os.nice(_NICENESS)
     threading.Thread(target=_end_with, args=(request["alive"],), daemon=True).start()
     error = _exported(request)
-    print(json.dumps(error and {"problem": error.problem, "fix": error.fix}), flush=True)
+    print(json.dumps(error and _as_map(error)), flush=True)
     os._exit(0)  # what torch does at its end takes time
+
+
+def _as_map(error: ModelError) -> dict[str, Any]:
+    of_weights = isinstance(error, WeightsError)
+    return {"problem": error.problem, "fix": error.fix, "of_weights": of_weights}
 
 
 def _exported(request: dict[str, Any]) -> ModelError | None:

@@ -9,6 +9,7 @@ from node.config.schema import ModelConfig
 from node.errors import ModelError
 from node.perception.models.model import Model
 from node.perception.models.torch_parts import TorchMissingError, check_torch
+from node.perception.models.weights_file import WeightsError
 from node.perception.runtimes.base import Runtime
 from node.perception.runtimes.export import exported
 from node.perception.runtimes.fallback import CpuFallback
@@ -47,8 +48,8 @@ def build_runtime(model: Model, config: ModelConfig) -> Runtime:
             # An engine can find only now that it has no kernel for an operator.
             runtime.infer(np.zeros((1, *model.preprocess.crop_px, 3), np.uint8))
             return runtime
-        except TorchMissingError:
-            raise  # the other runtimes need an export too
+        except (TorchMissingError, WeightsError):
+            raise  # the other runtimes need the same
         except ModelError as error:
             errors.append(error)
     problems = list(dict.fromkeys(error.problem for error in errors))
