@@ -33,7 +33,7 @@ def export_apart(model: Model, file: Path) -> None:
     check_torch(f"model {model.name!r}: has not been exported on this computer, which")
     alive, held = os.pipe()
     request = {
-        "path": sys.path,
+        "path": [str(folder) for folder in sys.path],
         "origin": model.origin,
         "weights": None if model.weights is None else str(model.weights),
         "digest": model.digest,
