@@ -78,10 +78,6 @@ class CaptureState:
     skipped: str | None = None
 
 
-class _StandstillError(SourceError):
-    """This process stood still, and its source has to be reopened: the camera did not fail."""
-
-
 class _Worker:
     """A capture thread of one camera. Only the current worker may change the grabber's state.
 
@@ -286,7 +282,7 @@ class Grabber:
             took_s = (time.monotonic_ns() - began_ns) / 1e9
             cpu_s = (time.thread_time_ns() - cpu_before_ns) / 1e9
             # An abandoned worker can be replaced in a call of its source only.
-            if self._is_current(worker) and not isinstance(failure, _StandstillError):
+            if self._is_current(worker):
                 reopening.wait(failure, took_s, cpu_s)
 
     def _reopening(self, worker: _Worker) -> Reopening:
@@ -378,7 +374,7 @@ class Grabber:
             return
         self._cadence.note(time.monotonic_ns(), self._limit.max_fps)
         if source.live and self._awake.resumed_ns > began_ns:
-            raise _StandstillError(
+            raise SourceError(
                 f"camera '{self.camera}': this process or computer stood still; "
                 "the pictures buffered meanwhile are dropped"
             )
