@@ -244,6 +244,8 @@ def bad_files(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", BAD_INPUT)
 def test_bad_input_is_one_clear_line(in_process: Run, bad_files: Path, kind: str) -> None:
     arguments, code, told = BAD_INPUT[kind]
+    if arguments[0] == "run" and "--endpoint" not in arguments:  # none that another test may have
+        arguments = [*arguments, "--endpoint", "ipc://{tmp}/labels.ipc"]
     done = in_process(*(str(part).format(tmp=bad_files) for part in arguments))
     assert done.returncode == code, done.stderr
     assert told in done.stderr
