@@ -114,10 +114,11 @@ def test_a_source_faster_than_the_model_makes_labels_no_older(
         age_ns = message.published_mono_ns - message.stamp_mono_ns
         waits_s.append((age_ns - (ended_ns - begun_ns)) / 1e9)
     third = len(waits_s) // 3
-    early, late = np.median(waits_s[:third]), np.median(waits_s[-third:])
+    # The least of each: a busy computer adds to some, a queue to every one.
+    early, late = min(waits_s[:third]), min(waits_s[-third:])
     # A period of the source, and never a queue's worth: one frame kept back would add the model's.
-    assert late < MODEL_PERIOD_S
-    assert late < early + MODEL_PERIOD_S / 2
+    assert late < MODEL_PERIOD_S / 2
+    assert late < early + MODEL_PERIOD_S / 4
 
     (outcome,) = outcomes
     assert outcome.frames + outcome.dropped == 5 * SOURCE_FPS
