@@ -21,6 +21,8 @@ SHARE = 0.15
 inference waits for Python's lock, so a flood of requests would slow it down."""
 BURST_S = 0.1
 """Processor time at once: a page with its files takes 0.02 s."""
+REST_S = 0.05
+"""Longest rest before one connection or request: the live views of others wait for it too."""
 
 
 class Gate:
@@ -30,7 +32,7 @@ class Gate:
     def __init__(self, inner: Callable[[], asyncio.Protocol]) -> None:
         self._inner = inner
         self._open: dict[asyncio.BaseTransport, _Guarded] = {}
-        self.brake = Brake(SHARE, BURST_S)
+        self.brake = Brake(SHARE, BURST_S, REST_S)
 
     def __call__(self) -> asyncio.Protocol:
         """The protocol of a new connection."""
@@ -87,12 +89,14 @@ class Gate:
 class Brake:
     """Bounds the processor time of the thread that uses it.
 
-    share: of one core, in the long run. burst_s: processor time at once, in seconds.
+    share: of one core, in the long run. burst_s: processor time at once. rest_s: longest rest; what
+    the thread used beyond that is forgotten. Both in seconds.
     """
 
-    def __init__(self, share: float, burst_s: float) -> None:
+    def __init__(self, share: float, burst_s: float, rest_s: float) -> None:
         self._share = share
         self._burst_s = burst_s
+        self._debt_s = rest_s * share
         self._credit_s = burst_s
         self._at_s = time.monotonic()
         self._used_s = time.thread_time()
@@ -107,7 +111,7 @@ class Brake:
     def _count(self) -> None:
         now_s, used_s = time.monotonic(), time.thread_time()
         earned_s = self._share * (now_s - self._at_s) - (used_s - self._used_s)
-        self._credit_s = min(self._burst_s, self._credit_s + earned_s)
+        self._credit_s = max(-self._debt_s, min(self._burst_s, self._credit_s + earned_s))
         self._at_s, self._used_s = now_s, used_s
 
 

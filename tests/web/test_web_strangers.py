@@ -238,3 +238,29 @@ def test_an_address_that_is_no_name_is_told(host: str) -> None:
             f"{host}:8080", live, Metrics(live), Preview(lambda camera: Future(), 5, 320),
             token=TOKEN, command=None,
         )  # fmt: skip
+
+
+def worked(seconds: float) -> float:
+    """Uses the processor for so long; how long that was."""
+    began_s = time.thread_time()
+    while time.thread_time() - began_s < seconds:
+        pass
+    return seconds
+
+
+def test_a_flood_of_requests_gets_a_share_of_the_processor() -> None:
+    brake = gate.Brake(share=0.2, burst_s=0.02, rest_s=0.05)
+    began_s, used_s = time.monotonic(), 0.0
+    while time.monotonic() - began_s < 1.0:
+        used_s += worked(0.002)
+        brake.rest()
+    assert used_s < 0.02 + 0.2 * (time.monotonic() - began_s) + 0.01
+
+
+def test_a_request_after_much_other_work_rests_shortly() -> None:
+    """The live views wait for it too."""
+    brake = gate.Brake(share=0.2, burst_s=0.02, rest_s=0.05)
+    worked(0.3)
+    slept_s = time.monotonic() - time.thread_time()
+    brake.rest()
+    assert 0.04 < time.monotonic() - time.thread_time() - slept_s < 1.0

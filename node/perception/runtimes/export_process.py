@@ -30,7 +30,10 @@ may hold a folder `node` of its user's."""
 def export_apart(model: Model, file: Path) -> None:
     """Exports a model that `load_model` made to an ONNX file. Raises ModelError, also for a child
     that ends without a result."""
-    check_torch(f"model {model.name!r}: has not been exported on this computer, which")
+    check_torch(
+        f"model {model.name!r}: has not been exported on this computer, which",
+        or_else=", or bring the cache of a computer that has it",
+    )
     alive, held = os.pipe()
     request = {
         "path": [str(folder) for folder in sys.path],

@@ -78,7 +78,7 @@ def build_choice(model: Model, choice: Choice) -> Runtime:
 
 
 def _torch_runtime(model: Model, choice: Choice) -> Runtime:
-    check_torch(f'model {model.name!r}: model.runtime = "torch"')
+    check_torch(f"model {model.name!r}: the runtime torch")
     from node.perception.runtimes.torch_runtime import TorchRuntime
 
     return TorchRuntime(model, choice.device, choice.precision, choice.threads)
