@@ -154,15 +154,27 @@ def test_it_reads_again_within_half_a_second(feed: Feed, tcp: str) -> None:
         assert neighbour.require(0.2, timeout_s=AGAIN_S)
 
 
+TRIES = 3
+"""On a busy computer little may pile up, and what is new needs no new connection."""
+
+
+def fall_behind(feed: Feed, relay: Relay) -> None:
+    """As a reader that rested for long: its queue and the buffers on the way are full."""
+    feed.pile_up()
+    time.sleep(0.5)
+    relay.slow()
+
+
 def test_what_is_new_is_not_behind_what_is_old(feed: Feed, relay: Relay) -> None:
     with Subscriber(relay.endpoint) as subscriber:
         assert subscriber.latest(1.0, timeout_s=WAIT_S) is not None
-        feed.pile_up()
-        time.sleep(0.5)
-        relay.slow()
-        assert subscriber.latest(0.2, timeout_s=AGAIN_S) is not None
-        assert subscriber.require(0.2, timeout_s=0.1)
-        assert relay.connections <= 2  # a fast reader needs no new connection
+        for _ in range(TRIES):
+            fall_behind(feed, relay)
+            assert subscriber.latest(0.2, timeout_s=AGAIN_S) is not None
+            assert subscriber.require(0.2, timeout_s=0.1)
+            if relay.connections > 1:
+                break
+        assert relay.connections == 2
         assert all(not subscriber.receive(WAIT_S)[1].lost for _ in range(10))
 
 
@@ -170,11 +182,12 @@ def test_what_is_new_is_not_behind_what_is_old_in_asyncio(feed: Feed, relay: Rel
     async def ask() -> None:
         async with AsyncSubscriber(relay.endpoint) as subscriber:
             assert await subscriber.latest(1.0, timeout_s=WAIT_S) is not None
-            feed.pile_up()
-            time.sleep(0.5)
-            relay.slow()
-            assert await subscriber.require(0.2, timeout_s=AGAIN_S)
-            assert relay.connections <= 2  # a fast reader needs no new connection
+            for _ in range(TRIES):
+                fall_behind(feed, relay)
+                assert await subscriber.require(0.2, timeout_s=AGAIN_S)
+                if relay.connections > 1:
+                    break
+            assert relay.connections == 2
 
     asyncio.run(ask())
 

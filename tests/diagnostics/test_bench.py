@@ -52,10 +52,10 @@ def test_a_profile_counts_what_is_missing_and_adds_up() -> None:
 
 
 def test_bench_profiles_the_real_node(perception_node: Run) -> None:
-    done = perception_node("bench", "--profile", "--json", "--seconds", "1")
+    done = perception_node("bench", "--profile", "--json", "--seconds", "2")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["messages"] > 1
+    assert found["messages"] > 10
     assert set(found["stages"]) == {
         "capture", "wait", "preprocess", "infer", "postprocess", "publish",
     }  # fmt: skip
@@ -94,7 +94,7 @@ def test_the_soak_is_flat() -> None:
 def test_the_wire_is_measured_with_real_subscribers() -> None:
     found = script("bench/wire.py", "--seconds", "0.7", "--subscribers", "3")
     for row in found["publish_to_receive"]:  # type: ignore[attr-defined]
-        assert 0 < row["received"] <= 3 * row["sent"]
+        assert 3 * row["rate_hz"] * 0.3 <= row["received"] <= 3 * row["sent"]
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert 0 < row["bare_zmq"]["p50_ms"] <= row["bare_zmq"]["max_ms"]
     stopped = found["stopped_subscriber"]

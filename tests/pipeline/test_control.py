@@ -196,6 +196,7 @@ def test_a_model_is_changed_while_labels_go_on_and_back(node: Node, control: Con
             assert message.model.name == ("shufflenet_v2_x0_5" if new else "efficientnet_lite0")
         gaps = np.diff([m.stamp_mono_ns for m in (before, *seen)]) / 1e9  # type: ignore[arg-type]
         assert gaps.max() < 1 + took_s / 2, "labels are published while the other model loads"
+        assert len(seen) > took_s
         control.model("efficientnet_lite0")
         until(subscriber, lambda m: m.model and m.model.name == "efficientnet_lite0")
 

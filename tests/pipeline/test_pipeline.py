@@ -117,8 +117,8 @@ def test_a_source_faster_than_the_model_makes_labels_no_older(
     # The least of each: a busy computer adds to some, a queue to every one.
     early, late = min(waits_s[:third]), min(waits_s[-third:])
     # A period of the source, and never a queue's worth: one frame kept back would add the model's.
-    assert late < MODEL_PERIOD_S / 2
-    assert late < early + MODEL_PERIOD_S / 4
+    assert late < 5 / SOURCE_FPS
+    assert late < early + 2 / SOURCE_FPS
 
     (outcome,) = outcomes
     assert outcome.frames + outcome.dropped == 5 * SOURCE_FPS
