@@ -165,6 +165,18 @@ def in_process() -> Run:
 
 
 @pytest.fixture(scope="session")
+def resnet18_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ResNet-18 with seeded weights."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of forty frames, 20 a second: a cup of espresso, then a cat."""
     file = tmp_path_factory.mktemp("clip") / "clip.avi"

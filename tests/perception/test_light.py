@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import torchvision
 from conftest import ROOT
 from support.waiting import wait_until
 from torchvision import models
@@ -28,14 +27,6 @@ from node.perception.perceiver import build_perceiver
 from node.perception.runtimes.export import exported
 
 HEAVY = ("torch", "torchvision", "timm", "nncf")
-
-
-@pytest.fixture(scope="module")
-def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18().state_dict(), file)
-    return file
 
 
 def imported_by(*arguments: object) -> list[str]:
@@ -53,8 +44,10 @@ def imported_by(*arguments: object) -> list[str]:
     return list(json.loads(done.stderr.splitlines()[-1]))
 
 
-def test_labelling_imports_no_torch(clip: Path, ipc: str, tmp_path: Path, resnet18: Path) -> None:
-    network = ("--set", "model.name=resnet18", "--set", f"model.weights={resnet18}")
+def test_labelling_imports_no_torch(
+    clip: Path, ipc: str, tmp_path: Path, resnet18_file: Path
+) -> None:
+    network = ("--set", "model.name=resnet18", "--set", f"model.weights={resnet18_file}")
     assert imported_by("label", clip, "--set", "model.runtime=onnxruntime", *network) == []
     assert imported_by("replay", clip, "--endpoint", ipc, "--speed", "max") == []
     assert imported_by("run", "--source", clip, "--endpoint", ipc, "--max-frames", 3) == []
@@ -113,8 +106,8 @@ def test_the_data_is_torchvisions() -> None:
             assert entry.preprocess.crop_px == tuple((preset.crop_size * 2)[:2])
 
 
-def test_an_error_of_the_export_is_told_as_here(tmp_path: Path, resnet18: Path) -> None:
-    state = torch.load(resnet18, weights_only=True)
+def test_an_error_of_the_export_is_told_as_here(tmp_path: Path, resnet18_file: Path) -> None:
+    state = torch.load(resnet18_file, weights_only=True)
     state["fc.weight"] = torch.zeros(10, 512)
     file = tmp_path / "other.pth"
     torch.save(state, file)
@@ -137,7 +130,7 @@ def exporting(process: psutil.Process) -> list[psutil.Process]:
 
 
 def test_an_export_that_is_killed_is_an_error_that_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet18: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet18_file: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -145,7 +138,7 @@ def test_an_export_that_is_killed_is_an_error_that_says_so(
 
     def export() -> None:
         try:
-            exported(load_model("resnet18", resnet18))
+            exported(load_model("resnet18", resnet18_file))
         except ModelError as error:
             errors.append(error)
 

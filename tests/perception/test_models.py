@@ -33,15 +33,6 @@ TORCH = ModelConfig(runtime="torch", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def resnet18_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ResNet-18 with seeded weights."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(torchvision.models.resnet18().state_dict(), file)
-    return file
-
-
-@pytest.fixture(scope="module")
 def default() -> Perceiver:
     """The default model as its paper has it."""
     return build_perceiver(TORCH)
