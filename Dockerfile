@@ -3,8 +3,8 @@
 #   docker build -t perception-node .
 #   docker run --device /dev/video0 --network host perception-node run --source /dev/video0
 #
-# Large (about 7 GB) on x86-64, since the torch of the lock file brings CUDA. Without torch, for models
-# that another computer has exported (docs/operation.md, "Without torch"):
+# Large (about 7 GB) on x86-64, since the torch of the lock file brings CUDA. Without torch, for the
+# default model and exported ones (docs/operation.md, "Without torch"):
 #
 #   docker build --build-arg EXTRAS= -t perception-node .
 

@@ -76,8 +76,8 @@ def _opencv() -> Iterator[Finding]:
 def _torch() -> Iterator[Finding]:
     if importlib.util.find_spec("torch") is None:
         yield Finding(
-            "torch", "note", "not installed: models that were exported before run without it",
-            'to export a model or use a GPU, install "perception-node[torch]"',
+            "torch", "note", "not installed: the default model and exported ones run without it",
+            'to export another model or use a GPU, install "perception-node[torch]"',
         )  # fmt: skip
         return
     try:

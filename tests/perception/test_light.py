@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import psutil
 import pytest
 import torch
@@ -20,7 +22,9 @@ from torchvision import models
 from node.config.schema import ModelConfig
 from node.data import class_names, torchvision_catalogue
 from node.errors import ModelError
-from node.perception.models import catalogue
+from node.perception.models import catalogue, efficientnet_lite
+from node.perception.models.efficientnet_graph import network_graph
+from node.perception.models.legacy_weights import read_legacy
 from node.perception.models.registry import load_model
 from node.perception.models.weights_file import WeightsError
 from node.perception.perceiver import build_perceiver
@@ -68,19 +72,58 @@ def without_torch(*arguments: object, cache: Path) -> "subprocess.CompletedProce
     )  # fmt: skip
 
 
+def test_without_torch_the_default_model_labels(clip: Path, tmp_path: Path) -> None:
+    done = without_torch("label", clip, cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "espresso" in done.stdout
+
+
 def test_without_torch_an_export_that_was_brought_along_labels(
-    clip: Path, cache: Path, tmp_path: Path
+    clip: Path, cache: Path, tmp_path: Path, resnet18_file: Path
 ) -> None:
-    exported(load_model("efficientnet_lite0"))
-    brought = without_torch("label", clip, cache=cache)
+    exported(load_model("resnet18", resnet18_file))
+    label = ("label", clip, "--model", "resnet18", "--set", f"model.weights={resnet18_file}")
+    brought = without_torch(*label, cache=cache)
     assert brought.returncode == 0, brought.stderr
-    assert "espresso" in brought.stdout
-    for command in (("label", clip), ("tune",)):
+    for command in (label, ("tune",)):
         done = without_torch(*command, cache=tmp_path)
         assert done.returncode == 3, done.stderr
         *_, error = done.stderr.splitlines()
         assert error.startswith("error: ")
         assert "which needs the packages torch, torchvision, timm; install" in error
+
+
+def test_the_default_models_graph_is_its_network() -> None:
+    """Made without torch, from weights read without torch, against timm's network by torch."""
+    weights = efficientnet_lite.weights_file()
+    theirs = torch.load(weights, weights_only=True, map_location="cpu")
+    ours = read_legacy(weights)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name].numpy()) for name in ours)
+    model = load_model("efficientnet_lite0")
+    images = np.random.default_rng(0).normal(size=(3, 3, 224, 224)).astype(np.float32)
+    assert model.make_graph is not None
+    session = onnxruntime.InferenceSession(model.make_graph().SerializeToString())
+    with torch.inference_mode():
+        expected = model.network(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(session.run(None, {"images": images})[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["cut", "overwritten", "another class", "empty", "no pickle"])
+def test_damaged_bundled_weights_are_named(kind: str, tmp_path: Path) -> None:
+    content = efficientnet_lite.weights_file().read_bytes()
+    file = tmp_path / "weights.pth"
+    file.write_bytes(
+        {
+            "cut": content[:-1000],
+            "overwritten": content[:2000] + b"\xff" * 400 + content[2400:],
+            "another class": content.replace(b"FloatStorage", b"SomeStorage!", 1),
+            "empty": b"",
+            "no pickle": b"a text",
+        }[kind]
+    )
+    with pytest.raises(WeightsError, match=r"weights .*weights\.pth: .*install their package"):
+        network_graph(file, 224)
 
 
 def test_names_and_the_list_of_models_import_no_torch() -> None:
@@ -129,6 +172,12 @@ def exporting(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
+def running(weights: Path) -> list[str]:
+    """A node whose model torch has to export."""
+    model = ["--model", "resnet18", "--set", f"model.weights={weights}"]
+    return [sys.executable, "-m", "node", "run", "--source", "demo", *model]
+
+
 def test_an_export_that_is_killed_is_an_error_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet18_file: Path
 ) -> None:
@@ -152,9 +201,9 @@ def test_an_export_that_is_killed_is_an_error_that_says_so(
     assert str(error).startswith("model 'resnet18': its export ended by signal SIGKILL; ")
 
 
-def test_an_export_ends_with_its_node(tmp_path: Path, ipc: str) -> None:
+def test_an_export_ends_with_its_node(tmp_path: Path, ipc: str, resnet18_file: Path) -> None:
     node = subprocess.Popen(
-        [sys.executable, "-m", "node", "run", "--source", "demo", "--endpoint", ipc],
+        [*running(resnet18_file), "--endpoint", ipc],
         cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -168,20 +217,22 @@ def test_an_export_ends_with_its_node(tmp_path: Path, ipc: str) -> None:
 
 
 def test_a_folder_named_node_beside_the_user_is_not_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet18_file: Path
 ) -> None:
     (tmp_path / "node").mkdir()
     (tmp_path / "node" / "__init__.py").write_text("raise SystemExit('the wrong node')")
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    perceiver = build_perceiver(ModelConfig(runtime="openvino"))
-    assert perceiver.info.runtime == "openvino"
+    config = ModelConfig(name="resnet18", weights=resnet18_file, runtime="openvino")
+    assert build_perceiver(config).info.runtime == "openvino"
 
 
-def test_a_signal_while_a_model_is_exported_stops_the_node(tmp_path: Path, ipc: str) -> None:
+def test_a_signal_while_a_model_is_exported_stops_the_node(
+    tmp_path: Path, ipc: str, resnet18_file: Path
+) -> None:
     node = subprocess.Popen(
-        [sys.executable, "-m", "node", "run", "--source", "demo", "--endpoint", ipc],
+        [*running(resnet18_file), "--endpoint", ipc],
         cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from node.perception.models.weights_file import check_weights_file
 from node.perception.preprocess.geometry import PreprocessSpec
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 NAME = "efficientnet_lite0"
@@ -58,12 +59,18 @@ def load(file: Path | None = None) -> Model:
 
         return network(weights)
 
+    def make_graph() -> "onnx.ModelProto":
+        from node.perception.models.efficientnet_graph import network_graph
+
+        return network_graph(weights, _PREPROCESS.crop_px[0])
+
     return Model(
         name=NAME,
         build=build,
         preprocess=_PREPROCESS,
         label_names=class_names("imagenet"),
         digest=sha256_of(weights),
+        make_graph=make_graph if file is None else None,
     )
 
 

@@ -12,6 +12,7 @@ from node.perception.models.download import sha256_of
 from node.perception.preprocess.geometry import PreprocessSpec
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 
@@ -39,6 +40,8 @@ class Model:
         files: of a user's model: the model file, the files with its tensors, its card, its labels.
         origin: the name or file that `load_model` was given; None for a model made otherwise.
         weights: the weights file that `load_model` was given.
+        make_graph: makes the network as an ONNX graph, float32 [n, 3, h, w] to the decoder's input,
+            without torch; None where only torch can.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Model:
     files: tuple[Path, ...] = ()
     origin: str | None = None
     weights: Path | None = None
+    make_graph: "Callable[[], onnx.ModelProto] | None" = None
 
     @functools.cached_property
     def network(self) -> "nn.Module":

@@ -6,7 +6,9 @@ The graph includes the normalisation, so every runtime gets the same pixels.
 import functools
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,6 +17,9 @@ from node.perception.cache import kept
 from node.perception.models.model import Model, digest_of
 from node.perception.runtimes.export_key import export_key
 from node.perception.runtimes.export_process import export_apart
+
+if TYPE_CHECKING:
+    import onnx
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +49,19 @@ def _make(model: Model, folder: Path) -> None:
         )
     # The exporter reports no progress; on a terminal a spinner shows activity.
     with Console(stderr=True).status(f"exporting model {model.name}, once for this computer"):
-        if model.graph is None:
-            _export(model, folder / _FILE)
-        else:
+        if model.graph is not None:
             _copy(model, model.graph, folder)
+        elif model.make_graph is not None:
+            _write(model, model.make_graph, folder / _FILE)
+        else:
+            _export(model, folder / _FILE)
     log.info("model %s exported in %.1f s", model.name, time.monotonic() - started)
+
+
+def _write(model: Model, make_graph: "Callable[[], onnx.ModelProto]", file: Path) -> None:
+    from node.perception.runtimes import normalised_graph
+
+    normalised_graph.write_graph(make_graph(), model.preprocess, file)
 
 
 def _export(model: Model, file: Path) -> None:

@@ -42,7 +42,11 @@ def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
     Raises:
         ModelError: the file cannot be read.
     """
-    model = read_onnx(file)
+    write_graph(read_onnx(file), spec, target)
+
+
+def write_graph(model: onnx.ModelProto, spec: PreprocessSpec, target: Path) -> None:
+    """As `write_onnx`, for a model in memory, which is changed."""
     graph = model.graph
     naming = _Naming(graph)
     constants = {tensor.name for tensor in graph.initializer}
