@@ -108,10 +108,10 @@ def _torch() -> Iterator[Finding]:
 
 def _other_runtimes() -> Iterator[Finding]:
     try:
-        import onnxruntime
+        from node.perception.onnxruntime_import import ort
 
-        providers = ", ".join(onnxruntime.get_available_providers())
-        yield Finding("runtime onnxruntime", "ok", f"{onnxruntime.__version__}, {providers}")
+        providers = ", ".join(ort.get_available_providers())
+        yield Finding("runtime onnxruntime", "ok", f"{ort.__version__}, {providers}")
     except ImportError as error:
         yield _unloadable("onnxruntime", error)
     try:

@@ -98,7 +98,7 @@ def careful(
 
 
 def _onnxruntime(graph: Path) -> Callable[[NDArray[np.float32]], Any]:
-    import onnxruntime as ort
+    from node.perception.onnxruntime_import import ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 2

@@ -242,3 +242,10 @@ def test_a_signal_while_a_model_is_exported_stops_the_node(
     os.killpg(node.pid, signal.SIGINT)  # as Ctrl-C does: to all of the terminal's foreground
     assert node.wait(10) == 0
     assert time.monotonic() - started < 2.0
+
+
+def test_onnxruntime_leaves_no_telemetry_in_the_cache(tmp_path: Path) -> None:
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "PATH": ""}
+    code = "import node.perception.runtimes.onnxruntime_runtime"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    assert not list(tmp_path.iterdir())

@@ -8,8 +8,7 @@ from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
-
+    from node.perception.onnxruntime_import import ort
     from node.perception.openvino_import import ov
 
 _KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
@@ -91,7 +90,7 @@ def _of_openvino(value: "ov.Output") -> GraphValue:
 
 
 def _read_by_onnxruntime(file: Path) -> GraphSignature:
-    import onnxruntime as ort
+    from node.perception.onnxruntime_import import ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -68,7 +68,7 @@ def _trace(model: Model, network: nn.Module, file: Path, *, free_batch: bool) ->
 def _agrees(file: Path, network: nn.Module, frames: torch.Tensor) -> bool:
     """Whether an exported graph gives for a batch what the network gives frame by frame: a trace
     fixes the lengths and the branches of the frame that it was made with."""
-    import onnxruntime as ort
+    from node.perception.onnxruntime_import import ort
 
     with torch.inference_mode():
         outputs = [network(frame[None]) for frame in frames]

@@ -3,10 +3,9 @@
 from collections import OrderedDict
 from pathlib import Path
 
-import onnxruntime as ort
-
 from node.errors import ModelError
 from node.perception.models.engine_errors import engine_reason
+from node.perception.onnxruntime_import import ort
 from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.tasks.base import Outputs
 
