@@ -1,6 +1,8 @@
 """The runtimes give the same answer as PyTorch, from one export that survives accidents."""
 
 import csv
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from support import commands
 from node.capture.sources.image_files import read_image
 from node.config.schema import ModelConfig
 from node.errors import ModelError
+from node.perception.cache import kept
 from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver
 from node.perception.preprocess.resize import Preprocessor
@@ -157,3 +160,63 @@ def test_a_cache_that_cannot_be_written_is_said(
     with pytest.raises(ModelError, match=r"cannot be written.*XDG_CACHE_HOME"):
         build_runtime(model, ModelConfig(runtime="onnxruntime"))
     assert build_runtime(model, ModelConfig()).info.runtime == "torch"
+
+
+def test_a_folder_that_a_killed_process_was_making_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = (
+        "import os; from node.perception.cache import kept\n"
+        "kept('killed', lambda folder: ((folder / 'x').touch(), os.kill(os.getpid(), 9)))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    models = tmp_path / "perception-node" / "models"
+    (abandoned,) = models.iterdir()
+    kept("other", lambda folder: (folder / "x").touch())
+    assert abandoned.exists()  # new: its process may not have locked it yet
+
+    def make(folder: Path) -> None:
+        (folder / "x").touch()
+        os.utime(folder.parent, (0, 0))
+        kept("third", lambda inner: (inner / "x").touch())
+
+    os.utime(abandoned, (0, 0))
+    kept("second", make)
+    assert sorted(folder.name for folder in models.iterdir()) == ["other", "second", "third"]
+
+
+def test_a_cache_whose_name_is_no_text_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    with pytest.raises(ModelError, match=r"not UTF-8; set XDG_CACHE_HOME"):
+        exported(load_model("efficientnet_lite0"))
+
+
+def test_an_export_that_no_process_can_be_started_for_is_no_fault_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", fails)
+    with pytest.raises(ModelError, match=r"cannot start a process \(Resource temporarily"):
+        exported(load_model("efficientnet_lite0"))
+
+
+def test_a_disk_that_is_full_in_an_export_is_an_error_of_the_cache(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal; from node.perception.models.registry import load_model\n"
+        "from node.perception.runtimes.export import exported\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
+        "exported(load_model('efficientnet_lite0'))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+    )  # fmt: skip
+    last = result.stderr.splitlines()[-1]
+    assert "models cannot be written: File too large; " in last
+    assert not list((tmp_path / "perception-node" / "models").iterdir())

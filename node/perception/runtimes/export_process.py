@@ -29,7 +29,7 @@ may hold a folder `node` of its user's."""
 
 def export_apart(model: Model, file: Path) -> None:
     """Exports a model that `load_model` made to an ONNX file. Raises ModelError, also for a child
-    that ends without a result."""
+    that cannot start or ends without a result, and OSError for a file that cannot be written."""
     check_torch(
         f"model {model.name!r}: has not been exported on this computer, which",
         or_else=", or bring the cache of a computer that has it",
@@ -50,6 +50,11 @@ def export_apart(model: Model, file: Path) -> None:
             pass_fds=(alive,), env=os.environ | _ENVIRONMENT,
             start_new_session=True,  # Ctrl-C is for the node, which ends its child
         )  # fmt: skip
+    except OSError as error:
+        raise ModelError(
+            f"model {model.name!r}: its export cannot start a process ({error.strerror})",
+            fix="see how much memory and how many processes this user may have, and start again",
+        ) from error
     finally:
         os.close(held)
         os.close(alive)
@@ -71,6 +76,8 @@ def _check(model: Model, done: "subprocess.CompletedProcess[str]") -> None:
             f"model {model.name!r}: its export {reason}",
             fix="see whether memory is left, and start again",
         ) from None
+    if result and "errno" in result:
+        raise OSError(result["errno"], result["problem"])
     if result:
         kind = WeightsError if result["of_weights"] else ModelError
         raise kind(result["problem"], fix=result["fix"])
@@ -81,16 +88,18 @@ def child(request: dict[str, Any]) -> None:
     os.nice(_NICENESS)
     threading.Thread(target=_end_with, args=(request["alive"],), daemon=True).start()
     error = _exported(request)
-    print(json.dumps(error and _as_map(error)), flush=True)
+    print(f"\n{json.dumps(error and _as_map(error))}", flush=True)  # torch may have printed before
     os._exit(0)  # what torch does at its end takes time
 
 
-def _as_map(error: ModelError) -> dict[str, Any]:
+def _as_map(error: ModelError | OSError) -> dict[str, Any]:
+    if isinstance(error, OSError):
+        return {"problem": error.strerror or str(error), "errno": error.errno}
     of_weights = isinstance(error, WeightsError)
     return {"problem": error.problem, "fix": error.fix, "of_weights": of_weights}
 
 
-def _exported(request: dict[str, Any]) -> ModelError | None:
+def _exported(request: dict[str, Any]) -> ModelError | OSError | None:
     from node.perception.models.registry import load_model
     from node.perception.runtimes.export_network import export_network
 
@@ -102,7 +111,7 @@ def _exported(request: dict[str, Any]) -> ModelError | None:
                 f"model {model.name!r}: its files changed while they were in use", fix="start again"
             )
         export_network(model, Path(request["file"]))
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         return error
     return None
 
