@@ -160,7 +160,7 @@ class Perceiver:
             return None
         try:
             return prefetcher.make(camera, image)
-        except (RuntimeError, ValueError):
+        except (FrameError, RuntimeError, ValueError):
             return None
 
     def perceive_all(

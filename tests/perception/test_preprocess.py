@@ -9,8 +9,11 @@ import skimage
 import torch
 from PIL import Image
 
+from node.errors import FrameError
+from node.perception.perceiver import Perceiver
 from node.perception.preprocess.geometry import PreprocessSpec
 from node.perception.preprocess.normalise import Normalise
+from node.perception.preprocess.prefetch import Prefetcher
 from node.perception.preprocess.reference import reference_transform
 from node.perception.preprocess.resize import Preprocessor
 
@@ -152,3 +155,17 @@ def test_normalise_of_given_pixels_is_exact():
     rgb = pixels.numpy()[..., ::-1] / 255
     expected = ((rgb - np.array(spec.mean)) / spec.std).transpose(0, 3, 1, 2)
     assert np.abs(Normalise(spec)(pixels).numpy() - expected).max() < 1e-5
+
+
+def test_a_frame_so_long_that_it_would_fill_the_memory_is_refused() -> None:
+    spec = PreprocessSpec(520, (520, 520), "bilinear", (0, 0, 0), (1, 1, 1), fit="short")
+    with pytest.raises(FrameError, match=r"frame of 10000x1 px: one side is over 64 times"):
+        Preprocessor(spec)(np.zeros((1, 10_000, 3), np.uint8))
+    assert Preprocessor(spec)(np.zeros((100, 1000, 3), np.uint8)).shape == (1, 520, 5200, 3)
+
+
+def test_the_upload_refuses_the_same_frame_without_an_end_of_the_capture() -> None:
+    spec = PreprocessSpec(520, (520, 520), "bilinear", (0, 0, 0), (1, 1, 1), fit="short")
+    perceiver = Perceiver.__new__(Perceiver)
+    perceiver._prefetcher = Prefetcher(spec, "cpu")
+    assert perceiver.prefetch("front", np.zeros((1, 10_000, 3), np.uint8)) is None

@@ -11,12 +11,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from node.errors import FrameError
 from node.image.frame import Image
 
 Interpolation = Literal["bilinear", "bicubic"]
 """Filter of the resize."""
 Fit = Literal["crop", "stretch", "letterbox", "short", "none"]
 """How a frame fills the network's input; `PreprocessSpec` describes each."""
+_LONGEST = 64
+"""Longest side of a frame, in shorter sides, for `short`: 17 megapixels with 520 px. A picture of
+1x10000 px would become 2700 megapixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ def network_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, in
 
 def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:
     """Returns (height, width) in px after the resize. `crop` rounds as torchvision's Resize,
-    `letterbox` as YOLOX's preproc."""
+    `letterbox` as YOLOX's preproc. Raises FrameError for a frame so long that `short`, which keeps
+    all of it, would take gigabytes."""
     if spec.fit == "stretch":
         return spec.crop_px
     if spec.keeps_frame:
@@ -117,6 +122,12 @@ def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, in
         zoom = min(spec.crop_px[0] / height, spec.crop_px[1] / width)
         return max(1, int(height * zoom)), max(1, int(width * zoom))
     short_px = spec.resize_short_px
+    if spec.fit == "short" and max(height, width) > _LONGEST * min(height, width):
+        raise FrameError(
+            f"frame of {width}x{height} px: one side is over {_LONGEST} times the other, and this "
+            f"model enlarges the shorter to {short_px} px",
+            fix="choose a region of interest, or a model of a fixed input size",
+        )
     if height <= width:
         return short_px, int(short_px * width / height)
     return int(short_px * height / width), short_px
