@@ -10,7 +10,7 @@ import pytest
 from node.errors import MessageError
 from perception_client.messages import codec
 from perception_client.messages.calibration import Calibration
-from perception_client.messages.codec import encode, from_map
+from perception_client.messages.codec import decode, encode, from_map
 from perception_client.messages.events import EventMessage
 from perception_client.messages.health import CameraHealth, HealthMessage, Latency
 from perception_client.messages.info import InfoMessage
@@ -140,3 +140,43 @@ def test_a_model_that_changes_is_read_anew() -> None:
     assert read("labels", {**content, "model": {**content["model"], "name": b"m"}}).startswith(
         "refused: labels.model.name is b'm', not str"
     )
+
+
+@pytest.mark.parametrize("levels", [300, 1010, 1020, 2000])
+@pytest.mark.parametrize("path", [("node",), ("status",), ("labels",), ("model", "name")])
+def test_a_value_nested_too_deeply_is_refused(path: tuple[str, ...], levels: int) -> None:
+    topic, body = with_nested(path, levels)
+    with pytest.raises(MessageError):
+        decode([topic, body])
+
+
+@pytest.mark.parametrize("path", [("unknown",), ("model", "unknown")])
+def test_an_unknown_field_is_ignored_however_deeply_nested(path: tuple[str, ...]) -> None:
+    for _ in range(3):
+        message = decode(with_nested(path, 1010))
+        assert isinstance(message, LabelsMessage)
+        assert message.model == MODEL
+
+
+def with_nested(path: tuple[str, ...], levels: int) -> list[bytes]:
+    """A labels message with lists within lists at a path."""
+    topic, body = encode(EVERY_KIND["labels"])
+    content = msgpack.unpackb(body)
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = "here"
+    nested = b"\x91" * levels + b"\xc0"
+    return [topic, msgpack.packb(content).replace(msgpack.packb("here"), nested)]
+
+
+def test_a_map_that_its_owner_changes_is_read_anew() -> None:
+    content = msgpack.unpackb(encode(EVERY_KIND["labels"])[1])
+    names = []
+    for name in ("first", "second"):
+        content["model"]["name"] = name
+        message = from_map("labels", content)
+        assert isinstance(message, LabelsMessage)
+        assert message.model is not None
+        names.append(message.model.name)
+    assert names == ["first", "second"]

@@ -93,6 +93,8 @@ def from_plain(cls: type[_Read], name: str, content: object) -> _Read:
         built = _class_reader(kind)(content)
     except _Unfit as unfit:
         raise MessageError(f"{name}{unfit.path} {unfit.why}") from None
+    except RecursionError:  # msgpack takes 1024 levels, repr() and comparisons of Python fewer
+        raise MessageError(f"{name}: its lists and maps are nested too deeply") from None
     assert isinstance(built, cls)
     return built
 

@@ -90,9 +90,13 @@ def _remembering(read: Reader) -> Reader:
     def read_or_remember(raw: Any) -> Any:
         nonlocal last
         known, built = last
-        if raw != known or built is None:
+        try:
+            is_new = raw != known or built is None
+        except RecursionError:  # an unknown field, nested a thousand levels deep
+            return read(raw)
+        if is_new:
             built = read(raw)
-            last = (raw, built)
+            last = (dict(raw), built)  # the caller may change its map
         return built
 
     return read_or_remember
