@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import skimage
 import torch
 from conftest import ROOT
+from onnx import TensorProto, helper
 from support import commands
 
 from node.capture.sources.image_files import read_image
@@ -22,6 +24,7 @@ from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver
 from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.export import exported
+from node.perception.runtimes.onnxruntime_runtime import OnnxRuntime
 from node.perception.runtimes.openvino_runtime import has_native_bf16
 from node.perception.runtimes.select import build_runtime
 
@@ -220,3 +223,25 @@ def test_a_disk_that_is_full_in_an_export_is_an_error_of_the_cache(tmp_path: Pat
     last = result.stderr.splitlines()[-1]
     assert "models cannot be written: File too large; " in last
     assert not list((tmp_path / "perception-node" / "models").iterdir())
+
+
+@pytest.mark.parametrize("shape", [["n", 8, 8, 3], ["n", "n", "n", 3], ["n", "h", "w", 3]])
+def test_a_batch_of_any_length_runs_whatever_the_graph_calls_its_axes(
+    tmp_path: Path, shape: list[int | str]
+) -> None:
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["levels"], ["logits"], axes=[1, 2], keepdims=0),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape)
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "graph", [pixels], [logits])
+    file = tmp_path / "graph.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file
+    )
+    runtime = OnnxRuntime(file, threads=1)
+    for length in (1, 2, 9, 1):
+        frames = np.full((length, 8, 8, 3), length, np.uint8)
+        (means,) = runtime.infer(frames)
+        assert means.tolist() == [[length] * 3] * length

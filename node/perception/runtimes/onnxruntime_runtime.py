@@ -43,8 +43,10 @@ class OnnxRuntime:
         plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         (pixels,) = self._opened(plain).get_inputs()[:1]
         self._input: str = pixels.name
-        length = pixels.shape[0]
-        self._free_length = length if isinstance(length, str) else None
+        length, *sizes = pixels.shape
+        # A name that the graph also gives to the height or the width would fix that as well.
+        is_free = isinstance(length, str) and length not in sizes
+        self._free_length = length if is_free else None
         self._sessions: OrderedDict[int, ort.InferenceSession] = OrderedDict()
         self._session(1)
 
