@@ -198,7 +198,7 @@ def test_a_cache_whose_name_is_no_text_is_an_error(
 
 
 def test_an_export_that_no_process_can_be_started_for_is_no_fault_of_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet18_file: Path
 ) -> None:
     def fails(*arguments: object, **options: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -206,18 +206,22 @@ def test_an_export_that_no_process_can_be_started_for_is_no_fault_of_the_cache(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", fails)
     with pytest.raises(ModelError, match=r"cannot start a process \(Resource temporarily"):
-        exported(load_model("efficientnet_lite0"))
+        exported(load_model("resnet18", resnet18_file))
 
 
-def test_a_disk_that_is_full_in_an_export_is_an_error_of_the_cache(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_in_an_export_is_an_error_of_the_cache(
+    tmp_path: Path, resnet18_file: Path
+) -> None:
     code = (
-        "import resource, signal; from node.perception.models.registry import load_model\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from node.perception.models.registry import load_model\n"
         "from node.perception.runtimes.export import exported\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))\n"
-        "exported(load_model('efficientnet_lite0'))"
+        "exported(load_model('resnet18', Path(sys.argv[1])))"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code, resnet18_file], cwd=ROOT, check=False,
+        capture_output=True, text=True,
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
     )  # fmt: skip
     last = result.stderr.splitlines()[-1]
