@@ -87,7 +87,9 @@ def _compared(config: "NodeConfig", rounds: int) -> list["Row"]:
 
     from node.perception.models.torch_parts import check_torch
 
-    check_torch("bench: the plain loop that the node is compared with")
+    check_torch(
+        "bench: the plain loop that the node is compared with", or_else=", or write --profile"
+    )
 
     from node.diagnostics.benchmark import preprocessing, rows
     from node.perception.models.registry import load_model

@@ -135,6 +135,7 @@ def _unloadable(runtime: str, error: ImportError) -> Finding:
 
 def _model(config: NodeConfig) -> Iterator[Finding]:
     from node.perception.models.registry import entries, load_model
+    from node.perception.runtimes.export import check_exportable
 
     name, weights = config.model.name, config.model.weights
     missing = {entry.name for entry in entries() if not entry.weights_here}
@@ -146,6 +147,7 @@ def _model(config: NodeConfig) -> Iterator[Finding]:
         return
     try:
         model = load_model(name, weights)
+        check_exportable(model)
     except PerceptionError as error:
         yield Finding("model", "wrong", error.problem, error.fix)
         return

@@ -91,6 +91,14 @@ def test_without_torch_an_export_that_was_brought_along_labels(
         *_, error = done.stderr.splitlines()
         assert error.startswith("error: ")
         assert "which needs the packages torch, torchvision, timm; install" in error
+        assert (str(tmp_path / "perception-node") in error) == (command[0] == "label")
+    config = tmp_path / "node.toml"
+    config.write_text(f'[model]\nname = "resnet18"\nweights = "{resnet18_file}"\n')
+    for folder, verdict in ((cache, "ok"), (tmp_path, "wrong")):
+        doctor = without_torch("doctor", "--json", "--config", config, cache=folder)
+        findings = [json.loads(line) for line in doctor.stdout.splitlines()]
+        (found,) = (finding for finding in findings if finding["what"] == "model")
+        assert found["verdict"] == verdict, found
 
 
 def test_the_default_models_graph_is_its_network() -> None:

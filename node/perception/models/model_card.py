@@ -172,5 +172,7 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         known = InputCard if key.startswith("input.") else ModelCard
         return f"{key}: unknown key; keys here: {', '.join(known.model_fields)}"
+    if problem["type"] == "tuple_type":
+        return f"{key} = {problem['input']!r}: write a list, in brackets: [...]"
     allowed = problem["msg"].removeprefix("Input ")
     return f"{key} = {problem['input']!r}: {allowed[0].lower()}{allowed[1:]}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from node.errors import ModelError
+from node.perception.cache import cache_folder
 from node.perception.models.model import Model
 from node.perception.models.torch_parts import check_torch
 from node.perception.models.weights_file import WeightsError
@@ -27,13 +28,19 @@ _CODE = (
 may hold a folder `node` of its user's."""
 
 
+def check_export_parts(name: str) -> None:
+    """Raises TorchMissingError where what exports the model of this name is not installed."""
+    check_torch(
+        f"model {name!r}: has not been exported on this computer, which",
+        or_else=f", or copy {cache_folder()} from a computer with torch that ran this model with "
+        "openvino",
+    )
+
+
 def export_apart(model: Model, file: Path) -> None:
     """Exports a model that `load_model` made to an ONNX file. Raises ModelError, also for a child
     that cannot start or ends without a result, and OSError for a file that cannot be written."""
-    check_torch(
-        f"model {model.name!r}: has not been exported on this computer, which",
-        or_else=", or bring the cache of a computer that has it",
-    )
+    check_export_parts(model.name)
     alive, held = os.pipe()
     request = {
         "path": [str(folder) for folder in sys.path],

@@ -78,7 +78,15 @@ def build_choice(model: Model, choice: Choice) -> Runtime:
 
 
 def _torch_runtime(model: Model, choice: Choice) -> Runtime:
-    check_torch(f"model {model.name!r}: the runtime torch")
+    if model.build is None:
+        raise ModelError(
+            f"model {model.name!r}: torch cannot run {model.graph}",
+            fix='write model.runtime = "auto"',
+        )
+    check_torch(
+        f"model {model.name!r}: the runtime torch",
+        or_else=', or write model.runtime = "openvino" and model.device = "cpu"',
+    )
     from node.perception.runtimes.torch_runtime import TorchRuntime
 
     return TorchRuntime(model, choice.device, choice.precision, choice.threads)

@@ -48,11 +48,6 @@ class TorchRuntime:
         self._threads = threads or _ALL_THREADS
         self._device = _checked_device(model.name, device)
         self.info = RuntimeInfo(runtime="torch", precision=precision, device=str(self._device))
-        if model.build is None:
-            raise ModelError(
-                f"model {model.name!r}: torch cannot run {model.graph}",
-                fix='write model.runtime = "auto"',
-            )
         dtype = _DTYPES[precision]
         # Normalised in float32, then rounded once.
         network = nn.Sequential(Normalise(model.preprocess), _Round(dtype), folded(model).to(dtype))
