@@ -231,15 +231,23 @@ class RecordingFile:
             self._raise_sync_error()
             self._bytes = self._stream.tell()
         finally:
-            with contextlib.suppress(OSError):  # an earlier write has reported it
-                self._stream.close()
+            self._release()
 
     def abandon(self) -> None:
         """Closes a file that can no longer be written, and deletes it if it holds nothing."""
         if not self._holds_something and self.is_in_place:
             with contextlib.suppress(OSError):
                 self.path.unlink()
-        with contextlib.suppress(OSError):
+        self._release()
+
+    def _release(self) -> None:
+        """Unlocks and closes the file. Without an explicit unlock the lock lasts as long as any
+        reference to the open file: a sync in progress holds one, as does a forked process."""
+        if self._stream.closed:
+            return
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._stream, fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):  # an earlier write has reported it
             self._stream.close()
 
     def _channel(self, channel: Channel) -> int:

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from mcap.reader import NonSeekingReader, make_reader
 from mcap.records import Channel, Schema
 from mcap.stream_reader import StreamReader
 from mcap.writer import Writer
+from support.waiting import wait_until
 
 from node.errors import SourceError
 from node.image.frame import Frame, Stamp
@@ -293,6 +295,29 @@ def test_a_file_is_locked_while_it_is_open(
     assert is_being_written(path)
     end(file)
     assert not is_being_written(path)
+
+
+@pytest.mark.parametrize("end", [RecordingFile.close, RecordingFile.abandon])
+def test_a_file_is_unlocked_while_something_else_refers_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[RecordingFile], None]
+) -> None:
+    """A sync in progress refers to the open file: on a slow disk it outlasts the file's end."""
+    in_progress: list[int] = []
+
+    def fdatasync(descriptor: int) -> None:
+        in_progress.append(os.dup(descriptor))
+
+    monkeypatch.setattr("node.recording.mcap_writer.os.fdatasync", fdatasync)
+    path = tmp_path / "open.mcap"
+    file = RecordingFile(path, {})
+    file.flush()
+    wait_until(lambda: bool(in_progress))
+    try:
+        end(file)
+        assert not is_being_written(path)
+    finally:
+        for descriptor in in_progress:
+            os.close(descriptor)
 
 
 def test_a_file_system_without_locks_records(
