@@ -90,31 +90,6 @@ def _log_as_a_process_begins() -> None:
     logging.getLogger().setLevel(logging.WARNING)
 
 
-class _Heard(logging.Handler):
-    """Passes records to another handler, where the root logger does not."""
-
-    def __init__(self, handler: logging.Handler) -> None:
-        super().__init__()
-        self._handler = handler
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._handler not in logging.getLogger().handlers:
-            self._handler.handle(record)
-
-
-@pytest.fixture
-def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """pytest's, which hears the node also where something in this process has replaced the handlers
-    of the root logger, as each command does."""
-    heard = _Heard(caplog.handler)
-    loggers = [logging.getLogger(name) for name in ("node", "perception_client")]
-    for logger in loggers:
-        logger.addHandler(heard)
-    yield caplog
-    for logger in loggers:
-        logger.removeHandler(heard)
-
-
 @pytest.fixture
 def perception_node() -> Run:
     """Runs a command to its end."""

@@ -7,6 +7,7 @@ from typing import TextIO
 
 from node.cli.standard_streams import ESCAPED, print_line
 from node.errors import ConfigError, OutputError
+from node.process.output_files import remedy
 
 Write = Callable[[str], None]
 
@@ -53,7 +54,7 @@ class _Lines:
         except OSError as error:
             raise OutputError(
                 f"{self._path} cannot be written: {error.strerror}; {self._written} lines are in "
-                "it; make room, or name another file, and run this again"
+                f"it; {remedy(error, 'name another file')}, and run this again"
             ) from error
         self._written += 1
 

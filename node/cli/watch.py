@@ -113,8 +113,11 @@ class _Lines:
         pass
 
     def show(self, message: LabelsMessage, gap: Gap, subscriber: Subscriber) -> None:
-        line = to_json(message) if self._as_json else f"{_plain(message)}{_missing(gap)}"
-        print_line(line if self._as_json else printable(line))
+        if self._as_json:
+            print_line(to_json(message))
+            return
+        reason = _reason(message, subscriber.newest_health)
+        print_line(printable(f"{_plain(message)}{f': {reason}' if reason else ''}{_missing(gap)}"))
 
     def quiet(self, subscriber: Subscriber) -> None:
         pass
@@ -171,7 +174,9 @@ class _Cameras:
             table.add_row(
                 _safe(camera),
                 _status(message),
-                "\n".join(f"{_bar(thing)} {_safe(named(thing))}" for thing in _best(message)),
+                f"[dim]{_safe(_reason(message, health))}[/]"
+                if message.status is not Status.OK
+                else "\n".join(f"{_bar(thing)} {_safe(named(thing))}" for thing in _best(message)),
                 _age(message),
                 f"{self._rate(camera):.1f}",
                 str(self._dropped[camera]),
@@ -195,6 +200,14 @@ def _plain(message: LabelsMessage) -> str:
         return f"{message.camera}  {age}  {message.status}"
     seen = ", ".join(f"{named(thing)} {figure(thing, 2)}" for thing in _best(message))
     return f"{message.camera}  {age}  {seen or 'nothing seen'}"
+
+
+def _reason(message: LabelsMessage, health: HealthMessage | None) -> str:
+    """Why a camera sees nothing, as the node's newest health message has it; empty if unknown."""
+    if message.status is Status.OK or health is None:
+        return ""
+    errors = [one.last_error for one in health.cameras if one.camera == message.camera]
+    return next((error for error in errors if error), "")
 
 
 def _best(message: LabelsMessage) -> tuple[Thing, ...]:

@@ -298,6 +298,7 @@ class ControlCommands:
         try:
             file = self._awake.result(action(), DISK_S)
         except OutputError as error:
+            log.error("%s", error)
             raise ControlError(error.problem, fix=error.fix) from error
         except TimeoutError:
             raise ControlError(f"record: the disk did not answer for {DISK_S:g} s") from None

@@ -83,7 +83,20 @@ def unwritable(path: Path, error: Exception) -> OutputError:
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return OutputError(f"{path} cannot be written: there is no folder {path.parent}")
-    return OutputError(f"{path} cannot be written: {why}", fix="make room, or name another place")
+    return OutputError(f"{path} cannot be written: {why}", fix=remedy(error, "name another place"))
+
+
+def remedy(error: Exception, otherwise: str) -> str:
+    """What makes an output writable after an error of the disk, as an instruction.
+
+    otherwise: the instruction that helps in each case, such as "name another folder".
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"make room, or {otherwise}"
+    if number in (errno.EACCES, errno.EPERM):
+        return f"allow this user to write there, or {otherwise}"
+    return otherwise
 
 
 def _beside(target: Path, stack: contextlib.ExitStack) -> Path:

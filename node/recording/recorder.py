@@ -19,13 +19,14 @@ from node import __version__
 from node.config.schema import NodeConfig, RecordingConfig
 from node.errors import OutputError
 from node.image.frame import Frame
+from node.process.output_files import remedy
 from node.recording.black_box import BlackBox
 from node.recording.dump_trigger import DumpTrigger
 from node.recording.encode import Clock, config_entry, frame_entries, message_entries
 from node.recording.folder import MIB, RecordingFolder
 from node.recording.intake import HOLD_S, Intake, Item, WaitingMessage
 from node.recording.new_files import NewFiles
-from node.recording.rotation import Rotation
+from node.recording.rotation import OTHER_FOLDER, Rotation
 from perception_client.messages.kinds import InfoMessage, Message, RecordingHealth, boot_id
 from perception_client.recordings.names import BLACK_BOX
 from perception_client.recordings.records import Entry
@@ -289,7 +290,7 @@ class Recorder:
         except OSError as error:
             raise OutputError(
                 f"black box: {error.filename or self._folder.path}: {error.strerror}",
-                fix="make room, or name another recording.folder",
+                fix=remedy(error, OTHER_FOLDER),
             ) from error
         log.info("black box (%s) written to %s", reason, path)
         return path

@@ -8,6 +8,7 @@ from typing import Literal
 
 from node.config.schema import RecordingConfig
 from node.errors import OutputError
+from node.process.output_files import remedy
 from node.recording.encode import Clock
 from node.recording.folder import MIB, RecordingFolder
 from node.recording.mcap_writer import RecordingFile
@@ -15,6 +16,9 @@ from node.recording.new_files import NewFiles
 from perception_client.recordings.records import Entry
 
 log = logging.getLogger(__name__)
+
+OTHER_FOLDER = "name another folder (recording.folder, or record --output)"
+"""The instruction that helps against each error of a folder for recordings."""
 
 
 class Rotation:
@@ -66,8 +70,7 @@ class Rotation:
         try:
             file = self._next_file()
         except OSError as error:
-            self.fail(error)
-            raise OutputError(str(self.last_error)) from error
+            raise OutputError(self._give_up(error)) from error
         self.last_error, self._failed = None, False
         log.info("recording into %s", file.path)
         return file.path
@@ -84,8 +87,7 @@ class Rotation:
                 self._folder.keep_budget(file.path, spare_newest=True)
         except OSError as error:
             self.file = file
-            self.fail(error)
-            raise OutputError(str(self.last_error)) from error
+            raise OutputError(self._give_up(error)) from error
         if loss is not None:
             self.note_failure(loss)
             raise OutputError(loss)
@@ -97,24 +99,28 @@ class Rotation:
         self.last_error, self._failed = reason, True
 
     def fail(self, error: OSError) -> None:
-        """Ends the recording after an error of the disk. All else goes on."""
+        """Ends the recording after an error of the disk, and logs it. All else goes on."""
+        log.error("%s", self._give_up(error))
+
+    def _give_up(self, error: OSError) -> str:
         reason = error.strerror or error
         file = self.file
         if file is None:
             description = (
-                f"recording not started: {error.filename or self._folder.path}: {reason}; make "
-                "room there, or name another recording.folder"
+                f"recording not started: {error.filename or self._folder.path}: {reason}; "
+                + remedy(error, OTHER_FOLDER)
             )
         else:
             file.abandon()
             left = "whole" if file.is_ended else "repaired by perception-node recover"
             description = (
-                f"recording stopped: {error.filename or file.path}: {reason}; make room and start "
-                f"it again (perception-node ctl record start); what was written is {left}"
+                f"recording stopped: {error.filename or file.path}: {reason}; "
+                f"{remedy(error, OTHER_FOLDER)}, and start it again (perception-node ctl record "
+                f"start); what was written is {left}"
             )
         self.note_failure(description)  # before the file goes, since `state` reads the file first
         self.file = None
-        log.error("%s", description)
+        return description
 
     def flush(self) -> None:
         """Ends the chunk in progress; begins the next file where this one is full, or is no longer

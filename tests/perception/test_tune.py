@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -105,8 +106,11 @@ def test_tune_measures_keeps_and_auto_uses_it(
     folder.mkdir()
     for photo in sorted((shared_data / "photos").glob("*.JPEG"))[::2][:54]:
         (folder / photo.name).symlink_to(photo)
+    of_the_user = logging.NullHandler()
+    logging.getLogger("nncf").addHandler(of_the_user)
     done = in_process("tune", "--frames", folder, "--json", "--set", "model.threads=1")
     assert done.returncode == 0, done.stderr
+    assert of_the_user.level == logging.NOTSET
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     measured = [r for r in rows if r["median_ms"] is not None]
     ways = {(r["choice"]["runtime"], r["choice"]["precision"]) for r in measured}

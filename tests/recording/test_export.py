@@ -266,6 +266,17 @@ def test_a_dataset_without_a_frame_is_said(
     assert "no frame matches --label" in done.stderr
 
 
+def test_a_dataset_of_another_task_names_the_format_that_fits(
+    in_process: Run, recording: Path, bottles: Path, tmp_path: Path
+) -> None:
+    cases = (("coco", recording, "imagefolder"), ("imagefolder", bottles, "coco"))
+    for kind, source, fitting in cases:
+        done = in_process("export", kind, source, tmp_path / kind)
+        assert done.returncode == 1
+        assert f"'perception-node export {fitting}'" in done.stderr
+        assert not (tmp_path / kind).exists()
+
+
 def test_labels_of_a_dataset_name_no_folder_elsewhere(recording: Path, tmp_path: Path) -> None:
     evil = tmp_path / "evil.mcap"
     file = RecordingFile(evil, {})

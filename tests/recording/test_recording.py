@@ -283,7 +283,7 @@ def test_a_disk_that_is_full_is_told_and_labels_go_on(
     with Subscriber(ipc, timeout_s=WAIT_S) as subscriber:
         failed = health_of(subscriber, "failed")
         assert failed.last_error is not None
-        assert "File too large; make room and start it again" in failed.last_error
+        assert "File too large; make room, or name another folder" in failed.last_error
         seen = [subscriber.receive(5.0)[0] for _ in range(30)]
     assert seen[-1].status is Status.OK
     assert stop(node)[0] == 0
@@ -560,7 +560,8 @@ def test_a_folder_that_cannot_be_made_is_named(in_process: Run, tmp_path: Path) 
     (tmp_path / "taken").touch()
     done = in_process("record", "--source", "demo", "--output", tmp_path / "taken")
     assert done.returncode == 1
-    assert f"recording not started: {tmp_path}/taken: File exists" in done.stderr
+    told = f"recording not started: {tmp_path}/taken: File exists; name another folder"
+    assert done.stderr.count("recording not started") == done.stderr.count(told) == 1
 
 
 def test_what_is_in_two_files_comes_once(

@@ -101,7 +101,8 @@ def _calibrated(
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    nncf.set_log_level(logging.ERROR)
+    # nncf.set_log_level would also set the level of handlers that others have added to its logger.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf.quantize(
         graph,
         nncf.Dataset([frame for frame in pixels]),

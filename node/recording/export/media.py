@@ -15,6 +15,7 @@ from perception_client.messages.codec import to_json
 from perception_client.messages.kinds import Detection, ImageSize, Label, LabelsMessage
 
 Progress = Callable[[float], None]
+_Items = Callable[[LabelsMessage], tuple[Detection, ...] | tuple[Label, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,17 @@ def write_coco(
     Boxes are [x, y, width, height] in pixels. A category's id is the model's class id plus 1; after
     a change of the model, classes whose id is taken get higher numbers.
 
-    Returns the number of frames. Raises OutputError, and then leaves no folder.
+    Returns the number of frames. Raises OutputError, also for a recording of a classifier, and then
+    leaves no folder.
     """
     with fresh_folder(to):
-        return _write_coco(recording, to, choice, progress)
+        count = _write_coco(recording, to, choice, progress)
+        if not count and _contains(recording, _best_label) and not _contains(recording, _boxes):
+            raise OutputError(
+                f"{recording.paths[0]} contains labels of a classifier and no boxes",
+                fix="'perception-node export imagefolder' writes its frames by label",
+            )
+        return count
 
 
 def _write_coco(recording: Recording, to: Path, choice: Choice, progress: Progress) -> int:
@@ -62,7 +70,7 @@ def _write_coco(recording: Recording, to: Path, choice: Choice, progress: Progre
     objects: list[tuple[Detection, int]] = []
     folder = _created(to / "images")
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
-    for frame, message in _chosen(recording, choice, lambda message: message.detections):
+    for frame, message in _chosen(recording, choice, _boxes):
         progress(frame.media_ns / duration_ns)
         size = message.image or _size(frame)
         name = f"{frame.camera}_{frame.frame_id:08d}.jpg"
@@ -100,17 +108,38 @@ def write_image_folder(
 ) -> int:
     """Writes frames into a folder for each best label (torchvision's ImageFolder).
 
-    Returns the number of frames. Raises OutputError, and then leaves no folder.
+    Returns the number of frames. Raises OutputError, also for a recording of a detector, and then
+    leaves no folder.
     """
     count = 0
     duration_ns = max(recording.end_ns - recording.start_ns, 1)
     with fresh_folder(to):
-        for frame, message in _chosen(recording, choice, lambda message: message.labels[:1]):
+        for frame, message in _chosen(recording, choice, _best_label):
             progress(frame.media_ns / duration_ns)
             folder = _created(to / _folder_name(message.labels[0].name))
             _write(folder / f"{frame.camera}_{frame.frame_id:08d}.jpg", frame.jpeg)
             count += 1
+        if not count and _contains(recording, _boxes) and not _contains(recording, _best_label):
+            raise OutputError(
+                f"{recording.paths[0]} contains boxes of a detector and no labels of whole frames",
+                fix="'perception-node export coco' writes its frames and boxes",
+            )
     return count
+
+
+def _boxes(message: LabelsMessage) -> tuple[Detection, ...]:
+    return message.detections
+
+
+def _best_label(message: LabelsMessage) -> tuple[Label, ...]:
+    return message.labels[:1]
+
+
+def _contains(recording: Recording, items: _Items) -> bool:
+    return any(
+        isinstance(message, LabelsMessage) and items(message)
+        for _, message in recording.messages("labels")
+    )
 
 
 def _size(frame: RecordedFrame) -> ImageSize:
@@ -122,7 +151,7 @@ def _size(frame: RecordedFrame) -> ImageSize:
 def _chosen(
     recording: Recording,
     choice: Choice,
-    items: Callable[[LabelsMessage], tuple[Detection, ...] | tuple[Label, ...]],
+    items: _Items,
 ) -> Iterator[tuple[RecordedFrame, LabelsMessage]]:
     fitting = 0
     for frame, message in recording.labelled_frames():
