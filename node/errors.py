@@ -24,6 +24,7 @@ from perception_client.errors import (
 )
 
 __all__ = [
+    "CHECK_NAME",
     "AccessError",
     "BacklogError",
     "ConfigError",
@@ -38,6 +39,9 @@ __all__ = [
     "PictureError",
     "SourceError",
 ]
+
+CHECK_NAME = "check the name; a relative path starts from the working directory"
+"""The fix of an error about a path that does not exist."""
 
 
 class AccessError(SourceError):

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from node.config.redact import redacted
-from node.errors import SourceError
+from node.errors import CHECK_NAME, SourceError
 from perception_client.paths import expanded, matching, natural, walk
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def _add(path: str, media: Media) -> None:
         _add_matches(path, media)
     else:
         raise SourceError(
-            f"{redacted(path)}: there is no such file or folder", fix=_similar(location)
+            f"{redacted(path)}: there is no such file or folder",
+            fix=_similar(location) or CHECK_NAME,
         )
 
 

@@ -7,7 +7,7 @@ import click
 
 from node.cli.say import say
 from node.config.redact import redacted
-from node.errors import SourceError
+from node.errors import CHECK_NAME, SourceError
 from perception_client.paths import expanded
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def opened(source: str, run: str | None, cameras: tuple[str, ...] = ()) -> "Reco
     if chosen is None and not os.path.lexists(expanded(source)):
         raise SourceError(
             f"{redacted(source)}: there is no such file or folder",
-            fix="check the name; a relative path starts from the working directory",
+            fix=CHECK_NAME,
         )
     if chosen is None:
         raise SourceError(

@@ -238,6 +238,9 @@ class ControlServer:
         except PerceptionError as error:
             _send(router, envelope, _refusal(number, str(error)))
             return
+        except RecursionError:
+            _send(router, envelope, _refusal(number, "the arguments are nested too deeply"))
+            return
         except Exception as error:  # any error of a request leaves the other requests served
             self._log.warning("request", f"control: a request failed: {error!r}")
             _send(router, envelope, _refusal(number, repr(error)))

@@ -281,6 +281,8 @@ def test_a_mistyped_name_gets_the_nearest(in_process: Run, tmp_path: Path) -> No
     done = in_process("label", tmp_path / "café.png")
     assert done.returncode == 3
     assert "there is no such file or folder; there is 'cafe" in done.stderr
+    done = in_process("label", tmp_path / "nothing")
+    assert "there is no such file or folder; check the name" in done.stderr
 
 
 def test_replay_skips_what_cannot_be_read_and_says_so_at_its_end(

@@ -1,6 +1,7 @@
 """The control socket: a real node in a process of its own, real sockets, real models."""
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -260,6 +261,9 @@ def test_a_snapshot_is_a_frame_with_its_message(
     assert picture.message.labels
 
 
+DEEP = functools.reduce(lambda inner, _: [inner], range(500), list[object]())
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "told"),
     [
@@ -271,6 +275,7 @@ def test_a_snapshot_is_a_frame_with_its_message(
         ("set", {"settings": {"detect.score": 7}}, "detect.score = 7: should be less than"),
         ("set", {"settings": {"detect.scoer": 0.7}}, "unknown key .* did you mean score"),
         ("set", {"settings": {"detect.classes": 1}}, "detect.classes = 1"),
+        ("set", {"settings": {"detect.score": DEEP}}, "nested too deeply"),
         ("model", {"name": 5}, "name = 5: give a text"),
         ("snapshot", {"quality": 0}, "quality = 0; give 1 to 100"),
     ],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from node.capture.sources.file_length import FileLength, claimed_length
 from node.config.redact import redacted
-from node.errors import PictureError, SourceError
+from node.errors import CHECK_NAME, PictureError, SourceError
 from node.image.limits import check_pixels, limits
 from node.image.opencv import limit_buffers
 from perception_client.paths import absolute
@@ -39,7 +39,7 @@ def checked_length(file: Path) -> FileLength:
     if not file.exists():
         raise SourceError(
             f"{redacted(str(file))}: there is no such file or folder",
-            fix="check the name; a relative path starts from the working directory",
+            fix=CHECK_NAME,
         )
     if not file.is_file():
         raise SourceError(f"{file} is neither a file nor a folder; a camera is /dev/videoN")

@@ -1,5 +1,6 @@
 """ModelCard: the description of a model file, a TOML file beside it."""
 
+import difflib
 import re
 import tomllib
 from pathlib import Path
@@ -170,8 +171,10 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing; a card has at least: {_MINIMAL}"
     if problem["type"] == "extra_forbidden":
-        known = InputCard if key.startswith("input.") else ModelCard
-        return f"{key}: unknown key; keys here: {', '.join(known.model_fields)}"
+        keys = list((InputCard if key.startswith("input.") else ModelCard).model_fields)
+        similar = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.5)
+        hint = f"did you mean {similar[0]}? " if similar else ""
+        return f"{key}: unknown key; {hint}keys here: {', '.join(keys)}"
     if problem["type"] == "tuple_type":
         return f"{key} = {problem['input']!r}: write a list, in brackets: [...]"
     allowed = problem["msg"].removeprefix("Input ")

@@ -4,7 +4,7 @@ beside it."""
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.errors import ModelError
+from node.errors import CHECK_NAME, ModelError
 from node.perception.models.beside import beside
 from node.perception.models.engine_errors import engine_reason
 from node.perception.models.graph_signature import GraphValue, signature_of
@@ -40,7 +40,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     if not file.exists():
         raise ModelError(
             f"model {file}: there is no such file",
-            fix="check the name; a relative path starts from the working directory",
+            fix=CHECK_NAME,
         )
     if not file.is_file():
         raise ModelError(f"model {file}: is not a regular file", fix="name a model file")

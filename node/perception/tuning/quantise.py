@@ -78,6 +78,10 @@ def _make(
         with contextlib.redirect_stdout(sys.stderr):
             # NNCF shows its progress on stdout.
             result = _calibrated(graph, pixels, float_layers)
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"int8 needs the package {error.name}", fix='install "perception-node[torch]"'
+        ) from error
     except Exception as error:
         # NNCF's exceptions share no base class.
         reason = str(error).strip().partition("\n")[0]
