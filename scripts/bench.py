@@ -80,14 +80,14 @@ def frames_of(size: tuple[int, int]) -> list[Image]:
 def choices(model: Model, photos: list[Image]) -> list[Choice]:
     """Every runtime and precision of the model on this computer; int8 with photographs only, since
     it needs calibration."""
-    found = [Choice(runtime, precision, "cpu") for runtime, precision in PLAIN]
+    combinations = [Choice(runtime, precision, "cpu") for runtime, precision in PLAIN]
     if photos:
         preprocess = Preprocessor(model.preprocess)
         pixels = [preprocess(photo).copy() for photo in photos[0::2]]
         for layers in FLOAT_LAYERS:
             graph = quantised(model, pixels, layers)
-            found.append(Choice("openvino", "int8", "cpu", graph=graph, float_layers=layers))
-    return found
+            combinations.append(Choice("openvino", "int8", "cpu", graph=graph, float_layers=layers))
+    return combinations
 
 
 def bench_model(
@@ -96,7 +96,7 @@ def bench_model(
     """Compares every runtime with the plain loop, the bare runtime, and torch's labels."""
     model = load_model(name, weights)
     frames = frames_of(SIZES["720p"])
-    found: list[Row] = []
+    all_rows: list[Row] = []
     agreements: list[Agreement] = []
     reference = _reference_labels(model, photos[1::2])
     for choice in choices(model, photos):
@@ -109,14 +109,14 @@ def bench_model(
         perceiver.warm_up(1)
         layers = f" ({choice.float_layers} layers float)" if choice.float_layers else ""
         title = f"{name} {choice.runtime} {choice.precision}{layers}"
-        found += rows(title, model, perceiver, bare, frames, rounds)
+        all_rows += rows(title, model, perceiver, bare, frames, rounds)
         if photos:
             same = [
-                perceiver.perceive(photo).labels[0].id == wanted
-                for photo, wanted in zip(photos[1::2], reference, strict=True)
+                perceiver.perceive(photo).labels[0].id == expected
+                for photo, expected in zip(photos[1::2], reference, strict=True)
             ]
             agreements.append(Agreement(title, sum(same) / len(same), len(same)))
-    return found, agreements
+    return all_rows, agreements
 
 
 def _reference_labels(model: Model, photos: list[Image]) -> list[int]:
@@ -170,8 +170,8 @@ def _write_video(file: Path) -> None:
     width, height = SIZES["720p"]
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), FPS, (width, height))
     photos = frames_of(SIZES["720p"])
-    for place in range(10 * FPS):
-        writer.write(np.roll(photos[place // FPS % len(photos)], place % FPS, axis=1))
+    for index in range(10 * FPS):
+        writer.write(np.roll(photos[index // FPS % len(photos)], index % FPS, axis=1))
     writer.release()
 
 
@@ -215,13 +215,13 @@ def main() -> None:
     if arguments.bare_loop:
         _bare_loop(arguments.bare_loop)
         return
-    found = measure(arguments.photos, arguments.rounds, arguments.seconds)
+    results = measure(arguments.photos, arguments.rounds, arguments.seconds)
     if arguments.json:
-        print(json.dumps(found, default=asdict))
+        print(json.dumps(results, default=asdict))
         return
     console = Console(width=150, highlight=False)
-    console.print(rows_table(found["rows"]))  # type: ignore[arg-type]
-    for key, value in found.items():
+    console.print(rows_table(results["rows"]))  # type: ignore[arg-type]
+    for key, value in results.items():
         if key != "rows":
             console.print(f"{key}: {json.dumps(value, default=asdict)}")
 
@@ -231,13 +231,15 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
     files = find_image_files(photos_folder) if photos_folder else []
     photos = [read_image(file) for file in files or []]
     default = load_model("efficientnet_lite0")
-    found = [preprocessing(name, default, frames_of(size), rounds) for name, size in SIZES.items()]
+    preprocessing_rows = [
+        preprocessing(name, default, frames_of(size), rounds) for name, size in SIZES.items()
+    ]
     default_rows, agreements = bench_model("efficientnet_lite0", None, photos, rounds)
     with tempfile.TemporaryDirectory() as folder:
         weights = seeded_resnet18(Path(folder))
         resnet_rows, _ = bench_model("resnet18", weights, photos, rounds)
     return {
-        "rows": [*found, postprocess.row(rounds), *default_rows, *resnet_rows],
+        "rows": [*preprocessing_rows, postprocess.row(rounds), *default_rows, *resnet_rows],
         "agreement": agreements,
         "steady_cpu": steady_cpu(seconds),
         "publish_to_receive": wire.wire_rows(seconds),

@@ -62,37 +62,43 @@ def _held_against_the_truth(happened: Sequence[_Happened], setup: Rig) -> list[O
     truth = Truth(setup.folder / "truth")
     checked = list(truth.check(setup.node.recordings, _FAILING))
     outcomes = []
-    for one in happened:
-        of_its_time = [x for x in checked if one.began_s <= x.stamp_s < one.ended_s]
-        wrong = [x.wrong for x in of_its_time if x.wrong is not None]
-        told = [f"{len(wrong)} wrongly ok: {wrong[0]}"] if wrong else []
+    for fault in happened:
+        of_its_time = [
+            message for message in checked if fault.began_s <= message.stamp_s < fault.ended_s
+        ]
+        wrong = [message.wrong for message in of_its_time if message.wrong is not None]
+        problems = [f"{len(wrong)} wrongly ok: {wrong[0]}"] if wrong else []
         outcomes.append(
-            replace(one.outcome, wrong=(*one.outcome.wrong, *told), checked=len(of_its_time))
+            replace(
+                fault.outcome, wrong=(*fault.outcome.wrong, *problems), checked=len(of_its_time)
+            )
         )
     return outcomes
 
 
 def stalls(count: int) -> list[float]:
     """Seconds from the silence of a stream to the receipt of `stalled`, each time."""
-    found = []
+    delays_s = []
     with rig() as setup:
         for _ in range(count):
             setup.monitor.forget()
             began = time.monotonic()
             setup.stream.mode("silent")
-            seen = setup.monitor.first("stream", began, lambda x: x.message.status == "stalled")
+            seen = setup.monitor.first(
+                "stream", began, lambda sighting: sighting.message.status == "stalled"
+            )
             # Counted from the last frame that came, which is what the timeout counts from.
             last = [
-                x.message.stamp_mono_ns or 0
-                for x in setup.monitor.since(0, "stream")
-                if x.message.status == "ok"
+                sighting.message.stamp_mono_ns or 0
+                for sighting in setup.monitor.since(0, "stream")
+                if sighting.message.status == "ok"
             ]
-            found.append(seen.at_s - max(began, max(last, default=0) / 1e9))
+            delays_s.append(seen.at_s - max(began, max(last, default=0) / 1e9))
             ended = time.monotonic()
             setup.stream.mode("good")
             setup.monitor.first_ok("stream", ended)
             time.sleep(random.uniform(0.0, 0.2))
-    return found
+    return delays_s
 
 
 def main() -> None:
@@ -106,16 +112,16 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("PYTHONPATH", str(ROOT))
     if arguments.stalls:
-        found = stalls(arguments.stalls)
-        in_time = sum(x <= STALL_S + SLACK_S for x in found)
+        delays_s = stalls(arguments.stalls)
+        in_time = sum(delay_s <= STALL_S + SLACK_S for delay_s in delays_s)
         print(
-            json.dumps({"stalls": len(found), "in_time": in_time, "longest_s": max(found)})
+            json.dumps({"stalls": len(delays_s), "in_time": in_time, "longest_s": max(delays_s)})
             if arguments.json
-            else f"{in_time} of {len(found)} in time; longest {max(found):.3f} s"
+            else f"{in_time} of {len(delays_s)} in time; longest {max(delays_s):.3f} s"
         )
-        sys.exit(in_time != len(found))
-    wanted = arguments.only or [""]
-    names = [name for name in FAULTS if any(part in name for part in wanted)]
+        sys.exit(in_time != len(delays_s))
+    parts = arguments.only or [""]
+    names = [name for name in FAULTS if any(part in name for part in parts)]
     outcomes = campaign(names, Counts(arguments.joins, arguments.messages))
     if arguments.json:
         print(json.dumps([asdict(outcome) for outcome in outcomes]))
@@ -130,10 +136,11 @@ def _print(outcomes: Sequence[Outcome]) -> None:
     )
     for outcome in outcomes:
         times = [
-            f"{x:.2f} s" if x is not None else "" for x in (outcome.detected_s, outcome.back_s)
+            f"{seconds:.2f} s" if seconds is not None else ""
+            for seconds in (outcome.detected_s, outcome.back_s)
         ]
-        told = "; ".join(outcome.wrong) or "held"
-        table.add_row(outcome.fault, *times, str(outcome.checked), told)
+        verdict = "; ".join(outcome.wrong) or "held"
+        table.add_row(outcome.fault, *times, str(outcome.checked), verdict)
     Console(width=120, highlight=False).print(table)
 
 

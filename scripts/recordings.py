@@ -34,12 +34,12 @@ def main() -> int:
         print(json.dumps(asdict(cut)), flush=True)
     if cuts:
         worst = max(cut.lost_s for cut in cuts)
-        told = {
+        summary = {
             "kills": len(cuts),
             "longest_lost_s": worst,
-            "missing": sum(c.missing for c in cuts),
+            "missing": sum(cut.missing for cut in cuts),
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(summary), flush=True)
     if arguments.minutes:
         with tempfile.TemporaryDirectory() as folder:
             hour = long_recording(arguments.minutes, Path(folder))

@@ -15,7 +15,10 @@ FILE = Path(__file__).parents[1] / "config" / "messages.schema.json"
 
 def document() -> str:
     """The text of the file."""
-    kinds = {kind: {k: v for k, v in json_schema(kind).items() if k != "$schema"} for kind in KINDS}
+    kinds = {
+        kind: {key: value for key, value in json_schema(kind).items() if key != "$schema"}
+        for kind in KINDS
+    }
     content = {
         "$schema": JSON_SCHEMA,
         "title": "perception-node messages, schema 1",

@@ -39,8 +39,11 @@ def _lived(minutes: float, as_json: bool) -> bool:
         print(json.dumps(asdict(lived) | {"flat": lived.flat}))
         return lived.flat
     print(f"{lived.faults} faults in {lived.seconds:.0f} s, back in {lived.longest_back_s:.2f} s")
-    for x in lived.slopes:
-        print(f"{x.name}: {x.start:.1f} to {x.end:.1f} {x.unit}, {x.per_hour:+.1f} an hour")
+    for slope in lived.slopes:
+        print(
+            f"{slope.name}: {slope.start:.1f} to {slope.end:.1f} {slope.unit}, "
+            f"{slope.per_hour:+.1f} an hour"
+        )
     print("flat" if lived.flat else "not flat")
     return lived.flat
 

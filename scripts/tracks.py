@@ -49,10 +49,10 @@ def main(
         if frame.frame_id % every or frame.stamp is None:
             continue
         seen = scene.observe(frame, perceiver.perceive(frame.image).seen).seen
-        for one in seen.detections:
-            if one.track is not None:
-                times[one.track].append(frame.stamp.unix_ns / 1e9)
-                names[one.track][one.name] += 1
+        for detection in seen.detections:
+            if detection.track is not None:
+                times[detection.track].append(frame.stamp.unix_ns / 1e9)
+                names[detection.track][detection.name] += 1
         if overlay is not None:
             drawn = _drawn(frame.image, seen.detections)
             if writer is None:
@@ -64,9 +64,9 @@ def main(
         writer.release()
     table = Table("track", "class", "frames", "from", "to", "seconds", box=None, pad_edge=False)
     for track, seen_at in times.items():
-        told = max(names[track], key=lambda name: names[track][name])
+        name = max(names[track], key=lambda name: names[track][name])
         first, last = seen_at[0], seen_at[-1]
-        row = (track, told, len(seen_at), f"{first:.1f}", f"{last:.1f}", f"{last - first:.1f}")
+        row = (track, name, len(seen_at), f"{first:.1f}", f"{last:.1f}", f"{last - first:.1f}")
         table.add_row(*map(str, row))
     Console().print(table)
     print(f"{len(times)} tracks in {frame_id} frames, every {every} looked at")
@@ -74,14 +74,16 @@ def main(
 
 def _drawn(image: Image, detections: tuple[Detection, ...]) -> Image:
     drawn = image.copy()
-    for one in detections:
-        color = COLORS[(one.track or 0) % len(COLORS)] if one.track else (160, 160, 160)
-        box = one.box
+    for detection in detections:
+        color = COLORS[(detection.track or 0) % len(COLORS)] if detection.track else (160, 160, 160)
+        box = detection.box
         start = int(box.cx - box.w / 2), int(box.cy - box.h / 2)
         cv2.rectangle(drawn, start, (int(box.cx + box.w / 2), int(box.cy + box.h / 2)), color, 2)
-        told = f"{one.name} {one.score:.2f}" + (f" #{one.track}" if one.track else "")
-        place = (start[0], max(12, start[1] - 4))
-        cv2.putText(drawn, told, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)
+        caption = f"{detection.name} {detection.score:.2f}" + (
+            f" #{detection.track}" if detection.track else ""
+        )
+        origin = (start[0], max(12, start[1] - 4))
+        cv2.putText(drawn, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)
     return drawn
 
 

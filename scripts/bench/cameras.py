@@ -33,7 +33,7 @@ def camera_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
 
 
 def _run(video: Path, count: int, max_fps: int | None, seconds: float) -> dict[str, object]:
-    names = [f"camera{place}" for place in range(count)]
+    names = [f"camera{index}" for index in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         endpoint = f"ipc://{folder}/labels"
         config = Path(folder) / "cameras.toml"

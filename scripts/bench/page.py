@@ -69,8 +69,8 @@ def page_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
         node_on(video, f"ipc://{folder}/labels", f'monitor.web="127.0.0.1:{port}"') as running,
     ):
         subscriber, process = running
-        for place in range(2 * windows):
-            looking = place % 2 == 1
+        for window in range(2 * windows):
+            looking = window % 2 == 1
             viewer = _viewer(port, seconds) if looking else None
             took, share, seen = _window(subscriber, seconds, process)
             work[looking] += took

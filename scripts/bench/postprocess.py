@@ -34,16 +34,16 @@ def outputs() -> np.ndarray:
     raw = np.zeros((1, cells_of(INPUT_PX), 5 + CLASSES), np.float32)
     raw[..., 4:] = random.uniform(0, 0.1, raw[..., 4:].shape)
     rows, columns = 28, INPUT_PX[1] // 8  # below lies padding
-    for place in random.choice(rows * columns // 5, CANDIDATES // 5, replace=False):
+    for group in random.choice(rows * columns // 5, CANDIDATES // 5, replace=False):
         class_id, size = random.integers(0, CLASSES), random.uniform(1.0, 2.5, 2)
         for cell in range(5):
-            one = raw[0, place * 5 + cell]
-            one[:2] = np.array([2.5 - cell, 0.5]) + random.normal(
+            output = raw[0, group * 5 + cell]
+            output[:2] = np.array([2.5 - cell, 0.5]) + random.normal(
                 0, 0.2, 2
             )  # all point at one centre
-            one[2:4] = size + random.normal(0, 0.05, 2)
-            one[4] = random.uniform(0.8, 1.0)
-            one[5 + class_id] = random.uniform(0.5, 1.0)
+            output[2:4] = size + random.normal(0, 0.05, 2)
+            output[4] = random.uniform(0.8, 1.0)
+            output[5 + class_id] = random.uniform(0.5, 1.0)
     return raw
 
 
@@ -51,12 +51,12 @@ def plain(raw: np.ndarray) -> Found:
     """Decodes cell by cell and suppresses box by box, in plain Python."""
     zoom = min(INPUT_PX[0] / FRAME_PX[0], INPUT_PX[1] / FRAME_PX[1])
     candidates: Found = []
-    place = 0
+    index = 0
     for stride in (8, 16, 32):
         for y in range(INPUT_PX[0] // stride):
             for x in range(INPUT_PX[1] // stride):
-                cell = raw[place]
-                place += 1
+                cell = raw[index]
+                index += 1
                 class_id = int(np.argmax(cell[5:]))
                 score = float(cell[4] * cell[5 + class_id])
                 if score < SCORE:
@@ -70,9 +70,9 @@ def plain(raw: np.ndarray) -> Found:
                 )  # fmt: skip
                 candidates.append((class_id, score, box))
     kept: Found = []
-    for one in sorted(candidates, key=lambda x: -x[1]):
-        if all(one[0] != other[0] or _iou(one[2], other[2]) <= IOU for other in kept):
-            kept.append(one)
+    for candidate in sorted(candidates, key=lambda candidate: -candidate[1]):
+        if all(candidate[0] != other[0] or _iou(candidate[2], other[2]) <= IOU for other in kept):
+            kept.append(candidate)
     return kept
 
 
@@ -87,12 +87,12 @@ def _iou(a: tuple[float, float, float, float], b: tuple[float, float, float, flo
 def row(rounds: int) -> Row:
     """Compares both on the same outputs; fails where their boxes differ."""
     raw = outputs()
-    names = tuple(f"class {place}" for place in range(CLASSES))
+    names = tuple(f"class {index}" for index in range(CLASSES))
     config = DetectConfig(score=SCORE, iou=IOU, max_detections=1000)
     detect = Detect(names, "yolox", _SPEC, config)
     ours = detect.read((raw,), 0, FRAME_PX).detections
     theirs = plain(raw[0])
-    if [one.id for one in ours] != [one[0] for one in theirs]:
+    if [detection.id for detection in ours] != [candidate[0] for candidate in theirs]:
         raise AssertionError("the plain loop finds other objects")
     nothing: Image = np.zeros((1, 1, 3), np.uint8)
     return compared(

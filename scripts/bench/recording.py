@@ -54,8 +54,8 @@ def recording_cost(video: Path, windows: int, seconds: float) -> dict[str, objec
             node_on(video, f"ipc://{folder}/labels", *settings) as (subscriber, process),
             Control(control) as ctl,
         ):
-            for place in range(2 * windows):
-                recording = place % 2 == 1
+            for window in range(2 * windows):
+                recording = window % 2 == 1
                 ctl.record("start" if recording else "stop")
                 _window(subscriber, sides[recording], process, seconds)
     off, on = sides[False], sides[True]

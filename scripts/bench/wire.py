@@ -64,11 +64,11 @@ def bare_zmq(subscribers: int, rate_hz: float, seconds: float) -> dict[str, obje
                 if not socket.poll(int(_PATIENCE_S * 1000)):
                     raise SystemExit(f"not all {subscribers} subscribers came")
                 socket.recv()
-            started, place = time.monotonic(), 0
+            started, sent = time.monotonic(), 0
             while time.monotonic() - started < seconds + 0.5:
                 socket.send_multipart([b"labels/", struct.pack("<q", time.monotonic_ns()), body])
-                place += 1
-                time.sleep(max(0.0, started + place / rate_hz - time.monotonic()))
+                sent += 1
+                time.sleep(max(0.0, started + sent / rate_hz - time.monotonic()))
             late_ns = [value for reader in readers for value in _late_ns(reader)]
     spread = Spread.of(late_ns)
     return {"p50_ms": spread.p50, "p95_ms": spread.p95, "p99_ms": spread.p99, "max_ms": spread.max}
@@ -86,8 +86,8 @@ def stopped_subscriber(seconds: float) -> dict[str, object]:
                 message_builder, process = MessageBuilder("bench"), psutil.Process()
                 many = int(seconds * 1000)
                 took_us, memory = [], []
-                for place in range(many):
-                    message = _message(message_builder, place)
+                for frame_id in range(many):
+                    message = _message(message_builder, frame_id)
                     started = time.perf_counter()
                     publisher.send(message)
                     took_us.append((time.perf_counter() - started) * 1e6)
@@ -108,8 +108,8 @@ def _sealed() -> Message:
     return Sequencer().finalise(_message(MessageBuilder("bench"), 0))
 
 
-def _message(message_builder: MessageBuilder, place: int) -> Outgoing:
-    frame = Frame(_IMAGE, _CAMERA, place, Stamp.now(), None, 0)
+def _message(message_builder: MessageBuilder, frame_id: int) -> Outgoing:
+    frame = Frame(_IMAGE, _CAMERA, frame_id, Stamp.now(), None, 0)
     return message_builder.labels(
         frame, dropped=0, timing=Timing(0, 0, 0, 0, 0), model=_MODEL, labels=_LABELS
     )
@@ -118,12 +118,12 @@ def _message(message_builder: MessageBuilder, place: int) -> Outgoing:
 def _publish(publisher: Publisher, rate_hz: float, seconds: float) -> int:
     message_builder = MessageBuilder("bench")
     started = time.monotonic()
-    place = 0
+    sent = 0
     while time.monotonic() - started < seconds:
-        publisher.send(_message(message_builder, place))
-        place += 1
-        time.sleep(max(0.0, started + place / rate_hz - time.monotonic()))
-    return place
+        publisher.send(_message(message_builder, sent))
+        sent += 1
+        time.sleep(max(0.0, started + sent / rate_hz - time.monotonic()))
+    return sent
 
 
 def _wait_for(publisher: Publisher, subscribers: int) -> None:
@@ -152,8 +152,8 @@ def wire_rows(seconds: float, subscribers: int = 10) -> list[dict[str, object]]:
 
 
 def _late_ns(reader: "subprocess.Popen[str]") -> list[int]:
-    told, _ = reader.communicate(timeout=_PATIENCE_S)
-    values: list[int] = json.loads(told)
+    output, _ = reader.communicate(timeout=_PATIENCE_S)
+    values: list[int] = json.loads(output)
     return values
 
 
@@ -202,14 +202,14 @@ def main() -> None:
     if arguments.reader:
         _read(arguments.reader, arguments.seconds)
         return
-    found = {
+    results = {
         "publish_to_receive": wire_rows(arguments.seconds, arguments.subscribers),
         "stopped_subscriber": stopped_subscriber(arguments.seconds),
     }
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(results))
         return
-    for row in [*found["publish_to_receive"], found["stopped_subscriber"]]:
+    for row in [*results["publish_to_receive"], results["stopped_subscriber"]]:
         print(", ".join(f"{key} {value}" for key, value in row.items()))
 
 

@@ -67,8 +67,8 @@ def _cut(data: bytes, chance: random.Random) -> bytes:
 
 def _holed(data: bytes, chance: random.Random) -> bytes:
     length = min(1024, len(data) // 4)  # what USB 2.0 carries in one packet
-    place = chance.randrange(len(data) // 4, len(data) - length)
-    return data[:place] + data[place + length :]
+    offset = chance.randrange(len(data) // 4, len(data) - length)
+    return data[:offset] + data[offset + length :]
 
 
 def _lost(data: bytes, chance: random.Random) -> bytes:
@@ -97,45 +97,47 @@ def coded(pictures: Sequence[Image], encoder: str, options: dict[str, str]) -> l
     context.pix_fmt, context.options = "yuv420p", options
     context.time_base, context.framerate = Fraction(1, 30), Fraction(30)
     frames = [av.VideoFrame.from_ndarray(picture, format="bgr24") for picture in pictures]
-    for place, frame in enumerate(frames):
-        frame.pts = place
+    for index, frame in enumerate(frames):
+        frame.pts = index
     packets = [packet for frame in [*frames, None] for packet in context.encode(frame)]
     return [Packet(bytes(packet), packet.is_keyframe) for packet in packets]
 
 
 def strictly(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Image]:
     """Decodes with the node's decoder; pictures by their index."""
-    decoder, given = VideoDecoder(codec, b""), {}
-    for place, packet in enumerate(packets):
+    decoder, pictures = VideoDecoder(codec, b""), {}
+    for index, packet in enumerate(packets):
         if packet is not None:
             try:
-                found = decoder.decode(
-                    EncodedPacket(packet.data, Stamp.at_media(place), packet.is_key)
+                decoded = decoder.decode(
+                    EncodedPacket(packet.data, Stamp.at_media(index), packet.is_key)
                 )
             except PictureError:
                 continue
-            given.update({x.stamp.unix_ns: decoder.pixels(x.frame) for x in found})
-    return given
+            pictures.update(
+                {picture.stamp.unix_ns: decoder.pixels(picture.frame) for picture in decoded}
+            )
+    return pictures
 
 
 def concealing(packets: Sequence[Packet | None], codec: Codec) -> dict[int, Image]:
     """Decodes with FFmpeg as OpenCV does; pictures by their index."""
-    context, given = av.CodecContext.create(codec, "r"), {}
+    context, pictures = av.CodecContext.create(codec, "r"), {}
     context.thread_count = 1
-    for place, packet in enumerate(packets):
+    for index, packet in enumerate(packets):
         if packet is not None:
-            one = av.Packet(packet.data)
-            one.pts = one.dts = place
-            for frame in context.decode(one):
-                given[frame.pts] = frame.to_ndarray(format="bgr24")
-    return given
+            av_packet = av.Packet(packet.data)
+            av_packet.pts = av_packet.dts = index
+            for frame in context.decode(av_packet):
+                pictures[frame.pts] = frame.to_ndarray(format="bgr24")
+    return pictures
 
 
-def wrong(given: dict[int, Image], truth: dict[int, Image]) -> bool:
+def wrong(decoded: dict[int, Image], truth: dict[int, Image]) -> bool:
     """Whether any decoded picture differs from the original."""
     return any(
-        np.abs(picture.astype(int) - truth[place]).max() > _TOLERANCE
-        for place, picture in given.items()
+        np.abs(picture.astype(int) - truth[index]).max() > _TOLERANCE
+        for index, picture in decoded.items()
     )
 
 

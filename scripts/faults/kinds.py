@@ -55,12 +55,12 @@ def outage(
     setup.monitor.first_ok(camera, time.monotonic() + SETTLED_S)
     began = time.monotonic()
     begin()
-    found = setup.monitor.first(camera, began, lambda x: x.message.status != "ok")
+    sighting = setup.monitor.first(camera, began, lambda sighting: sighting.message.status != "ok")
     time.sleep(max(0.0, began + lasts_s - time.monotonic()))
     ended = time.monotonic()
     end()
     back = setup.monitor.first_ok(camera, ended)
-    detected_s = found.at_s - began
+    detected_s = sighting.at_s - began
     if detected_s > STALL_S + SLACK_S:
         wrong.append(f"said after {detected_s:.2f} s")
     for seen in setup.monitor.since(began, camera):
@@ -103,9 +103,13 @@ def disturbance(
 def unsteady(setup: Rig, since_s: float, camera: str = "steady") -> list[str]:
     """Failed checks of a camera without a fault, in words."""
     seen = setup.monitor.since(since_s, camera)
-    problems = [f"{camera}: {x.message.status}" for x in seen if x.message.status != "ok"][:1]
-    times = [since_s, *(x.at_s for x in seen), time.monotonic()]
-    longest = max(b - a for a, b in itertools.pairwise(times))
+    problems = [
+        f"{camera}: {sighting.message.status}"
+        for sighting in seen
+        if sighting.message.status != "ok"
+    ][:1]
+    times = [since_s, *(sighting.at_s for sighting in seen), time.monotonic()]
+    longest = max(later - earlier for earlier, later in itertools.pairwise(times))
     if longest > STEADY_GAP_S:
         problems.append(f"{camera}: silent for {longest:.1f} s")
     if setup.node.process.poll() is not None:

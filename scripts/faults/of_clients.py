@@ -80,15 +80,15 @@ def _bombard(endpoint: str, kind: int, messages: int) -> None:
         sender.sndtimeo = 5000
         sender.rcvhwm = 10
         sender.connect(endpoint)
-        for place in range(messages):
+        for number in range(messages):
             body = generator.randbytes(generator.choice((0, 1, 10, 300)))
-            if place % 10 == 0:
+            if number % 10 == 0:
                 word = generator.choice(("set", "pause", "model", "snapshot", "fly"))
-                body = msgpack.packb({"id": place, "command": word, "arguments": {"x": body}})
+                body = msgpack.packb({"id": number, "command": word, "arguments": {"x": body}})
             parts = 1 if kind == zmq.XSUB else generator.choice((1, 1, 1, 3))
             with contextlib.suppress(zmq.Again):
                 sender.send_multipart([body] * parts)
-            if place % 100 == 0:
+            if number % 100 == 0:
                 while sender.poll(0, zmq.POLLIN):
                     sender.recv_multipart()  # labels too, to an XSUB that subscribed by chance
     context.term()
@@ -116,11 +116,11 @@ def _pauses(setup: Rig, counts: Counts) -> Outcome:
         for _ in range(20):
             paused = control.pause("stream").first_seq["stream"]
             resumed = control.resume("stream").first_seq["stream"]
-            seen = [x.message for x in setup.monitor.since(began, "stream")]
+            seen = [sighting.message for sighting in setup.monitor.since(began, "stream")]
             wrong += [
-                f"ok while paused (seq {x.seq})"
-                for x in seen
-                if x.status == "ok" and paused <= x.seq < resumed
+                f"ok while paused (seq {message.seq})"
+                for message in seen
+                if message.status == "ok" and paused <= message.seq < resumed
             ]
     done = time.monotonic()
     back = setup.monitor.first_ok("stream", done)

@@ -50,8 +50,8 @@ def _taken(setup: Rig, counts: Counts) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         code = run_node("run", "--endpoint", setup.node.labels, log=log).wait(60)
-        said = "is in use" in log.read_text()
-    wrong = () if (code, said) == (2, True) else (f"exit code {code}",)
+        refused = "is in use" in log.read_text()
+    wrong = () if (code, refused) == (2, True) else (f"exit code {code}",)
     return Outcome("endpoint taken", None, None, wrong)
 
 
@@ -63,9 +63,9 @@ def _disk_full(setup: Rig, counts: Counts) -> Outcome:
         picture.write_bytes(control.snapshot("steady").jpeg)
     log = Path(setup.folder) / "full.log"
     code = run_node("label", str(picture), "--jsonl", "/dev/full", log=log).wait(60)
-    told = log.read_text().strip().splitlines()[-1]
-    good = code in (1, 2) and "/dev/full" in told and "Traceback" not in log.read_text()
-    return Outcome("disk full while writing", None, None, () if good else (f"{code}: {told}",))
+    last_line = log.read_text().strip().splitlines()[-1]
+    good = code in (1, 2) and "/dev/full" in last_line and "Traceback" not in log.read_text()
+    return Outcome("disk full while writing", None, None, () if good else (f"{code}: {last_line}",))
 
 
 _PATCHED = {
@@ -136,7 +136,9 @@ def _ends(kind: str) -> Outcome:
     code = process.wait(60)
 
     def last() -> str | None:
-        return next((x.message.status for x in reversed(monitor.since(0, "camera"))), None)
+        return next(
+            (sighting.message.status for sighting in reversed(monitor.since(0, "camera"))), None
+        )
 
     with contextlib.suppress(TimeoutError):
         wait_until(lambda: last() == "stalled", "the last word", 2.0)

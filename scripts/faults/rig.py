@@ -85,25 +85,34 @@ class Monitor:
     def since(self, at_s: float, camera: str) -> list[Sighting]:
         """Messages of a camera received after a moment."""
         with self._lock:
-            return [x for x in self._seen if x.at_s > at_s and x.message.camera == camera]
+            return [
+                sighting
+                for sighting in self._seen
+                if sighting.at_s > at_s and sighting.message.camera == camera
+            ]
 
     def first(self, camera: str, after_s: float, condition: Callable[[Sighting], bool]) -> Sighting:
         """Waits for the first message after a moment for which the condition holds."""
-        found: list[Sighting] = []
+        sightings: list[Sighting] = []
 
         def look() -> bool:
-            found[:] = [x for x in self.since(after_s, camera) if condition(x)][:1]
-            return bool(found)
+            sightings[:] = [
+                sighting for sighting in self.since(after_s, camera) if condition(sighting)
+            ][:1]
+            return bool(sightings)
 
         wait_until(look, f"a message of camera {camera}")
-        return found[0]
+        return sightings[0]
 
     def first_ok(self, camera: str, after_s: float) -> Sighting:
         """Waits for a frame that was captured after a moment, and labelled."""
         return self.first(
             camera,
             after_s,
-            lambda x: x.message.status == "ok" and (x.message.stamp_mono_ns or 0) / 1e9 > after_s,
+            lambda sighting: (
+                sighting.message.status == "ok"
+                and (sighting.message.stamp_mono_ns or 0) / 1e9 > after_s
+            ),
         )
 
     def forget(self) -> None:
@@ -204,12 +213,14 @@ def rig(*, h264: bool = False) -> Iterator[Rig]:
             made.close()
 
 
-def wait_until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
+def wait_until(
+    condition: Callable[[], bool], description: str, patience_s: float = PATIENCE_S
+) -> None:
     """Waits for a condition. Raises TimeoutError, which names it."""
     deadline = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {patience_s:g} s")
+            raise TimeoutError(f"{description}: not within {patience_s:g} s")
         time.sleep(0.005)
 
 

@@ -82,7 +82,7 @@ class Content(Protocol):
 
     type: bytes
 
-    def body(self, mode: str, place: int) -> bytes:
+    def body(self, mode: str, index: int) -> bytes:
         """The bytes of one picture, damaged according to the mode."""
         ...
 
@@ -98,8 +98,8 @@ class MotionJpeg:
     def __init__(self) -> None:
         self._whole, self._small = _jpegs(_SIZE), _jpegs(_SMALL)
 
-    def body(self, mode: str, place: int) -> bytes:
-        jpeg = stamped(self._whole[place % len(self._whole)])
+    def body(self, mode: str, index: int) -> bytes:
+        jpeg = stamped(self._whole[index % len(self._whole)])
         middle = len(jpeg) // 2
         match mode:
             case "frozen":
@@ -113,11 +113,11 @@ class MotionJpeg:
             case "lying":
                 return _part(jpeg, claimed=random.choice([0, 7, 10**9]))
             case "small":
-                return _part(stamped(self._small[place % len(self._small)]))
+                return _part(stamped(self._small[index % len(self._small)]))
             case "cut":
                 return _part(jpeg[:middle])
             case "damaged":
-                return _part(jpeg[:middle] if place % 3 == 0 else jpeg)
+                return _part(jpeg[:middle] if index % 3 == 0 else jpeg)
             case "overwritten":
                 return _part(jpeg[:middle] + bytes(400) + jpeg[middle + 400 :])
             case "holed":
@@ -135,10 +135,10 @@ class H264:
     def __init__(self) -> None:
         self._packets = [packet.data for packet in coded(views(), _ENCODER, _OPTIONS)]
 
-    def body(self, mode: str, place: int) -> bytes:
-        data = self._packets[place % len(self._packets)]
+    def body(self, mode: str, index: int) -> bytes:
+        data = self._packets[index % len(self._packets)]
         middle = len(data) // 2
-        if place % _DAMAGED_EVERY:
+        if index % _DAMAGED_EVERY:
             return data
         match mode:
             case "H.264 lost":
@@ -181,12 +181,12 @@ class _Server:
                 connection.sendall(b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\n\r\n")
                 return
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: " + content.type + b"\r\n\r\n")
-            for place in itertools.count():
-                self._send(connection, content, place)
+            for index in itertools.count():
+                self._send(connection, content, index)
                 time.sleep(1 / FPS)
 
-    def _send(self, connection: socket.socket, content: Content, place: int) -> None:
-        body = content.body(self.mode, place)
+    def _send(self, connection: socket.socket, content: Content, index: int) -> None:
+        body = content.body(self.mode, index)
         match self.mode:
             case "silent":
                 return

@@ -42,8 +42,8 @@ class Truth:
     def __init__(self, folder: Path) -> None:
         pictures = sorted(sent_whole(RECORDED_QUALITY))
         folder.mkdir()
-        for place, jpeg in enumerate(pictures):
-            (folder / f"{place:04}.jpg").write_bytes(jpeg)
+        for index, jpeg in enumerate(pictures):
+            (folder / f"{index:04}.jpg").write_bytes(jpeg)
         lines = folder / "seen.jsonl"
         code = run_node("label", str(folder), "--jsonl", str(lines)).wait(120)
         if code != 0:

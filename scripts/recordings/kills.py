@@ -64,7 +64,10 @@ def _killed(folder: Path, after_s: float) -> Cut:
     repaired = folder / "repaired.mcap"
     try:
         recover(cut, repaired)
-        kept = {x.seq: x.published_ns for _, x in Recording([repaired]).messages("labels")}
+        kept = {
+            message.seq: message.published_ns
+            for _, message in Recording([repaired]).messages("labels")
+        }
         whole = is_whole(repaired)
     except SourceError:  # killed before its first half second
         kept, whole = {}, after_s < _SECONDS_A_FLUSH

@@ -41,9 +41,9 @@ def replay_timing(source: str) -> Timing:
     player.start()
     late_ns: list[int] = []
     while not mailbox.finished:
-        for taken in mailbox.take_all(1.0, 1):
-            late_ns.append(time.monotonic_ns() - (taken.frame.media_ns or 0))
+        for queued in mailbox.take_all(1.0, 1):
+            late_ns.append(time.monotonic_ns() - (queued.frame.media_ns or 0))
     player.join(1.0)
     errors_ms = np.abs(np.array(late_ns) - np.median(late_ns)) / 1e6
-    p50, p99, most = (float(x) for x in np.percentile(errors_ms, [50, 99, 100]))
+    p50, p99, most = (float(value) for value in np.percentile(errors_ms, [50, 99, 100]))
     return Timing(len(errors_ms), p50, p99, most)

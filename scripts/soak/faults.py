@@ -143,12 +143,12 @@ def _quiet(seconds: float) -> None:
 def _slopes(samples: np.ndarray) -> list[Slope]:
     after = samples[len(samples) // 5 :]
     tenth = max(1, len(after) // 10)
-    found = []
+    slopes = []
     for column, (name, unit) in enumerate(
         (("memory", "MiB"), ("threads", ""), ("descriptors", ""), ("latency p99", "ms")), start=1
     ):
         rows = after[~np.isnan(after[:, column])]
         slope = np.polyfit(rows[:, 0], rows[:, column], 1)[0] if len(rows) > 2 else 0.0
         start, end = (statistics.median(part[:, column]) for part in (rows[:tenth], rows[-tenth:]))
-        found.append(Slope(name, unit, float(start), float(end), float(slope * 3600)))
-    return found
+        slopes.append(Slope(name, unit, float(start), float(end), float(slope * 3600)))
+    return slopes

@@ -88,24 +88,24 @@ def _feed(mailbox: LatestMailbox, inference_loop: InferenceLoop, until: float) -
     """Puts frames, from a few prepared pictures, faster than any model labels them."""
     demo = DemoSource()
     images = [demo.read().image for _ in range(200)][::20]
-    place = 0
+    frame_id = 0
     while not inference_loop.ended.is_set() and time.monotonic() < until:
-        picture = Picture(images[place % len(images)], Stamp.now(), None, 0)
-        mailbox.put(number(picture, _CAMERA, place))
-        place += 1
+        picture = Picture(images[frame_id % len(images)], Stamp.now(), None, 0)
+        mailbox.put(number(picture, _CAMERA, frame_id))
+        frame_id += 1
         time.sleep(_SOURCE_PERIOD_S)
 
 
 def _summary(ages_ns: "array[int]", memory: list[int], dropped: int, seconds: float) -> Soaked:
     tenth = max(1, len(ages_ns) // 10)
     after = np.array(memory[len(memory) // 10 :]) / 2**20
-    places = np.linspace(0, len(after) - 1, _POINTS).astype(int)
+    indices = np.linspace(0, len(after) - 1, _POINTS).astype(int)
     slope = np.polyfit(np.arange(len(after)) * 50, after, 1)[0] if len(after) > 2 else 0.0
     return Soaked(
         frames=len(ages_ns),
         dropped=dropped,
         seconds=seconds,
-        memory_mib=[round(float(after[place]), 1) for place in places],
+        memory_mib=[round(float(after[index]), 1) for index in indices],
         kib_per_1000=float(slope * 1024 * 1000),
         age_first_ms=_percentiles(ages_ns[:tenth]),
         age_last_ms=_percentiles(ages_ns[-tenth:]),

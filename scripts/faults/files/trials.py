@@ -56,8 +56,8 @@ class Trial:
             return f"it ended with {run.code}"
         if run.rss_mib > MOST_RSS_MIB:
             return f"it took {run.rss_mib:.0f} MiB"
-        said = run.errors.strip().splitlines()
-        if run.code and not (said and said[-1].startswith("error: ")):
+        lines = run.errors.strip().splitlines()
+        if run.code and not (lines and lines[-1].startswith("error: ")):
             return f"exit code {run.code}, and the last line is no error"
         return self.lost(run)
 

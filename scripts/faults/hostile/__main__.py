@@ -57,8 +57,12 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the names of the attacks")
     arguments = parser.parse_args()
     os.environ.setdefault("PYTHONPATH", str(ROOT))
-    found = attacks(arguments.theme or THEMES)
-    chosen = [x for x in found if any(part in x.name for part in arguments.only or [""])]
+    candidates = attacks(arguments.theme or THEMES)
+    chosen = [
+        attack
+        for attack in candidates
+        if any(part in attack.name for part in arguments.only or [""])
+    ]
     if arguments.list:
         print("\n".join(attack.name for attack in chosen))
         return

@@ -117,7 +117,7 @@ def another_user(budget: Budget) -> Outcome:
     endpoints = (f"tcp://127.0.0.1:{port}", f"ipc://{budget.folder}/c", f"ipc://@c{port}")
     commands: list[str] = []
     wrong: list[str] = []
-    slowest_s, asked = 0.0, 0
+    slowest_s, requests = 0.0, 0
     seconds = min(budget.seconds, 3.0)
     with contextlib.ExitStack() as stack:
         for endpoint in endpoints:
@@ -127,9 +127,9 @@ def another_user(budget: Budget) -> Outcome:
             for endpoint in endpoints
         ]
         for endpoint, process in zip(endpoints, strangers, strict=True):
-            told, trouble = process.communicate(timeout=60)
-            if told or process.returncode:
-                wrong.append(f"{endpoint}: {told or trouble.strip()[-200:]}")
+            output, trouble = process.communicate(timeout=60)
+            if output or process.returncode:
+                wrong.append(f"{endpoint}: {output or trouble.strip()[-200:]}")
         unwanted = len(commands)
         flood = _python(_FLOOD.format(user=STRANGER, port=port, seconds=seconds))
         with Control(endpoints[0], timeout_s=5.0) as control:
@@ -137,14 +137,15 @@ def another_user(budget: Budget) -> Outcome:
                 began = time.monotonic()
                 control.ask("status")
                 slowest_s = max(slowest_s, time.monotonic() - began)
-                asked += 1
+                requests += 1
         if flood.wait():
             wrong.append(f"the flood failed: {flood.communicate()[1].strip()[-200:]}")
     if unwanted:
         wrong.append(f"{unwanted} commands of another user were carried out: {commands[:5]}")
     return Outcome(
-        f"uid {STRANGER} sent 3 commands to each of {', '.join(e[:6] for e in endpoints)}, then "
-        f"connected for {seconds:g} s while the node's user asked {asked} times",
+        f"uid {STRANGER} sent 3 commands to each of "
+        f"{', '.join(endpoint[:6] for endpoint in endpoints)}, then "
+        f"connected for {seconds:g} s while the node's user asked {requests} times",
         tuple(wrong),
         {"commands_run": unwanted, "slowest_answer_s": slowest_s},
     )
@@ -178,12 +179,12 @@ def page_commands(budget: Budget) -> Outcome:
             sent += 1
             if status not in (400, 403):
                 wrong.append(f"{name} {arguments}: HTTP {status}")
-        wanted = _post(server.port, {"command": "pause", "arguments": {}})
+        pause_status = _post(server.port, {"command": "pause", "arguments": {}})
     finally:
         server.close()
-    unwanted = [x for x in carried_out if x != ("pause", {})]
-    if wanted != 200:
-        wrong.append(f"the pause button got HTTP {wanted}")
+    unwanted = [request for request in carried_out if request != ("pause", {})]
+    if pause_status != 200:
+        wrong.append(f"the pause button got HTTP {pause_status}")
     return Outcome(
         f"{sent} commands that no button sends, posted to /control",
         tuple(wrong[:5]),
@@ -242,17 +243,17 @@ def sockets_over_files(budget: Budget) -> Outcome:
     tried = 0
     for path, _ in made:
         endpoint = f"ipc://{path}"
-        code, told = _told(("run", "--source", "demo", "--endpoint", endpoint))
-        found = endpoint_finding("endpoint", endpoint)
+        code, output = _told(("run", "--source", "demo", "--endpoint", endpoint))
+        finding = endpoint_finding("endpoint", endpoint)
         tried += 2
-        for verdict, text in ((code == 2, told), (found.verdict == "wrong", found.found)):
+        for verdict, text in ((code == 2, output), (finding.verdict == "wrong", finding.found)):
             if not verdict or "exists and is no socket" not in text:
                 wrong.append(f"{endpoint}: {text[-200:]}")
     harmed = sum(
         not os.path.lexists(path)
-        or (path.lstat().st_ino, path.lstat().st_mode) != (found.st_ino, found.st_mode)
+        or (path.lstat().st_ino, path.lstat().st_mode) != (stat.st_ino, stat.st_mode)
         or (content is not None and path.read_bytes() != content)
-        for (path, content), found in zip(made, before.values(), strict=True)
+        for (path, content), stat in zip(made, before.values(), strict=True)
     )
     left = {path.name for path in budget.folder.iterdir()} - {path.name for path, _ in made}
     if harmed or left:
@@ -278,13 +279,13 @@ def passwords(budget: Budget) -> Outcome:
         file = budget.folder / "node.toml"
         file.write_text(f"[[camera]]\nsource = {json.dumps(address)}\n")
         for arguments in (make(address), ("config", "check", str(file))):
-            _, told = _told(arguments)
+            _, output = _told(arguments)
             tried += 1
-            if SECRET in told:
+            if SECRET in output:
                 shown.append(" ".join(arguments))
     return Outcome(
         f"{tried} commands with {len(ADDRESSES)} addresses",
-        tuple(f"shows its password: {one}" for one in shown[:5]),
+        tuple(f"shows its password: {command}" for command in shown[:5]),
         {"secrets_shown": len(shown)},
     )
 

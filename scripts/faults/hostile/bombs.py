@@ -19,8 +19,8 @@ _START = re.compile(rb"\x00\x00(?:\x00)?\x01")
 def jpeg(width: int, height: int) -> bytes:
     """A picture of 16 x 16 pixels whose header says otherwise."""
     made = bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8), 85))
-    place = made.find(b"\xff\xc0")
-    made[place + 5 : place + 9] = struct.pack(">HH", height, width)
+    offset = made.find(b"\xff\xc0")
+    made[offset + 5 : offset + 9] = struct.pack(">HH", height, width)
     return bytes(made)
 
 
@@ -83,10 +83,10 @@ def webp(width: int, height: int) -> bytes:
     stream = io.BytesIO()
     PilImage.new("RGB", (16, 16)).save(stream, "WEBP", lossless=True)
     made = bytearray(stream.getvalue())
-    place = made.find(b"VP8L") + 9
-    (bits,) = struct.unpack("<I", made[place : place + 4])
+    offset = made.find(b"VP8L") + 9
+    (bits,) = struct.unpack("<I", made[offset : offset + 4])
     claimed = (bits & ~0xFFFFFFF) | (width - 1) | ((height - 1) << 14)
-    made[place : place + 4] = struct.pack("<I", claimed)
+    made[offset : offset + 4] = struct.pack("<I", claimed)
     return bytes(made)
 
 

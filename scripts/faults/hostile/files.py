@@ -76,9 +76,9 @@ def _forked(work: Callable[[], int], deadline_s: float = DEADLINE_S) -> Ended:
         _, status, usage = os.wait4(process, 0)
         end.cancel()
         output.seek(0)
-        said = output.read()
+        text = output.read()
     return Ended(
-        os.waitstatus_to_exitcode(status), said, time.monotonic() - started,
+        os.waitstatus_to_exitcode(status), text, time.monotonic() - started,
         usage.ru_maxrss * 1024 / bombs.MIB,
     )  # fmt: skip
 
@@ -131,13 +131,13 @@ def _motion_jpeg(pictures: Sequence[bytes]) -> Iterator[str]:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=b")
             self.end_headers()
-            place = 0
+            index = 0
             try:
                 while not ended.wait(0.1):
-                    picture = pictures[place % len(pictures)]
+                    picture = pictures[index % len(pictures)]
                     head = f"--b\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n"
                     self.wfile.write(head.encode() + b"\r\n" + picture + b"\r\n")
-                    place += 1
+                    index += 1
             except OSError:
                 return
 
@@ -160,9 +160,9 @@ def _motion_jpeg(pictures: Sequence[bytes]) -> Iterator[str]:
 def stream(budget: Budget) -> Outcome:
     """A camera whose pictures claim to be huge now and then."""
     noise = [os.urandom(96 * 64 * 3) for _ in range(6)]
-    good = [_as_jpeg(PilImage.frombytes("RGB", (96, 64), x)) for x in noise]
+    good = [_as_jpeg(PilImage.frombytes("RGB", (96, 64), pixels)) for pixels in noise]
     bad = [bombs.jpeg(60000, 60000), bombs.jpeg(16000, 16000), bombs.jpeg_of_scans(4000, 3000, 99)]
-    mixed = [x for pair in zip(good[:3], bad, strict=True) for x in pair] + good[3:]
+    mixed = [picture for pair in zip(good[:3], bad, strict=True) for picture in pair] + good[3:]
     ended = []
     for number, sent in enumerate((good, mixed)):
         endpoint = f"ipc://{budget.folder}/labels{number}"
@@ -219,7 +219,9 @@ Change = Callable[[Any, str], None]
 
 def _size(program: Any, code: str) -> None:
     tensors = program["graph_module"]["graph"]["tensor_values"].values()
-    size = next(x for tensor in tensors for x in tensor["sizes"] if "as_expr" in x)
+    size = next(
+        dimension for tensor in tensors for dimension in tensor["sizes"] if "as_expr" in dimension
+    )
     size["as_expr"]["expr_str"] = code
 
 

@@ -132,8 +132,8 @@ def _rest(budget: Budget) -> Outcome:
                     publisher.send(_outgoing((Detection(0, "x" * 20_000, 0.5, Box(1, 1, 1, 1)),)))
                     time.sleep(0.002)
                 time.sleep(rest_s / 2)
-                blind, told = _until_fresh(subscriber)
-                blind_s, gone = max(blind_s, blind), gone + told
+                blind, times_gone = _until_fresh(subscriber)
+                blind_s, gone = max(blind_s, blind), gone + times_gone
         neighbours.close()
     silence_s = neighbours.longest_s
     wrong = []
@@ -170,14 +170,14 @@ def _callbacks(budget: Budget) -> Outcome:
     wrong = []
     raised = (SystemExit(1), KeyboardInterrupt(), GeneratorExit(), RuntimeError("the user's own"))
     for error in raised:
-        told: queue.Queue[object] = queue.Queue()
+        calls: queue.Queue[object] = queue.Queue()
 
-        def stop(what: object, error: BaseException = error, told: queue.Queue = told) -> None:
-            told.put(what)
+        def stop(reason: object, error: BaseException = error, calls: queue.Queue = calls) -> None:
+            calls.put(reason)
             raise error
 
         with StaleGuard(endpoint, 0.05, stop) as guard:
-            told.get(timeout=WAIT_S)
+            calls.get(timeout=WAIT_S)
             time.sleep(0.05)
             if not guard.watching:
                 wrong.append(f"a callback that raised {error!r} ended the guard")
@@ -196,13 +196,13 @@ def _streams(budget: Budget) -> Outcome:
     """Commands with streams that are closed, full, and not read to their end."""
     keys = budget.folder / "keys"
     clients = [f"c{n}" for n in range(20)]
-    given = " ".join(f"--client {name}" for name in clients)
+    options = " ".join(f"--client {name}" for name in clients)
     node = " ".join(COMMAND)
     printed = f"{node} completion bash"
     lines = {
         f"{printed} <&- >&- 2>&-": 0,
         f"{printed} >/dev/full": 1,
-        f"set -o pipefail; PYTHONUNBUFFERED=1 {node} keys {keys} {given} | head -1": 0,
+        f"set -o pipefail; PYTHONUNBUFFERED=1 {node} keys {keys} {options} | head -1": 0,
     }
     wrong = []
     running = {

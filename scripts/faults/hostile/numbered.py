@@ -51,15 +51,15 @@ def filmed_s(number: int) -> float:
     return number * PERIOD_S
 
 
-def newest_of(place: int, pictures: int, before_s: float) -> int:
-    """The newest number of the picture at a place of the clip that was filmed before a moment."""
+def newest_of(index: int, pictures: int, before_s: float) -> int:
+    """The newest number of the picture at an index of the clip that was filmed before a moment."""
     newest = int(before_s / PERIOD_S)
-    return newest - (newest - place) % pictures
+    return newest - (newest - index) % pictures
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """packets[place]: the bytes of the picture that shows this place."""
+    """packets[index]: the bytes of the picture that shows this index."""
 
     codec: Codec
     size: str
@@ -82,38 +82,38 @@ def clip(codec: Codec, size: str) -> Clip:
         half = lengths.with_suffix(f".{os.getpid()}")
         half.write_text(json.dumps([len(packet) for packet in packets]), encoding="utf-8")
         half.replace(lengths)
-    data, place, found = file.read_bytes(), 0, []
+    data, offset, parts = file.read_bytes(), 0, []
     for length in json.loads(lengths.read_text(encoding="utf-8")):
-        found.append(data[place : place + length])
-        place += length
-    return Clip(codec, size, tuple(found))
+        parts.append(data[offset : offset + length])
+        offset += length
+    return Clip(codec, size, tuple(parts))
 
 
-def picture(place: int, size: str) -> Image:
-    """A view that moves, below a row of blocks: the bits of the place, the highest first."""
+def picture(index: int, size: str) -> Image:
+    """A view that moves, below a row of blocks: the bits of the index, the highest first."""
     width, height = SIZES[size]
-    image = np.roll(_view(width, height), 8 * place, axis=1)
+    image = np.roll(_view(width, height), 8 * index, axis=1)
     for bit in range(_BITS):
         left, right = (width * (bit + side) // _BITS for side in (0, 1))
-        image[: height // 4, left:right] = 235 if place >> (_BITS - 1 - bit) & 1 else 20
+        image[: height // 4, left:right] = 235 if index >> (_BITS - 1 - bit) & 1 else 20
     return image
 
 
 def write_model(folder: Path) -> Path:
-    """A classifier whose best label is the place that a picture shows."""
-    places = 2**_BITS
-    weights = np.zeros((3, _ROWS, _COLUMNS, places), np.float32)
-    for place in range(places):
+    """A classifier whose best label is the index that a picture shows."""
+    count = 2**_BITS
+    weights = np.zeros((3, _ROWS, _COLUMNS, count), np.float32)
+    for index in range(count):
         for bit in range(_BITS):
             left = bit * _COLUMNS // _BITS
-            sign = 1 if place >> (_BITS - 1 - bit) & 1 else -1
-            weights[:, 2:6, left + 2 : left + 6, place] = 2 * sign / 48
+            sign = 1 if index >> (_BITS - 1 - bit) & 1 else -1
+            weights[:, 2:6, left + 2 : left + 6, index] = 2 * sign / 48
     pixels = ops.parameter([-1, 3, _ROWS, _COLUMNS], ov.Type.f32, name="pixels")
     flat = ops.reshape(pixels, np.array([-1, 3 * _ROWS * _COLUMNS]), special_zero=False)
-    logits = ops.matmul(flat, weights.reshape(-1, places), transpose_a=False, transpose_b=False)
+    logits = ops.matmul(flat, weights.reshape(-1, count), transpose_a=False, transpose_b=False)
     file = folder / "numbers.xml"
     ov.save_model(ov.Model([logits], [pixels], "numbers"), file, compress_to_fp16=False)
-    names = ", ".join(f'"{place}"' for place in range(places))
+    names = ", ".join(f'"{index}"' for index in range(count))
     file.with_suffix(".toml").write_text(
         f'name = "numbers"\ntask = "classify"\nlabels = [{names}]\n[input]\n'
         f'size = [{_ROWS}, {_COLUMNS}]\nresize = "stretch"\nscale = 0.00784\n'
@@ -135,7 +135,7 @@ def _view(width: int, height: int) -> Image:
 
 
 def _jpegs(size: str) -> list[bytes]:
-    return [encode_jpeg(picture(place, size), 80) for place in range(pictures_of(size))]
+    return [encode_jpeg(picture(index, size), 80) for index in range(pictures_of(size))]
 
 
 def _coded(codec: Codec, size: str) -> list[bytes]:
@@ -146,9 +146,9 @@ def _coded(codec: Codec, size: str) -> list[bytes]:
     context.pix_fmt, context.options = "yuv420p", options
     context.time_base, context.framerate = Fraction(1, FPS), Fraction(FPS)
     packets = []
-    for place in range(pictures_of(size)):
-        frame = av.VideoFrame.from_ndarray(picture(place, size), format="bgr24")
-        frame.pts = place
+    for index in range(pictures_of(size)):
+        frame = av.VideoFrame.from_ndarray(picture(index, size), format="bgr24")
+        frame.pts = index
         packets += [bytes(packet) for packet in context.encode(frame)]
     packets += [bytes(packet) for packet in context.encode(None)]
     assert len(packets) == pictures_of(size)

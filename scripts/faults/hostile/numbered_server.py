@@ -57,8 +57,8 @@ class Server:
 
     def rtsp(self, connection: socket.socket) -> None:
         """All requests up to PLAY, then the stream."""
-        asked = connection.recv(4096, socket.MSG_PEEK).split()[1].decode()
-        shown = self._clip("/" + asked.split("/", 3)[3])
+        url = connection.recv(4096, socket.MSG_PEEK).split()[1].decode()
+        shown = self._clip("/" + url.split("/", 3)[3])
         if not handshake(connection, shown.codec, shown.packets[0]):
             return
         threading.Thread(target=self._read_away, args=(connection,), daemon=True).start()

@@ -254,11 +254,11 @@ def overflowing_numbers(budget: Budget) -> Outcome:
     of its own."""
     file = budget.folder / "node.toml"
     wrong = []
-    for place, setting in enumerate(OVERFLOWING):
+    for index, setting in enumerate(OVERFLOWING):
         file.write_text(_as_toml(setting))
-        code, told = _run_apart(file) if place == 0 else _run_here(file)
-        if code != 2 or "\n" in told.strip() or "Traceback" in told:
-            wrong.append(f"{setting:.60}: exit code {code}: {told[-200:]}")
+        code, stderr = _run_apart(file) if index == 0 else _run_here(file)
+        if code != 2 or "\n" in stderr.strip() or "Traceback" in stderr:
+            wrong.append(f"{setting:.60}: exit code {code}: {stderr[-200:]}")
     return Outcome(
         f"{len(OVERFLOWING)} numbers and polygons", tuple(wrong), {"taken": float(len(wrong))}
     )
@@ -273,10 +273,10 @@ def _run_apart(config: Path) -> tuple[int, str]:
 
 
 def _run_here(config: Path) -> tuple[int, str]:
-    told = io.StringIO()
-    with contextlib.redirect_stderr(told):
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
         code = command_line(["run", "--config", str(config)])
-    return code, told.getvalue()
+    return code, stderr.getvalue()
 
 
 def _as_toml(setting: str) -> str:

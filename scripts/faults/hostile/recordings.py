@@ -136,45 +136,45 @@ def shared_folder(budget: Budget) -> Outcome:
             time.sleep(0.01)
         nodes[2].kill()
         nodes[2].wait(WAIT_S)
-        told = []
+        summaries = []
         for node in nodes[:2]:
             assert node.stdin is not None
             node.stdin.close()
             content = json.loads(_next_line(node))
-            told.append(Told(content["ended"], content["frames"], tuple(content["errors"])))
+            summaries.append(Told(content["ended"], content["frames"], tuple(content["errors"])))
             node.wait(WAIT_S)
     finally:
         for node in nodes:
             node.kill()
-    return _judge_shared(budget.folder, told, most)
+    return _judge_shared(budget.folder, summaries, most)
 
 
-def _judge_shared(folder: Path, told: list[Told], most: int) -> Outcome:
+def _judge_shared(folder: Path, summaries: list[Told], most: int) -> Outcome:
     wrong = [
         f"a node: {error}"
-        for one in told
-        for error in one.errors
+        for summary in summaries
+        for error in summary.errors
         if "more than recording.budget_mb" not in error
     ]
-    harmed = sum("removed" in x for x in wrong)
+    harmed = sum("removed" in problem for problem in wrong)
     broken = [path for path in folder.glob("*.mcap") if not _is_whole(path)]
     for path in broken:  # of the one that was killed
         recover(path, path.with_suffix(".saved"))
     if len(broken) > 1:
         harmed += len(broken) - 1
         wrong.append(f"{len(broken)} files without an index, and one node was killed")
-    for one in told:
-        path, is_last = Path(one.ended), one is told[-1]
+    for summary in summaries:
+        path, is_last = Path(summary.ended), summary is summaries[-1]
         if not path.exists() and not is_last:
             continue  # ended before the other one, so it was the oldest in its turn
-        if not path.exists() or one.frames - 1 not in _frame_ids(path):
+        if not path.exists() or summary.frames - 1 not in _frame_ids(path):
             harmed += 1
-            wrong.append(f"{one.ended}: its last frame is not there")
-    if len({one.ended for one in told}) < len(told):
+            wrong.append(f"{summary.ended}: its last frame is not there")
+    if len({summary.ended for summary in summaries}) < len(summaries):
         wrong.append("two nodes wrote one file")
     figures = {
         "files_harmed": harmed,
-        "frames": sum(one.frames for one in told),
+        "frames": sum(summary.frames for summary in summaries),
         "most_mib": most / MIB,
     }
     return Outcome("3 recorders of one name, a budget of 2 MiB, 1 killed", tuple(wrong), figures)
@@ -195,7 +195,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _frame_ids(path: Path) -> list[int]:
-    return [x.frame_id for x in Recording([path]).frames()]
+    return [frame.frame_id for frame in Recording([path]).frames()]
 
 
 # Files that are taken away.
@@ -226,7 +226,9 @@ def taken_away(budget: Budget) -> Outcome:
             recorder.frame(frame(0))
             wait_until(lambda recorder=recorder: recorder.health.bytes > len(JPEG))
             take_away(path)
-            noticed_s = wait_until(lambda r=recorder: "goes on in" in str(r.health.last_error))
+            noticed_s = wait_until(
+                lambda recorder=recorder: "goes on in" in str(recorder.health.last_error)
+            )
             longest_s = max(longest_s, noticed_s)
             if recorder.health.state != "recording":
                 wrong.append(f"{how}: health says {recorder.health.state}")
@@ -293,11 +295,11 @@ def flapping(budget: Budget) -> Outcome:
             changes += 1
             time.sleep(0.005)
         by_itself = len(list(budget.folder.glob("*black-box_stalled*")))
-        asked = [recorder.dump("request").result(WAIT_S) for _ in range(3)]
+        paths = [recorder.dump("request").result(WAIT_S) for _ in range(3)]
         skipped = recorder.health.skipped_black_boxes
     if by_itself != 1:
         wrong.append(f"{by_itself} black boxes of one camera within a minute")
-    if not all(is_whole(path) for path in asked if path.exists()):
+    if not all(is_whole(path) for path in paths if path.exists()):
         wrong.append("a black box that was asked for is not whole")
     if skipped == 0:
         wrong.append("health does not say that black boxes were left out")
@@ -356,15 +358,15 @@ FIRST_FACTS = (
 def _any_facts(choose: random.Random) -> Iterator[tuple[str, str, object]]:
     while True:
         kind = choose.choice(("perception.frame", "perception.labels"))
-        known = next(json.loads(x.data) for x in _entries() if x.channel.name == kind)
+        known = next(json.loads(entry.data) for entry in _entries() if entry.channel.name == kind)
         yield kind, choose.choice(sorted(known)), choose.choice(ABSURD)
 
 
 def _with_fact(kind: str, fact: str, value: object) -> list[Entry]:
     entries = _entries()
-    place = next(n for n, entry in enumerate(entries) if entry.channel.name == kind)
-    content = {**json.loads(entries[place].data), fact: value}
-    entries[place] = replace(entries[place], data=json.dumps(content).encode())
+    index = next(n for n, entry in enumerate(entries) if entry.channel.name == kind)
+    content = {**json.loads(entries[index].data), fact: value}
+    entries[index] = replace(entries[index], data=json.dumps(content).encode())
     return entries
 
 
@@ -372,8 +374,8 @@ def _entries() -> list[Entry]:
     jpeg = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
     entries = []
     for number in range(3):
-        one = Frame(NO_PIXELS, "front", number, Stamp(number, 1, "host"), None, 0, jpeg=jpeg)
-        entries += frame_entries(one, number + 1, quality=90, lost_before=0)
+        frame = Frame(NO_PIXELS, "front", number, Stamp(number, 1, "host"), None, 0, jpeg=jpeg)
+        entries += frame_entries(frame, number + 1, quality=90, lost_before=0)
         entries += message_entries(replace(MESSAGE, seq=number, frame_id=number), number + 1)
     return entries
 

@@ -27,7 +27,9 @@ def handshake(connection: socket.socket, codec: str, first: bytes) -> bool:
         head, _, data = data.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         method, url = lines[0].split()[:2]
-        number = next((x.partition(":")[2] for x in lines if x.lower().startswith("cseq")), "0")
+        number = next(
+            (line.partition(":")[2] for line in lines if line.lower().startswith("cseq")), "0"
+        )
         connection.sendall(_answer(method, url, number.strip(), codec, first))
         if method == "PLAY":
             return True
@@ -53,12 +55,14 @@ def _description(codec: str, first: bytes) -> str:
     lines = ["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=numbered", "c=IN IP4 127.0.0.1", "t=0 0",
              f"m=video 0 RTP/AVP {number}", "a=control:track"]  # fmt: skip
     if codec == "h264":
-        sets = [base64.b64encode(x).decode() for x in units(first) if x[0] & 31 in (7, 8)]
+        sets = [base64.b64encode(unit).decode() for unit in units(first) if unit[0] & 31 in (7, 8)]
         lines.append(f"a=rtpmap:{number} H264/90000")
         lines.append(f"a=fmtp:{number} packetization-mode=1;sprop-parameter-sets={','.join(sets)}")
     elif codec == "hevc":
         sets = [
-            base64.b64encode(x).decode() for x in units(first) if x[0] >> 1 & 63 in (32, 33, 34)
+            base64.b64encode(unit).decode()
+            for unit in units(first)
+            if unit[0] >> 1 & 63 in (32, 33, 34)
         ]
         lines.append(f"a=rtpmap:{number} H265/90000")
         lines.append("a=fmtp:{} sprop-vps={};sprop-sps={};sprop-pps={}".format(number, *sets))
@@ -103,26 +107,26 @@ def _fragments(unit: bytes, head: bytes, kind: int, header_bytes: int) -> Iterat
     if len(unit) <= _MTU:
         yield unit
         return
-    for place in range(header_bytes, len(unit), _MTU):
-        start, end = place == header_bytes, place + _MTU >= len(unit)
+    for offset in range(header_bytes, len(unit), _MTU):
+        start, end = offset == header_bytes, offset + _MTU >= len(unit)
         flags = start << 7 | end << 6 | kind
-        yield head + bytes([flags]) + unit[place : place + _MTU]
+        yield head + bytes([flags]) + unit[offset : offset + _MTU]
 
 
 def _jpeg(picture: bytes) -> Iterator[bytes]:
     """Baseline JPEG with the standard Huffman tables, colours at half resolution."""
-    tables, size, place = b"", (0, 0), 2
-    while picture[place + 1] != 0xDA:
-        kind, (length,) = picture[place + 1], struct.unpack(">H", picture[place + 2 : place + 4])
-        body = picture[place + 4 : place + 2 + length]
+    tables, size, start = b"", (0, 0), 2
+    while picture[start + 1] != 0xDA:
+        kind, (length,) = picture[start + 1], struct.unpack(">H", picture[start + 2 : start + 4])
+        body = picture[start + 4 : start + 2 + length]
         if kind == 0xDB:
             for at in range(0, len(body), 65):
                 tables += body[at + 1 : at + 65]
         elif kind == 0xC0:
             size = struct.unpack(">HH", body[1:5])
-        place += 2 + length
-    (length,) = struct.unpack(">H", picture[place + 2 : place + 4])
-    scan = picture[place + 2 + length :].removesuffix(b"\xff\xd9")
+        start += 2 + length
+    (length,) = struct.unpack(">H", picture[start + 2 : start + 4])
+    scan = picture[start + 2 + length :].removesuffix(b"\xff\xd9")
     for offset in range(0, len(scan), _MTU):
         head = struct.pack(">I", offset) + bytes([1, 255, size[1] // 8, size[0] // 8])
         if not offset:

@@ -216,11 +216,11 @@ def _connections(report: Report, seconds: float) -> None:
     before = report.target.usage.num_fds()
     for name, port in report.target.ports.items():
         with contextlib.ExitStack() as stack:
-            for one in _connect(port, CONNECTIONS):
-                stack.enter_context(one)
+            for connection in _connect(port, CONNECTIONS):
+                stack.enter_context(connection)
                 with contextlib.suppress(OSError):
-                    if one.fileno() % 2:
-                        one.send(zmtp.greeting())
+                    if connection.fileno() % 2:
+                        connection.send(zmtp.greeting())
             time.sleep(seconds / 10)
             most = report.target.usage.num_fds()
             report.figures[f"{name}_descriptors"] = most - before
@@ -338,17 +338,17 @@ def _connect(port: int, count: int) -> Iterator[socket.socket]:
     """Many connections at once, without a word. Those that are refused are left out."""
     with selectors.DefaultSelector() as waiting:
         for _ in range(count):
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-            waiting.register(one, selectors.EVENT_WRITE)
+            connection = socket.socket()
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", port))
+            waiting.register(connection, selectors.EVENT_WRITE)
         until = time.monotonic() + 5
         while waiting.get_map() and time.monotonic() < until:
             for key, _ in waiting.select(0.1):
-                one = key.fileobj
-                assert isinstance(one, socket.socket)
-                waiting.unregister(one)
-                yield one
+                connection = key.fileobj
+                assert isinstance(connection, socket.socket)
+                waiting.unregister(connection)
+                yield connection
         for key in tuple(waiting.get_map().values()):
             assert isinstance(key.fileobj, socket.socket)
             key.fileobj.close()
@@ -377,11 +377,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until(condition: Callable[[], bool], what: str) -> None:
+def _wait_until(condition: Callable[[], bool], description: str) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {_PATIENCE_S:g} s")
+            raise TimeoutError(f"{description}: not within {_PATIENCE_S:g} s")
         time.sleep(0.005)
 
 

@@ -187,7 +187,7 @@ def hidden_age(budget: Budget) -> Outcome:
                 seen = watch(subscriber, each_s, pictures_of(cell.size))
             print(f"  {cell}: {_told(seen)}", file=sys.stderr, flush=True)
             figures[f"{cell}: hidden_s"] = seen.hidden_most_s
-            wrong += [f"{cell}: {what}" for what in _wrongs(seen)]
+            wrong += [f"{cell}: {problem}" for problem in _wrongs(seen)]
     return Outcome(
         f"{len(cells)} streams, {each_s:g} s each (motion JPEG over RTSP ends at "
         f"{MOST_JPEG_PX} pixels)",
@@ -308,7 +308,9 @@ def never_waits(budget: Budget) -> Outcome:
     ):
         seen = watch(subscriber, max(budget.seconds, 4.0), pictures_of("360p"))
     wrong = [f"{len(seen.hidden_s)} ok messages"] if seen.hidden_s else []
-    errors = [x.last_error for x in seen.health.cameras] if seen.health is not None else []
+    errors = (
+        [camera.last_error for camera in seen.health.cameras] if seen.health is not None else []
+    )
     if not any(error and "discard_backlog" in error for error in errors):
         wrong.append(f"health does not say why: {errors}")
     if not seen.statuses[Status.STALLED]:
