@@ -23,7 +23,8 @@ import torch
 import torchvision
 from rich.console import Console
 
-from bench import cameras, neighbour, page, postprocess, recording, start, wire
+from bench import cameras, memory, neighbour, page, postprocess, recording, start, wire
+from bench.bytes_to_message import bytes_to_message
 from node.capture.sources.image_files import find_image_files, read_image
 from node.cli.bench import rows_table
 from node.config.schema import ModelConfig
@@ -241,10 +242,12 @@ def measure(photos_folder: str | None, rounds: int, seconds: float) -> dict[str,
     return {
         "rows": [*preprocessing_rows, postprocess.row(rounds), *default_rows, *resnet_rows],
         "agreement": agreements,
+        "bytes_to_message": bytes_to_message(frames_of(SIZES["720p"]), rounds),
         "steady_cpu": steady_cpu(seconds),
         "publish_to_receive": wire.wire_rows(seconds),
         "stopped_subscriber": wire.stopped_subscriber(seconds),
         "start": on_video(lambda video, *_: start.start_cost(video), seconds),
+        "memory": on_video(lambda video, *_: memory.memory_cost(video, seconds), seconds),
         "recording": on_video(recording.recording_cost, seconds),
         "page": on_video(page.page_cost, seconds),
         "cameras": on_video(cameras.camera_cost, seconds),

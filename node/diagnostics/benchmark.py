@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,8 +38,10 @@ _TORCH_THREADS = torch.get_num_threads()
 FPS = 30
 _QUALITY = 95
 
-Work = Callable[[Image], object]
-Arrive = Callable[[Image], Image]
+_Item = TypeVar("_Item")
+
+Work = Callable[[_Item], object]
+Arrive = Callable[[_Item], _Item]
 """Prepares a frame just before its turn, as capture does; not part of the measured time."""
 
 
@@ -128,12 +131,12 @@ class LiveNode:
 
 def compared(
     name: str,
-    theirs: Work,
-    ours: Work,
-    frames: Sequence[Image],
+    theirs: Work[_Item],
+    ours: Work[_Item],
+    frames: Sequence[_Item],
     rounds: int,
     note: str = "",
-    arrive: Arrive = lambda frame: frame,
+    arrive: Arrive[_Item] = lambda frame: frame,
 ) -> Row:
     """Runs both sides alternately, a block of frames each, on the same `rounds` frames.
 
@@ -141,7 +144,7 @@ def compared(
         name: of the row.
         theirs: the reference code, called with one frame.
         ours: the node's code, called with the same frame.
-        frames: [height, width, 3] uint8 BGR, used cyclically.
+        frames: [height, width, 3] uint8 BGR, or what each side makes them of; used cyclically.
         rounds: number of measured frames of each side.
         note: printed with the row.
         arrive: prepares each frame before its measurement.
@@ -171,7 +174,7 @@ def _side(walls: NDArray[np.float64], cpus: NDArray[np.float64]) -> Side:
     return Side(float(median), float(p10), float(p90), float(cpus.mean()))
 
 
-def plain_loop(model: Model) -> Work:
+def plain_loop(model: Model) -> Work[Image]:
     """The usual first implementation: PIL image, torchvision transforms, torch eager, argmax, with
     torch's default number of threads."""
     transform = reference_transform(model.preprocess)

@@ -68,10 +68,8 @@ def plain(url: str) -> tuple[Iterator[Image], Callable[[Image], Labels]]:
     return pictures(), lambda picture: [{"id": int(str(classify(picture)))}]
 
 
-def careful(
-    engine: str, url: str, graph: Path
-) -> tuple[Iterator[Image], Callable[[Image], Labels]]:
-    """The pictures and the labels of a careful loop.
+def careful_labels(engine: str, graph: Path) -> Callable[[Image], Labels]:
+    """What labels a picture in a careful loop.
 
     graph: ONNX file with the input [1, 3, height, width] float32; beside it a JSON file with the
     geometry and the normalisation.
@@ -94,7 +92,7 @@ def careful(
         best = np.argsort(scores)[: -_TOP - 1 : -1]
         return [{"id": int(index), "score": float(scores[index])} for index in best]
 
-    return _newest(url), labels
+    return labels
 
 
 def _onnxruntime(graph: Path) -> Callable[[NDArray[np.float32]], Any]:
@@ -116,7 +114,7 @@ def _openvino(graph: Path) -> Callable[[NDArray[np.float32]], Any]:
     return lambda pixels: request.infer({0: pixels})[0]
 
 
-def _newest(url: str) -> Iterator[Image]:
+def newest(url: str) -> Iterator[Image]:
     """Yields the newest picture, each once; a thread receives them."""
     changed = threading.Condition()
     waiting: list[bytes] = []
@@ -158,7 +156,9 @@ def main() -> None:
     """Labels until the process is ended."""
     kind, url, endpoint, graph = sys.argv[1:]
     cv2.setNumThreads(1)
-    pictures, labels = plain(url) if kind == "plain" else careful(kind, url, Path(graph))
+    pictures, labels = (
+        plain(url) if kind == "plain" else (newest(url), careful_labels(kind, Path(graph)))
+    )
     with zmq.Context() as context, context.socket(zmq.PUB) as socket:
         socket.bind(endpoint)
         for picture in pictures:

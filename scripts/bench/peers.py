@@ -270,7 +270,7 @@ def compared(
     camera = Camera()
     results: dict[str, list[Result]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        graph = _graph(Path(folder))
+        graph = careful_graph(Path(folder))
         for name in names:
             if name in NODES and rounds > 1:  # exports its graph, which is no part of a start
                 measure(name, camera, graph, 0.5, 0.0)
@@ -286,8 +286,9 @@ def _median(name: str, runs: list[Result]) -> Result:
     return Result(name, **{key: statistics.median(row[key] for row in rows) for key in keys})
 
 
-def _graph(folder: Path) -> Path:
-    """Exports the default model as an engineer does: float pixels in planes, one picture."""
+def careful_graph(folder: Path) -> Path:
+    """Exports the default model as an engineer does: float pixels in planes, one picture; the ONNX
+    file."""
     model = load_model("efficientnet_lite0")
     spec, file = model.preprocess, folder / "model.onnx"
     facts = {name: getattr(spec, name) for name in ("mean", "std", "crop_px", "resize_short_px")}
