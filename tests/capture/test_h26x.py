@@ -404,7 +404,7 @@ def test_a_gap_in_the_frame_numbers_is_a_lost_picture(
     assert losses.index(True) in (index, index + 1)
 
 
-@given(st.lists(st.binary(max_size=40).map(lambda x: b"\0\0\1" + x), max_size=6))
+@given(st.lists(st.binary(max_size=40).map(lambda payload: b"\0\0\1" + payload), max_size=6))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_have_frame_numbers_or_none(units: list[bytes]) -> None:
     assert FrameNumbers().lost(b"".join(units)) in (True, False)
