@@ -69,10 +69,10 @@ class AsyncEventStream:
 
     async def take(self) -> list[EventMessage]:
         """The events that no call returned yet, without waiting."""
-        taken: list[EventMessage] = []
+        events: list[EventMessage] = []
         while (event := await self.receive(0.0)) is not None:
-            taken.append(event)
-        return taken
+            events.append(event)
+        return events
 
     def now(self, camera: str | None = None) -> tuple[EventMessage, ...]:
         """The newest event of each thing that is there now, of one camera or of all, as far as
@@ -342,11 +342,11 @@ class AsyncSubscriber(ConnectedSubscriber):
 
     async def _read_on(self) -> None:
         """Takes the messages that are there, in order, and keeps the labels among them."""
-        taken = 0
-        while taken < MOST_DRAINED:
+        count = 0
+        while count < MOST_DRAINED:
             if await self._take_one():
-                taken += 1
-            elif taken < FULL or not await _poll(self._socket, FOLLOWS_S):
+                count += 1
+            elif count < FULL or not await _poll(self._socket, FOLLOWS_S):
                 return  # behind a full queue is more, soon
 
     async def _drain(self, is_fresh: Callable[[], bool]) -> None:

@@ -59,18 +59,18 @@ class CatchUp:
         self._behind_since_s = time.monotonic()
         return newest(queued)
 
-    def goes_on(self, found: bool) -> bool:
+    def goes_on(self, is_fresh: bool) -> bool:
         """Whether the same call has to read on as soon as more is there (FOLLOWS_S): newer messages
         follow a full queue within a moment.
 
-        found: whether a message that was read is fresh enough.
+        is_fresh: whether a message that was read is fresh enough.
         """
         settling = time.monotonic() < self._begun_s + _SETTLES_S
         if self._was_full:
             return settling or self._read < MOST_DRAINED
         if self._follows_full:  # the rest of a queue of which `wait` took the first message
             return settling
-        return settling and not found and self._behind_since_s is not None
+        return settling and not is_fresh and self._behind_since_s is not None
 
     def found_fresh(self) -> None:
         """A message that was read is fresh enough for the caller."""

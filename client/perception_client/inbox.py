@@ -272,7 +272,9 @@ class Inbox:
 
         max_age_s: in seconds. camera: None for any.
         """
-        known = [m for m in self._last.values() if camera is None or m.camera == camera]
+        known = [
+            message for message in self._last.values() if camera is None or message.camera == camera
+        ]
         usable = [message for message in known if message.status is Status.OK]
         fresh = self._freshest(usable, max_age_s)
         if fresh is not None:
@@ -404,8 +406,8 @@ def no_camera(source: str, camera: str, cameras: Iterable[str]) -> UnknownCamera
     return UnknownCameraError(f"{source}: no camera {camera!r}; it has: {names or 'none'}", None)
 
 
-def silence(endpoint: str, timeout_s: float, what: str = "message") -> str:
+def silence(endpoint: str, timeout_s: float, kind: str = "message") -> str:
     """The text of an error where nothing came within `timeout_s` seconds."""
     return (
-        f"{endpoint}: no {what} for {duration(timeout_s)}; is the node running, on this endpoint?"
+        f"{endpoint}: no {kind} for {duration(timeout_s)}; is the node running, on this endpoint?"
     )

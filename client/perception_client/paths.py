@@ -42,7 +42,7 @@ def natural(path: Path) -> list[tuple[list[str | int], str]]:
 
 def _split(part: str) -> list[str | int]:
     """Texts at even places and numbers at odd ones, so that two keys compare place by place."""
-    return [int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part))]
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(_DIGITS.split(part))]
 
 
 def walk(

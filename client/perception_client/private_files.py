@@ -11,7 +11,7 @@ _WRITABLE = 0o022
 _READABLE = 0o077
 
 
-def check_private(place: Path) -> None:
+def check_private(path: Path) -> None:
     """Raises ConfigError where another user could change a file or folder: by its mode, as its
     owner, or by putting another in the place of a folder that it lies in. What is not there is
     left to whoever reads it.
@@ -20,9 +20,9 @@ def check_private(place: Path) -> None:
     everybody may write to is taken where only owners may remove what is in it (/tmp).
     """
     try:
-        place = place.resolve()
-        _check(place, _WRITABLE)
-        for above in place.parents:
+        path = path.resolve()
+        _check(path, _WRITABLE)
+        for above in path.parents:
             if not above.stat().st_mode & stat.S_ISVTX:
                 _check(above, 0o002)
     except OSError:
@@ -40,15 +40,15 @@ def check_secret(file: Path) -> None:
         raise ConfigError(f"{file}: other users can read it", fix=f"chmod 600 {file}")
 
 
-def _check(place: Path, forbidden: int) -> None:
-    found = place.stat()
-    if stat.S_IMODE(found.st_mode) & forbidden:
+def _check(path: Path, forbidden: int) -> None:
+    status = path.stat()
+    if stat.S_IMODE(status.st_mode) & forbidden:
         raise ConfigError(
-            f"{place}: other users can write to it, and so change who has keys",
-            fix=f"chmod go-w {place}",
+            f"{path}: other users can write to it, and so change who has keys",
+            fix=f"chmod go-w {path}",
         )
-    if found.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid()):
         raise ConfigError(
-            f"{place}: belongs to another user (uid {found.st_uid}), who can change it",
-            fix=f"chown {os.geteuid()} {place}",
+            f"{path}: belongs to another user (uid {status.st_uid}), who can change it",
+            fix=f"chown {os.geteuid()} {path}",
         )

@@ -341,11 +341,11 @@ class Subscriber(ConnectedSubscriber):
 
     def _read_on(self) -> None:
         """Takes the messages that are there, in order, and keeps the labels among them."""
-        taken = 0
-        while taken < MOST_DRAINED:
+        count = 0
+        while count < MOST_DRAINED:
             if self._take_one():
-                taken += 1
-            elif taken < FULL or not self._follows():  # behind a full queue is more, soon
+                count += 1
+            elif count < FULL or not self._follows():  # behind a full queue is more, soon
                 return
 
     def _drain(self, is_fresh: Callable[[], bool]) -> None:
@@ -483,10 +483,10 @@ class StaleGuard:
             _report(f"a callback of the stale guard raised {error!r}; the guard goes on")
 
 
-def _report(what: str) -> None:
+def _report(message: str) -> None:
     """Logs the exception that is being handled; where logging itself fails, prints it on stderr."""
     try:
-        log.exception(what)
+        log.exception(message)
     except BaseException:
         with contextlib.suppress(BaseException):
-            print(f"{what}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+            print(f"{message}\n{traceback.format_exc()}", file=sys.stderr, flush=True)

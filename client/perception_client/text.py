@@ -12,7 +12,7 @@ changes the direction of writing; what ends a line; halves of characters."""
 
 def printable(text: str) -> str:
     """One line, its control characters written out as in Python (`\\x1b`)."""
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def printable_lines(text: str) -> str:
@@ -23,7 +23,7 @@ def printable_lines(text: str) -> str:
 def printable_json(text: str) -> str:
     """JSON that says the same without any of them: `json.dumps` writes out only those below 0x20,
     which is also where JSON's own line ends are."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def duration(value_s: float, digits: str = "g") -> str:

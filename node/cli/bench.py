@@ -132,8 +132,8 @@ def _run_arguments(
     settings: tuple[str, ...],
 ) -> list[str]:
     options = {"--config": config_file, "--source": source, "--model": model, "--runtime": runtime}
-    given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    return given + [f"--set={setting}" for setting in settings]
+    arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
+    return arguments + [f"--set={setting}" for setting in settings]
 
 
 def _profiled(arguments: list[str], camera: str, seconds: float) -> Profile:

@@ -195,7 +195,7 @@ def frames_of(file: Path) -> Iterator["Frame"]:
 
 
 @contextlib.contextmanager
-def share_bar(console: Console, what: str) -> Iterator[Callable[[float], None]]:
+def share_bar(console: Console, description: str) -> Iterator[Callable[[float], None]]:
     """A progress bar for one long operation; yields a function that sets the share done, 0 to 1."""
     with Progress(
         TextColumn("{task.description}"),
@@ -205,7 +205,7 @@ def share_bar(console: Console, what: str) -> Iterator[Callable[[float], None]]:
         console=console,
         disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task(what, total=1.0)
+        task = progress.add_task(description, total=1.0)
         yield lambda done: progress.update(task, completed=done)
 
 

@@ -52,8 +52,8 @@ class Options:
 
     def names(self, *keys: str) -> bool:
         """Whether `--set` gives one of these keys of the section `model`."""
-        given = {text.partition("=")[0].strip() for text in self.settings}
-        return any(f"model.{key}" in given for key in keys)
+        set_keys = {text.partition("=")[0].strip() for text in self.settings}
+        return any(f"model.{key}" in set_keys for key in keys)
 
 
 def with_recorded(options: Options, recorded: "InForce", cameras: tuple[str, ...]) -> NodeConfig:
@@ -184,10 +184,10 @@ def _name_in(recorded: "InForce") -> object:
     return model.get("name") if isinstance(model, Mapping) else None
 
 
-def _same(one: ModelInfo | None, other: ModelInfo | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return (one.name, one.digest) == (other.name, other.digest)
+def _same(model: ModelInfo | None, other: ModelInfo | None) -> bool:
+    if model is None or other is None:
+        return model is other
+    return (model.name, model.digest) == (other.name, other.digest)
 
 
 def _named(model: ModelInfo | None) -> str:

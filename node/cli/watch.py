@@ -206,7 +206,7 @@ def _reason(message: LabelsMessage, health: HealthMessage | None) -> str:
     """Why a camera sees nothing, as the node's newest health message has it; empty if unknown."""
     if message.status is Status.OK or health is None:
         return ""
-    errors = [one.last_error for one in health.cameras if one.camera == message.camera]
+    errors = [camera.last_error for camera in health.cameras if camera.camera == message.camera]
     return next((error for error in errors if error), "")
 
 

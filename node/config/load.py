@@ -191,18 +191,18 @@ def _remove(content: dict[str, Any], location: tuple[int | str, ...]) -> str | N
     """Removes the innermost key at a location from a content; returns the key, or None if the
     location is no key of the content."""
     target: Any = content
-    found: tuple[dict[str, Any], str] | None = None
+    innermost: tuple[dict[str, Any], str] | None = None
     for part in location:
         if isinstance(target, dict) and isinstance(part, str) and part in target:
-            found = target, part
+            innermost = target, part
         elif not (
             isinstance(target, list | tuple) and isinstance(part, int) and part < len(target)
         ):
             break
         target = target[part]
-    if found is None:
+    if innermost is None:
         return None
-    section, key = found
+    section, key = innermost
     del section[key]
     return key
 

@@ -62,7 +62,11 @@ def _opencv() -> Iterator[Finding]:
         return
     registry = cv2.videoio_registry
     backends = sorted(
-        {registry.getBackendName(b) for b in registry.getBackends() if registry.hasBackend(b)}
+        {
+            registry.getBackendName(backend)
+            for backend in registry.getBackends()
+            if registry.hasBackend(backend)
+        }
     )
     yield Finding("opencv", "ok", f"{cv2.__version__}, {cv2.getNumThreads()} threads")
     yield Finding("opencv back ends", "ok", ", ".join(backends))
@@ -176,7 +180,7 @@ def _recordings(config: NodeConfig) -> Finding:
     return Finding("recordings", "ok", f"{folder}: {free_gb:.0f} GB free")
 
 
-def endpoint_finding(what: str, endpoint: str) -> Finding:
+def endpoint_finding(subject: str, endpoint: str) -> Finding:
     """Checks whether an endpoint could be bound now, without leaving a socket or a file."""
     try:
         if endpoint.startswith("ipc://"):
@@ -184,8 +188,8 @@ def endpoint_finding(what: str, endpoint: str) -> Finding:
         else:
             _try_binding(endpoint)
     except EndpointError as error:
-        return Finding(what, "wrong", error.problem, error.fix)
-    return Finding(what, "ok", f"{endpoint} is free")
+        return Finding(subject, "wrong", error.problem, error.fix)
+    return Finding(subject, "ok", f"{endpoint} is free")
 
 
 def _check_socket_file(endpoint: str) -> None:

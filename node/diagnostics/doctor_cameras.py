@@ -50,48 +50,48 @@ def _readable(camera: CameraConfig) -> Finding:
     """A file, folder or pipeline, of which a file or folder is read."""
     from node.capture.sources.open import check_source, open_source
 
-    what, shown = f"camera {camera.name}", redacted(camera.source)
+    subject, shown = f"camera {camera.name}", redacted(camera.source)
     try:
         check_source(camera)
         if camera.source.startswith("gst:"):
-            return Finding(what, "note", f"{shown} was not opened")
+            return Finding(subject, "note", f"{shown} was not opened")
         source = open_source(camera)
         picture = source.read()
         source.close()
     except SourceError as error:
-        return Finding(what, "wrong", error.problem, error.fix)
+        return Finding(subject, "wrong", error.problem, error.fix)
     if picture is None:
         return Finding(
-            what, "wrong", f"{shown}: no picture in it can be read",
+            subject, "wrong", f"{shown}: no picture in it can be read",
             f"see why: perception-node label {shown}",
         )  # fmt: skip
     height, width = picture.image.shape[:2]
-    return Finding(what, "ok", f"{shown}, {width}x{height}")
+    return Finding(subject, "ok", f"{shown}, {width}x{height}")
 
 
 def _negotiated(camera: CameraConfig) -> Finding:
     from node.capture.sources.device import open_device
 
-    what = f"camera {camera.name}"
+    subject = f"camera {camera.name}"
     try:
         source = open_device(camera)
     except SourceError as error:
         return Finding(
-            what, "wrong", error.problem, error.fix or "use one of the cameras listed above"
+            subject, "wrong", error.problem, error.fix or "use one of the cameras listed above"
         )
     facts = source.facts
     source.close()
     gives = f"{facts.width}x{facts.height}, {facts.fps or 0:g} fps, {facts.pixel_format}"
     if facts.differences:
         return Finding(
-            what, "note", f"gives {gives}; {'; '.join(facts.differences)}",
+            subject, "note", f"gives {gives}; {'; '.join(facts.differences)}",
             'configure a format of v4l2-ctl --list-formats-ext; fourcc = "MJPG" is often faster',
         )  # fmt: skip
-    return bandwidth(what, gives, facts.pixel_format, facts.width, facts.height, facts.fps)
+    return bandwidth(subject, gives, facts.pixel_format, facts.width, facts.height, facts.fps)
 
 
 def bandwidth(
-    what: str,
+    subject: str,
     gives: str,
     pixel_format: str | None,
     width: int | None,
@@ -101,7 +101,7 @@ def bandwidth(
     """Checks whether a USB 2 bus can carry a camera's format.
 
     Args:
-        what: name of the finding.
+        subject: name of the finding.
         gives: the negotiated format in words.
         pixel_format: V4L2's four characters; None where unknown.
         width, height: in pixels; None where unknown.
@@ -109,12 +109,12 @@ def bandwidth(
     """
     per_pixel = _UNPACKED.get(pixel_format or "")
     if per_pixel is None or width is None or height is None or fps is None:
-        return Finding(what, "ok", f"gives {gives}")
+        return Finding(subject, "ok", f"gives {gives}")
     rate = per_pixel * width * height * fps
     if rate <= USB2_BYTES_PER_S:
-        return Finding(what, "ok", f"gives {gives}, {rate / 1e6:.0f} MB/s")
+        return Finding(subject, "ok", f"gives {gives}, {rate / 1e6:.0f} MB/s")
     return Finding(
-        what, "note", f"gives {gives}: {rate / 1e6:.0f} MB/s, where USB 2 carries about 35",
+        subject, "note", f"gives {gives}: {rate / 1e6:.0f} MB/s, where USB 2 carries about 35",
         'fourcc = "MJPG", a smaller picture, or a USB 3 port',
     )  # fmt: skip
 

@@ -290,8 +290,8 @@ class Perceiver:
             return False
         return all(
             output.shape[0] == size
-            and all(_is_close(output[index], alone[index][place][0]) for index in range(size))
-            for place, output in enumerate(together)
+            and all(_is_close(output[index], alone[index][position][0]) for index in range(size))
+            for position, output in enumerate(together)
         )
 
     def _outputs(self, images: Sequence[Image]) -> Outputs:

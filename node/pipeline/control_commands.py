@@ -391,7 +391,8 @@ def _check_changeable(key: object) -> None:
     raise ControlError(
         f"set: {key!r:.60} cannot be changed while the node runs",
         fix="what can: "
-        f"{', '.join(f'{k}*' if k.endswith('.') else k for k in CHANGEABLE)}, camera.NAME.max_fps",
+        f"{', '.join(f'{name}*' if name.endswith('.') else name for name in CHANGEABLE)}, "
+        "camera.NAME.max_fps",
     )
 
 

@@ -36,10 +36,10 @@ class Degradation:
         """The reason for `degraded`; empty at the configured level."""
         if self.step is None:
             return ()
-        what = [f"model {self.step.model}"] if self.step.model else []
-        what += [f"one frame in {self.step.every}"] if self.step.every > 1 else []
+        measures = [f"model {self.step.model}"] if self.step.model else []
+        measures += [f"one frame in {self.step.every}"] if self.step.every > 1 else []
         total = len(self._config.steps)
-        return (f"deadline not held, step {self.level} of {total}: {', '.join(what)}",)
+        return (f"deadline not held, step {self.level} of {total}: {', '.join(measures)}",)
 
     def note(self, late: bool, at_s: float) -> bool:
         """Notes one message; whether the step changed. at_s: time on a monotonic clock."""

@@ -62,7 +62,9 @@ class MessageBuilder:
     def __init__(self, node: str, deadlines_s: Mapping[str, float] | None = None) -> None:
         self.node = node
         self.settings = 0
-        self._deadlines_ns = {name: int(s * 1e9) for name, s in (deadlines_s or {}).items()}
+        self._deadlines_ns = {
+            name: int(deadline_s * 1e9) for name, deadline_s in (deadlines_s or {}).items()
+        }
         self.session = secrets.token_hex(8)
 
     def labels(

@@ -32,11 +32,11 @@ class PermittedModels:
             return file
         return str(self._inside("weights", file))
 
-    def _inside(self, what: str, file: str) -> Path:
+    def _inside(self, kind: str, file: str) -> Path:
         """A file in the folder, by its path or name; links are resolved first."""
         if self._folder is None:
             raise ControlError(
-                f"{what} {file!r:.80}: a request may name models of the catalogue",
+                f"{kind} {file!r:.80}: a request may name models of the catalogue",
                 fix="name the folder of your own in control.models of the node's configuration",
             )
         try:
@@ -46,7 +46,7 @@ class PermittedModels:
             path = Path("/")
         if not path.is_relative_to(folder):
             raise ControlError(
-                f"{what} {file!r:.80}: is outside of control.models, {self._folder}",
+                f"{kind} {file!r:.80}: is outside of control.models, {self._folder}",
                 fix="put it there",
             )
         return path

@@ -139,7 +139,7 @@ class FrameReader:
         """Facts of a picture whose recorder wrote none: the next number, and the time that the
         picture contains, or else that of its record."""
         stamps = (stamp_ns, entry.publish_ns or None, entry.log_ns)
-        known = next((x for x in stamps if x is not None and x < MOST_NS), None)
+        known = next((stamp for stamp in stamps if stamp is not None and stamp < MOST_NS), None)
         return FrameFacts(self._count.get(camera, 0), known)
 
     def _read_facts(self, entry: Entry) -> FrameFacts | None:

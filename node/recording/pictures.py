@@ -136,8 +136,8 @@ class PictureReader:
             return picture  # damaged
         raise self._unsupported(f"format {fields.format!r:.40}")
 
-    def _unsupported(self, what: str) -> UnsupportedPictureError:
-        return UnsupportedPictureError(f"{described(self._channel)}, {what}")
+    def _unsupported(self, description: str) -> UnsupportedPictureError:
+        return UnsupportedPictureError(f"{described(self._channel)}, {description}")
 
 
 def guessed_schema(encoding: str, data: bytes) -> str:

@@ -193,9 +193,9 @@ def _key(message: Map) -> _Key:
 def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[Difference]:
     ignored = OF_THIS_RUN | _COMPARED_APART | (OF_THE_RUNTIME if tolerance else frozenset())
     for key in sorted((expected.keys() | got.keys()) - ignored):
-        for what, old, new in _parts(key, expected.get(key), got.get(key)):
+        for field, old, new in _parts(key, expected.get(key), got.get(key)):
             if old != new:
-                yield _difference("field", line, got, what, _json(old), _json(new))
+                yield _difference("field", line, got, field, _json(old), _json(new))
     if all(expected.get(key) == got.get(key) for key in _COMPARED_APART):
         return
     before, now = _typed(line, expected), _typed(line, got)
@@ -207,8 +207,8 @@ def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[D
     }
     for key, named in changes.items():
         unnamed = [] if tolerance else _last_bits(key, expected, got)
-        for kind, what, old, new in named or unnamed:
-            yield _difference(kind, line, got, what, old, new)
+        for kind, subject, old, new in named or unnamed:
+            yield _difference(kind, line, got, subject, old, new)
 
 
 def _parts(key: str, old: object, new: object) -> Iterator[tuple[str, object, object]]:
@@ -249,9 +249,11 @@ def _labels(
             yield "appeared", label.name, "", f"{label.score:.4f}"
     old_order = [_class(label) for label in before if _class(label) in news]
     new_order = [_class(label) for label in now if _class(label) in olds]
-    for a, b in zip(old_order, new_order, strict=True):
-        if a != b and _differ(olds[a].score, olds[b].score, 2 * tolerance):
-            yield "order", "labels", olds[a].name, olds[b].name
+    for old_class, new_class in zip(old_order, new_order, strict=True):
+        if old_class != new_class and _differ(
+            olds[old_class].score, olds[new_class].score, 2 * tolerance
+        ):
+            yield "order", "labels", olds[old_class].name, olds[new_class].name
             return
 
 
@@ -287,8 +289,8 @@ def _detections(
             yield "score", old.name, *_scores(old.score, best.score)
         if old.track != best.track:
             yield "track", old.name, str(old.track), str(best.track)
-        for kind, what, expected, got in _labels(old.labels, best.labels, tolerance):
-            yield kind, f"{old.name}: {what}", expected, got
+        for kind, label, expected, got in _labels(old.labels, best.labels, tolerance):
+            yield kind, f"{old.name}: {label}", expected, got
     for new in unmatched:
         yield "appeared", new.name, "", _of_detection(new)
 
@@ -314,10 +316,10 @@ def _masks(before: tuple[Mask, ...], now: tuple[Mask, ...], tolerance: float) ->
 def _masks_differ(old: Mask, new: Mask, tolerance: float) -> bool:
     """Whether the overlap of two masks falls short of 1 by more than the tolerance."""
     if (old.width, old.height, old.box) == (new.width, new.height, new.box):
-        a, b = _cells(old), _cells(new)
+        old_cells, new_cells = _cells(old), _cells(new)
     else:
-        a, b = (_on_grid(mask, (old.box, new.box)) for mask in (old, new))
-    differing, union = int((a ^ b).sum()), int((a | b).sum())
+        old_cells, new_cells = (_on_grid(mask, (old.box, new.box)) for mask in (old, new))
+    differing, union = int((old_cells ^ new_cells).sum()), int((old_cells | new_cells).sum())
     disjoint = differing == union > 0
     return disjoint or differing > tolerance * union + _CELLS_OF_ROUNDING
 
@@ -333,8 +335,8 @@ def _on_grid(mask: Mask, boxes: tuple[Box, Box]) -> "NDArray[np.bool_]":
     """The mask as [_GRID, _GRID] bool (columns, rows) on a grid over both boxes."""
     import numpy as np
 
-    left, right = min(b.cx - b.w / 2 for b in boxes), max(b.cx + b.w / 2 for b in boxes)
-    top, bottom = min(b.cy - b.h / 2 for b in boxes), max(b.cy + b.h / 2 for b in boxes)
+    left, right = min(box.cx - box.w / 2 for box in boxes), max(box.cx + box.w / 2 for box in boxes)
+    top, bottom = min(box.cy - box.h / 2 for box in boxes), max(box.cy + box.h / 2 for box in boxes)
     middles = (np.arange(_GRID) + 0.5) / _GRID
     across = (left + middles * (right - left) - mask.box.cx) / mask.box.w + 0.5
     down = (top + middles * (bottom - top) - mask.box.cy) / mask.box.h + 0.5
@@ -365,8 +367,8 @@ def _class(item: Label | Detection | Area | Mask) -> tuple[int, str]:
     return item.id, item.name
 
 
-def _differ(a: float, b: float, tolerance: float) -> bool:
-    return a != b if not tolerance else abs(a - b) > tolerance
+def _differ(old: float, new: float, tolerance: float) -> bool:
+    return old != new if not tolerance else abs(old - new) > tolerance
 
 
 def _scores(old: float, new: float) -> tuple[str, str]:
@@ -381,7 +383,7 @@ def _of_detection(detection: Detection) -> str:
 
 
 def _difference(
-    kind: Kind, line: int | None, message: Map, what: str, expected: str, got: str
+    kind: Kind, line: int | None, message: Map, subject: str, expected: str, got: str
 ) -> Difference:
     return Difference(
         kind=kind,
@@ -389,7 +391,7 @@ def _difference(
         camera=str(message.get("camera")),
         frame_id=message.get("frame_id"),
         media_ns=message.get("media_ns"),
-        what=what,
+        what=subject,
         expected=expected,
         got=got,
     )

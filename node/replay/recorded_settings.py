@@ -50,7 +50,9 @@ def for_another_model(content: Mapping[str, Any]) -> dict[str, Any]:
     other = {key: value for key, value in content.items() if key != "crops"}
     for section, keys in {**_OF_THE_CLASSES, "model": ("name", "weights")}.items():
         if section in other:
-            other[section] = {k: v for k, v in other[section].items() if k not in keys}
+            other[section] = {
+                key: value for key, value in other[section].items() if key not in keys
+            }
     return other
 
 

@@ -120,8 +120,8 @@ class OwnerGate:
             self._refuse(connection, f"{MOST_CONNECTIONS} connections are open already")
             return
         if uid not in (0, os.geteuid()):
-            who = "a process that has ended or is in a container" if uid is None else f"uid {uid}"
-            self._refuse(connection, f"{who} is not the node's user, uid {os.geteuid()}")
+            peer = "a process that has ended or is in a container" if uid is None else f"uid {uid}"
+            self._refuse(connection, f"{peer} is not the node's user, uid {os.geteuid()}")
             return
         with contextlib.ExitStack() as unless_joined:
             unless_joined.callback(connection.close)

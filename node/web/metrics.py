@@ -146,7 +146,9 @@ def _model(live: LiveState) -> Metric:
     labels = {
         key: str(model.get(key, "")) for key in ("name", "task", "runtime", "precision", "device")
     }
-    family.add_metric([], {"version": __version__, **{f"model_{k}": v for k, v in labels.items()}})
+    family.add_metric(
+        [], {"version": __version__, **{f"model_{key}": value for key, value in labels.items()}}
+    )
     return family
 
 

@@ -209,28 +209,28 @@ class WebServer:
                 text="this name is not the node's; use its address, or list the name in "
                 "monitor.hosts\n",
             )
-        given = request.query.get("token")
-        if self._token is not None and not self._has_token(request, given):
+        query_token = request.query.get("token")
+        if self._token is not None and not self._has_token(request, query_token):
             return web.Response(
                 status=401,
                 text="a token is needed: add ?token=TOKEN to the address, or send "
                 "Authorization: Bearer TOKEN\n",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if request.path == "/" and given is not None:
+        if request.path == "/" and query_token is not None:
             # Relative, and without a path: a proxy may serve the page under a path of its own.
             answer: web.StreamResponse = web.Response(status=303, headers={"Location": "./"})
-            answer.set_cookie(COOKIE, given, path="", httponly=True, samesite="Strict")
+            answer.set_cookie(COOKIE, query_token, path="", httponly=True, samesite="Strict")
         else:
             answer = await handler(request)
         if not answer.prepared:
             answer.headers.update(_HEADERS)
         return answer
 
-    def _has_token(self, request: web.Request, given: str | None) -> bool:
+    def _has_token(self, request: web.Request, query_token: str | None) -> bool:
         assert self._token is not None
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        tokens = [token for token in (given, bearer, request.cookies.get(COOKIE)) if token]
+        tokens = [token for token in (query_token, bearer, request.cookies.get(COOKIE)) if token]
         return any(
             hmac.compare_digest(token.encode(errors="surrogateescape"), self._token.encode())
             for token in tokens

@@ -97,10 +97,11 @@ def test_a_stream_in_bursts_is_read_steadily_and_only_its_newest_pictures() -> N
         for burst in range(1, 14):
             time.sleep(max(0.0, began_s + burst * span_s - time.monotonic()))  # between bursts
             pictures = [
-                encode_jpeg(np.roll(SCENE, 3 * (len(sent) + x), 1), 80) for x in range(per_burst)
+                encode_jpeg(np.roll(SCENE, 3 * (len(sent) + offset), 1), 80)
+                for offset in range(per_burst)
             ]
             sent.extend(pictures)
-            yield b"".join(part(x) for x in pictures)
+            yield b"".join(part(picture) for picture in pictures)
 
     with RawServer(reply) as server:
         source = open_source(CameraConfig(source=server.url))

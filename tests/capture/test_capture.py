@@ -63,7 +63,10 @@ def test_a_video_gives_every_frame_in_order_with_growing_positions(clip: Path) -
     shades = [int(picture.image.mean()) for picture in pictures]
     assert shades == pytest.approx([16 * shade for shade in range(15)], abs=3)
     positions = [picture.media_ns for picture in pictures]
-    assert all(b - a == pytest.approx(1e9 / 30, rel=0.01) for a, b in itertools.pairwise(positions))
+    assert all(
+        later - earlier == pytest.approx(1e9 / 30, rel=0.01)
+        for earlier, later in itertools.pairwise(positions)
+    )
     assert {picture.stamp.clock for picture in pictures if picture.stamp} == {"media"}
     assert source.summary() == f"{clip}: 15 frames read"
 
@@ -73,7 +76,7 @@ def test_a_looped_video_begins_again_and_its_positions_go_on(clip: Path) -> None
     pictures = [source.read() for _ in range(40)]
     positions = [picture.media_ns for picture in pictures if picture]
     assert len(positions) == 40
-    assert all(a < b for a, b in itertools.pairwise(positions))
+    assert all(earlier < later for earlier, later in itertools.pairwise(positions))
     assert pictures[15].image.mean() == pytest.approx(pictures[0].image.mean(), abs=1)
 
 
@@ -110,8 +113,8 @@ def test_pictures_come_by_name_and_a_truncated_one_is_left_out(
         caplog.clear()
         source = open_source(CameraConfig(source=spec, fps=10.0))
         pictures = all_of(source)
-        assert [p.file.name for p in pictures if p.file] == ["a.jpg", "c.jpg"]
-        assert [p.media_ns for p in pictures] == [0, 10**8]
+        assert [picture.file.name for picture in pictures if picture.file] == ["a.jpg", "c.jpg"]
+        assert [picture.media_ns for picture in pictures] == [0, 10**8]
         assert source.summary() == (
             "2 pictures read, 1 of 3 files skipped: "
             "1 cannot be read: image file is truncated (11 bytes not processed)"
@@ -127,7 +130,7 @@ def test_the_demo_moves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "reason"),
     [
         ("rtsp://ann:secret@127.0.0.1:9/x", "refuses the connection; check that the server runs"),
         ("http://ann:secret@127.0.0.1:9/x", "refuses the connection; check that the server runs"),
@@ -137,11 +140,11 @@ def test_the_demo_moves() -> None:
         ("nothing/*.jpg", "no picture matches"),
     ],
 )
-def test_a_source_that_cannot_be_opened_is_said(source: str, told: str) -> None:
+def test_a_source_that_cannot_be_opened_is_said(source: str, reason: str) -> None:
     started = time.monotonic()
     with pytest.raises(SourceError) as caught:
         open_source(CameraConfig(source=source))
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert "secret" not in str(caught.value)
     assert time.monotonic() - started < 15
 
@@ -174,12 +177,12 @@ def test_a_stream_over_http_is_stamped_by_the_host() -> None:
 def test_a_damaged_picture_of_a_stream_is_never_labelled() -> None:
     """Cut off, overwritten and whole pictures by turns, as a bad cable or link makes them."""
 
-    def damage(jpeg: bytes, place: int) -> bytes:
+    def damage(jpeg: bytes, number: int) -> bytes:
         middle = len(jpeg) // 2
         return {
             1: jpeg[:middle],
             2: jpeg[:middle] + bytes(300) + jpeg[middle + 300 :],
-        }.get(place, jpeg)
+        }.get(number, jpeg)
 
     server = MjpegServer(read_image(PHOTO), damage=damage, pictures=4)
     whole, damaged = 0, []
@@ -238,8 +241,8 @@ def test_damage_behind_stray_bytes_is_found() -> None:
     stray = jpeg[:scan] + re.sub(rb"(\xff[\xd0-\xd7])", rb"abc\1", jpeg[scan:])
     assert np.array_equal(decode_jpeg(stray), decode_jpeg(jpeg))
     for share in (0.3, 0.5, 0.9, 0.99):
-        place = int(share * len(stray))
-        for damaged in (stray[:place], stray[: place - 700] + stray[place:]):
+        offset = int(share * len(stray))
+        for damaged in (stray[:offset], stray[: offset - 700] + stray[offset:]):
             with pytest.raises(PictureError, match="damaged"):
                 decode_jpeg(damaged)
 
@@ -274,14 +277,14 @@ class FakeDevice:
         return True
 
     def get(self, setting: int) -> float:
-        given = {
+        values = {
             cv2.CAP_PROP_FRAME_WIDTH: 640,
             cv2.CAP_PROP_FRAME_HEIGHT: 480,
             cv2.CAP_PROP_FPS: 15.0,
             cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"YUYV"),
             cv2.CAP_PROP_POS_MSEC: self._driver_ns() / 1e6,
         }
-        return given[setting]
+        return values[setting]
 
     def grab(self) -> bool:
         return self.works
@@ -399,11 +402,11 @@ def test_the_newest_frame_wins_and_drops_are_counted() -> None:
     assert not mailbox.take_all(0.01, 1)
     for number in range(5):
         mailbox.put(frame("a", number))
-    (taken,) = mailbox.take_all(0.01, 1)
-    assert (taken.frame.frame_id, taken.dropped) == (4, 4)
+    (queued,) = mailbox.take_all(0.01, 1)
+    assert (queued.frame.frame_id, queued.dropped) == (4, 4)
     mailbox.put(frame("a", 5))
-    (taken,) = mailbox.take_all(0.01, 1)
-    assert taken.dropped == 0
+    (queued,) = mailbox.take_all(0.01, 1)
+    assert queued.dropped == 0
     assert mailbox.dropped("a") == 4
 
 
@@ -411,8 +414,8 @@ def test_frames_that_a_camera_gave_up_before_count_as_dropped() -> None:
     mailbox = LatestMailbox(["a"])
     mailbox.put(replace(frame("a", 3), dropped=3))
     mailbox.put(replace(frame("a", 6), dropped=2))
-    (taken,) = mailbox.take_all(0.01, 1)
-    assert (taken.frame.frame_id, taken.dropped, mailbox.dropped("a")) == (6, 6, 6)
+    (queued,) = mailbox.take_all(0.01, 1)
+    assert (queued.frame.frame_id, queued.dropped, mailbox.dropped("a")) == (6, 6, 6)
 
 
 def test_cameras_are_served_in_turn() -> None:
@@ -421,8 +424,8 @@ def test_cameras_are_served_in_turn() -> None:
     for number in range(9):
         for camera in ("a", "b", "c"):
             mailbox.put(frame(camera, number))
-        (taken,) = mailbox.take_all(0.01, 1)
-        served.append(taken.frame.camera)
+        (queued,) = mailbox.take_all(0.01, 1)
+        served.append(queued.frame.camera)
     assert served == ["a", "b", "c"] * 3
 
 
@@ -437,9 +440,9 @@ def test_every_frame_is_taken_once_where_none_may_be_lost() -> None:
     threading.Thread(target=put_all).start()
     numbers = []
     while not mailbox.finished:
-        for taken in mailbox.take_all(WAIT_S, 8):
-            assert taken.dropped == 0
-            numbers.append(taken.frame.frame_id)
+        for queued in mailbox.take_all(WAIT_S, 8):
+            assert queued.dropped == 0
+            numbers.append(queued.frame.frame_id)
     assert numbers == list(range(50))
 
 

@@ -218,15 +218,15 @@ def test_the_pictures_of_a_few_buffers_in_turn_are_not_new(buffers: int) -> None
     freshness = FrozenDetector()
     turn = [grainy() for _ in range(buffers)]
     assert [repeats(freshness, image.copy()) for image in turn] == [None] * buffers
-    for place in range(3 * buffers):
-        assert repeats(freshness, turn[place % buffers].copy()) == "few pictures"
+    for index in range(3 * buffers):
+        assert repeats(freshness, turn[index % buffers].copy()) == "few pictures"
     assert repeats(freshness, grainy()) is None
 
 
 def test_a_short_animation_in_a_loop_is_new() -> None:
     freshness = FrozenDetector()
     turn = [grainy() for _ in range(4)]
-    assert [repeats(freshness, turn[place % 4].copy()) for place in range(20)] == [None] * 20
+    assert [repeats(freshness, turn[index % 4].copy()) for index in range(20)] == [None] * 20
 
 
 def test_a_clock_over_a_picture_that_stands_still_is_found_where_noise_was_seen() -> None:
@@ -234,8 +234,8 @@ def test_a_clock_over_a_picture_that_stands_still_is_found_where_noise_was_seen(
     for number in range(400):
         assert repeats(freshness, clocked(grainy(), number)) is None
     frozen = grainy()
-    found = [repeats(freshness, clocked(frozen, number)) for number in range(20)]
-    assert found[1:] == ["most of its picture"] * 19
+    repetitions = [repeats(freshness, clocked(frozen, number)) for number in range(20)]
+    assert repetitions[1:] == ["most of its picture"] * 19
     assert repeats(freshness, clocked(grainy(), 0)) is None
     assert repeats(freshness, clocked(grainy(np.roll(SCENE, 3)), 1)) is None
 
@@ -399,8 +399,8 @@ def test_a_hung_driver_is_given_up_and_its_late_frames_are_thrown_away(
     release.set()
     deadline = time.monotonic() + 0.3
     while time.monotonic() < deadline:
-        taken = next(iter(mailbox.take_all(0.1, 1)), None)
-        assert taken is None or taken.frame.image.shape == (48, 64, 3)
+        queued = next(iter(mailbox.take_all(0.1, 1)), None)
+        assert queued is None or queued.frame.image.shape == (48, 64, 3)
     assert grabber.state.facts.width == 64
 
 
@@ -424,7 +424,7 @@ def test_a_late_picture_does_not_make_a_frozen_camera_new(stop: threading.Event)
         CAMERA, HangsAtFirst, LatestMailbox(["a"]), stop, retry_first=False, hung_after_s=0.2
     )
     grabber.start()
-    hung = next(x for x in threading.enumerate() if x.name == "capture-a")
+    hung = next(thread for thread in threading.enumerate() if thread.name == "capture-a")
     wait_until(lambda: grabber.look_after() or grabber.state.repeated > 0)
     wait_until(lambda: silent_s(grabber) > 0.15)
     frames, repeated = grabber.state.frames, grabber.state.repeated
@@ -494,10 +494,10 @@ def test_what_a_source_passes_over_is_a_hole_in_the_numbers_and_is_said(
     grabber.look_after()
     assert grabber.degraded == ("camera 'a': it is decoded more slowly than it comes",)
     assert grabber.state.last_error == grabber.degraded[0]
-    (taken,) = mailbox.take_all(1.0, 1)
-    assert taken.frame.frame_id % 3 == 2
-    assert taken.frame.degraded == grabber.degraded
-    assert taken.dropped == taken.frame.frame_id
+    (queued,) = mailbox.take_all(1.0, 1)
+    assert queued.frame.frame_id % 3 == 2
+    assert queued.frame.degraded == grabber.degraded
+    assert queued.dropped == queued.frame.frame_id
     camera.shortfall = None
     assert grabber.degraded == ()
 

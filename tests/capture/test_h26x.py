@@ -52,7 +52,7 @@ def truth() -> list[Image]:
     photo = cv2.imread(str(Path(skimage.__file__).parent / "data" / "coffee.png"))
     assert photo is not None
     small = cv2.resize(photo, (320, 240))
-    return [np.roll(small, 7 * place, axis=1) for place in range(PICTURES)]
+    return [np.roll(small, 7 * index, axis=1) for index in range(PICTURES)]
 
 
 def coded(truth: list[Image], codec: str, **more: str) -> list[bytes]:
@@ -62,9 +62,9 @@ def coded(truth: list[Image], codec: str, **more: str) -> list[bytes]:
     context.time_base, context.framerate = Fraction(1, 30), 30
     context.options = OPTIONS[ENCODERS[codec]] | more
     packets = []
-    for place, picture in enumerate(truth):
+    for index, picture in enumerate(truth):
         frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
-        frame.pts = place
+        frame.pts = index
         packets += [bytes(packet) for packet in context.encode(frame)]
     return packets + [bytes(packet) for packet in context.encode(None)]
 
@@ -87,8 +87,8 @@ def end_cut(packet: bytes) -> bytes:
     return packet[: len(packet) * 7 // 8]
 
 
-def served(packets: list[bytes], damage: Damage, place: int) -> ByteServer:
-    sent = [damage(packet) if i == place else packet for i, packet in enumerate(packets)]
+def served(packets: list[bytes], damage: Damage, index: int) -> ByteServer:
+    sent = [damage(packet) if number == index else packet for number, packet in enumerate(packets)]
     return ByteServer(b"".join(packet for packet in sent if packet is not None))
 
 
@@ -116,12 +116,12 @@ def read_to_the_end(source: Source) -> tuple[list[Picture], int]:
 def places(pictures: list[Picture], truth: list[Image]) -> list[int | None]:
     """Which of the true pictures each one is; None for one that never was."""
     known = np.array([thumbnail(picture) for picture in truth])
-    found: list[int | None] = []
+    indices: list[int | None] = []
     for picture in pictures:
         differences = np.abs(known - thumbnail(picture.image)).max(axis=(1, 2, 3))
         nearest = int(np.argmin(differences))
-        found.append(nearest if differences[nearest] < 25 else None)
-    return found
+        indices.append(nearest if differences[nearest] < 25 else None)
+    return indices
 
 
 def thumbnail(picture: Image) -> NDArray[np.int16]:
@@ -164,26 +164,26 @@ def test_nothing_that_never_was_is_delivered(
     assert refused == PICTURES - len(KEPT) - (damage is lost)
 
 
-@pytest.mark.parametrize("place", range(KEY_EVERY, 2 * KEY_EVERY, 3))
-def test_what_comes_after_damage_is_exact(truth: list[Image], place: int) -> None:
+@pytest.mark.parametrize("index", range(KEY_EVERY, 2 * KEY_EVERY, 3))
+def test_what_comes_after_damage_is_exact(truth: list[Image], index: int) -> None:
     """FFmpeg's decoder of CAVLC, which cheap cameras send, leaves coefficients of a damaged picture
     in the next one that it decodes."""
     packets = coded(truth, "h264", profile="baseline")
     whole = decoded(packets)
-    damaged = decoded([*packets[:place], cut(packets[place]), *packets[place + 1 :]])
-    assert sorted(damaged) == [*range(place), *range(2 * KEY_EVERY, PICTURES)]
+    damaged = decoded([*packets[:index], cut(packets[index]), *packets[index + 1 :]])
+    assert sorted(damaged) == [*range(index), *range(2 * KEY_EVERY, PICTURES)]
     assert all(np.array_equal(damaged[at], whole[at]) for at in damaged)
 
 
 def decoded(packets: list[bytes]) -> dict[int, Image]:
-    """What the decoder lets by, by place."""
-    decoder, given = VideoDecoder("h264", b""), {}
-    for place, packet in enumerate(packets):
-        picture = EncodedPacket(packet, Stamp.at_media(place), is_key=place % KEY_EVERY == 0)
+    """What the decoder lets by, by index."""
+    decoder, images = VideoDecoder("h264", b""), {}
+    for index, packet in enumerate(packets):
+        picture = EncodedPacket(packet, Stamp.at_media(index), is_key=index % KEY_EVERY == 0)
         with contextlib.suppress(PictureError):
-            found = decoder.decode(picture)
-            given.update({x.stamp.unix_ns: decoder.pixels(x.frame) for x in found})
-    return given
+            frames = decoder.decode(picture)
+            images.update({frame.stamp.unix_ns: decoder.pixels(frame.frame) for frame in frames})
+    return images
 
 
 @pytest.mark.parametrize("codec", list(ENCODERS))
@@ -221,12 +221,12 @@ def test_a_silence_in_which_numbers_may_have_begun_anew_is_a_loss(truth: list[Im
     packets = coded(truth, "h264")
     gone = range(24, 45)  # 45 has the number that would have followed, and stands on the key at 40
     decoder, delivered = VideoDecoder("h264", b""), []
-    for place, packet in enumerate(packets):
-        if place not in gone:
-            periods = 22.0 if place == gone.stop else 1.0
-            picture = EncodedPacket(packet, Stamp.at_media(place), place % KEY_EVERY == 0, periods)
+    for index, packet in enumerate(packets):
+        if index not in gone:
+            periods = 22.0 if index == gone.stop else 1.0
+            picture = EncodedPacket(packet, Stamp.at_media(index), index % KEY_EVERY == 0, periods)
             with contextlib.suppress(PictureError):
-                delivered += [found.stamp.unix_ns for found in decoder.decode(picture)]
+                delivered += [frame.stamp.unix_ns for frame in decoder.decode(picture)]
     assert delivered == list(range(24))
 
 
@@ -241,7 +241,11 @@ def test_pictures_that_come_out_of_order_are_all_shown_and_none_is_too_young(
     pictures, refused = read_to_the_end(source)
     source.close()
     server.close()
-    stamps = [x.stamp.mono_ns for x in pictures if x.stamp is not None and x.stamp.mono_ns]
+    stamps = [
+        picture.stamp.mono_ns
+        for picture in pictures
+        if picture.stamp is not None and picture.stamp.mono_ns
+    ]
     assert (places(pictures, truth), refused) == (list(range(len(pictures))), 0)
     assert len(pictures) > PICTURES - 8  # those that wait at the end are not shown
     assert len(stamps) == len(pictures)
@@ -288,12 +292,12 @@ def test_what_was_sent_before_is_passed_over_at_opening_and_after_a_silence(
     server.close()
     seen = places(pictures, truth)
     lap = seen.index(0) if 0 in seen else 0
-    numbers = [place + PICTURES * (at >= lap) for at, place in enumerate(seen) if place is not None]
+    numbers = [index + PICTURES * (at >= lap) for at, index in enumerate(seen) if index is not None]
     assert len(numbers) == len(seen)
     assert numbers[0] > KEY_EVERY
     before = range(silent - 15, silent - 1)  # the last one shows its end with the next only
     assert set(before) <= set(numbers)
-    assert [x for x in numbers if x >= silent] == list(range(key, len(packets)))
+    assert [number for number in numbers if number >= silent] == list(range(key, len(packets)))
 
 
 def test_a_decoder_that_is_too_slow_hides_no_age(
@@ -395,12 +399,12 @@ def test_a_gap_in_the_frame_numbers_is_a_lost_picture(
     packets = coded(truth[:40], "h264", **more)
     whole, holed = FrameNumbers(), FrameNumbers()
     assert not any(whole.lost(packet) for packet in packets)
-    place = next(i for i in range(HIT, 40) if len(packets[i]) > 1000)
-    found = [holed.lost(packet) for packet in packets[:place] + packets[place + 1 :]]
-    assert found.index(True) in (place, place + 1)
+    index = next(i for i in range(HIT, 40) if len(packets[i]) > 1000)
+    losses = [holed.lost(packet) for packet in packets[:index] + packets[index + 1 :]]
+    assert losses.index(True) in (index, index + 1)
 
 
-@given(st.lists(st.binary(max_size=40).map(lambda x: b"\0\0\1" + x), max_size=6))
+@given(st.lists(st.binary(max_size=40).map(lambda payload: b"\0\0\1" + payload), max_size=6))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_have_frame_numbers_or_none(units: list[bytes]) -> None:
     assert FrameNumbers().lost(b"".join(units)) in (True, False)

@@ -38,8 +38,8 @@ def packet(ms: float, *, key: bool = False, arrival: Arrival = FRESH, size: int 
     return Packet(bytes(size), Stamp(0, round(ms * MS), "host"), key, arrival)
 
 
-def came_ms(taken: Packet) -> float:
-    return taken.came_ns / MS
+def came_ms(item: Packet) -> float:
+    return item.came_ns / MS
 
 
 def test_of_pictures_that_stand_alone_the_newest_is_taken_and_the_rest_counted() -> None:
@@ -48,22 +48,22 @@ def test_of_pictures_that_stand_alone_the_newest_is_taken_and_the_rest_counted()
         waiting.put(packet(ms))
     waiting.put(packet(100, arrival=OLD))
     clock.ms = 100
-    taken = waiting.take()
-    assert (came_ms(taken), taken.dropped) == (66, 3)
+    newest = waiting.take()
+    assert (came_ms(newest), newest.dropped) == (66, 3)
     assert waiting.waiting == 0
 
 
 def test_pictures_that_come_in_groups_are_all_taken() -> None:
     waiting, clock = made(NewestPicture)
-    taken = []
+    items = []
     for group in range(12):
         for number in range(5):
             waiting.put(packet(165 * group + number))
         for number in range(5):
             clock.ms = 165 * group + 8 * (number + 1)
-            taken.append(waiting.take())
+            items.append(waiting.take())
             waiting.shown()
-    assert [x.dropped for x in taken] == [0] * 60
+    assert [item.dropped for item in items] == [0] * 60
 
 
 def test_who_falls_behind_goes_on_with_the_newest_key_frame() -> None:
@@ -74,9 +74,9 @@ def test_who_falls_behind_goes_on_with_the_newest_key_frame() -> None:
     first = waiting.take()
     assert (came_ms(first), first.follows) == (0, True)
     clock.ms = 640
-    taken = waiting.take()
-    assert (came_ms(taken), taken.dropped, taken.follows) == (33 * 16, 15, False)
-    assert taken.periods == float("inf"), "the decoder is told that pictures are missing"
+    key_frame = waiting.take()
+    assert (came_ms(key_frame), key_frame.dropped, key_frame.follows) == (33 * 16, 15, False)
+    assert key_frame.periods == float("inf"), "the decoder is told that pictures are missing"
     following = waiting.take()
     assert (came_ms(following), following.dropped, following.follows) == (33 * 17, 0, True)
 
@@ -97,8 +97,8 @@ def test_who_is_far_behind_without_a_key_frame_waits_for_the_next() -> None:
     threading.Timer(
         0.05, lambda: [waiting.put(packet(ms, key=ms == 740)) for ms in (710, 740, 770)]
     ).start()
-    taken = waiting.take()
-    assert (came_ms(taken), taken.dropped, taken.follows) == (740, 21, False)
+    key_frame = waiting.take()
+    assert (came_ms(key_frame), key_frame.dropped, key_frame.follows) == (740, 21, False)
     assert came_ms(waiting.take()) == 770
 
 

@@ -101,33 +101,35 @@ def test_a_picture_that_is_cut_off_costs_no_other(
     whole = make(0)
     cut = whole[: max(3, int(kept * len(whole)))]
     data = PART + PART.join([cut, jpeg(1), make(2), jpeg(3)]) + PART
-    found = scanned(data, 999)
-    assert found[0] == b""
-    assert [x for x in found if x] == [jpeg(1), make(2), jpeg(3)]
+    pictures = scanned(data, 999)
+    assert pictures[0] == b""
+    assert [picture for picture in pictures if picture] == [jpeg(1), make(2), jpeg(3)]
 
 
 @pytest.mark.parametrize("offset", [4, 5, 30, 200])
 def test_the_preview_of_a_damaged_picture_is_no_picture(offset: int) -> None:
     damaged = bytearray(with_thumbnail())
     damaged[offset] ^= 0xA5
-    found = scanned(PART + bytes(damaged) + PART + PART.join([jpeg(1)] * 20) + PART, 999)
-    for picture in found[1:]:
+    pictures = scanned(PART + bytes(damaged) + PART + PART.join([jpeg(1)] * 20) + PART, 999)
+    for picture in pictures[1:]:
         assert picture == jpeg(1) or not picture
-    assert found[-1] == jpeg(1)
+    assert pictures[-1] == jpeg(1)
 
 
 def test_a_picture_that_is_found_late_has_the_stamp_of_its_arrival() -> None:
     damaged = bytearray(with_thumbnail())
     damaged[4] ^= 0x80  # a segment that is longer, into the pictures after it
     scanner = PictureScanner()
-    found = []
-    for number, body in enumerate([bytes(damaged), *[jpeg(x) for x in range(1, 20)]]):
-        found += scanner.feed(PART + body, Stamp.at_media(number))
-    assert found[0][0] == b""
-    stamps = {data: stamp.unix_ns for data, stamp in found if data}
+    pictures = []
+    for number, body in enumerate([bytes(damaged), *[jpeg(index) for index in range(1, 20)]]):
+        pictures += scanner.feed(PART + body, Stamp.at_media(number))
+    assert pictures[0][0] == b""
+    stamps = {data: stamp.unix_ns for data, stamp in pictures if data}
     assert len(stamps) > 10
     assert all(stamps[jpeg(number)] == number for number in range(1, 20) if jpeg(number) in stamps)
-    assert sorted(stamp.unix_ns for _, stamp in found) == [stamp.unix_ns for _, stamp in found]
+    assert sorted(stamp.unix_ns for _, stamp in pictures) == [
+        stamp.unix_ns for _, stamp in pictures
+    ]
 
 
 def test_random_bytes_give_no_end_of_work() -> None:
@@ -176,7 +178,7 @@ def parted(boundary: str, headers: str = "Content-Type: image/jpeg\r\n", end: st
 def chunked(picture: bytes) -> bytes:
     body = parted("--frame")(picture)
     half = len(body) // 2
-    return b"".join(b"%x\r\n%b\r\n" % (len(x), x) for x in (body[:half], body[half:]))
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (body[:half], body[half:]))
 
 
 MULTIPART = "multipart/x-mixed-replace; boundary="
@@ -286,7 +288,9 @@ def test_a_still_picture_is_requested_at_the_rate_of_the_camera_and_its_age_is_b
         source.close()
     assert took_s >= 9 / 20
     assert 11 <= server.connections <= 14
-    assert [picture.jpeg for picture in pictures if picture] == [jpeg(x) for x in range(1, 11)]
+    assert [picture.jpeg for picture in pictures if picture] == [
+        jpeg(number) for number in range(1, 11)
+    ]
     for picture in pictures:
         assert picture is not None
         assert picture.stamp is not None
@@ -317,7 +321,9 @@ def test_a_still_picture_that_does_not_change_is_not_shown_again() -> None:
         source = open_source(CameraConfig(source=server.url, fps=100))
         pictures = [source.read() for _ in range(4)]
         source.close()
-    assert [x.jpeg for x in pictures if x] == [jpeg(number) for number in range(1, 5)]
+    assert [picture.jpeg for picture in pictures if picture] == [
+        jpeg(number) for number in range(1, 5)
+    ]
 
 
 def test_a_scene_that_may_stand_still_is_shown_by_each_request() -> None:
@@ -343,7 +349,7 @@ def test_each_answer_with_one_picture_is_a_still_picture(whole: Callable[[int], 
         source = open_source(CameraConfig(source=server.url, fps=50))
         pictures = [source.read() for _ in range(5)]
         source.close()
-    assert all(x is not None and x.image.shape == PHOTO.shape for x in pictures)
+    assert all(picture is not None and picture.image.shape == PHOTO.shape for picture in pictures)
 
 
 def test_one_request_that_fails_is_no_outage_and_two_are() -> None:
@@ -537,7 +543,7 @@ RTSP_REASONS = {
 @pytest.mark.parametrize("status", RTSP_REASONS)
 def test_a_refusal_by_rtsp_names_its_reason(status: int) -> None:
     def reply(number: int, request: bytes) -> list[bytes]:
-        sequence = next(x for x in request.split(b"\r\n") if x.lower().startswith(b"cseq"))
+        sequence = next(line for line in request.split(b"\r\n") if line.lower().startswith(b"cseq"))
         return [b"RTSP/1.0 %d x\r\n%b\r\n\r\n" % (status, sequence)]
 
     with RawServer(reply) as server:
@@ -558,7 +564,7 @@ def test_a_server_for_one_viewer_may_need_a_moment() -> None:
     context.width, context.height, context.pix_fmt = 200, 136, "yuv420p"
     context.time_base, context.framerate = Fraction(1, 50), Fraction(50)
     context.options = {"preset": "ultrafast", "tune": "zerolatency"}
-    frames = [av.VideoFrame.from_ndarray(scene(x), format="bgr24") for x in range(150)]
+    frames = [av.VideoFrame.from_ndarray(scene(index), format="bgr24") for index in range(150)]
     packets = [bytes(packet) for frame in frames for packet in context.encode(frame)]
 
     def reply(number: int, request: bytes) -> Iterator[bytes]:

@@ -202,9 +202,9 @@ def test_label_takes_a_strange_folder_and_names_or_counts_the_rest(
     assert "3 other files left out (2 hidden, 1 .txt)" in done.stderr
     labelled = out.read_text().splitlines()
     assert len(labelled) == good
-    assert [n for n in labelled if "/1.PNG" in n] + [n for n in labelled if "/2.Png" in n] == [
-        n for n in labelled if "/1.PNG" in n or "/2.Png" in n
-    ]
+    assert [line for line in labelled if "/1.PNG" in line] + [
+        line for line in labelled if "/2.Png" in line
+    ] == [line for line in labelled if "/1.PNG" in line or "/2.Png" in line]
 
     monkeypatch.chdir(folder)
     (folder / "dangling.jpg").symlink_to("nowhere")
@@ -217,7 +217,7 @@ def test_label_takes_a_strange_folder_and_names_or_counts_the_rest(
         done = in_process("label", ".", "missing.png", "rtsp://user:secret@host/x", "--jsonl", out)
     assert done.returncode == 3
     for name, reason in BAD.items():
-        assert any(f"{name}" in x and reason in x for x in done.stderr.splitlines()), name
+        assert any(f"{name}" in line and reason in line for line in done.stderr.splitlines()), name
     assert "missing.png: there is no such file" in done.stderr
     assert "label it with: perception-node run --source rtsp://host/..." in done.stderr
     assert "secret" not in done.stderr

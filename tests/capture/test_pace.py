@@ -128,7 +128,7 @@ class Statuses:
 def streamed(pictures: int, period_s: float) -> ByteServer:
     parts = [part(encode_jpeg(noise(), 90)) for _ in range(pictures)]
     # FFmpeg takes a picture for complete when the next begins.
-    return ByteServer(*((period_s * (place > 1), body) for place, body in enumerate(parts)))
+    return ByteServer(*((period_s * (index > 1), body) for index, body in enumerate(parts)))
 
 
 def test_a_stream_of_five_periods_a_stall_time_is_ok_from_its_first_interval_on(

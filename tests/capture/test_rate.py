@@ -21,24 +21,24 @@ from node.image.opencv import cv2
 
 
 @pytest.mark.parametrize(
-    ("max_fps", "wanted"), [(10, 10), (20, 20), (25, 25), (60, 30), (0.5, 0.5)]
+    ("max_fps", "expected"), [(10, 10), (20, 20), (25, 25), (60, 30), (0.5, 0.5)]
 )
 @pytest.mark.parametrize("jitter", [0.0, 0.2])
-def test_the_mean_rate_is_the_limit(max_fps: float, wanted: float, jitter: float) -> None:
+def test_the_mean_rate_is_the_limit(max_fps: float, expected: float, jitter: float) -> None:
     noise = random.Random(0)
     limit = RateLimit(max_fps)
     seconds = 60
-    taken = sum(
-        limit.wants(round((place + jitter * noise.uniform(-1, 1)) / 30 * 1e9) + 10**9)
-        for place in range(30 * seconds)
+    count = sum(
+        limit.wants(round((index + jitter * noise.uniform(-1, 1)) / 30 * 1e9) + 10**9)
+        for index in range(30 * seconds)
     )
-    assert taken / seconds == pytest.approx(wanted, rel=0.05)
+    assert count / seconds == pytest.approx(expected, rel=0.05)
 
 
 def test_after_a_gap_the_limit_does_not_catch_up() -> None:
     limit = RateLimit(10)
     assert limit.wants(0)
-    moments = [round(60e9 + place / 30 * 1e9) for place in range(31)]
+    moments = [round(60e9 + index / 30 * 1e9) for index in range(31)]
     assert sum(limit.wants(moment) for moment in moments) <= 12
 
 
@@ -92,17 +92,17 @@ def test_a_video_played_live_keeps_the_limit_and_its_pace(tmp_path: Path) -> Non
     assert time.monotonic() - started >= 0.85
 
 
-def frame(camera: str, place: int) -> Frame:
-    return number(Picture(np.zeros((1, 1, 3), np.uint8), Stamp.now(), None, 0), camera, place)
+def frame(camera: str, frame_id: int) -> Frame:
+    return number(Picture(np.zeros((1, 1, 3), np.uint8), Stamp.now(), None, 0), camera, frame_id)
 
 
 def test_cameras_are_taken_together_and_in_turn() -> None:
     mailbox = LatestMailbox(["a", "b", "c"])
     served = {"a": 0, "b": 0, "c": 0}
-    for place in range(20):
+    for frame_id in range(20):
         for camera in served:  # all faster than the taker
-            mailbox.put(frame(camera, place))
-        batch = [taken.frame.camera for taken in mailbox.take_all(0, at_most=2)]
+            mailbox.put(frame(camera, frame_id))
+        batch = [queued.frame.camera for queued in mailbox.take_all(0, at_most=2)]
         assert len(set(batch)) == 2
         for camera in batch:
             served[camera] += 1
@@ -113,5 +113,5 @@ def test_taking_waits_for_the_first_frame_only() -> None:
     mailbox = LatestMailbox(["a", "b"])
     assert mailbox.take_all(0.01, at_most=2) == []
     threading.Timer(0.05, mailbox.put, [frame("b", 0)]).start()
-    (taken,) = mailbox.take_all(5, at_most=2)
-    assert taken.frame.camera == "b"
+    (queued,) = mailbox.take_all(5, at_most=2)
+    assert queued.frame.camera == "b"

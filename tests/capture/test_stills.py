@@ -273,8 +273,8 @@ def test_damage_is_a_picture_error_whatever_the_decoder_raises(kind: str) -> Non
     random = np.random.default_rng(18)
     for _ in range(150):
         damaged = bytearray(data)
-        for place in random.integers(0, len(data), 6):
-            damaged[place] = random.integers(256)
+        for offset in random.integers(0, len(data), 6):
+            damaged[offset] = random.integers(256)
         with contextlib.suppress(PictureError):
             for image in decode_stills(bytes(damaged)):
                 assert image.dtype == np.uint8

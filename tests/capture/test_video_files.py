@@ -42,15 +42,15 @@ H265 = {"preset": "ultrafast", "x265-params": "log-level=none:keyint=10:scenecut
 NOISE = np.random.default_rng(11).integers(0, 255, (8, 12, 3), np.uint8)
 
 
-def view(place: int) -> Image:
+def view(index: int) -> Image:
     """Blocks that move by a block a frame: neighbours differ much, and coding blurs little."""
-    return np.roll(NOISE, place, axis=1).repeat(8, axis=0).repeat(8, axis=1)
+    return np.roll(NOISE, index, axis=1).repeat(8, axis=0).repeat(8, axis=1)
 
 
 def place_of(image: Image) -> int | None:
     """Which of 12 views an image shows; None for none of them."""
     small = image.reshape(8, 8, 12, 8, 3).mean(axis=(1, 3))
-    errors = [np.abs(small - np.roll(NOISE, place, axis=1)).mean() for place in range(12)]
+    errors = [np.abs(small - np.roll(NOISE, index, axis=1)).mean() for index in range(12)]
     return int(np.argmin(errors)) if min(errors) < 12 else None
 
 
@@ -84,10 +84,10 @@ def video(
     pixels: str = "yuv420p",
     options: dict[str, str] | None = H264,
     muxer: dict[str, str] | None = None,
-    times: Callable[[int], int] = lambda place: place,
+    times: Callable[[int], int] = lambda index: index,
 ) -> Path:
     with av.open(str(file), "w", options=muxer or {}) as container:
-        pictures = ((times(place), view(place)) for place in range(frames))
+        pictures = ((times(index), view(index)) for index in range(frames))
         encode(container, track(container, codec, pixels, options), pictures)
     return file
 
@@ -136,7 +136,7 @@ def test_every_frame_of_every_kind_is_read_in_order(tmp_path: Path, name: str) -
     codec, pixels, options = KINDS[name]
     source = opened(video(tmp_path / name, codec, pixels=pixels, options=options))
     pictures = read(source)
-    assert [place_of(picture.image) for picture in pictures] == [place % 12 for place in range(30)]
+    assert [place_of(picture.image) for picture in pictures] == [index % 12 for index in range(30)]
     positions = [picture.media_ns or 0 for picture in pictures]
     assert np.diff(positions) / 1e9 == pytest.approx([1 / RATE] * 29, abs=2e-3)
     assert skipped(source) is None
@@ -155,14 +155,14 @@ def test_frames_far_apart_among_sound_are_all_read(tmp_path: Path) -> None:
     with av.open(str(file), "w") as container:
         sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         film = track(container, "mjpeg", "yuvj420p")
-        for place in range(4):
-            frame = av.VideoFrame.from_ndarray(view(place), format="bgr24")
-            frame.pts, frame.time_base = place * 10 * RATE, Fraction(1, RATE)
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(view(number), format="bgr24")
+            frame.pts, frame.time_base = number * 10 * RATE, Fraction(1, RATE)
             container.mux(film.encode(frame))
             for index in range(5000):
                 packet = av.Packet(bytes(16))
                 packet.stream, packet.time_base = sound, Fraction(1, 8000)
-                packet.pts = packet.dts = 80000 * place + 16 * index
+                packet.pts = packet.dts = 80000 * number + 16 * index
                 packet.duration = 8
                 container.mux(packet)
     source = opened(file)
@@ -178,11 +178,13 @@ def test_the_film_is_read_and_not_its_preview(
     with av.open(str(tmp_path / name), "w") as container:
         preview = track(container, "mjpeg", "yuvj420p", size=(48, 32))
         film = track(container, "libx264", options=H264)
-        small = [np.ascontiguousarray(view(p + 5)[::2, ::2]) for p in range(preview_frames)]
-        encode(container, preview, ((3 * place, picture) for place, picture in enumerate(small)))
-        encode(container, film, ((place, view(place)) for place in range(30)))
+        small = [np.ascontiguousarray(view(index + 5)[::2, ::2]) for index in range(preview_frames)]
+        encode(container, preview, ((3 * index, picture) for index, picture in enumerate(small)))
+        encode(container, film, ((index, view(index)) for index in range(30)))
     source = opened(tmp_path / name)
-    assert [place_of(picture.image) for picture in read(source)] == [p % 12 for p in range(30)]
+    assert [place_of(picture.image) for picture in read(source)] == [
+        index % 12 for index in range(30)
+    ]
     assert f"of video track 1 ({WIDTH}x{HEIGHT}), one of 2" in (source.summary() or "")
 
 
@@ -270,7 +272,10 @@ def test_colours_follow_the_tags_of_the_video(
     luma = red_weight * red + (1 - red_weight - blue_weight) * green + blue_weight * blue
     chroma = [(blue - luma) / (2 - 2 * blue_weight), (red - luma) / (2 - 2 * red_weight)]
     scales = (255, 255, 0) if full else (219, 224, 16)
-    values = [scales[2] + luma * scales[0] / 255, *(128 + c * scales[1] / 255 for c in chroma)]
+    values = [
+        scales[2] + luma * scales[0] / 255,
+        *(128 + component * scales[1] / 255 for component in chroma),
+    ]
     deep = "10" in pixels
     file = tmp_path / "a.mp4"
     with av.open(str(file), "w") as container:
@@ -358,7 +363,7 @@ def test_a_file_that_is_being_written_is_read_as_far_as_it_goes(tmp_path: Path) 
     written = Part()
     container = av.open(written, "w", format="matroska")
     film = track(container, "libx264", options=H264)
-    encode(container, film, ((place, view(place)) for place in range(30)))
+    encode(container, film, ((index, view(index)) for index in range(30)))
     file = tmp_path / "a.mkv"
     file.write_bytes(written.getvalue())
     assert len(read(opened(file))) >= 20
@@ -452,7 +457,7 @@ def test_a_stream_that_is_closed_before_its_end_ends_its_threads(tmp_path: Path)
 def test_lost_packets_of_a_transport_stream_are_missed(tmp_path: Path) -> None:
     whole = video(tmp_path / "whole.ts").read_bytes()
     packets = [whole[start : start + 188] for start in range(0, len(whole), 188)]
-    starts = [place for place, packet in enumerate(packets) if packet[1] & 0x5F == 0x41]
+    starts = [index for index, packet in enumerate(packets) if packet[1] & 0x5F == 0x41]
     holed = packets[: starts[13]] + packets[starts[14] :]
     (tmp_path / "holed.ts").write_bytes(b"".join(holed))
     source = opened(tmp_path / "holed.ts")
@@ -465,7 +470,7 @@ def test_a_recording_from_the_middle_of_a_stream_is_whole_from_its_first_key_fra
     tmp_path: Path,
 ) -> None:
     whole = video(tmp_path / "whole.ts").read_bytes()
-    first = 188 * next(place for place in range(20, 999) if whole[188 * place + 1] & 0x5F == 0x41)
+    first = 188 * next(index for index in range(20, 999) if whole[188 * index + 1] & 0x5F == 0x41)
     joined = tmp_path / "joined.ts"
     joined.write_bytes(whole[: 188 * 3] + whole[first:])
     source = opened(joined)
@@ -480,14 +485,14 @@ def test_two_transport_streams_in_one_file_are_both_read(tmp_path: Path) -> None
     source = opened(tmp_path / "two.ts")
     positions = [picture.media_ns or 0 for picture in read(source)]
     assert len(positions) == 60
-    assert all(a < b for a, b in itertools.pairwise(positions))
+    assert all(earlier < later for earlier, later in itertools.pairwise(positions))
     assert skipped(source) is None
 
 
 def test_a_video_whose_size_changes_is_read_to_its_end(tmp_path: Path) -> None:
     small = np.ascontiguousarray(view(3)[:32, :48])
     parts = []
-    for pictures in ([view(place) for place in range(12)], [small] * 9):
+    for pictures in ([view(index) for index in range(12)], [small] * 9):
         part = io.BytesIO()
         with av.open(part, "w", format="h264") as container:
             size = pictures[0].shape[1::-1]
@@ -502,9 +507,9 @@ def test_a_video_whose_size_changes_is_read_to_its_end(tmp_path: Path) -> None:
 
 
 def test_positions_are_those_of_a_variable_rate(tmp_path: Path) -> None:
-    file = video(tmp_path / "a.mp4", options=B_FRAMES, times=lambda place: place * place)
+    file = video(tmp_path / "a.mp4", options=B_FRAMES, times=lambda index: index * index)
     positions = [picture.media_ns or 0 for picture in read(opened(file))]
-    assert positions == pytest.approx([p * p * 1e9 / RATE for p in range(30)], abs=1e6)
+    assert positions == pytest.approx([index * index * 1e9 / RATE for index in range(30)], abs=1e6)
     source = VideoFileSource(file)
     assert source.skip_to(round(100 * 1e9 / RATE)) == 10
     picture = source.read()
@@ -518,9 +523,12 @@ def test_a_video_with_b_frames_loops_and_plays_at_its_rate(tmp_path: Path) -> No
     pictures = [source.read() for _ in range(20)]
     source.close()
     shown = [picture for picture in pictures if picture is not None]
-    assert [place_of(p.image) for p in shown] == [*(p % 12 for p in range(13)), *range(7)]
-    assert [p.lap for p in shown] == [0] * 13 + [1] * 7
-    gaps = np.diff([p.media_ns or 0 for p in shown])
+    assert [place_of(picture.image) for picture in shown] == [
+        *(index % 12 for index in range(13)),
+        *range(7),
+    ]
+    assert [picture.lap for picture in shown] == [0] * 13 + [1] * 7
+    gaps = np.diff([picture.media_ns or 0 for picture in shown])
     assert gaps / 1e9 == pytest.approx([1 / RATE] * 19, abs=2e-3)
 
 
@@ -533,7 +541,9 @@ def test_what_an_edit_list_leaves_out_is_not_missing(tmp_path: Path) -> None:
     data[start + 12 : start + 16] = (5 * timescale // RATE).to_bytes(4, "big")
     file.write_bytes(data)
     source = opened(file)
-    assert [place_of(picture.image) for picture in read(source)] == [p % 12 for p in range(5, 30)]
+    assert [place_of(picture.image) for picture in read(source)] == [
+        index % 12 for index in range(5, 30)
+    ]
     assert skipped(source) is None
 
 
@@ -541,11 +551,11 @@ def test_sound_without_a_film_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.mp4"
     with av.open(str(file), "w") as container:
         sound = container.add_stream("aac", rate=48000, layout="mono")
-        for place in range(5):
+        for index in range(5):
             frame = av.AudioFrame.from_ndarray(
                 np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
             )
-            frame.rate, frame.pts = 48000, 1024 * place
+            frame.rate, frame.pts = 48000, 1024 * index
             container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
     with pytest.raises(SourceError, match=r"a\.mp4 has no video track; it holds audio"):
@@ -594,7 +604,7 @@ def test_a_video_that_cannot_be_decoded_at_all_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.mp4"])
 def test_every_frame_of_an_animated_picture_has_its_time(tmp_path: Path, name: str) -> None:
-    frames = [PilImage.fromarray(view(place)[:, :, ::-1]) for place in range(5)]
+    frames = [PilImage.fromarray(view(index)[:, :, ::-1]) for index in range(5)]
     kind = "GIF" if name == "a.mp4" else name.split(".")[1].upper()
     durations = [100, 40, 300, 100, 100]
     frames[0].save(
@@ -611,7 +621,7 @@ def test_every_frame_of_an_animated_picture_has_its_time(tmp_path: Path, name: s
 
 
 def test_an_animated_picture_that_is_cut_off_says_so(tmp_path: Path) -> None:
-    frames = [PilImage.fromarray(view(place)) for place in range(6)]
+    frames = [PilImage.fromarray(view(index)) for index in range(6)]
     file = tmp_path / "a.gif"
     frames[0].save(file, save_all=True, append_images=frames[1:], duration=100)
     whole = file.read_bytes()
@@ -624,7 +634,7 @@ def test_an_animated_picture_that_is_cut_off_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_an_animated_picture_that_is_damaged_costs_no_more(tmp_path: Path, kind: str) -> None:
-    frames = [PilImage.fromarray(view(place)[::4, ::4]) for place in range(3)]
+    frames = [PilImage.fromarray(view(index)[::4, ::4]) for index in range(3)]
     file = tmp_path / "a.mp4"
     frames[0].save(file, kind, save_all=True, append_images=frames[1:], lossless=True)
     whole = file.read_bytes()
@@ -642,7 +652,7 @@ def test_an_animated_picture_that_is_damaged_costs_no_more(tmp_path: Path, kind:
 
 
 def test_an_animated_picture_in_a_folder_that_is_cut_off_says_so(tmp_path: Path) -> None:
-    frames = [PilImage.fromarray(view(place)) for place in range(4)]
+    frames = [PilImage.fromarray(view(index)) for index in range(4)]
     (tmp_path / "photos").mkdir()
     file = tmp_path / "photos" / "a.gif"
     frames[0].save(file, save_all=True, append_images=frames[1:])
@@ -656,7 +666,7 @@ def test_an_animated_picture_in_a_folder_that_is_cut_off_says_so(tmp_path: Path)
 
 def test_the_first_frame_of_an_animation_waits_for_no_other(tmp_path: Path) -> None:
     file = tmp_path / "a.gif"
-    frames = [PilImage.fromarray(view(place)) for place in range(2)]
+    frames = [PilImage.fromarray(view(index)) for index in range(2)]
     frames[0].save(file, save_all=True, append_images=frames[1:])
     data = file.read_bytes()
     second = data[data.rindex(b"!\xf9") : -1]
@@ -690,7 +700,7 @@ def test_a_job_on_a_cut_video_labels_what_is_there_and_ends_with_3(
         assert done.returncode == 3, done.stderr
         assert "it is cut off, or still being written" in done.stderr.splitlines()[-1]
         messages = [json.loads(line) for line in out.read_text().splitlines()]
-        assert len([m for m in messages if m["status"] == "ok"]) == frames
+        assert len([message for message in messages if message["status"] == "ok"]) == frames
     done = in_process("run", "--source", file, "--endpoint", tcp)
     assert done.returncode == 3, done.stderr
     assert "it is cut off, or still being written" in done.stderr.splitlines()[-1]

@@ -115,7 +115,7 @@ def test_every_message_arrives_in_order_without_gaps(
 def test_latest_is_the_newest_and_never_too_old(publisher: Publisher, joined: Subscriber) -> None:
     for _ in range(20):
         publisher.send(outgoing())
-    wait_until(lambda: (m := joined.latest(60)) is not None and m.seq == 19)
+    wait_until(lambda: (message := joined.latest(60)) is not None and message.seq == 19)
     seen = joined.latest(60)
     assert seen is not None
     wait_until(lambda: seen.age_s > 0.05)
@@ -208,11 +208,11 @@ def test_watch_says_why_it_can_read_nothing(raw: Callable[[list[bytes]], None], 
     )  # fmt: skip
     raw.wait()  # type: ignore[attr-defined]
     raw([b"labels/front/", b"\x81\xa6schema\x09"])
-    out, told = watch.communicate(timeout=30)
+    stdout, stderr = watch.communicate(timeout=30)
     assert watch.returncode == 1
-    assert out == ""
-    assert "update perception-node on this computer" in told
-    assert "Traceback" not in told
+    assert stdout == ""
+    assert "update perception-node on this computer" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_node_that_comes_back_is_found_again(ipc: str) -> None:
@@ -294,7 +294,11 @@ def test_a_subscriber_that_stops_reading_holds_nobody(
         for seq in range(20 * SEND_HIGH_WATER_MARK):
             publisher.send(outgoing(node="x" * 2000))
             if seq % 50 == 49:
-                wait_until(lambda seq=seq: (m := joined.latest(60)) is not None and m.seq == seq)
+                wait_until(
+                    lambda seq=seq: (
+                        (message := joined.latest(60)) is not None and message.seq == seq
+                    )
+                )
 
 
 def test_a_lossless_publisher_waits_for_a_slow_reader(ipc: str) -> None:
@@ -401,7 +405,9 @@ def test_many_threads_send_without_holes(publisher: Publisher, joined: Subscribe
         for _ in range(30):
             publisher.send(outgoing(camera))
 
-    threads = [threading.Thread(target=functools.partial(send_many, c)) for c in ("a", "b", "a")]
+    threads = [
+        threading.Thread(target=functools.partial(send_many, camera)) for camera in ("a", "b", "a")
+    ]
     for thread in threads:
         thread.start()
     received = [joined.receive(WAIT_S) for _ in range(90)]
@@ -409,4 +415,6 @@ def test_many_threads_send_without_holes(publisher: Publisher, joined: Subscribe
         thread.join(WAIT_S)
     assert not any(gap for _, gap in received)
     for camera, count in (("a", 60), ("b", 30)):
-        assert [m.seq for m, _ in received if m.camera == camera] == list(range(count))
+        assert [message.seq for message, _ in received if message.camera == camera] == list(
+            range(count)
+        )

@@ -146,10 +146,10 @@ def rested(feed: Feed, endpoint: str) -> Iterator[Subscriber]:
 def test_it_reads_again_within_half_a_second(feed: Feed, tcp: str) -> None:
     with Subscriber(tcp) as neighbour, rested(feed, tcp) as subscriber:
         neighbour.latest(1.0)  # it rested as long, and reads first
-        found = subscriber.latest(0.2, timeout_s=AGAIN_S)
-        assert found is not None
+        latest = subscriber.latest(0.2, timeout_s=AGAIN_S)
+        assert latest is not None
         message, gap = subscriber.receive(WAIT_S)
-        assert (message.seq - found.seq, bool(gap)) == (1, False)
+        assert (message.seq - latest.seq, bool(gap)) == (1, False)
         assert subscriber.require(0.2, timeout_s=0.1)
         assert neighbour.require(0.2, timeout_s=AGAIN_S)
 
@@ -206,13 +206,13 @@ def test_what_is_read_in_order_keeps_its_connection(feed: Feed, relay: Relay) ->
 def test_it_is_not_told_that_the_node_is_gone(feed: Feed, tcp: str) -> None:
     with rested(feed, tcp) as subscriber:
         until = time.monotonic() + AGAIN_S
-        found: LabelsMessage | None = None
-        while found is None and time.monotonic() < until:  # as a control loop asks
+        message: LabelsMessage | None = None
+        while message is None and time.monotonic() < until:  # as a control loop asks
             try:
-                found = subscriber.require(0.2)
+                message = subscriber.require(0.2)
             except TooOldError:  # and none of another kind
                 time.sleep(0.02)
-        assert found is not None
+        assert message is not None
 
 
 def test_waiting_in_asyncio_is_as_soon_over(feed: Feed, tcp: str) -> None:
@@ -232,10 +232,10 @@ def test_in_order_comes_what_is_old_and_then_the_gap(feed: Feed, tcp: str) -> No
         last = subscriber.receive(AGAIN_S)[0].seq
         lost = 0
         until = time.monotonic() + WAIT_S
-        while (found := subscriber.receive(WAIT_S))[0].age_s > 0.3 and time.monotonic() < until:
-            assert found[0].seq == last + 1 + found[1].lost
-            last, lost = found[0].seq, lost + found[1].lost
-        assert found[0].age_s <= 0.3
+        while (received := subscriber.receive(WAIT_S))[0].age_s > 0.3 and time.monotonic() < until:
+            assert received[0].seq == last + 1 + received[1].lost
+            last, lost = received[0].seq, lost + received[1].lost
+        assert received[0].age_s <= 0.3
 
 
 def test_a_node_that_is_gone_is_told_after_a_rest(tcp: str) -> None:
@@ -243,14 +243,14 @@ def test_a_node_that_is_gone_is_told_after_a_rest(tcp: str) -> None:
     with rested(feed, tcp) as subscriber:
         feed.close()
         until = time.monotonic() + WAIT_S
-        told: NotUsableError | None = None
-        while not isinstance(told, NodeGoneError) and time.monotonic() < until:
+        last_error: NotUsableError | None = None
+        while not isinstance(last_error, NodeGoneError) and time.monotonic() < until:
             try:
                 subscriber.require(0.2)
             except NotUsableError as error:
-                told = error
+                last_error = error
             time.sleep(0.02)
-        assert isinstance(told, NodeGoneError)
+        assert isinstance(last_error, NodeGoneError)
 
 
 def test_what_is_lossless_and_read_in_order_loses_nothing(tcp: str) -> None:
@@ -286,9 +286,9 @@ def test_one_question_after_a_rest_is_answered_by_the_newest(lossless: Publisher
         wait_until(lambda: lossless.subscriptions > 0)
         send_many(lossless, 900)
         assert subscriber.wait(WAIT_S)
-        found = subscriber.latest(WAIT_S)  # at once, as a loop asks that turns once in seconds
-        assert found is not None
-        assert found.seq == 899
+        message = subscriber.latest(WAIT_S)  # at once, as a loop asks that turns once in seconds
+        assert message is not None
+        assert message.seq == 899
 
 
 def test_one_question_in_asyncio_is_answered_by_the_newest(lossless: Publisher, tcp: str) -> None:
@@ -296,9 +296,9 @@ def test_one_question_in_asyncio_is_answered_by_the_newest(lossless: Publisher, 
         async with AsyncSubscriber(tcp) as subscriber:
             wait_until(lambda: lossless.subscriptions > 0)
             send_many(lossless, 900)
-            found = await subscriber.latest(WAIT_S, timeout_s=WAIT_S)
-            assert found is not None
-            assert found.seq == 899
+            message = await subscriber.latest(WAIT_S, timeout_s=WAIT_S)
+            assert message is not None
+            assert message.seq == 899
 
     asyncio.run(ask())
 

@@ -107,8 +107,8 @@ def test_what_falls_out_of_the_queue_is_counted_by_the_gap() -> None:
     assert first[0].seq == 10
     assert first[1] == Gap(lost=10, dropped=9 + 1)  # nothing is known of before the first
     rest = [inbox.next() for _ in range(MOST_UNREAD)]
-    assert [found[0].seq for found in rest if found] == list(range(11, MOST_UNREAD + 10))
-    assert all(found[1] == Gap(dropped=1) for found in rest if found)
+    assert [received[0].seq for received in rest if received] == list(range(11, MOST_UNREAD + 10))
+    assert all(received[1] == Gap(dropped=1) for received in rest if received)
 
 
 def test_health_that_reads_more_than_is_kept_says_so_in_the_gap(live: Live) -> None:
@@ -151,12 +151,12 @@ def test_watch_says_which_cameras_there_are(live: Live) -> None:
     try:
         live.joined(3)
         live.send(health(), labels(0))
-        _, said = watch.communicate(timeout=30)
+        _, stderr = watch.communicate(timeout=30)
     finally:
         watch.kill()
     assert watch.returncode == 2
-    assert "no camera 'fron'; it has: front, rear" in said
-    assert "Traceback" not in said
+    assert "no camera 'fron'; it has: front, rear" in stderr
+    assert "Traceback" not in stderr
 
 
 # Threads, processes, closing.
@@ -498,7 +498,7 @@ def test_the_node_logs_that_a_client_has_no_keys_or_needs_none(
         publisher = Publisher(tcp, keys=nodes_keys)
         try:
             with Subscriber(tcp, keys=own) as subscriber:
-                wait_until(lambda why=why, it=subscriber: asked(it) or why in caplog.text)
+                wait_until(lambda why=why, client=subscriber: asked(client) or why in caplog.text)
         finally:
             publisher.close()
     lines = [record.getMessage() for record in caplog.records]

@@ -49,26 +49,32 @@ def jsonl(tmp_path: Path, ipc: str) -> Path:
 
 def calls(subscriber: Subscriber | RecordedLabels) -> dict[str, Callable[[float], object]]:
     """Every call that takes seconds, by the name of its argument and its own."""
-    found: dict[str, Callable[[float], object]] = {
+    by_name: dict[str, Callable[[float], object]] = {
         "max_age_s of latest": subscriber.latest,
-        "timeout_s of latest": lambda s: subscriber.latest(1.0, timeout_s=s),
+        "timeout_s of latest": lambda seconds: subscriber.latest(1.0, timeout_s=seconds),
         "max_age_s of require": subscriber.require,
-        "timeout_s of require": lambda s: subscriber.require(1.0, timeout_s=s),
+        "timeout_s of require": lambda seconds: subscriber.require(1.0, timeout_s=seconds),
         "timeout_s of health": subscriber.health,
         "timeout_s of receive": subscriber.receive,
-        "timeout_s of wait_for": lambda s: subscriber.wait_for("cup", s),
-        "max_age_s of on_stale": lambda s: subscriber.on_stale(s, print),
+        "timeout_s of wait_for": lambda seconds: subscriber.wait_for("cup", seconds),
+        "max_age_s of on_stale": lambda seconds: subscriber.on_stale(seconds, print),
     }
     if isinstance(subscriber, Subscriber):
-        found["timeout_s of events"] = subscriber.events.receive
-        found["timeout_s of wait"] = subscriber.wait
-        found["timeout_s of calibration"] = lambda s: subscriber.calibration("front", s)
-        found["timeout_s of a subscriber"] = lambda s: Subscriber("ipc://x", timeout_s=s)
-        found["timeout_s of control"] = lambda s: Control("ipc:///nobody", timeout_s=s)
-        found["max_age_s of a guard"] = lambda s: StaleGuard("ipc://x", s, print)
+        by_name["timeout_s of events"] = subscriber.events.receive
+        by_name["timeout_s of wait"] = subscriber.wait
+        by_name["timeout_s of calibration"] = lambda seconds: subscriber.calibration(
+            "front", seconds
+        )
+        by_name["timeout_s of a subscriber"] = lambda seconds: Subscriber(
+            "ipc://x", timeout_s=seconds
+        )
+        by_name["timeout_s of control"] = lambda seconds: Control(
+            "ipc:///nobody", timeout_s=seconds
+        )
+        by_name["max_age_s of a guard"] = lambda seconds: StaleGuard("ipc://x", seconds, print)
     else:
-        found["seconds of advance"] = subscriber.advance
-    return found
+        by_name["seconds of advance"] = subscriber.advance
+    return by_name
 
 
 def refuses(call: Callable[[float], object], name: str) -> None:
@@ -82,14 +88,14 @@ def refuses(call: Callable[[float], object], name: str) -> None:
 
 def test_nonsense_is_refused_by_the_name_of_its_argument(ipc: str) -> None:
     with Subscriber(ipc) as subscriber:
-        for told, call in calls(subscriber).items():
-            refuses(call, told.partition(" ")[0])
+        for name, call in calls(subscriber).items():
+            refuses(call, name.partition(" ")[0])
 
 
 def test_nonsense_is_refused_in_virtual_time_too(jsonl: Path) -> None:
     with RecordedLabels(jsonl) as labels:
-        for told, call in calls(labels).items():
-            refuses(call, told.partition(" ")[0])
+        for name, call in calls(labels).items():
+            refuses(call, name.partition(" ")[0])
 
 
 def test_nonsense_is_refused_by_asyncio_too(ipc: str) -> None:

@@ -50,15 +50,15 @@ def schema_of(kind: str) -> dict[str, object]:
 
 def received(robot: Robot, enough: set[str]) -> dict[str, list[dict[str, object]]]:
     """Messages as they are on the wire, by kind, until there is one of each that is wanted."""
-    found: dict[str, list[dict[str, object]]] = {}
+    by_kind: dict[str, list[dict[str, object]]] = {}
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         socket.subscribe(b"")
         socket.connect(robot.labels)
-        while not enough <= set(found):
-            assert socket.poll(WAIT_S * 1000), f"only {set(found)} came"
+        while not enough <= set(by_kind):
+            assert socket.poll(WAIT_S * 1000), f"only {set(by_kind)} came"
             topic, body = socket.recv_multipart()
-            found.setdefault(topic.decode().partition("/")[0], []).append(msgpack.unpackb(body))
-    return found
+            by_kind.setdefault(topic.decode().partition("/")[0], []).append(msgpack.unpackb(body))
+    return by_kind
 
 
 def test_the_schema_file_is_what_the_messages_are() -> None:
@@ -70,14 +70,14 @@ def test_the_schema_file_is_what_the_messages_are() -> None:
 
 
 def test_real_messages_keep_to_the_schema(robot: Robot) -> None:
-    found = received(robot, {"labels", "events", "health", "info"})
+    by_kind = received(robot, {"labels", "events", "health", "info"})
     with Control(robot.control) as control:
         control.pause()
-        found["labels"] += received(robot, {"labels"})["labels"]
+        by_kind["labels"] += received(robot, {"labels"})["labels"]
         control.resume()
-    assert {message["status"] for message in found["labels"]} == {"ok", "paused"}
+    assert {message["status"] for message in by_kind["labels"]} == {"ok", "paused"}
     whole = json.loads(SCHEMA.read_text())
-    for kind, messages in found.items():
+    for kind, messages in by_kind.items():
         for message in messages:
             jsonschema.validate(message, schema_of(kind))
             jsonschema.validate(message, whole)
@@ -101,7 +101,9 @@ def test_the_schema_refuses_what_is_no_message(robot: Robot, key: str, value: ob
 def cpp(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The subscriber in C++, built."""
     headers = [Path("/usr/include", name) for name in ("zmq.hpp", "msgpack.hpp")]
-    if not (shutil.which("cmake") and shutil.which("g++") and all(x.exists() for x in headers)):
+    if not (
+        shutil.which("cmake") and shutil.which("g++") and all(header.exists() for header in headers)
+    ):
         pytest.skip("no toolchain (apt-get install g++ cmake cppzmq-dev libmsgpack-cxx-dev)")
     build = tmp_path_factory.mktemp("cpp")
     for arguments in (["-S", CLIENTS / "cpp", "-B", build], ["--build", build]):

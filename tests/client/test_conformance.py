@@ -278,7 +278,7 @@ def test_events_are_a_stream_that_looking_at_does_not_empty(forms: Forms) -> Non
     assert second.seq == 1
     assert source.events.receive(0.05) is None
     assert source.events.take() == []
-    assert [found.seq for found in source.events.now("front")] == [0, 1]
+    assert [message.seq for message in source.events.now("front")] == [0, 1]
     assert source.events.now("rear") == ()
     assert source.events.lost == 0
 
@@ -337,7 +337,7 @@ def test_a_callback_that_cannot_be_called_is_refused_when_it_is_registered(
     source = forms.open([labels(0)])
     for wrong, why in (
         (lambda: None, "has to take one argument"),
-        (lambda one, two: None, "has to take one argument"),
+        (lambda first, second: None, "has to take one argument"),
         ("stop", "give a function of one argument"),
         (later, "is async"),
     ):
@@ -433,11 +433,13 @@ SYNC, ASYNC = protocol.LabelSource, protocol.AsyncLabelSource
 )  # fmt: skip
 def test_the_interface_is_the_same_by_name_and_by_argument(form: type, interface: type) -> None:
     for name in protocol_members(interface):
-        wanted, given = getattr(interface, name), getattr(form, name)
-        assert isinstance(wanted, property) == isinstance(given, property), name
-        if not isinstance(wanted, property) and not name.startswith("__"):
-            assert parameters(given) == parameters(wanted), name
-            assert inspect.iscoroutinefunction(given) == inspect.iscoroutinefunction(wanted), name
+        expected, actual = getattr(interface, name), getattr(form, name)
+        assert isinstance(expected, property) == isinstance(actual, property), name
+        if not isinstance(expected, property) and not name.startswith("__"):
+            assert parameters(actual) == parameters(expected), name
+            assert inspect.iscoroutinefunction(actual) == inspect.iscoroutinefunction(expected), (
+                name
+            )
 
 
 def test_the_asyncio_form_has_every_call_of_the_blocking_one() -> None:
@@ -458,8 +460,8 @@ def protocol_members(interface: type) -> list[str]:
 
 
 def parameters(function: Callable[..., object]) -> list[tuple[str, object, object]]:
-    given = inspect.signature(function).parameters.values()
-    return [(one.name, one.kind, one.default) for one in given]
+    arguments = inspect.signature(function).parameters.values()
+    return [(argument.name, argument.kind, argument.default) for argument in arguments]
 
 
 def test_message_builder_and_interface_agree_on_the_session() -> None:

@@ -52,13 +52,16 @@ def test_a_late_joiner_gets_what_is_open_and_then_what_comes(tmp_path: Path) -> 
             time.sleep(0.01)
         with Subscriber(endpoint) as early, Subscriber(endpoint, "front") as late:
             seen = [early.events.receive(5), early.events.receive(5)]
-            assert [(e.track, e.seq, e.retained) for e in seen if e] == [(2, 1, True), (3, 3, True)]
+            assert [(event.track, event.seq, event.retained) for event in seen if event] == [
+                (2, 1, True),
+                (3, 3, True),
+            ]
             assert late.events.receive(5) is not None
             publisher.send(COMPOSER.event(FRAME, happening("left", 2)))
             gone = early.events.receive(5)
             assert gone is not None
             assert (gone.kind, gone.seq, gone.retained) == ("left", 4, False)
-            assert [e.track for e in early.events.now()] == [3]
+            assert [event.track for event in early.events.now()] == [3]
             assert early.events.receive(0.3) is None, "each once, though others joined"
             assert early.events.lost == 0
     finally:
@@ -67,12 +70,12 @@ def test_a_late_joiner_gets_what_is_open_and_then_what_comes(tmp_path: Path) -> 
 
 def test_an_event_that_is_lost_is_counted_and_one_that_comes_twice_is_not_told_twice() -> None:
     inbox = EventInbox()
-    given = [event("appeared", 1, 0), event("appeared", 2, 1), event("left", 2, 4)]
-    assert [inbox.open(encode(e)) for e in given] == given
+    messages = [event("appeared", 1, 0), event("appeared", 2, 1), event("left", 2, 4)]
+    assert [inbox.open(encode(message)) for message in messages] == messages
     assert inbox.lost == 2
-    assert inbox.open(encode(given[2])) is None
-    assert inbox.open(encode(retained(given[0]))) is None
-    assert [e.key for e in inbox.now(None)] == ["track 1"]
+    assert inbox.open(encode(messages[2])) is None
+    assert inbox.open(encode(retained(messages[0]))) is None
+    assert [message.key for message in inbox.now(None)] == ["track 1"]
 
 
 def test_events_and_boxes_of_a_real_video(shared_data: Path, start_node: Start) -> None:
@@ -95,8 +98,14 @@ def test_events_and_boxes_of_a_real_video(shared_data: Path, start_node: Start) 
         assert first is not None
         assert (first.kind, first.name) == ("appeared", "bottle")
         assert first.box is not None
-        tracked = next(m for m, _ in subscriber if any(one.track for one in m.detections))
-        number = next(one.track for one in tracked.detections if one.track is not None)
+        tracked = next(
+            message
+            for message, _ in subscriber
+            if any(detection.track for detection in message.detections)
+        )
+        number = next(
+            detection.track for detection in tracked.detections if detection.track is not None
+        )
         assert tracked.track(number) is not None
         with pytest.raises(NotSeenError, match="no 'zebra' was seen"):
             subscriber.wait_for("zebra", 0.2)
@@ -147,7 +156,7 @@ def test_asyncio_gets_the_same_events(tmp_path: Path) -> None:
                 async for event in node.events:
                     assert (event.track, event.retained) == (2, False)
                     break
-            assert [e.track for e in node.events.now("front")] == [1, 2]
+            assert [event.track for event in node.events.now("front")] == [1, 2]
             assert await node.events.receive(0.1) is None
             assert node.events.lost == 0
             with pytest.raises(NoMessageError):

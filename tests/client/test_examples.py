@@ -35,15 +35,15 @@ class Example:
         for line in self.process.stdout:
             self._lines.put(line.strip())
 
-    def says(self, wanted: str) -> str:
+    def says(self, prefix: str) -> str:
         """The next line that begins so."""
         deadline = time.monotonic() + WAIT_S
         while (left_s := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 self.said.append(self._lines.get(timeout=left_s))
-                if self.said[-1].startswith(wanted):
+                if self.said[-1].startswith(prefix):
                     return self.said[-1]
-        raise AssertionError(f"it never said {wanted!r} but {self.said[-10:]}")
+        raise AssertionError(f"it never said {prefix!r} but {self.said[-10:]}")
 
     def kill(self) -> None:
         self.process.kill()

@@ -155,11 +155,11 @@ def test_a_damaged_key_on_an_allow_list_is_said_at_the_start(
      ("arm.key_secret", "secret-key")],
 )  # fmt: skip
 def test_a_client_says_which_of_its_keys_is_damaged(file: str, mark: str, keys: Path) -> None:
-    place = keys / "clients" / "arm"
-    assert Keys.read(place).public
-    damage(place / file, mark)
+    folder = keys / "clients" / "arm"
+    assert Keys.read(folder).public
+    damage(folder / file, mark)
     with pytest.raises(ConfigError, match=f"{file}: is damaged"):
-        Keys.read(place)
+        Keys.read(folder)
 
 
 @pytest.mark.parametrize("start", [publish, control])

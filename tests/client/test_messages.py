@@ -85,7 +85,7 @@ def test_unknown_keys_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         ({"schema": 2}, "schema 2, newer than the 1 read here"),
         ({"schema": ...}, "without a schema number"),
@@ -101,10 +101,10 @@ def test_unknown_keys_are_ignored() -> None:
         ({"camera": None}, "labels.camera is None, not str"),
     ],
 )
-def test_what_is_not_the_schema_is_refused(changes: dict[str, object], told: str) -> None:
+def test_what_is_not_the_schema_is_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(MessageError) as caught:
         decode(on_the_wire(**changes))
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_random_bytes_are_refused(body: bytes) -> None:
 @given(st.data())
 def test_a_message_with_one_byte_changed_is_read_or_refused(data: st.DataObject) -> None:
     body = bytearray(encode(looked())[1])
-    place = data.draw(st.integers(0, len(body) - 1))
-    body[place] ^= data.draw(st.integers(1, 255))
+    index = data.draw(st.integers(0, len(body) - 1))
+    body[index] ^= data.draw(st.integers(1, 255))
     try:
         message = decode([b"labels/front/", bytes(body)])
     except MessageError:
@@ -166,20 +166,20 @@ def test_age_counts_the_time_in_which_the_computer_was_suspended(
 ) -> None:
     frame = Frame(np.zeros((4, 4, 3), np.uint8), "front", 0, Stamp.now(), None, 0)
     model = ModelInfo("m", "classify", "torch", "fp32", "cpu", "d")
-    said: list[Message] = []
-    sink, message_builder = LocalSink(said.append), MessageBuilder("robot")
+    messages: list[Message] = []
+    sink, message_builder = LocalSink(messages.append), MessageBuilder("robot")
     timing = Timing(0, 0, 0, 0, 0)
     sink.send(message_builder.labels(frame, dropped=0, timing=timing, model=model, labels=()))
     sink.send(message_builder.unavailable("front", Status.STALLED))
-    for message in said:
+    for message in messages:
         assert isinstance(message, LabelsMessage)
         assert message.age_s == pytest.approx(0.0, abs=0.3)
     suspended(monkeypatch, 3600.0)
-    for message in said:
+    for message in messages:
         assert isinstance(message, LabelsMessage)
         assert message.age_s == pytest.approx(3600.0, abs=0.3)
         assert message.deadline_ns is None
-    before = dataclasses.replace(said[0], stamp_boot_ns=None)
+    before = dataclasses.replace(messages[0], stamp_boot_ns=None)
     assert before.age_s == pytest.approx(0.0, abs=0.3)  # of a node that does not say it
 
 

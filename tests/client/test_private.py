@@ -42,21 +42,21 @@ def keys(tmp_path: Path) -> Path:
 OPENED = ["keys", "keys/labels", "keys/labels/arm.key", "keys/server.key_secret", "."]
 
 
-@pytest.mark.parametrize("place", OPENED)
-def test_keys_that_everybody_can_write_to_are_refused(keys: Path, place: str) -> None:
+@pytest.mark.parametrize("path", OPENED)
+def test_keys_that_everybody_can_write_to_are_refused(keys: Path, path: str) -> None:
     server_pair(keys)
-    opened = keys.parent / place
+    opened = keys.parent / path
     opened.chmod(0o777 if opened.is_dir() else 0o666)
     with pytest.raises(ConfigError, match=f"{opened.name}.*: other users can") as caught:
         Publisher(f"ipc://{keys}/wire", keys=keys)
     assert "chmod" in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["keys/labels", "keys/server.key_secret", "."])
-def test_keys_of_another_user_are_refused(keys: Path, place: str) -> None:
+@pytest.mark.parametrize("path", ["keys/labels", "keys/server.key_secret", "."])
+def test_keys_of_another_user_are_refused(keys: Path, path: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
-    os.chown(keys.parent / place, NOBODY, NOBODY)
+    os.chown(keys.parent / path, NOBODY, NOBODY)
     with pytest.raises(ConfigError, match="belongs to another user"):
         Publisher(f"ipc://{keys}/wire", keys=keys)
 
@@ -67,11 +67,11 @@ def test_a_folder_that_only_owners_may_remove_from_may_be_above(keys: Path) -> N
     Keys.read(keys / "clients" / "arm")
 
 
-@pytest.mark.parametrize("place", ["arm", "arm/server.key", "arm/arm.key_secret"])
-def test_a_client_refuses_keys_that_others_can_change(keys: Path, place: str) -> None:
+@pytest.mark.parametrize("path", ["arm", "arm/server.key", "arm/arm.key_secret"])
+def test_a_client_refuses_keys_that_others_can_change(keys: Path, path: str) -> None:
     folder = keys / "clients" / "arm"
     Keys.read(folder)
-    opened = keys / "clients" / place
+    opened = keys / "clients" / path
     opened.chmod(0o777 if opened.is_dir() else 0o666)
     with pytest.raises(ConfigError, match="other users can"):
         Keys.read(folder)
@@ -98,10 +98,10 @@ def control(endpoint: str) -> None:
 
 
 def checked(endpoint: str) -> None:
-    found = endpoint_finding("endpoint", endpoint)
-    if found.verdict == "wrong":
-        assert found.fix
-        raise EndpointError(f"{found.found}; {found.fix}")
+    finding = endpoint_finding("endpoint", endpoint)
+    if finding.verdict == "wrong":
+        assert finding.fix
+        raise EndpointError(f"{finding.found}; {finding.fix}")
 
 
 def run_node(endpoint: str) -> None:

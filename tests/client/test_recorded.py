@@ -57,7 +57,7 @@ def test_a_guard_says_that_nothing_was_usable_from_the_start(tmp_path: Path, ste
 
 
 def test_a_guard_has_patience_with_a_node_that_starts(tmp_path: Path) -> None:
-    starts = [labels(0, 0, Status.NO_CAMERA), *(labels(x / 10, x) for x in range(1, 10))]
+    starts = [labels(0, 0, Status.NO_CAMERA), *(labels(seq / 10, seq) for seq in range(1, 10))]
     with RecordedLabels(write(tmp_path / "starts.mcap", starts)) as played:
         assert unwatched(played, 0.2, 0.05) == []
 
@@ -66,10 +66,10 @@ def test_a_guard_has_patience_with_a_node_that_starts(tmp_path: Path) -> None:
 def test_what_a_callback_raises_fails_the_test_and_every_guard_goes_on(
     tmp_path: Path, raised: BaseException
 ) -> None:
-    told: list[str] = []
+    calls: list[str] = []
 
-    def note(who: str) -> None:
-        told.append(who)
+    def note(name: str) -> None:
+        calls.append(name)
         raise raised
 
     messages = [labels(0, 0), appeared(0.1, 0), labels(5, 1), labels(5.1, 2), health(9)]
@@ -82,7 +82,7 @@ def test_what_a_callback_raises_fails_the_test_and_every_guard_goes_on(
                 played.advance(0.5)
                 advanced += 1
         assert advanced == 20 - 3  # both guards are called in one step
-        assert told == ["first", "second", "fresh", "first", "second"]
+        assert calls == ["first", "second", "fresh", "first", "second"]
         assert len(played.events.take()) == 1
         assert played.over
 
@@ -114,12 +114,12 @@ def test_health_is_never_older_than_that_of_a_node_that_lives(tmp_path: Path) ->
 
 
 def test_a_recording_that_is_cut_off_is_not_played_in_silence(tmp_path: Path) -> None:
-    whole = write(tmp_path / "whole.mcap", (labels(x / 10, x) for x in range(60)))
+    whole = write(tmp_path / "whole.mcap", (labels(seq / 10, seq) for seq in range(60)))
     cut = tmp_path / "cut.mcap"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
-    with pytest.warns(UserWarning, match=rf"^recording {cut} .* cut off; repair.*\Z") as told:
+    with pytest.warns(UserWarning, match=rf"^recording {cut} .* cut off; repair.*\Z") as caught:
         played = RecordedLabels(cut)
-    assert len(told) == 1
+    assert len(caught) == 1
     with warnings.catch_warnings(), played:  # a warning is reported once
         warnings.simplefilter("error")
         assert sum(1 for _ in played) < 60
@@ -131,13 +131,13 @@ def test_a_recording_that_is_cut_off_is_not_played_in_silence(tmp_path: Path) ->
 
 def test_damage_that_is_found_while_playing_is_said(tmp_path: Path) -> None:
     """At the end, or where it is closed before."""
-    damaged = write(tmp_path / "damaged.mcap", (labels(x / 10, x) for x in range(60)))
+    damaged = write(tmp_path / "damaged.mcap", (labels(seq / 10, seq) for seq in range(60)))
     content = bytearray(damaged.read_bytes())
     content[content.index(b'"seq":25')] ^= 1
     damaged.write_bytes(content)
-    with RecordedLabels(damaged) as played, pytest.warns(UserWarning, match="skipped") as told:
+    with RecordedLabels(damaged) as played, pytest.warns(UserWarning, match="skipped") as caught:
         played.advance(100.0)
-    assert len(told) == 1
+    assert len(caught) == 1
     left = RecordedLabels(damaged)
     with left:
         left.advance(4.0)
@@ -166,20 +166,20 @@ async def test_time_is_real_again_where_it_was_closed_from_elsewhere(tmp_path: P
 
 def test_the_report_leaves_out_no_outage_for_many_events(tmp_path: Path) -> None:
     messages = [
-        labels(0, 0), *(appeared(1 + x / 100, x) for x in range(300)),
+        labels(0, 0), *(appeared(1 + seq / 100, seq) for seq in range(300)),
         labels(8, 1, Status.NO_CAMERA), health(9, last_error="the model is gone"),
     ]  # fmt: skip
     page = report.render(Recording([write(tmp_path / "many.mcap", messages)]))
     happened = page.partition("Events and changes")[2]
     assert happened.count("cup appeared") == report.MOST_EVENTS
-    for wanted in ("and 100 more events", "ok → no_camera", "node running", "the model is gone"):
-        assert wanted in happened
+    for expected in ("and 100 more events", "ok → no_camera", "node running", "the model is gone"):
+        assert expected in happened
     assert happened.index("and 100 more events") < happened.index("no_camera")
 
 
 def test_the_report_of_a_camera_that_flaps_stays_short(tmp_path: Path) -> None:
     count = report.MOST_CHANGES + 1
-    flaps = [labels(x / 100, x, (Status.OK, Status.STALLED)[x % 2]) for x in range(count)]
+    flaps = [labels(seq / 100, seq, (Status.OK, Status.STALLED)[seq % 2]) for seq in range(count)]
     flaps.append(appeared(count / 100, 0))  # at the end
     page = report.render(Recording([write(tmp_path / "flaps.mcap", flaps)]))
     happened = page.partition("Events and changes")[2]
@@ -215,13 +215,15 @@ def test_a_dataset_of_two_models_confuses_no_classes(tmp_path: Path) -> None:
     person, espresso = Detection(0, "person", 0.9, box), Detection(0, "espresso", 0.9, box)
     cup, dog = Detection(41, "cup", 0.9, box), Detection(1, "dog", 0.9, box)
     seen = [(person, cup), (person,), (espresso, dog), (espresso,)]
-    messages = [labels(x / 10 + 0.01, x, Status.OK, *found) for x, found in enumerate(seen)]
+    messages = [
+        labels(seq / 10 + 0.01, seq, Status.OK, *detections) for seq, detections in enumerate(seen)
+    ]
     recording = Recording([write(tmp_path / "two.mcap", messages, frames=4)])
     assert write_coco(recording, tmp_path / "coco", Choice()) == 4
     content = json.loads((tmp_path / "coco" / "annotations.json").read_text())
-    names = {one["id"]: one["name"] for one in content["categories"]}
+    names = {category["id"]: category["name"] for category in content["categories"]}
     assert names == {1: "person", 2: "dog", 42: "cup", 43: "espresso"}
-    assert [names[one["category_id"]] for one in content["annotations"]] == [
-        one.name for found in seen for one in found
+    assert [names[annotation["category_id"]] for annotation in content["annotations"]] == [
+        detection.name for detections in seen for detection in detections
     ]
-    assert [one["image_id"] for one in content["annotations"]] == [1, 1, 2, 3, 3, 4]
+    assert [annotation["image_id"] for annotation in content["annotations"]] == [1, 1, 2, 3, 3, 4]

@@ -138,8 +138,8 @@ def test_latest_is_never_older_than_asked(node: Node) -> None:
         assert subscriber.latest(WAIT_S, timeout_s=WAIT_S) is not None
         until = time.monotonic() + 0.3
         while time.monotonic() < until:
-            found = subscriber.latest(0.1)
-            assert found is None or found.age_s < 0.15
+            message = subscriber.latest(0.1)
+            assert message is None or message.age_s < 0.15
         assert subscriber.latest(0.1) is None
 
 
@@ -156,7 +156,9 @@ def test_what_a_picture_can_be_older_than_its_stamp_counts_in(node: Node) -> Non
         assert message.age_bound_s - message.age_s == pytest.approx(10, abs=0.01)
         assert message.age_s < 5
         assert replace(message, deadline_ns=5 * 10**9).late
-        without = {k: v for k, v in to_map(message).items() if k != "stamp_uncertainty_ns"}
+        without = {
+            key: value for key, value in to_map(message).items() if key != "stamp_uncertainty_ns"
+        }
         old = from_map("labels", without)  # as recorded before there was such a key
         assert isinstance(old, LabelsMessage)
         assert old.stamp_uncertainty_ns is None
@@ -175,7 +177,7 @@ def test_a_guard_calls_where_a_picture_can_be_too_old(node: Node) -> None:
 
 
 def test_a_stale_guard_calls_in_time_and_once_and_says_when_it_is_over(node: Node) -> None:
-    told: queue.Queue[tuple[float, object]] = queue.Queue()
+    calls: queue.Queue[tuple[float, object]] = queue.Queue()
     feeding, done = threading.Event(), threading.Event()
 
     def feed() -> None:
@@ -184,8 +186,8 @@ def test_a_stale_guard_calls_in_time_and_once_and_says_when_it_is_over(node: Nod
                 node.labels()
             node.health()
 
-    def note(what: object) -> None:
-        told.put((time.monotonic(), what))
+    def note(outcome: object) -> None:
+        calls.put((time.monotonic(), outcome))
 
     feeding.set()
     feeder = threading.Thread(target=feed)
@@ -195,48 +197,48 @@ def test_a_stale_guard_calls_in_time_and_once_and_says_when_it_is_over(node: Nod
             subscriber.require(WAIT_S, timeout_s=WAIT_S)
             with subscriber.on_stale(0.3, note, on_fresh=note):
                 time.sleep(0.6)  # longer than the age: nothing is to happen
-                assert told.empty()
+                assert calls.empty()
                 stopped = time.monotonic()
                 feeding.clear()
-                at, error = told.get(timeout=WAIT_S)
+                at, error = calls.get(timeout=WAIT_S)
                 assert isinstance(error, TooOldError)
                 assert 0.2 < at - stopped < 0.45
                 feeding.set()
-                _, message = told.get(timeout=WAIT_S)
+                _, message = calls.get(timeout=WAIT_S)
                 assert isinstance(message, LabelsMessage)
-                assert told.empty()
+                assert calls.empty()
     finally:
         done.set()
         feeder.join(WAIT_S)
 
 
 def test_a_guard_calls_where_there_is_no_node_at_all(tmp_path: Path) -> None:
-    told: queue.Queue[NotUsableError] = queue.Queue()
+    errors: queue.Queue[NotUsableError] = queue.Queue()
 
     def stop(error: NotUsableError) -> None:
-        told.put(error)
+        errors.put(error)
         raise RuntimeError("the user's own mistake")
 
     with StaleGuard(f"ipc://{tmp_path}/nobody", 0.1, stop):
-        assert isinstance(told.get(timeout=WAIT_S), NodeGoneError)
+        assert isinstance(errors.get(timeout=WAIT_S), NodeGoneError)
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), OSError()])
 def test_a_guard_survives_whatever_its_callbacks_raise(
     node: Node, raised: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: queue.Queue[object] = queue.Queue()
+    outcomes: queue.Queue[object] = queue.Queue()
 
-    def note(what: object) -> None:
-        told.put(what)
+    def note(outcome: object) -> None:
+        outcomes.put(outcome)
         raise raised
 
     node.labels()
     with StaleGuard(node.endpoint, 0.3, note, on_fresh=note) as guard:
         for _ in range(2):
-            assert isinstance(told.get(timeout=WAIT_S), NotUsableError)
+            assert isinstance(outcomes.get(timeout=WAIT_S), NotUsableError)
             node.labels()
-            assert isinstance(told.get(timeout=WAIT_S), LabelsMessage)
+            assert isinstance(outcomes.get(timeout=WAIT_S), LabelsMessage)
         assert guard.watching
     assert not guard.watching
     assert "a callback of the stale guard raised" in caplog.text
@@ -250,24 +252,24 @@ def test_a_guard_that_dies_says_so_even_where_logging_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told: queue.Queue[NotUsableError] = queue.Queue()
+    errors: queue.Queue[NotUsableError] = queue.Queue()
 
     def fails(*arguments: object) -> None:
         raise died
 
     def stop(error: NotUsableError) -> None:
-        told.put(error)
+        errors.put(error)
         raise SystemExit
 
     monkeypatch.setattr(Subscriber, "require", fails)
     monkeypatch.setattr(logging.getLogger("perception_client.subscriber"), "exception", fails)
     with StaleGuard(node.endpoint, WAIT_S, stop) as guard:
-        assert "the stale guard ended: " in str(told.get(timeout=WAIT_S))
+        assert "the stale guard ended: " in str(errors.get(timeout=WAIT_S))
         guard._thread.join(WAIT_S)
         assert not guard.watching
-    said = capsys.readouterr().err
-    assert "the stale guard ended" in said
-    assert "a callback of the stale guard raised SystemExit()" in said
+    stderr = capsys.readouterr().err
+    assert "the stale guard ended" in stderr
+    assert "a callback of the stale guard raised SystemExit()" in stderr
 
 
 def test_a_guard_without_a_thread_is_said_and_leaves_no_socket(
@@ -301,15 +303,15 @@ def test_a_process_with_a_guard_ends(node: Node) -> None:
 
 
 def test_a_guard_that_fails_calls_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: queue.Queue[NotUsableError] = queue.Queue()
+    errors: queue.Queue[NotUsableError] = queue.Queue()
     node.labels()
 
     def fails(subscriber: Subscriber, max_age_s: float) -> LabelsMessage:
         raise OSError("no file descriptors")
 
     monkeypatch.setattr(Subscriber, "require", fails)
-    with StaleGuard(node.endpoint, WAIT_S, told.put):
-        assert "the stale guard ended: OSError('no file" in str(told.get(timeout=WAIT_S))
+    with StaleGuard(node.endpoint, WAIT_S, errors.put):
+        assert "the stale guard ended: OSError('no file" in str(errors.get(timeout=WAIT_S))
 
 
 def test_steps_of_the_wall_clock_change_no_age_and_no_order(
@@ -351,8 +353,8 @@ def test_asyncio_has_the_same(node: Node) -> None:
             with pytest.raises(NodeGoneError):
                 await subscriber.require(1.0)
             node.labels()
-            found = await subscriber.require(WAIT_S, timeout_s=WAIT_S)
-            assert found.camera == "front"
+            message = await subscriber.require(WAIT_S, timeout_s=WAIT_S)
+            assert message.camera == "front"
             assert subscriber.alive
 
     asyncio.run(ask())

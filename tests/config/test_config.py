@@ -75,22 +75,22 @@ def test_what_is_wrong_is_one_line_with_file_key_and_value(tmp_path: Path, text:
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_config(file)
-    told = str(caught.value)
-    assert told.startswith(str(file))
-    assert WRONG[text] in told
-    assert "\n" not in told
+    problem = str(caught.value)
+    assert problem.startswith(str(file))
+    assert WRONG[text] in problem
+    assert "\n" not in problem
     assert caught.value.exit_code == 2
 
 
 def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
-    for file, told in (
+    for file, reason in (
         (tmp_path / "none.toml", "there is no such file"),
         (tmp_path, "is a folder"),
         (binary, "is not UTF-8 text"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=reason):
             load_config(file)
 
 
@@ -115,7 +115,7 @@ def test_settings_change_keys_and_options_win(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "reason"),
     [
         ("top_k", "write it as key=value"),
         ("camera.back.fps=3", "no camera 'back'; cameras: front"),
@@ -123,12 +123,12 @@ def test_settings_change_keys_and_options_win(tmp_path: Path) -> None:
         ("model.topk=3", "did you mean top_k?"),
     ],
 )
-def test_a_wrong_setting_is_said(tmp_path: Path, setting: str, told: str) -> None:
+def test_a_wrong_setting_is_said(tmp_path: Path, setting: str, reason: str) -> None:
     file = tmp_path / "node.toml"
     file.write_text('[[camera]]\nname = "front"\n')
     with pytest.raises(ConfigError) as caught:
         load_config(file, [setting])
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_another_address_is_allowed_where_it_is_written_out() -> None:

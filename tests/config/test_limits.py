@@ -110,18 +110,18 @@ def test_a_picture_may_be_as_large_as_is_allowed(tmp_path: Path) -> None:
         read_image(file)
     (tmp_path / "claim.png").write_bytes(bombs.png(20_000, 9_000))
     set_limits(Limits(max_pixels=180_000_000))
-    with pytest.raises(SourceError) as told:  # it is allowed, and its rows are missing
+    with pytest.raises(SourceError) as caught:  # it is allowed, and its rows are missing
         read_image(tmp_path / "claim.png")
-    assert "limits" not in str(told.value)
+    assert "limits" not in str(caught.value)
 
 
 def test_many_scans_are_no_way_round(tmp_path: Path) -> None:
     bomb = bombs.jpeg_of_scans(4096, 2160, 60)
     (tmp_path / "scans.jpg").write_bytes(bomb)
-    told = r"4096 x 2160 pixels in 70 scans would take seconds"
-    with pytest.raises(PictureError, match=told):
+    reason = r"4096 x 2160 pixels in 70 scans would take seconds"
+    with pytest.raises(PictureError, match=reason):
         decode_jpeg(bomb)
-    with pytest.raises(PictureError, match=told):
+    with pytest.raises(PictureError, match=reason):
         read_image(tmp_path / "scans.jpg")
 
 
@@ -160,9 +160,14 @@ def test_a_video_that_claims_to_be_huge_is_refused(tmp_path: Path, width: int, h
 
 
 def test_a_stream_that_becomes_huge_is_damaged_there() -> None:
-    units = [b"\0\0\0\1" + x for x in bombs.h264(16128, 16128, after=1).split(b"\0\0\0\1")[1:]]
-    starts = [place for place, unit in enumerate(units) if unit[4] & 31 == 7]
-    frames = [b"".join(units[a:b]) for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    units = [
+        b"\0\0\0\1" + content
+        for content in bombs.h264(16128, 16128, after=1).split(b"\0\0\0\1")[1:]
+    ]
+    starts = [index for index, unit in enumerate(units) if unit[4] & 31 == 7]
+    frames = [
+        b"".join(units[start:end]) for start, end in zip(starts, [*starts[1:], None], strict=True)
+    ]
     decoder = VideoDecoder("h264", b"")
     assert decoder.decode(EncodedPacket(frames[0], Stamp.now(), is_key=True))
     with pytest.raises(PictureError, match="a picture is damaged"):
@@ -171,8 +176,8 @@ def test_a_stream_that_becomes_huge_is_damaged_there() -> None:
 
 def test_a_camera_with_a_huge_picture_goes_on() -> None:
     good = [encode_jpeg(np.roll(NOISE, shift, 0), 90) for shift in range(20)]
-    sent = [part(x) for x in [*good[:4], bombs.jpeg(50_000, 50_000), *good[4:]]]
-    server = ByteServer(*[(0.05, x) for x in sent])
+    sent = [part(jpeg) for jpeg in [*good[:4], bombs.jpeg(50_000, 50_000), *good[4:]]]
+    server = ByteServer(*[(0.05, body) for body in sent])
     try:
         source = open_source(CameraConfig(source=server.url, discard_backlog=False))
         shapes: list[object] = []
@@ -193,7 +198,7 @@ ZEROS = functools.cache(lambda: bombs.zeros(1))
 
 
 @pytest.mark.parametrize(
-    ("compression", "packed", "length", "told"),
+    ("compression", "packed", "length", "reason"),
     [
         ("zstd", ZEROS, 1000, "it declares 1000 bytes, and contains a different number"),
         ("zstd", ZEROS, 1 << 30, r"a chunk of 1024 MiB is longer than limits\.max_chunk_mb = 64"),
@@ -215,11 +220,11 @@ ZEROS = functools.cache(lambda: bombs.zeros(1))
     ],
 )
 def test_a_chunk_that_claims_to_be_huge_is_left_out(
-    tmp_path: Path, compression: str, packed: object, length: int, told: str
+    tmp_path: Path, compression: str, packed: object, length: int, reason: str
 ) -> None:
     assert callable(packed)
     (tmp_path / "a.mcap").write_bytes(bombs.chunk(compression, packed(), length))
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=reason):
         open_chunked(tmp_path / "a.mcap")
 
 

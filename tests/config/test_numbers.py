@@ -47,9 +47,9 @@ def numeric_keys(section: type[BaseModel] = NodeConfig, before: str = "") -> Ite
     for name, field in section.model_fields.items():
         for hint in _parts(field.annotation):
             if isinstance(hint, type) and issubclass(hint, BaseModel):
-                place = "0." if section is NodeConfig and name == "camera" else ""
+                index = "0." if section is NodeConfig and name == "camera" else ""
                 if name not in ("regions", "steps", "black_box_events"):
-                    yield from numeric_keys(hint, f"{before}{name}.{place}")
+                    yield from numeric_keys(hint, f"{before}{name}.{index}")
             elif hint in (int, float):
                 yield before + name
 
@@ -58,7 +58,7 @@ def _parts(hint: Any) -> list[Any]:
     inner = get_args(hint)
     if not inner or get_origin(hint) is dict:
         return [hint]
-    return [part for one in inner for part in _parts(one)]
+    return [part for argument in inner for part in _parts(argument)]
 
 
 KEYS = sorted(set(numeric_keys()) - {"camera.0.roi", "camera.0.calibration.distortion"})
@@ -116,10 +116,10 @@ def test_any_number_in_any_key_is_refused_in_one_line_or_can_be_worked_with(
     try:
         config = load_config(None, [CALIBRATED, *STEPPED, f"{key}={value}"])
     except ConfigError as error:
-        told = str(error)
-        assert "\n" not in told
-        assert len(told) < 300
-        assert key.split(".")[-1] in told
+        problem = str(error)
+        assert "\n" not in problem
+        assert len(problem) < 300
+        assert key.split(".")[-1] in problem
         return
     made_of(config)
 
@@ -129,9 +129,9 @@ def test_every_number_has_a_range_and_a_refusal_names_it(key: str) -> None:
     for value in ("1e308", "-1e308"):
         with pytest.raises(ConfigError) as caught:
             load_config(None, [CALIBRATED, *STEPPED, f"{key}={value}"])
-        told = str(caught.value)
-        assert key.replace(".0.", ".") in told.replace(".0.", ".")
-        assert "allowed: " in told, told
+        problem = str(caught.value)
+        assert key.replace(".0.", ".") in problem.replace(".0.", ".")
+        assert "allowed: " in problem, problem
 
 
 def test_numbers_inside_of_lists_and_maps_have_a_range_too() -> None:
@@ -165,9 +165,9 @@ def test_a_claim_of_a_source_is_believed_within_reason() -> None:
 @pytest.mark.parametrize("value", ["1e-300", "nan", "1e308", "inf", "0"])
 @pytest.mark.parametrize("key", ["scale", "std"])
 def test_numbers_of_a_model_card_have_ranges(tmp_path: Path, key: str, value: str) -> None:
-    given = value if key == "scale" else f"[1.0, {value}, 1.0]"
+    entry = value if key == "scale" else f"[1.0, {value}, 1.0]"
     (tmp_path / "m.toml").write_text(
-        f'name = "m"\ntask = "classify"\nlabels = ["a"]\n[input]\nsize = [8, 8]\n{key} = {given}\n'
+        f'name = "m"\ntask = "classify"\nlabels = ["a"]\n[input]\nsize = [8, 8]\n{key} = {entry}\n'
     )
     with pytest.raises(ModelError, match=f"input.{key}"):
         read_card(tmp_path / "m.onnx")
@@ -248,7 +248,7 @@ NO_AREA: list[list[tuple[float, float]]] = [
 @pytest.mark.parametrize("polygon", NO_AREA)
 @pytest.mark.parametrize("key", ["roi", "regions"])
 def test_a_polygon_without_area_is_refused(key: str, polygon: list[tuple[float, float]]) -> None:
-    corners = json.dumps([[float(x) for x in corner] for corner in polygon])
+    corners = json.dumps([[float(coordinate) for coordinate in corner] for corner in polygon])
     value = corners if key == "roi" else f'[{{name = "dock", polygon = {corners}}}]'
     with pytest.raises(ConfigError, match="no area") as caught:
         load_config(None, [f"camera.0.{key}={value}"])

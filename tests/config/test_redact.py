@@ -146,27 +146,27 @@ def test_errors_recordings_and_logs_show_no_secret(form: str, secret: str) -> No
 
 
 def _logged(message: str, sources: list[str]) -> str:
-    told = io.StringIO()
+    stream = io.StringIO()
     log = logging.getLogger()
     before = log.handlers[:]
     set_up_logging("info", sources)
     handler = log.handlers[0]
     assert isinstance(handler, logging.StreamHandler)
-    handler.setStream(told)
+    handler.setStream(stream)
     try:
         raise ValueError(message)
     except ValueError:
         logging.getLogger("x").exception("%s", message)
     finally:
         log.handlers[:] = before
-    return told.getvalue()
+    return stream.getvalue()
 
 
 EVIL = "cup\x1b[2J\x1b]0;owned\x07\x9b1A\u202e\r\nforged [red]line"
 
 
 def _has_control(text: str) -> bool:
-    return any(ord(x) < 32 or 127 <= ord(x) < 160 or x == "\u202e" for x in text)
+    return any(ord(char) < 32 or 127 <= ord(char) < 160 or char == "\u202e" for char in text)
 
 
 def test_a_log_line_is_one_line_that_moves_no_cursor() -> None:

@@ -22,8 +22,8 @@ def script(name: str, *arguments: str, codes: tuple[int, ...] = (0,)) -> dict[st
         [sys.executable, *program, *arguments, "--json"], timeout_s=120, folder=ROOT / "scripts"
     )
     assert done.returncode in codes, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    return found
+    report: dict[str, object] = json.loads(done.stdout)
+    return report
 
 
 def message(seq: int, sent_ns: int, dropped: int = 0) -> LabelsMessage:
@@ -40,27 +40,27 @@ def test_a_profile_counts_what_is_missing_and_adds_up() -> None:
     profiler.add(replace(message(0, 0), retained=True), 5 * MS)
     for seq, at_ms, dropped in ((3, 100, 9), (4, 200, 2), (7, 300, 1), (8, 500, 0)):
         profiler.add(message(seq, at_ms * MS, dropped), (at_ms + 1) * MS)
-    found = profiler.result()
-    assert found is not None
-    assert (found.messages, found.lost, found.dropped) == (4, 2, 3)
-    assert found.total == Spread(11, 11, 11, 11)
-    assert found.stages["infer"].p50 == 4
-    assert found.stages["publish"].max == 1
-    assert found.interval == Spread(100, 200, 200, 200)
-    assert found.fps == pytest.approx(3 / 0.4)
-    assert found.jitter_ms == pytest.approx(47.14, abs=0.01)
+    profile = profiler.result()
+    assert profile is not None
+    assert (profile.messages, profile.lost, profile.dropped) == (4, 2, 3)
+    assert profile.total == Spread(11, 11, 11, 11)
+    assert profile.stages["infer"].p50 == 4
+    assert profile.stages["publish"].max == 1
+    assert profile.interval == Spread(100, 200, 200, 200)
+    assert profile.fps == pytest.approx(3 / 0.4)
+    assert profile.jitter_ms == pytest.approx(47.14, abs=0.01)
 
 
 def test_bench_profiles_the_real_node(perception_node: Run) -> None:
     done = perception_node("bench", "--profile", "--json", "--seconds", "2")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["messages"] > 10
-    assert set(found["stages"]) == {
+    profile = json.loads(done.stdout)
+    assert profile["messages"] > 10
+    assert set(profile["stages"]) == {
         "capture", "wait", "preprocess", "infer", "postprocess", "publish",
     }  # fmt: skip
-    assert 0 < found["total"]["p50"] <= found["total"]["p99"] <= found["total"]["max"]
-    assert found["total"]["p50"] >= found["stages"]["infer"]["p50"]
+    assert 0 < profile["total"]["p50"] <= profile["total"]["p99"] <= profile["total"]["max"]
+    assert profile["total"]["p50"] >= profile["stages"]["infer"]["p50"]
 
 
 def test_bench_compares_and_says_what_is_wrong(in_process: Run) -> None:
@@ -82,31 +82,31 @@ def test_the_soak_is_flat() -> None:
     does not."""
     deadline = time.monotonic() + SOAKED_S
     soak = ("soak.py", "--frames", "110", "--seconds", "60")
-    found = script(*soak, codes=(0, 1))
-    while not found["flat"] and time.monotonic() < deadline:
-        found = script(*soak, codes=(0, 1))
-    assert found["flat"] is True, found
-    assert found["frames"] == 110
-    assert isinstance(found["dropped"], int)
-    assert found["dropped"] > 0
+    report = script(*soak, codes=(0, 1))
+    while not report["flat"] and time.monotonic() < deadline:
+        report = script(*soak, codes=(0, 1))
+    assert report["flat"] is True, report
+    assert report["frames"] == 110
+    assert isinstance(report["dropped"], int)
+    assert report["dropped"] > 0
 
 
 def test_the_wire_is_measured_with_real_subscribers() -> None:
-    found = script("bench/wire.py", "--seconds", "0.7", "--subscribers", "3")
-    for row in found["publish_to_receive"]:  # type: ignore[attr-defined]
+    report = script("bench/wire.py", "--seconds", "0.7", "--subscribers", "3")
+    for row in report["publish_to_receive"]:  # type: ignore[attr-defined]
         assert 3 * row["rate_hz"] * 0.3 <= row["received"] <= 3 * row["sent"]
         assert 0 < row["p50_ms"] <= row["p99_ms"] <= row["max_ms"]
         assert 0 < row["bare_zmq"]["p50_ms"] <= row["bare_zmq"]["max_ms"]
-    stopped = found["stopped_subscriber"]
+    stopped = report["stopped_subscriber"]
     assert stopped["grown_mib"] < 20  # type: ignore[index]
 
 
 def test_the_node_is_compared_with_a_loop_of_ones_own() -> None:
     names = ["careful-onnxruntime", "node-onnxruntime"]
-    found = script(
+    report = script(
         "bench.peers", "--only", *names, "--rounds", "1", "--seconds", "1", "--outage", "1"
     )
-    peers: list[dict[str, object]] = found["peers"]  # type: ignore[assignment]
+    peers: list[dict[str, object]] = report["peers"]  # type: ignore[assignment]
     assert [peer["name"] for peer in peers] == names
     for peer in peers:
         assert 0 < peer["age_p50_ms"] <= peer["age_p99_ms"]  # type: ignore[operator]

@@ -27,10 +27,12 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_doctor_measures_glass_to_label(in_process: Run) -> None:
     done = in_process("doctor", "--latency", "--flashes", 4, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["flashes"] + told["missed"] == 4
-    assert told["flashes"] >= 3
-    assert 0 < told["capture_to_publish_ms"] < told["glass_to_label_ms"] <= told["max_ms"] < 3000
+    report = json.loads(done.stdout)
+    assert report["flashes"] + report["missed"] == 4
+    assert report["flashes"] >= 3
+    assert (
+        0 < report["capture_to_publish_ms"] < report["glass_to_label_ms"] <= report["max_ms"] < 3000
+    )
 
 
 def test_doctor_without_a_screen_says_so(perception_node: Run) -> None:
@@ -58,7 +60,7 @@ def test_doctor_looks_at_all_that_is_configured(in_process: Run, tmp_path: Path)
         "--set", f"control.endpoint=ipc://{tmp_path}/control", "--set", "recording.enabled=true",
         "--set", "recording.keep_free_mb=100000000",
     )  # fmt: skip
-    findings = {f["what"]: f for f in map(json.loads, done.stdout.splitlines())}
+    findings = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 1
     assert "/dev/video93 does not exist" in findings["camera camera"]["found"]
     assert findings["page"]["verdict"] == findings["control endpoint"]["verdict"] == "ok"
@@ -70,7 +72,7 @@ def test_doctor_reads_files_and_folders(tmp_path: Path) -> None:
     PilImage.new("RGB", (64, 48)).save(tmp_path / "good.png")
     (tmp_path / "folder").mkdir()
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    for source, verdict, found in (
+    for source, verdict, expected in (
         ("good.png", "ok", "good.png, 64x48"),
         ("none.mp4", "wrong", "none.mp4: there is no such file or folder"),
         ("folder", "wrong", "folder holds no pictures"),
@@ -79,7 +81,7 @@ def test_doctor_reads_files_and_folders(tmp_path: Path) -> None:
         config = NodeConfig(camera=(CameraConfig(source=str(tmp_path / source)),))
         finding = list(cameras(config))[-1]
         assert (finding.what, finding.verdict) == ("camera camera", verdict), finding
-        assert found in finding.found
+        assert expected in finding.found
         assert bool(finding.fix) == (verdict == "wrong"), finding
     (finding,) = list(
         cameras(NodeConfig(camera=(CameraConfig(source="rtsp://user:secret@host/x"),)))
@@ -144,15 +146,15 @@ def test_completion_is_printed_for_each_shell(in_process: Run) -> None:
 
 def shown_commands() -> list[str]:
     """The lines of perception-node in the documents' shell blocks."""
-    found = []
+    command_lines = []
     for document in DOCUMENTS:
         blocks = re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.DOTALL | re.M)
         for language, block in blocks:
             if language not in ("bash", ""):
                 continue
             lines = [line.partition("    #")[0].strip() for line in block.splitlines()]
-            found += [line for line in lines if line.startswith("perception-node ")]
-    return list(dict.fromkeys(found))
+            command_lines += [line for line in lines if line.startswith("perception-node ")]
+    return list(dict.fromkeys(command_lines))
 
 
 def test_every_command_in_the_documents_is_one() -> None:

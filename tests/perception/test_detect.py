@@ -46,21 +46,22 @@ def test_yolox_finds_what_the_reference_finds(runtime: str, precision: str, shar
     except ModelError as error:
         pytest.skip(str(error))
     reference = json.loads((SCENES / "reference.json").read_text())
-    found, wanted, extra = 0, 0, 0
+    matched, expected, extra = 0, 0, 0
     for file, objects in reference.items():
         got = perceiver.perceive(read_image(SCENES / file)).detections
         sure = [thing for thing in objects if thing["score"] >= 0.35]
-        wanted += len(sure)
-        found += sum(any(_same(thing, one) for one in got) for thing in sure)
+        expected += len(sure)
+        matched += sum(any(_same(thing, detection) for detection in got) for thing in sure)
         extra += sum(
-            one.score >= 0.35 and not any(_same(thing, one) for thing in objects) for one in got
+            detection.score >= 0.35 and not any(_same(thing, detection) for thing in objects)
+            for detection in got
         )
-    assert found / wanted >= share, f"{found} of {wanted}"
-    assert extra / wanted <= (0.02 if precision == "fp32" else 0.05), f"{extra} beside {wanted}"
+    assert matched / expected >= share, f"{matched} of {expected}"
+    assert extra / expected <= (0.02 if precision == "fp32" else 0.05), f"{extra} beside {expected}"
 
 
-def _same(thing: dict, one: Detection) -> bool:
-    return thing["id"] == one.id and one.box.iou(Box(**thing["box"])) >= 0.9
+def _same(thing: dict, detection: Detection) -> bool:
+    return thing["id"] == detection.id and detection.box.iou(Box(**thing["box"])) >= 0.9
 
 
 @needs_yolox
@@ -113,17 +114,17 @@ def test_torchvisions_detectors_give_what_torchvision_gives(name: str, tmp_path:
     got = perceiver.perceive(image).detections
     rgb = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1).float() / 255
     with torch.inference_mode():
-        (wanted,) = plain([rgb])
+        (expected,) = plain([rgb])
     assert perceiver.info.task == "detect"
-    assert len(got) == len(wanted["scores"]) > 10
-    for one, box, score, label in zip(
-        got, wanted["boxes"].tolist(), wanted["scores"].tolist(), wanted["labels"].tolist(),
+    assert len(got) == len(expected["scores"]) > 10
+    for detection, box, score, label in zip(
+        got, expected["boxes"].tolist(), expected["scores"].tolist(), expected["labels"].tolist(),
         strict=True,
     ):  # fmt: skip
         x1, y1, x2, y2 = box
-        mine = (one.box.cx, one.box.cy, one.box.w, one.box.h)
+        mine = (detection.box.cx, detection.box.cy, detection.box.w, detection.box.h)
         assert mine == pytest.approx(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1), abs=0.1)
-        assert (one.id, one.score) == (label, pytest.approx(score, abs=1e-5))
+        assert (detection.id, detection.score) == (label, pytest.approx(score, abs=1e-5))
 
 
 @pytest.fixture
@@ -240,8 +241,8 @@ def test_boxes_in_another_form_are_no_boxes(boxes: list[list[float]], message: s
 def test_thresholds_and_sizes_leave_out_what_they_say() -> None:
     def names(**settings: object) -> list[str]:
         config = DetectConfig.model_validate(settings)
-        found = Detect(("a", "b"), "yolox", SPEC, config).read((_outputs(1),), 0, (416, 416))
-        return [one.name for one in found.detections]
+        prediction = Detect(("a", "b"), "yolox", SPEC, config).read((_outputs(1),), 0, (416, 416))
+        return [detection.name for detection in prediction.detections]
 
     assert names() == ["b"]
     assert names(class_scores={"b": 0.75}) == []
@@ -257,16 +258,16 @@ def _detect() -> Detect:
 def test_decoding_is_that_of_a_plain_loop() -> None:
     raw = np.random.default_rng(1).uniform(0, 1, (1, 3549, 7)).astype(np.float32)
     got = yolox((raw,), 0, 0.6, 2, (416, 416))
-    wanted = []
-    place = 0
+    expected = []
+    index = 0
     for stride in (8, 16, 32):
         for row in range(416 // stride):
             for column in range(416 // stride):
-                x, y, w, h, objectness, *scores = raw[0, place].astype(float)
-                place += 1
+                x, y, w, h, objectness, *scores = raw[0, index].astype(float)
+                index += 1
                 if objectness * max(scores) < 0.6:
                     continue
                 cx, cy = (x + column) * stride, (y + row) * stride
                 half_w, half_h = np.exp(w) * stride / 2, np.exp(h) * stride / 2
-                wanted.append((cx - half_w, cy - half_h, cx + half_w, cy + half_h))
-    np.testing.assert_allclose(got.boxes, wanted, rtol=1e-4, atol=1e-3)
+                expected.append((cx - half_w, cy - half_h, cx + half_w, cy + half_h))
+    np.testing.assert_allclose(got.boxes, expected, rtol=1e-4, atol=1e-3)

@@ -82,10 +82,10 @@ def first_size(program: Json, expression: str) -> None:
     raise AssertionError("no free size")
 
 
-def node(program: Json, place: int, target: str, *arguments: Json) -> None:
-    changed = program["graph_module"]["graph"]["nodes"][place]
+def node(program: Json, index: int, target: str, *arguments: Json) -> None:
+    changed = program["graph_module"]["graph"]["nodes"][index]
     changed["target"] = target
-    changed["inputs"] = [{"name": n, "arg": a, "kind": 1} for n, a in arguments]
+    changed["inputs"] = [{"name": name, "arg": argument, "kind": 1} for name, argument in arguments]
 
 
 def renamed(program: Json, old: str, new: str) -> None:
@@ -129,15 +129,21 @@ IN_THE_GRAPH: list[tuple[str, Callable[[Json, str], None]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [x[1] for x in IN_THE_GRAPH], ids=[x[0] for x in IN_THE_GRAPH])
+@pytest.mark.parametrize(
+    "change", [case[1] for case in IN_THE_GRAPH], ids=[case[0] for case in IN_THE_GRAPH]
+)
 def test_a_graph_that_names_code_is_refused(
     good: Path, tmp_path: Path, change: Callable[[Json, str], None]
 ) -> None:
     trace = tmp_path / "it-ran"
-    bad = rewritten(good, tmp_path / "bad.pt2", in_json(lambda p: change(p, str(trace))))
-    with pytest.raises(ModelError, match=r"bad\.pt2: .*could run code; export the network") as told:
+    bad = rewritten(
+        good, tmp_path / "bad.pt2", in_json(lambda program: change(program, str(trace)))
+    )
+    with pytest.raises(
+        ModelError, match=r"bad\.pt2: .*could run code; export the network"
+    ) as caught:
         ExportedProgram(bad)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert not trace.exists()
 
 
@@ -201,10 +207,10 @@ def test_a_graph_within_a_graph_is_looked_at(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(Wrapped().eval(), (torch.rand(1, 3, 8, 8),)), good)
 
     def change(program: Json) -> None:
-        for one in program["graph_module"]["graph"]["nodes"]:
-            for given in one["inputs"]:
-                if "as_graph" in given["arg"]:
-                    inner = given["arg"]["as_graph"]["graph"]["nodes"][0]
+        for entry in program["graph_module"]["graph"]["nodes"]:
+            for argument in entry["inputs"]:
+                if "as_graph" in argument["arg"]:
+                    inner = argument["arg"]["as_graph"]["graph"]["nodes"][0]
                     inner["target"] = "torch.os.mkdir"
                     inner["inputs"] = [{"name": "", "arg": {"as_string": str(trace)}, "kind": 1}]
                     return
@@ -220,8 +226,8 @@ def test_guards_and_notes_of_a_graph_are_left_out(good: Path, tmp_path: Path) ->
 
     def change(program: Json) -> None:
         program["guards_code"] = [RUN.format(trace=trace)]
-        for one in program["graph_module"]["graph"]["nodes"]:
-            one["metadata"] = {"source_fn_stack": "a,torch.os.mkdir", "custom": "["}
+        for entry in program["graph_module"]["graph"]["nodes"]:
+            entry["metadata"] = {"source_fn_stack": "a,torch.os.mkdir", "custom": "["}
 
     bad = rewritten(good, tmp_path / "bad.pt2", in_json(change))
     assert ExportedProgram(bad)(torch.zeros(1, 3, 32, 40)).shape == (1, 5)
@@ -239,7 +245,7 @@ class Attack:
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("member", "reason"),
     [
         ("data/sample_inputs/model.pt", None),
         ("data/weights/model.pt", "neither graph nor tensor"),
@@ -250,16 +256,18 @@ class Attack:
     ],
 )
 def test_nothing_that_is_pickled_or_compiled_is_read(
-    good: Path, tmp_path: Path, place: str, told: str | None
+    good: Path, tmp_path: Path, member: str, reason: str | None
 ) -> None:
     trace = tmp_path / "it-ran"
     pickled = io.BytesIO()
     torch.save((Attack(trace),), pickled)
-    bad = rewritten(good, tmp_path / "bad.pt2", lambda m: m.update({place: pickled.getvalue()}))
-    if told is None:
+    bad = rewritten(
+        good, tmp_path / "bad.pt2", lambda members: members.update({member: pickled.getvalue()})
+    )
+    if reason is None:
         ExportedProgram(bad)
     else:
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=reason):
             ExportedProgram(bad)
     assert not trace.exists()
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
@@ -300,9 +308,9 @@ def test_what_is_no_program_is_one_line(
     tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.pt2").write_bytes(content)
-    with pytest.raises(ModelError, match=r"a\.pt2") as told:
+    with pytest.raises(ModelError, match=r"a\.pt2") as caught:
         ExportedProgram(tmp_path / "a.pt2")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 

@@ -315,16 +315,16 @@ def network_input(pixels: NDArray[np.uint8], color: str = "rgb") -> NDArray[np.f
     return np.ascontiguousarray(((levels - mean) / std).transpose(0, 3, 1, 2), np.float32)
 
 
-def plain(file: Path, engine: str, given: NDArray[np.float32]) -> NDArray[np.float32]:
+def plain(file: Path, engine: str, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """What an engine makes of the user's own file."""
     if engine == "onnxruntime":
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(["y"], {"x": given})[0])
+        return np.asarray(session.run(["y"], {"x": inputs})[0])
     core = ov.Core()
     read = core.read_model(file)
-    read.reshape(list(given.shape))
+    read.reshape(list(inputs.shape))
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    return np.asarray(core.compile_model(read, "CPU", exact)(given)[0])
+    return np.asarray(core.compile_model(read, "CPU", exact)(inputs)[0])
 
 
 @pytest.mark.parametrize(
@@ -336,12 +336,12 @@ def test_the_copy_means_what_the_graph_means(
     tmp_path: Path, make: Callable[[], Made], engine: str
 ) -> None:
     file = written(tmp_path, make())
-    wanted = plain(file, engine, network_input(pictures()))
+    expected = plain(file, engine, network_input(pictures()))
     runtime = build_runtime(
         load_model(str(file)), ModelConfig.model_validate({"runtime": engine, "precision": "fp32"})
     )
-    np.testing.assert_allclose(runtime.infer(pictures())[0], wanted, atol=1e-4)
-    assert np.ptp(wanted) > 0.1  # something to tell apart
+    np.testing.assert_allclose(runtime.infer(pictures())[0], expected, atol=1e-4)
+    assert np.ptp(expected) > 0.1  # something to tell apart
 
 
 @pytest.mark.parametrize("make", SHAPES, ids=lambda make: make.__name__)
@@ -355,16 +355,16 @@ def test_auto_takes_an_engine_that_has_the_operators(
 
 def all_tensors(model: Made) -> list[TensorProto]:
     """The constants of the graph, of its branches' nodes, and of its functions' nodes."""
-    found: list[TensorProto] = []
+    tensors: list[TensorProto] = []
     pending: list[object] = [model.graph, *model.functions]
     while pending:
         part = pending.pop()
-        found += getattr(part, "initializer", ())
+        tensors += getattr(part, "initializer", ())
         for item in part.node:  # type: ignore[attr-defined]
             for attribute in item.attribute:
-                found += [attribute.t] if attribute.HasField("t") else []
+                tensors += [attribute.t] if attribute.HasField("t") else []
                 pending += [attribute.g] if attribute.HasField("g") else []
-    return found
+    return tensors
 
 
 @pytest.mark.parametrize("make", [with_function, with_loop, with_nested_if, with_shared_weights])
@@ -374,7 +374,7 @@ def test_weights_in_other_files_are_copied_wherever_they_stand(
     """And are part of the digest: the file itself stays the same."""
     model = make()
     file = written(tmp_path, model)
-    wanted = plain(file, "onnxruntime", network_input(pictures()))
+    expected = plain(file, "onnxruntime", network_input(pictures()))
     for index, tensor in enumerate(all_tensors(model)):
         if tensor.data_type == TensorProto.FLOAT:
             (tmp_path / f"part{index}.bin").write_bytes(numpy_helper.to_array(tensor).tobytes())
@@ -385,7 +385,7 @@ def test_weights_in_other_files_are_copied_wherever_they_stand(
     file.write_bytes(model.SerializeToString())
     loaded = load_model(str(file))
     runtime = build_runtime(loaded, ModelConfig(runtime="onnxruntime"))
-    np.testing.assert_allclose(runtime.infer(pictures())[0], wanted, atol=1e-4)
+    np.testing.assert_allclose(runtime.infer(pictures())[0], expected, atol=1e-4)
     for part in tmp_path.glob("part*.bin"):
         before = part.read_bytes()
         part.write_bytes(before[:-4] + np.float32(0.125).tobytes())
@@ -400,7 +400,7 @@ def test_a_model_of_links_runs_as_the_files_that_they_lead_to(tmp_path: Path) ->
         tmp_path / "blobs", graph([multiplied()]), save_as_external_data=True,
         location="shape.onnx_data", size_threshold=0,
     )  # fmt: skip
-    wanted = plain(file, "onnxruntime", network_input(pictures()))
+    expected = plain(file, "onnxruntime", network_input(pictures()))
     (tmp_path / "main").mkdir()
     for number, name in enumerate(("shape.onnx", "shape.onnx_data", "shape.toml")):
         (tmp_path / "blobs" / name).rename(tmp_path / "blobs" / f"{number:064x}")
@@ -408,7 +408,7 @@ def test_a_model_of_links_runs_as_the_files_that_they_lead_to(tmp_path: Path) ->
     for engine in ("onnxruntime", "openvino"):
         config = ModelConfig.model_validate({"runtime": engine, "precision": "fp32"})
         runtime = build_runtime(load_model(str(tmp_path / "main" / "shape.onnx")), config)
-        np.testing.assert_allclose(runtime.infer(pictures())[0], wanted, atol=1e-4)
+        np.testing.assert_allclose(runtime.infer(pictures())[0], expected, atol=1e-4)
 
 
 def test_weights_that_are_missing_or_cut_off_are_named(tmp_path: Path) -> None:
@@ -441,10 +441,10 @@ def test_a_copy_too_large_for_one_file_has_its_weights_beside_it(
     ]
     file = written(tmp_path, graph(nodes, [large]))
     for engine in ("onnxruntime", "openvino"):
-        wanted = plain(file, engine, network_input(pictures()))
+        expected = plain(file, engine, network_input(pictures()))
         config = ModelConfig.model_validate({"runtime": engine, "precision": "fp32"})
         got = build_runtime(load_model(str(file)), config).infer(pictures())[0]
-        np.testing.assert_allclose(got, wanted, atol=1e-3)
+        np.testing.assert_allclose(got, expected, atol=1e-3)
     assert list((tmp_path / "cache").rglob("model.onnx.data"))
 
 
@@ -456,10 +456,10 @@ def test_the_copy_of_an_openvino_file_means_what_the_file_means(
     file = written(tmp_path, make(), color=color)
     read = ov.Core().read_model(file)
     ov.save_model(read, file.with_suffix(".xml"), compress_to_fp16=False)
-    wanted = plain(file.with_suffix(".xml"), "openvino", network_input(pictures(), color))
+    expected = plain(file.with_suffix(".xml"), "openvino", network_input(pictures(), color))
     config = ModelConfig(precision="fp32", device="cpu")
     runtime = build_runtime(load_model(str(file.with_suffix(".xml"))), config)
-    np.testing.assert_allclose(runtime.infer(pictures())[0], wanted, atol=1e-4)
+    np.testing.assert_allclose(runtime.infer(pictures())[0], expected, atol=1e-4)
 
 
 def for_one_picture_alone() -> Made:
@@ -541,8 +541,8 @@ def test_an_exported_program_for_one_picture_gets_no_batch(
     tmp_path: Path, network: torch.nn.Module, free: bool
 ) -> None:
     shapes = {"x": {0: torch.export.Dim("n", min=1, max=64)}} if free else None
-    given = torch.zeros(2 if free else 1, 3, HEIGHT, WIDTH)
-    program = torch.export.export(network.eval(), (given,), dynamic_shapes=shapes)
+    example = torch.zeros(2 if free else 1, 3, HEIGHT, WIDTH)
+    program = torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)
     file = tmp_path / "shape.pt2"
     torch.export.save(program, file)
     file.with_suffix(".toml").write_text(CARD.format(color="rgb"))
@@ -560,7 +560,7 @@ def test_an_exported_program_for_one_picture_gets_no_batch(
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "reason"),
     [
         ([4, 3, HEIGHT, WIDTH], "takes 4 pictures at once"),
         (
@@ -571,14 +571,14 @@ def test_an_exported_program_for_one_picture_gets_no_batch(
     ],
 )
 def test_a_picture_in_another_form_is_refused_with_the_true_reason(
-    tmp_path: Path, shape: list[int | str], told: str
+    tmp_path: Path, shape: list[int | str], reason: str
 ) -> None:
     model = graph(
         [node("MatMul", ["z", "v"], ["y"])], [constant("v", np.ones((shape[1], CLASSES)))]
     )
     model.graph.input[0].CopyFrom(floats("x", shape))
     model.graph.output[0].CopyFrom(floats("y", [shape[0], CLASSES]))
-    with pytest.raises(ModelError, match=told) as raised:
+    with pytest.raises(ModelError, match=reason) as raised:
         load_model(str(written(tmp_path, model)))
     assert "\n" not in str(raised.value)
 
@@ -596,9 +596,9 @@ def test_an_operator_that_no_engine_has_is_refused_with_both_reasons(tmp_path: P
     model = graph([node("Teleport", ["z", "w"], ["y"], domain="own")], domains=["own"])
     with pytest.raises(
         ModelError, match=r"OpenVINO: .*Teleport.*; ONNX Runtime: .*Teleport"
-    ) as told:
+    ) as caught:
         load_model(str(written(tmp_path, model)))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_name_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_without_torch_an_export_that_was_brought_along_labels(
     for folder, verdict in ((cache, "ok"), (tmp_path, "wrong")):
         doctor = without_torch("doctor", "--json", "--config", config, cache=folder)
         findings = [json.loads(line) for line in doctor.stdout.splitlines()]
-        (found,) = (finding for finding in findings if finding["what"] == "model")
-        assert found["verdict"] == verdict, found
+        (finding,) = (finding for finding in findings if finding["what"] == "model")
+        assert finding["verdict"] == verdict, finding
 
 
 def test_the_default_models_graph_is_its_network() -> None:
@@ -172,12 +172,12 @@ def test_an_error_of_the_export_is_told_as_here(tmp_path: Path, resnet18_file: P
 
 
 def exporting(process: psutil.Process) -> list[psutil.Process]:
-    found = []
+    processes = []
     for child in process.children():
         with contextlib.suppress(psutil.Error):  # one that has ended already
             if "export_process" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+                processes.append(child)
+    return processes
 
 
 def running(weights: Path) -> list[str]:

@@ -71,11 +71,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_file_gives_the_logits_of_its_model(files: Path, name: str, runtime: str) -> None:
     original = load_model("efficientnet_lite0")
     pixels = Preprocessor(original.preprocess)(read_image(PICTURES / "coffee.png"))
-    wanted = build_runtime(original, ModelConfig(runtime="torch")).infer(pixels)[0]
+    expected = build_runtime(original, ModelConfig(runtime="torch")).infer(pixels)[0]
     own = load_model(str(files / name))
     assert own.preprocess == original.preprocess
     got = build_runtime(own, ModelConfig.model_validate({"runtime": runtime})).infer(pixels)[0]
-    np.testing.assert_allclose(got, wanted, atol=1e-3)
+    np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["mine.onnx", "mine.xml", "mine.pt2"])
@@ -104,7 +104,7 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         (lambda folder: (folder / "mine.toml").unlink(), "its model card .* is missing; write one"),
         (
@@ -128,15 +128,15 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
     ],
 )
 def test_a_mistake_is_one_line(
-    files: Path, tmp_path: Path, change: Callable[[Path], None], told: str
+    files: Path, tmp_path: Path, change: Callable[[Path], None], reason: str
 ) -> None:
     for name in ("mine.toml", "labels.txt"):
         (tmp_path / name).write_text((files / name).read_text())
     (tmp_path / "mine.onnx").symlink_to(files / "mine.onnx")
-    if told.startswith("mine.onnx"):
+    if reason.startswith("mine.onnx"):
         (tmp_path / "mine.onnx").unlink()
     change(tmp_path)
-    with pytest.raises(ModelError, match=told) as raised:
+    with pytest.raises(ModelError, match=reason) as raised:
         load_model(str(tmp_path / "mine.onnx"))
     assert "\n" not in str(raised.value)
 
@@ -170,9 +170,9 @@ BASE = PreprocessSpec(256, (224, 192), "bilinear", (0.1, 0.2, 0.3), (0.5, 0.6, 0
 def test_every_fit_is_its_reference(spec: PreprocessSpec, size: tuple[int, int]) -> None:
     photo = PilImage.open(PICTURES / "coffee.png").convert("RGB").resize((size[1], size[0]))
     image = np.ascontiguousarray(np.asarray(photo)[:, :, ::-1])
-    wanted = reference_transform(spec)(photo)
+    expected = reference_transform(spec)(photo)
     grey_levels = torch.tensor(spec.std).view(3, 1, 1) / spec.scale
     for preprocess in (Preprocessor(spec), GpuPreprocessor(spec, "cpu")):
         got = Normalise(spec)(torch.as_tensor(preprocess(image)))[0]
-        assert got.shape == wanted.shape
-        assert ((got - wanted).abs() * grey_levels).mean() < 0.3
+        assert got.shape == expected.shape
+        assert ((got - expected).abs() * grey_levels).mean() < 0.3

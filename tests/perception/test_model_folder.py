@@ -92,7 +92,7 @@ def below_a_link(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reason"),
     [
         (lambda folder: "../secret.txt", "is not in its folder"),
         (lambda folder: str(folder.parent / "secret.txt"), "is not in its folder"),
@@ -105,13 +105,13 @@ def below_a_link(folder: Path) -> str:
     ],
 )
 def test_labels_from_elsewhere_are_not_published(
-    folder: Path, in_process: Run, name: Callable[[Path], str], told: str
+    folder: Path, in_process: Run, name: Callable[[Path], str], reason: str
 ) -> None:
     (folder / "mine.toml").write_text(CARD.format(labels=f'"{name(folder)}"'))
     PilImage.new("RGB", (40, 40)).save(folder / "p.png")
     done = in_process("label", folder / "p.png", "--model", folder / "mine.onnx")
     assert done.returncode == 3
-    assert told in done.stderr
+    assert reason in done.stderr
     assert "Traceback" not in done.stderr
     assert SECRET not in done.stdout + done.stderr
 
@@ -120,9 +120,9 @@ def test_labels_from_elsewhere_are_not_published(
 def test_labels_that_a_terminal_obeys_are_refused(folder: Path, name: str) -> None:
     (folder / "labels.txt").write_text(f"a\n{name}\nc\n")
     (folder / "mine.toml").write_text(CARD.format(labels='"labels.txt"'))
-    with pytest.raises(ModelError, match="is no name: at most 200 characters") as told:
+    with pytest.raises(ModelError, match="is no name: at most 200 characters") as caught:
         load_model(str(folder / "mine.onnx"))
-    assert "\x1b" not in str(told.value)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_files_without_end_are_refused(folder: Path) -> None:
@@ -139,9 +139,9 @@ def test_files_without_end_are_refused(folder: Path) -> None:
 
 def test_a_card_that_is_nested_without_end_is_one_line(folder: Path) -> None:
     (folder / "mine.toml").write_text("labels = " + "[" * 100_000)
-    with pytest.raises(ModelError, match=r"mine\.toml is not valid TOML") as told:
+    with pytest.raises(ModelError, match=r"mine\.toml is not valid TOML") as caught:
         load_model(str(folder / "mine.onnx"))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["mine.onnx", "mine.xml", "mine.pt2", "mine.toml"])
@@ -153,18 +153,18 @@ def test_a_pipe_is_no_model(folder: Path, name: str) -> None:
         load_model(str(folder / model))
 
 
-def external(folder: Path, *places: str) -> None:
+def external(folder: Path, *locations: str) -> None:
     """The model with each of its tensors in another file."""
     model = onnx_model([1, 0, 0])
-    for tensor, place in zip(model.graph.initializer, places, strict=True):
+    for tensor, location in zip(model.graph.initializer, locations, strict=True):
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=place)
+        tensor.external_data.add(key="location", value=location)
     (folder / "mine.onnx").write_bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize(
-    "place",
+    "location",
     [
         "../secret.txt",
         "/etc/passwd",
@@ -175,11 +175,11 @@ def external(folder: Path, *places: str) -> None:
         "\0",
     ],
 )
-def test_tensors_from_elsewhere_are_refused(folder: Path, place: str) -> None:
+def test_tensors_from_elsewhere_are_refused(folder: Path, location: str) -> None:
     (folder / "w").write_bytes(bytes(36))
     (folder / "sub").mkdir()
     (folder / "link").symlink_to(folder.parent / "secret.txt")
-    external(folder, "w", place)
+    external(folder, "w", location)
     with pytest.raises(
         ModelError, match=r"is not in its folder|cannot be read beside|not a regular"
     ):

@@ -156,7 +156,7 @@ def bad_weights(kind: str, folder: Path, resnet18_file: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "reason"),
     [
         ("missing", "does not exist"),
         ("a folder", "is a directory"),
@@ -170,11 +170,11 @@ def bad_weights(kind: str, folder: Path, resnet18_file: Path) -> Path:
     ],
 )
 def test_weights_that_do_not_serve_are_said(
-    kind: str, told: str, tmp_path: Path, resnet18_file: Path
+    kind: str, reason: str, tmp_path: Path, resnet18_file: Path
 ) -> None:
     with pytest.raises(ModelError) as caught:
         assert load_model("resnet18", bad_weights(kind, tmp_path, resnet18_file)).network
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -239,10 +239,10 @@ def test_a_download_that_fails_says_where_to_put_the_file(hub: Path, fault: str)
         fetched(url, "net")
     if fault != "no network":
         server.close()
-    told = str(caught.value)
-    assert url in told
-    assert f"put that file at {hub / f'net-{digest}.pth'}" in told
-    assert "works without a network: efficientnet_lite0" in told
+    problem = str(caught.value)
+    assert url in problem
+    assert f"put that file at {hub / f'net-{digest}.pth'}" in problem
+    assert "works without a network: efficientnet_lite0" in problem
     assert list(hub.iterdir()) == []
 
 
@@ -268,7 +268,7 @@ def test_labels_are_best_first_and_equal_ones_by_id() -> None:
 
 
 def test_the_offline_models_are_those_that_come_along() -> None:
-    assert tuple(e.name for e in entries() if e.bundled) == OFFLINE_MODELS
+    assert tuple(entry.name for entry in entries() if entry.bundled) == OFFLINE_MODELS
     assert re.fullmatch(r"[0-9a-f]{64}", load_model("efficientnet_lite0").digest)
 
 

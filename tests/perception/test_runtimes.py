@@ -141,15 +141,15 @@ def test_two_processes_make_the_same_at_once(tmp_path: Path) -> None:
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), f"begun{place}"],
+            [sys.executable, "-c", code, str(tmp_path), f"begun{index}"],
             cwd=ROOT, env={"XDG_CACHE_HOME": str(tmp_path), "PATH": ""},
             stderr=subprocess.PIPE, text=True,
         )
-        for place in range(2)
+        for index in range(2)
     ]  # fmt: skip
     for process in processes:
-        _, told = process.communicate(timeout=60)
-        assert process.returncode == 0, told
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
     (kept,) = (tmp_path / "perception-node" / "models").iterdir()
     assert sorted(file.name for file in kept.iterdir()) == ["model.onnx", "sha256"]
 

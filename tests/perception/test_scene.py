@@ -34,13 +34,16 @@ def scene(regions: Sequence[RegionConfig] = (), **sections: dict) -> Scene:
     return Scene(camera, config, ("nothing", "cat", "dog"))
 
 
-def watched(it: Scene, times: Iterable[float], speed: float = 20.0) -> list[TrackedPrediction]:
+def watched(scene: Scene, times: Iterable[float], speed: float = 20.0) -> list[TrackedPrediction]:
     """A thing that moves to the right, from x = 20 at 0 s on."""
-    return [it.observe(frame(t), Prediction(detections=(thing(20 + speed * t),))) for t in times]
+    return [
+        scene.observe(frame(at_s), Prediction(detections=(thing(20 + speed * at_s),)))
+        for at_s in times
+    ]
 
 
 def happened(seen: Iterable[TrackedPrediction]) -> list[SceneEvent]:
-    return [one for observed in seen for one in observed.events]
+    return [event for observed in seen for event in observed.events]
 
 
 TRACK = {"enabled": True, "lost_s": 1.0, "min_hits": 2}
@@ -58,21 +61,23 @@ TRACK = {"enabled": True, "lost_s": 1.0, "min_hits": 2}
 )
 def test_a_thing_keeps_its_number_at_any_frame_times(times: Sequence[float]) -> None:
     seen = watched(scene(track=TRACK), times)
-    assert {one.track for observed in seen[1:] for one in observed.seen.detections} == {1}
+    assert {item.track for observed in seen[1:] for item in observed.seen.detections} == {1}
     (came,) = happened(seen)
     assert (came.kind, came.name, came.track) == ("appeared", "cup", 1)
 
 
 def test_a_track_is_remembered_for_seconds_not_for_frames() -> None:
     for step_s in (1 / 30, 1 / 5):
-        it = scene(track=TRACK)
-        watched(it, (0.0, 0.1, 0.2), speed=0)
-        hidden = [it.observe(frame(t), Prediction()) for t in np.arange(0.3, 1.0, step_s)]
+        front = scene(track=TRACK)
+        watched(front, (0.0, 0.1, 0.2), speed=0)
+        hidden = [front.observe(frame(at_s), Prediction()) for at_s in np.arange(0.3, 1.0, step_s)]
         assert happened(hidden) == [], "it only hides"
-        (again,) = watched(it, (1.1,), speed=0)
+        (again,) = watched(front, (1.1,), speed=0)
         assert again.seen.detections[0].track == 1
-        gone = happened(it.observe(frame(t), Prediction()) for t in np.arange(1.2, 3.0, step_s))
-        assert [(one.kind, one.track, one.reset) for one in gone] == [("left", 1, False)]
+        gone = happened(
+            front.observe(frame(at_s), Prediction()) for at_s in np.arange(1.2, 3.0, step_s)
+        )
+        assert [(event.kind, event.track, event.reset) for event in gone] == [("left", 1, False)]
         assert gone[0].duration_ns == pytest.approx(1.0e9, abs=1e6)
         assert gone[0].since_ns == pytest.approx(0.1e9, abs=1e6)
 
@@ -81,37 +86,38 @@ def test_a_track_is_remembered_for_seconds_not_for_frames() -> None:
 @pytest.mark.parametrize("live", [True, False])
 def test_a_clock_that_is_set_changes_no_track_and_no_duration(step_s: float, live: bool) -> None:
     """In a live run and in the replay of its recording, whose stamps are those of that time."""
-    it = scene(track=TRACK)
+    front = scene(track=TRACK)
     times = np.arange(0, 3, 0.1)
     seen = []
     for time_s in times:
         ns, set_ns = round(time_s * 1e9), round((time_s + (step_s if time_s > 1 else 1e5)) * 1e9)
         stamp = Stamp(set_ns, ns, "host") if live else Stamp(set_ns, None, "media")
-        one = Frame(IMAGE, "front", 0, stamp, None if live else ns, 0)
+        frame = Frame(IMAGE, "front", 0, stamp, None if live else ns, 0)
         detections = (thing(20 + 20 * time_s),) if time_s < 1.55 else ()
-        seen.append(it.observe(one, Prediction(detections=detections)))
-    assert {x.track for observed in seen[1:] for x in observed.seen.detections} == {1}
+        seen.append(front.observe(frame, Prediction(detections=detections)))
+    assert {item.track for observed in seen[1:] for item in observed.seen.detections} == {1}
     came, left = happened(seen)
     assert (came.kind, left.kind) == ("appeared", "left")
     assert left.duration_ns == pytest.approx(1.4e9, abs=2e8)
 
 
 def test_a_source_that_begins_anew_shows_other_things() -> None:
-    it = scene(track=TRACK)
-    watched(it, (0.0, 0.1), speed=0)
+    front = scene(track=TRACK)
+    watched(front, (0.0, 0.1), speed=0)
     seen = [
-        it.observe(frame(t, epoch=1), Prediction(detections=(thing(20),))) for t in (0.05, 0.15)
+        front.observe(frame(at_s, epoch=1), Prediction(detections=(thing(20),)))
+        for at_s in (0.05, 0.15)
     ]
-    assert [(one.kind, one.track, one.reset) for one in happened(seen)] == [
+    assert [(event.kind, event.track, event.reset) for event in happened(seen)] == [
         ("left", 1, True),
         ("appeared", 2, False),
     ]
 
 
 def test_another_class_of_the_same_track_is_a_change() -> None:
-    it = scene(track={**TRACK, "per_class": False})
-    watched(it, (0.0, 0.1), speed=0)
-    seen = it.observe(frame(0.2), Prediction(detections=(thing(20, "bowl"),)))
+    front = scene(track={**TRACK, "per_class": False})
+    watched(front, (0.0, 0.1), speed=0)
+    seen = front.observe(frame(0.2), Prediction(detections=(thing(20, "bowl"),)))
     (changed,) = seen.events
     assert (changed.kind, changed.previous, changed.name, changed.track) == (
         "changed", "cup", "bowl", 1,
@@ -119,37 +125,40 @@ def test_another_class_of_the_same_track_is_a_change() -> None:
 
 
 def test_a_number_does_not_go_over_to_a_thing_of_another_class() -> None:
-    it = scene(track=TRACK)
-    watched(it, (0.0, 0.1), speed=0)
-    seen = [it.observe(frame(t), Prediction(detections=(thing(20, "bowl"),))) for t in (0.2, 0.3)]
-    assert [one.track for observed in seen for one in observed.seen.detections] == [None, 2]
+    front = scene(track=TRACK)
+    watched(front, (0.0, 0.1), speed=0)
+    seen = [
+        front.observe(frame(at_s), Prediction(detections=(thing(20, "bowl"),)))
+        for at_s in (0.2, 0.3)
+    ]
+    assert [item.track for observed in seen for item in observed.seen.detections] == [None, 2]
 
 
 def test_regions_are_entered_and_left_once_each() -> None:
-    it = scene([DOCK], track=TRACK)
-    there = watched(it, np.arange(0, 8, 0.1))
+    front = scene([DOCK], track=TRACK)
+    there = watched(front, np.arange(0, 8, 0.1))
     back = [
-        it.observe(frame(8 + t), Prediction(detections=(thing(180 - 20 * t),)))
-        for t in np.arange(0, 8, 0.1)
+        front.observe(frame(8 + at_s), Prediction(detections=(thing(180 - 20 * at_s),)))
+        for at_s in np.arange(0, 8, 0.1)
     ]
-    gone = [it.observe(frame(16 + t), Prediction()) for t in np.arange(0, 2, 0.1)]
-    told = happened([*there, *back, *gone])
-    assert [(one.kind, one.region) for one in told] == [
+    gone = [front.observe(frame(16 + at_s), Prediction()) for at_s in np.arange(0, 2, 0.1)]
+    events = happened([*there, *back, *gone])
+    assert [(event.kind, event.region) for event in events] == [
         ("appeared", None),
         ("region_entered", "dock"),
         ("region_left", "dock"),
         ("left", None),
     ]
-    assert told[2].duration_ns == pytest.approx(8e9, rel=0.05)
-    assert told[1].key == told[2].key != told[0].key == told[3].key
+    assert events[2].duration_ns == pytest.approx(8e9, rel=0.05)
+    assert events[1].key == events[2].key != events[0].key == events[3].key
 
 
 def test_a_thing_that_goes_inside_a_region_leaves_the_region_first() -> None:
-    it = scene([DOCK], track=TRACK)
-    for t in (0.0, 0.1):
-        it.observe(frame(t), Prediction(detections=(thing(150),)))
-    told = happened(it.observe(frame(t), Prediction()) for t in (0.2, 1.5))
-    assert [one.kind for one in told] == ["region_left", "left"]
+    front = scene([DOCK], track=TRACK)
+    for at_s in (0.0, 0.1):
+        front.observe(frame(at_s), Prediction(detections=(thing(150),)))
+    events = happened(front.observe(frame(at_s), Prediction()) for at_s in (0.2, 1.5))
+    assert [event.kind for event in events] == ["region_left", "left"]
 
 
 SMOOTH = {"time_constant_s": 0.5, "enter": 0.5, "leave": 0.3}
@@ -165,20 +174,20 @@ def labelled(cat: float) -> Prediction:
 
 @pytest.mark.parametrize("fps", [5, 30, 100])
 def test_a_label_is_stable_after_the_stated_time_at_any_frame_rate(fps: int) -> None:
-    it = scene(smooth=SMOOTH)
-    it.observe(frame(0), labelled(0.0))
+    front = scene(smooth=SMOOTH)
+    front.observe(frame(0), labelled(0.0))
     entered = next(
-        t for t in np.arange(1 / fps, 3, 1 / fps)
-        if any(x.stable for x in it.observe(frame(t), labelled(0.9)).seen.labels)
+        at_s for at_s in np.arange(1 / fps, 3, 1 / fps)
+        if any(label.stable for label in front.observe(frame(at_s), labelled(0.9)).seen.labels)
     )  # fmt: skip
     assert entered == pytest.approx(0.5 * math.log(0.9 / (0.9 - 0.5)), abs=1.01 / fps)
 
 
 def test_raw_and_stable_labels_stand_side_by_side() -> None:
-    it = scene(smooth=SMOOTH)
-    for t in np.arange(0, 2, 0.1):
-        it.observe(frame(t), labelled(0.9))
-    seen = it.observe(frame(2.0), labelled(0.1))
+    front = scene(smooth=SMOOTH)
+    for at_s in np.arange(0, 2, 0.1):
+        front.observe(frame(at_s), labelled(0.9))
+    seen = front.observe(frame(2.0), labelled(0.1))
     raw, stable = seen.seen.labels
     assert (raw.name, raw.stable, raw.since_ns) == ("nothing", False, None)
     assert (stable.name, stable.stable) == ("cat", True)
@@ -187,22 +196,22 @@ def test_raw_and_stable_labels_stand_side_by_side() -> None:
 
 
 def test_a_flickering_label_neither_comes_nor_goes() -> None:
-    it = scene(smooth=SMOOTH)
-    steady = [it.observe(frame(t), labelled(0.9)) for t in np.arange(0, 2, 0.1)]
-    assert [one.kind for one in happened(steady)] == ["appeared"]
+    front = scene(smooth=SMOOTH)
+    steady = [front.observe(frame(at_s), labelled(0.9)) for at_s in np.arange(0, 2, 0.1)]
+    assert [event.kind for event in happened(steady)] == ["appeared"]
     flickering = [
-        it.observe(frame(2 + t), labelled(0.9 if i % 2 else 0.0))
-        for i, t in enumerate(np.arange(0, 5, 0.1))
+        front.observe(frame(2 + at_s), labelled(0.9 if i % 2 else 0.0))
+        for i, at_s in enumerate(np.arange(0, 5, 0.1))
     ]
     assert happened(flickering) == []
-    gone = happened(it.observe(frame(7 + t), labelled(0.0)) for t in np.arange(0, 2, 0.1))
-    assert [(one.kind, one.name) for one in gone] == [("left", "cat")]
+    gone = happened(front.observe(frame(7 + at_s), labelled(0.0)) for at_s in np.arange(0, 2, 0.1))
+    assert [(event.kind, event.name) for event in gone] == [("left", "cat")]
 
 
 def test_a_photograph_has_no_past() -> None:
-    it = scene(smooth=SMOOTH)
+    front = scene(smooth=SMOOTH)
     photo = Frame(IMAGE, "front", 0, None, None, 0)
-    assert it.observe(photo, labelled(0.9)).seen.labels[0].stable is None
+    assert front.observe(photo, labelled(0.9)).seen.labels[0].stable is None
 
 
 def test_points_are_inside_by_the_even_odd_rule() -> None:
@@ -222,8 +231,8 @@ def test_a_region_of_interest_shows_its_part_only_and_boxes_stay_in_the_frame(cr
     inside = shown[5, -5] if crop else shown[5, 195]
     np.testing.assert_array_equal(inside, picture[5, 195])
     assert not shown[40, 10].any()
-    (one,) = region.placed(Prediction(detections=(thing(20),))).detections
-    assert one.box.cx == (120 if crop else 20)
+    (detection,) = region.placed(Prediction(detections=(thing(20),))).detections
+    assert detection.box.cx == (120 if crop else 20)
 
 
 @pytest.mark.parametrize("distortion", [(), (0.1, -0.05, 0.001, 0.002), (-0.3, 0.1, 0, 0, 0.02)])
@@ -247,6 +256,6 @@ def test_a_region_too_small_to_see_anything_in_is_said_once_a_size(
     region = RegionOfInterest(((0.5, 0.5), (0.51, 0.5), (0.51, 0.51)), crop=True, camera="front")
     for height in (48, 48, 2000):
         region.cut(np.zeros((height, 4 * height // 3, 3), np.uint8))
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 1
-    assert "camera 'front': roi is 1 x 1 pixels of a picture of 64 x 48" in told[0]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1
+    assert "camera 'front': roi is 1 x 1 pixels of a picture of 64 x 48" in messages[0]

@@ -32,10 +32,10 @@ def test_each_detection_gets_what_the_second_model_makes_of_its_crop() -> None:
         ("motorcycle_left.png", "motorbike", "moped"),
     ):
         seen = perceiver.perceive(read_image(PICTURES / picture))
-        best = next(one for one in seen.detections if one.name == thing)
+        best = next(detection for detection in seen.detections if detection.name == thing)
         assert best.labels[0].name == label
         assert len(best.labels) == 2
-        assert all(len(one.labels) == 2 for one in seen.detections[:8])
+        assert all(len(detection.labels) == 2 for detection in seen.detections[:8])
     assert perceiver.crop_info is not None
     assert perceiver.crop_info.name == "efficientnet_lite0"
     assert len(perceiver.crop_names) == 1000
@@ -74,7 +74,7 @@ class Recorder:
 
     def perceive_all(self, images: Sequence[Image]) -> list[Answer]:
         self.batches.append(len(images))
-        return [Answer((Label(0, f"{x.shape[1]}x{x.shape[0]}", 1.0),)) for x in images]
+        return [Answer((Label(0, f"{image.shape[1]}x{image.shape[0]}", 1.0),)) for image in images]
 
 
 def thing(cx: float, cy: float, w: float, h: float, name: str = "cat") -> Detection:
@@ -85,8 +85,8 @@ def test_crops_are_squares_around_the_boxes_cut_at_the_edges() -> None:
     crops = SecondStage(Recorder(), CropsConfig(margin=0.5), ("cat",))
     image = np.zeros((100, 200, 3), np.uint8)
     boxes = (thing(100, 50, 20, 40), thing(0, 50, 40, 20), thing(199.9, 99.9, 0.01, 0.01))
-    found = crops.label(image, boxes)
-    assert [one.labels[0].name for one in found] == ["60x60", "30x60", "1x1"]
+    labelled = crops.label(image, boxes)
+    assert [detection.labels[0].name for detection in labelled] == ["60x60", "30x60", "1x1"]
 
 
 def test_only_the_best_of_the_wanted_classes_are_looked_at_in_batches_of_few_sizes() -> None:
@@ -95,7 +95,7 @@ def test_only_the_best_of_the_wanted_classes_are_looked_at_in_batches_of_few_siz
     crops = SecondStage(recorder, config, ("cat", "dog"))
     image = np.zeros((100, 200, 3), np.uint8)
     boxes = [thing(50, 50, 10, 10), thing(50, 50, 10, 10, "dog")] * 12
-    found = crops.label(image, tuple(boxes))
-    assert [bool(one.labels) for one in found] == [True, False] * 11 + [False, False]
+    labelled = crops.label(image, tuple(boxes))
+    assert [bool(detection.labels) for detection in labelled] == [True, False] * 11 + [False, False]
     assert recorder.batches == [8, 4]
     assert crops.label(image, ()) == ()

@@ -72,12 +72,12 @@ def test_areas_are_those_of_torchvisions_own_network(seeded: Path, runtime: str)
     perceiver = build_perceiver(config, segment=SegmentConfig(min_fraction=0.0))
     picture = PICTURES / "chelsea.png"
     ids = reference(seeded, picture)
-    wanted = np.bincount(ids.ravel(), minlength=21) / ids.size
-    assert (wanted > 0.02).sum() > 2
+    expected = np.bincount(ids.ravel(), minlength=21) / ids.size
+    assert (expected > 0.02).sum() > 2
     got = np.zeros(21)
     for area in perceiver.perceive(read_image(picture)).seen.areas:
         got[area.id] = area.fraction
-    assert np.abs(got - wanted).max() < 0.002
+    assert np.abs(got - expected).max() < 0.002
     assert got.sum() == pytest.approx(1.0)
 
 
@@ -123,11 +123,14 @@ def test_small_classes_and_unwanted_ones_are_left_out() -> None:
     answer = logits([[0, 0, 0, 1], [0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 2, 2]], 3)
     config = SegmentConfig(min_fraction=0.1, masks=True)
     seen = Segment(("none", "cat", "dog"), SQUARE, config).read((answer,), 0, (8, 8))
-    assert [(x.name, x.fraction) for x in seen.areas] == [("none", 9 / 16), ("dog", 6 / 16)]
+    assert [(area.name, area.fraction) for area in seen.areas] == [
+        ("none", 9 / 16),
+        ("dog", 6 / 16),
+    ]
     assert seen.masks[1] == Mask(2, "dog", 4, 4, Box(4, 4, 8, 8), (9, 3, 1, 3))
     config = SegmentConfig(classes=("dog",))
     seen = Segment(("none", "cat", "dog"), SQUARE, config).read((answer,), 0, (8, 8))
-    assert [x.name for x in seen.areas] == ["dog"]
+    assert [area.name for area in seen.areas] == ["dog"]
     message = LabelsMessage(
         node="n", camera="c", session="s", seq=0, status=Status.OK, published_ns=0, areas=seen.areas
     )
@@ -146,7 +149,7 @@ def test_a_letterboxed_picture_is_told_without_its_padding() -> None:
     answer = logits([[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]], 2)
     segment = Segment(("none", "cat"), spec, SegmentConfig(masks=True))
     seen = segment.read((answer,), 0, (10, 20))
-    assert [(x.name, x.fraction) for x in seen.areas] == [("cat", 1.0)]
+    assert [(area.name, area.fraction) for area in seen.areas] == [("cat", 1.0)]
     assert seen.masks[0] == Mask(1, "cat", 4, 2, Box(10, 5, 20, 10), (0, 8))
     region = RegionOfInterest(((0.5, 0.5), (1, 0.5), (1, 1), (0.5, 1)), crop=True)
     region.cut(np.zeros((20, 40, 3), np.uint8))
@@ -187,7 +190,7 @@ def test_a_model_file_of_the_users_own(tmp_path: Path) -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     image[:, 6:] = 255
     seen = build_perceiver(ModelConfig(name=str(file))).perceive(image).seen
-    assert [(x.name, x.fraction) for x in seen.areas] == [("dark", 0.75), ("bright", 0.25)]
+    assert [(area.name, area.fraction) for area in seen.areas] == [("dark", 0.75), ("bright", 0.25)]
     file.with_suffix(".toml").write_text(card.replace('"dark", ', ""))
     with pytest.raises(ModelError, match=r"its card has 1 labels, which makes \[n, 1, height"):
         build_perceiver(ModelConfig(name=str(file)))

@@ -75,15 +75,15 @@ def result(*rows: Measured) -> TuningResult:
 
 def _biases(file: Path) -> dict[str, NDArray[np.float32]]:
     """What is added to each convolution of a graph, by the convolution's name."""
-    found = {}
+    biases = {}
     graph = ov.Core().read_model(file)
     apply_moc_transformations(graph, cf=True)
     for add in graph.get_ordered_ops():
         if add.get_type_name() == "Add":
-            layer, bias = (add.input_value(place).get_node() for place in range(2))
+            layer, bias = (add.input_value(index).get_node() for index in range(2))
             if "Convolution" in layer.get_type_name() and bias.get_type_name() == "Constant":
-                found[layer.get_friendly_name()] = bias.data.ravel()
-    return found
+                biases[layer.get_friendly_name()] = bias.data.ravel()
+    return biases
 
 
 def test_packages_without_metadata_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +91,9 @@ def test_packages_without_metadata_are_no_error(monkeypatch: pytest.MonkeyPatch)
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(tuned_module, "version", version)
-    found = tuned_module.computer()
-    assert found["torch"] == torch.__version__
-    assert found["perception-node"] == "unknown"
+    versions = tuned_module.computer()
+    assert versions["torch"] == torch.__version__
+    assert versions["perception-node"] == "unknown"
 
 
 def test_tune_measures_keeps_and_auto_uses_it(
@@ -112,19 +112,19 @@ def test_tune_measures_keeps_and_auto_uses_it(
     assert done.returncode == 0, done.stderr
     assert of_the_user.level == logging.NOTSET
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    measured = [r for r in rows if r["median_ms"] is not None]
-    ways = {(r["choice"]["runtime"], r["choice"]["precision"]) for r in measured}
+    measured = [row for row in rows if row["median_ms"] is not None]
+    ways = {(row["choice"]["runtime"], row["choice"]["precision"]) for row in measured}
     assert {("torch", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32")} <= ways
     assert ("openvino", "int8") in ways
-    for r in measured:
-        floor = 0.98 if r["choice"]["precision"] == "int8" else 0.99
-        assert (r["refused"] is not None) == (r["agreement"] < floor), r
-        assert 0 < r["p10_ms"] <= r["median_ms"] <= r["p90_ms"]
-        assert r["cpu_ms"] > 0
+    for row in measured:
+        floor = 0.98 if row["choice"]["precision"] == "int8" else 0.99
+        assert (row["refused"] is not None) == (row["agreement"] < floor), row
+        assert 0 < row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
+        assert row["cpu_ms"] > 0
     (all_int8,) = {
-        r["choice"]["graph"]
-        for r in measured
-        if r["choice"]["precision"] == "int8" and r["choice"]["float_layers"] == 0
+        row["choice"]["graph"]
+        for row in measured
+        if row["choice"]["precision"] == "int8" and row["choice"]["float_layers"] == 0
     }
     float_biases = _biases(exported(load_model("efficientnet_lite0")))
     int8_biases = _biases(Path(all_int8))
@@ -137,10 +137,10 @@ def test_tune_measures_keeps_and_auto_uses_it(
     # CPU without VNNI that is more than half of them. Without any correction, all stay.
     assert len(corrected) > len(float_biases) / 4
 
-    (winner,) = [r for r in rows if r["winner"]]
+    (winner,) = [row for row in rows if row["winner"]]
     assert winner["refused"] is None
     assert winner["median_ms"] <= 1.05 * min(
-        r["median_ms"] for r in measured if r["refused"] is None
+        row["median_ms"] for row in measured if row["refused"] is None
     )
     (file,) = (own_cache / "tuned").iterdir()
     content = json.loads(file.read_text())
@@ -154,7 +154,7 @@ def test_tune_measures_keeps_and_auto_uses_it(
         winner["choice"]["precision"],
     )
     # int8 by name is what tune accepted, and its error says what to do where it accepted none.
-    accepted = any(r["choice"]["precision"] == "int8" and not r["refused"] for r in measured)
+    accepted = any(row["choice"]["precision"] == "int8" and not row["refused"] for row in measured)
     int8 = ModelConfig(precision="int8")
     if accepted:
         perceiver = build_perceiver(int8)
@@ -238,7 +238,7 @@ def test_a_quantised_graph_that_was_deleted_is_not_chosen(model: Model, own_cach
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "reason"),
     [
         ({"runtime": "onnxruntime", "precision": "bf16"}, "onnxruntime on a CPU runs in fp32"),
         ({"runtime": "torch", "precision": "fp16"}, "torch on a CPU runs in fp32 or bf16"),
@@ -247,9 +247,9 @@ def test_a_quantised_graph_that_was_deleted_is_not_chosen(model: Model, own_cach
     ],
 )
 def test_a_precision_that_a_runtime_has_not_is_said(
-    model: Model, setting: dict[str, str], told: str
+    model: Model, setting: dict[str, str], reason: str
 ) -> None:
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=reason):
         build_runtime(model, ModelConfig.model_validate(setting))
 
 
@@ -387,5 +387,5 @@ def test_a_batch_gives_each_image_its_own_labels(model: Model) -> None:
         assert [seen.labels[0].name for seen in batch] == ["espresso", "tripod"]
         for seen, image in zip(batch, images, strict=True):
             alone = perceiver.perceive(image)
-            assert [x.id for x in seen.labels] == [x.id for x in alone.labels]
+            assert [label.id for label in seen.labels] == [label.id for label in alone.labels]
             assert seen.labels[0].score == pytest.approx(alone.labels[0].score, abs=1e-4)

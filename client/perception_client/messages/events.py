@@ -105,8 +105,8 @@ class EventMessage:
         track = "" if self.track is None else f" #{self.track}"
         region = "" if self.region is None else f", region {printable(self.region)}"
         lasted = "" if self.duration_ns is None else f", after {duration(self.duration_ns / 1e9)}"
-        what = f"{printable(self.name)}{track} {self.kind.replace('_', ' ')}"
-        return f"{printable(self.camera)} #{self.seq}: {what}{region}{lasted}"
+        description = f"{printable(self.name)}{track} {self.kind.replace('_', ' ')}"
+        return f"{printable(self.camera)} #{self.seq}: {description}{region}{lasted}"
 
     @property
     def ends(self) -> bool:

@@ -120,7 +120,8 @@ class HealthMessage:
     def __str__(self) -> str:
         """One line: the node's state, its cameras, and what is wrong."""
         cameras = ", ".join(
-            f"{printable(one.camera)} {one.status} {one.fps:.0f}/s" for one in self.cameras
+            f"{printable(camera.camera)} {camera.status} {camera.fps:.0f}/s"
+            for camera in self.cameras
         )
         wrong = (*self.degraded, *([self.last_error] if self.last_error else []))
         problems = "".join(f"; {printable(problem)}" for problem in wrong)

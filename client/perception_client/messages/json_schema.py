@@ -42,7 +42,7 @@ def _of_hint(hint: Any) -> dict[str, Any]:
         return {"type": _PLAIN[hint]}
     origin = get_origin(hint)
     if origin in (Union, UnionType):
-        return {"anyOf": [_of_hint(one) for one in get_args(hint)]}
+        return {"anyOf": [_of_hint(argument) for argument in get_args(hint)]}
     if hint is type(None):
         return {"type": "null"}
     if origin is tuple:
@@ -50,7 +50,7 @@ def _of_hint(hint: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(get_args(hint))}
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return {"enum": [str(one) for one in hint]}
+        return {"enum": [str(member) for member in hint]}
     assert is_dataclass(hint), hint
     assert isinstance(hint, type)
     return _of_class(hint)

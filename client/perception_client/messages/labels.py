@@ -139,7 +139,7 @@ class Mask:
 
     def cells(self) -> bytes:
         """[width * height] 1 inside and 0 outside, column after column."""
-        runs = (bytes([place % 2]) * count for place, count in enumerate(self.counts))
+        runs = (bytes([index % 2]) * count for index, count in enumerate(self.counts))
         return b"".join(runs)
 
     def contains(self, x: float, y: float) -> bool:
@@ -150,8 +150,8 @@ class Mask:
         if not (0 <= column < self.width and 0 <= row < self.height):
             return False
         ends = itertools.accumulate(self.counts)
-        place = column * self.height + row
-        return next((n % 2 == 1 for n, end in enumerate(ends) if place < end), False)
+        index = column * self.height + row
+        return next((n % 2 == 1 for n, end in enumerate(ends) if index < end), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +380,7 @@ class LabelsMessage(_ChecksClasses):
 
     def track(self, number: int) -> Detection | None:
         """The detection of a track; None if this frame does not show the track."""
-        return next((found for found in self.detections if found.track == number), None)
+        return next((detection for detection in self.detections if detection.track == number), None)
 
     def area(self, name: str) -> float:
         """The fraction of the picture that one class covers, 0 to 1; 0 where `areas` lacks it."""

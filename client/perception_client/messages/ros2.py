@@ -19,9 +19,9 @@ def of_labels(message: LabelsMessage, make: Make) -> Any:
     if message.status is not Status.OK:
         return None
     if type_of(message) == DETECTIONS:
-        found = [_detection(one, message, make) for one in message.detections]
-        return make(DETECTIONS, header=header(message, make), detections=found)
-    hypotheses = [_hypothesis(one.name, one.score, make) for one in message.labels]
+        detections = [_detection(detection, message, make) for detection in message.detections]
+        return make(DETECTIONS, header=header(message, make), detections=detections)
+    hypotheses = [_hypothesis(label.name, label.score, make) for label in message.labels]
     return make(CLASSIFICATION, header=header(message, make), results=hypotheses)
 
 
@@ -43,13 +43,18 @@ def stamped(stamp_ns: int, frame_id: str, make: Make) -> Any:
     return make("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id)
 
 
-def _detection(one: Detection, message: LabelsMessage, make: Make) -> Any:
-    point = make("vision_msgs/msg/Point2D", x=one.box.cx, y=one.box.cy)
+def _detection(detection: Detection, message: LabelsMessage, make: Make) -> Any:
+    point = make("vision_msgs/msg/Point2D", x=detection.box.cx, y=detection.box.cy)
     center = make("vision_msgs/msg/Pose2D", position=point, theta=0.0)
-    box = make("vision_msgs/msg/BoundingBox2D", center=center, size_x=one.box.w, size_y=one.box.h)
+    box = make(
+        "vision_msgs/msg/BoundingBox2D",
+        center=center,
+        size_x=detection.box.w,
+        size_y=detection.box.h,
+    )
     result = make(
         "vision_msgs/msg/ObjectHypothesisWithPose",
-        hypothesis=_hypothesis(one.name, one.score, make),
+        hypothesis=_hypothesis(detection.name, detection.score, make),
         pose=_no_pose(make),
     )
     return make(
@@ -57,7 +62,7 @@ def _detection(one: Detection, message: LabelsMessage, make: Make) -> Any:
         header=header(message, make),
         results=[result],
         bbox=box,
-        id="" if one.track is None else str(one.track),
+        id="" if detection.track is None else str(detection.track),
     )
 
 

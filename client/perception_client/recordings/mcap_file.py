@@ -101,8 +101,8 @@ class ChunkedFile:
         """
         contents = self.contents(stream, at)
         self.count_unknown(at, contents.counts)
-        wanted = {number for number, channel in self.channels.items() if wants(channel)}
-        return contents.messages(wanted.__contains__)
+        channel_ids = {number for number, channel in self.channels.items() if wants(channel)}
+        return contents.messages(channel_ids.__contains__)
 
     def contents(self, stream: IO[bytes], at: ChunkAt) -> Contents:
         """The records of a chunk, including those of channels that are unknown (so far); none of a

@@ -132,4 +132,4 @@ def _is_text(head: bytes) -> bool:
     # The last character may be cut.
     text = head.decode("utf-8", errors="ignore")
     complete = len(head) - len(text.encode()) < 4
-    return bool(head) and complete and all(c.isprintable() or c.isspace() for c in text)
+    return bool(head) and complete and all(char.isprintable() or char.isspace() for char in text)

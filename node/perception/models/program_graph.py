@@ -60,7 +60,7 @@ def _list(item: Take) -> Take:
     def take(value: object) -> list[Any]:
         if not isinstance(value, list):
             raise Refused(f"has {value!r:.40} where a list is expected")
-        return [item(x) for x in value]
+        return [item(element) for element in value]
 
     return take
 
@@ -69,7 +69,7 @@ def _map(key: Take, item: Take) -> Take:
     def take(value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise Refused(f"has {value!r:.40} where a map is expected")
-        return {key(k): item(v) for k, v in value.items()}
+        return {key(raw_key): item(raw_item) for raw_key, raw_item in value.items()}
 
     return take
 

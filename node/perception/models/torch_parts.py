@@ -11,16 +11,16 @@ class TorchMissingError(ModelError):
     """The extra is not installed."""
 
 
-def check_torch(what: str, *, or_else: str = "") -> None:
+def check_torch(subject: str, *, or_else: str = "") -> None:
     """Raises TorchMissingError where a package of the extra is not installed.
 
     Args:
-        what: needs it, for the error.
+        subject: what needs the extra, for the error.
         or_else: another fix than to install the extra.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise TorchMissingError(
-            f"{what} needs the packages {', '.join(missing)}",
+            f"{subject} needs the packages {', '.join(missing)}",
             fix=f'install "perception-node[torch]"{or_else}',
         )

@@ -35,9 +35,9 @@ def _extra_steps(spec: PreprocessSpec) -> list[Callable[[torch.Tensor], torch.Te
     """Returns the steps that torchvision's own models do not need."""
     steps: list[Callable[[torch.Tensor], torch.Tensor]] = []
     if spec.color == "bgr":
-        steps.append(lambda x: x.flip(0))
+        steps.append(lambda tensor: tensor.flip(0))
     if spec.scale != 1 / 255:
-        steps.append(lambda x: x * (255 * spec.scale))
+        steps.append(lambda tensor: tensor * (255 * spec.scale))
     return steps
 
 

@@ -80,8 +80,10 @@ class OpenVinoRuntime:
         return self._requests[shape]
 
 
-def _failed(what: str, error: Exception) -> ModelError:
-    return ModelError(f"OpenVINO {what} ({engine_reason(error)})", fix="try another model.runtime")
+def _failed(problem: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"OpenVINO {problem} ({engine_reason(error)})", fix="try another model.runtime"
+    )
 
 
 def has_native_bf16() -> bool:

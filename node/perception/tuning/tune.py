@@ -54,7 +54,7 @@ def tune(
     pixels: Sequence[NDArray[np.uint8]],
     frames: str,
     floors: Mapping[str, float] = FLOORS,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = lambda step, done, total: None,
     threads: int | None = None,
 ) -> TuningResult:
     """Measures all choices in turn on the same frames.
