@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         apart = item.path.name in _APART
         item.add_marker(pytest.mark.xdist_group(item.name if apart else item.path.stem))
-    order = {name: place for place, name in enumerate(_FIRST)}
+    order = {name: index for index, name in enumerate(_FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
@@ -103,16 +103,16 @@ def perception_node() -> Run:
 def run_in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a command as `perception_node` does, without a process and its imports: for what a
     process of its own adds nothing to."""
-    out, told = io.StringIO(), io.StringIO()
+    stdout, stderr = io.StringIO(), io.StringIO()
     log = logging.getLogger()
     level, handlers = log.level, log.handlers[:]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             code = command_line([str(argument) for argument in arguments])
     finally:  # a command logs to its own stderr, at its own level
         log.setLevel(level)
         log.handlers[:] = handlers
-    return subprocess.CompletedProcess([], code, out.getvalue(), told.getvalue())
+    return subprocess.CompletedProcess([], code, stdout.getvalue(), stderr.getvalue())
 
 
 NOBODY = 65534

@@ -35,13 +35,13 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def imported(module: ast.Module) -> Iterator[str]:
-    for found in ast.walk(module):
-        if isinstance(found, ast.ImportFrom) and found.module:
-            for alias in found.names:  # a module of a package, or a name of a module
-                whole = f"{found.module}.{alias.name}"
-                yield whole if _is_module(whole) else found.module
-        elif isinstance(found, ast.Import):
-            yield from (alias.name for alias in found.names)
+    for node in ast.walk(module):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:  # a module of a package, or a name of a module
+                whole = f"{node.module}.{alias.name}"
+                yield whole if _is_module(whole) else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
 
 
 def _is_module(name: str) -> bool:
@@ -57,7 +57,7 @@ def package_of(name: str) -> str:
 
 
 def layer(package: str) -> int:
-    return next(place for place, packages in enumerate(LAYERS) if package in packages)
+    return next(index for index, packages in enumerate(LAYERS) if package in packages)
 
 
 def test_each_package_imports_only_what_is_below_it() -> None:
@@ -76,7 +76,9 @@ def test_each_package_imports_only_what_is_below_it() -> None:
 
 
 def test_no_module_is_in_a_circle() -> None:
-    uses = {name: {x for x in imported(module) if x != name} for name, module in modules()}
+    uses = {
+        name: {other for other in imported(module) if other != name} for name, module in modules()
+    }
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -92,7 +94,7 @@ def test_no_module_is_in_a_circle() -> None:
 
 
 def test_the_root_stays_small() -> None:
-    at_root = [x for x in (ROOT / "node").glob("*.py") if x.name != "__init__.py"]
+    at_root = [file for file in (ROOT / "node").glob("*.py") if file.name != "__init__.py"]
     assert len(at_root) <= MOST_AT_THE_ROOT
 
 
@@ -117,5 +119,5 @@ def test_the_architecture_page_lists_packages_from_the_lowest_layer_up() -> None
 @pytest.mark.parametrize("package", PACKAGES)
 def test_each_package_says_what_it_is_for(package: str) -> None:
     for folder in {file.parent for file in (ROOT / package).rglob("*.py")}:
-        said = ast.get_docstring(ast.parse((Path(folder) / "__init__.py").read_text()))
-        assert said, folder
+        docstring = ast.get_docstring(ast.parse((Path(folder) / "__init__.py").read_text()))
+        assert docstring, folder

@@ -31,8 +31,8 @@ class Model:
 def active_model(*settings: str, **refuses: str) -> ActiveModel:
     config = load_config(None, ["model.name=first", *settings])
 
-    def build(wanted: NodeConfig) -> Any:
-        return Model(wanted, refuses.get(wanted.model.name))
+    def build(config: NodeConfig) -> Any:
+        return Model(config, refuses.get(config.model.name))
 
     active = ActiveModel(config, build)
     active.load()
@@ -54,8 +54,8 @@ def test_what_was_set_during_probation_outlives_a_roll_back() -> None:
     settled = models.swap(Model(second), second)  # type: ignore[arg-type]
     models.note_good(PROBATION_FRAMES - 1)
     models.reconfigure(scored(models.config, score=0.6))
-    told = models.rolled_back(RuntimeError("driver"))
-    assert told == "model second failed, the one before is back: driver"
+    message = models.rolled_back(RuntimeError("driver"))
+    assert message == "model second failed, the one before is back: driver"
     assert (models.config.model.name, models.config.detect.score) == ("first", 0.6)
     assert models.in_use.score == 0.6  # type: ignore[attr-defined]
     with pytest.raises(ControlError, match="driver"):

@@ -67,7 +67,7 @@ class Node:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     made = Node(tmp_path_factory.mktemp("node"))
     with Subscriber(made.endpoint) as subscriber:
-        until(subscriber, lambda m: m.status == "ok")
+        until(subscriber, lambda message: message.status == "ok")
     yield made
     made.process.terminate()
     assert made.process.wait(10) == 0
@@ -99,10 +99,13 @@ def test_status_tells_health_model_and_settings(control: Control) -> None:
 
 def test_settings_hold_from_the_message_that_the_answer_names(node: Node, control: Control) -> None:
     with Subscriber(node.endpoint, "left") as subscriber:
-        until(subscriber, lambda m: m.status == "ok")
+        until(subscriber, lambda message: message.status == "ok")
         for top_k in (2, 5, 1, 5):
             answer = control.set({"model.top_k": top_k, "smooth.time_constant_s": 0.0})
-            seen = until(subscriber, lambda m, a=answer: m.seq >= a.first_seq["left"] + 3)
+            seen = until(
+                subscriber,
+                lambda message, answer=answer: message.seq >= answer.first_seq["left"] + 3,
+            )
             for message in seen:
                 if message.seq >= answer.first_seq["left"]:
                     assert (len(message.labels), message.settings) == (top_k, answer.settings)
@@ -113,30 +116,41 @@ def test_settings_hold_from_the_message_that_the_answer_names(node: Node, contro
 def test_smoothing_can_be_turned_on_and_off(node: Node, control: Control) -> None:
     with Subscriber(node.endpoint, "left") as subscriber:
         control.set({"smooth.time_constant_s": 0.2})
-        until(subscriber, lambda m: m.labels and m.labels[0].stable is not None)
+        until(subscriber, lambda message: message.labels and message.labels[0].stable is not None)
         control.set({"smooth.time_constant_s": 0})
-        until(subscriber, lambda m: m.labels and m.labels[0].stable is None)
+        until(subscriber, lambda message: message.labels and message.labels[0].stable is None)
 
 
 def test_pause_is_said_at_once_and_no_label_comes_until_resume(
     node: Node, control: Control
 ) -> None:
     with Subscriber(node.endpoint) as subscriber:
-        until(subscriber, lambda m: m.camera == "left" and m.status == "ok")
+        until(subscriber, lambda message: message.camera == "left" and message.status == "ok")
         answer = control.pause("left")
-        seen = until(subscriber, lambda m: m.camera == "left" and m.seq >= answer.first_seq["left"])
-        assert {m.status for m in seen if m.camera == "right"} <= {"ok"}
-        told = [m.seq for m in seen if m.camera == "left" and m.status == "paused"]
-        assert told[0] == answer.first_seq["left"]
+        seen = until(
+            subscriber,
+            lambda message: message.camera == "left" and message.seq >= answer.first_seq["left"],
+        )
+        assert {message.status for message in seen if message.camera == "right"} <= {"ok"}
+        paused = [
+            message.seq
+            for message in seen
+            if message.camera == "left" and message.status == "paused"
+        ]
+        assert paused[0] == answer.first_seq["left"]
         deadline = time.monotonic() + 1.3
         later = [seen[-1]]
         while time.monotonic() < deadline:
             later.append(subscriber.receive(WAIT_S)[0])
-        assert {m.status for m in later if m.camera == "left"} == {"paused"}
-        assert [m for m in later if m.camera == "right" and m.status == "ok"]
+        assert {message.status for message in later if message.camera == "left"} == {"paused"}
+        assert [
+            message for message in later if message.camera == "right" and message.status == "ok"
+        ]
         assert control.status()["paused"] == ["left"]
         answer = control.resume()
-        resumed = until(subscriber, lambda m: m.camera == "left" and m.status == "ok")
+        resumed = until(
+            subscriber, lambda message: message.camera == "left" and message.status == "ok"
+        )
         assert resumed[-1].seq >= answer.first_seq["left"]
 
 
@@ -165,9 +179,13 @@ def test_a_pause_waits_for_no_snapshot(node: Node, control: Control) -> None:
 
 def periods_s(subscriber: Subscriber, first_seq: int, count: int) -> list[float]:
     """Seconds between the frames of some messages, from a number on."""
-    seen = until(subscriber, lambda m: m.seq >= first_seq + count)
-    stamps = [m.stamp_mono_ns for m in seen if m.seq > first_seq and m.stamp_mono_ns is not None]
-    return [float(x) for x in np.diff(stamps) / 1e9]
+    seen = until(subscriber, lambda message: message.seq >= first_seq + count)
+    stamps = [
+        message.stamp_mono_ns
+        for message in seen
+        if message.seq > first_seq and message.stamp_mono_ns is not None
+    ]
+    return [float(period_s) for period_s in np.diff(stamps) / 1e9]
 
 
 def test_a_rate_is_changed_in_flight(node: Node, control: Control) -> None:
@@ -185,25 +203,29 @@ def test_a_model_is_changed_while_labels_go_on_and_back(node: Node, control: Con
     weights = node.models / "shufflenet.pth"
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
     with Subscriber(node.endpoint, "left") as subscriber:
-        before = until(subscriber, lambda m: m.status == "ok")[-1]
+        before = until(subscriber, lambda message: message.status == "ok")[-1]
         began = time.monotonic()
         answer = control.model("shufflenet_v2_x0_5", str(weights))
         took_s = time.monotonic() - began
-        seen = until(subscriber, lambda m: m.seq >= answer.first_seq["left"] + 2)
-        seen = [m for m in seen if m.status == "ok"]  # a busy computer may say that it stalls
+        seen = until(subscriber, lambda message: message.seq >= answer.first_seq["left"] + 2)
+        seen = [
+            message for message in seen if message.status == "ok"
+        ]  # a busy computer may say that it stalls
         for message in seen:
             new = message.seq >= answer.first_seq["left"]
             assert message.model is not None
             assert message.model.name == ("shufflenet_v2_x0_5" if new else "efficientnet_lite0")
-        gaps = np.diff([m.stamp_mono_ns for m in (before, *seen)]) / 1e9  # type: ignore[arg-type]
+        gaps = np.diff([message.stamp_mono_ns for message in (before, *seen)]) / 1e9  # type: ignore[arg-type]
         assert gaps.max() < 1 + took_s / 2, "labels are published while the other model loads"
         assert len(seen) > took_s
         control.model("efficientnet_lite0")
-        until(subscriber, lambda m: m.model and m.model.name == "efficientnet_lite0")
+        until(
+            subscriber, lambda message: message.model and message.model.name == "efficientnet_lite0"
+        )
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reason"),
     [
         ("resnet1000", "no model has this name; the nearest"),
         ("none.onnx", "there is no such file"),
@@ -212,13 +234,15 @@ def test_a_model_is_changed_while_labels_go_on_and_back(node: Node, control: Con
     ],
 )
 def test_a_model_that_cannot_be_had_changes_nothing(
-    node: Node, control: Control, name: str, told: str
+    node: Node, control: Control, name: str, reason: str
 ) -> None:
     settings = control.set({"model.top_k": 5}).settings
-    with pytest.raises(ControlError, match=told):
+    with pytest.raises(ControlError, match=reason):
         control.model(name)
     with Subscriber(node.endpoint, "left") as subscriber:
-        message = until(subscriber, lambda m: m.status == "ok" and not m.retained)[-1]
+        message = until(
+            subscriber, lambda message: message.status == "ok" and not message.retained
+        )[-1]
     assert message.settings == settings
     assert message.model is not None
     assert message.model.name == "efficientnet_lite0"
@@ -243,7 +267,7 @@ def test_a_model_that_fails_on_its_first_frames_is_rolled_back(
     with pytest.raises(ControlError, match=r"failed on a frame of camera .*"):
         control.model(str(file))
     with Subscriber(node.endpoint, "left") as subscriber:
-        message = until(subscriber, lambda m: m.status == "ok")[-1]
+        message = until(subscriber, lambda message: message.status == "ok")[-1]
     assert message.model is not None
     assert message.model.name == "efficientnet_lite0"
 
@@ -265,7 +289,7 @@ DEEP = functools.reduce(lambda inner, _: [inner], range(500), list[object]())
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "told"),
+    ("command", "arguments", "reason"),
     [
         ("fly", {}, "command 'fly': unknown; commands: status, pause"),
         ("pause", {"camera": "up"}, "no camera 'up'; cameras: left, right"),
@@ -281,9 +305,9 @@ DEEP = functools.reduce(lambda inner, _: [inner], range(500), list[object]())
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(
-    control: Control, command: str, arguments: dict[str, object], told: str
+    control: Control, command: str, arguments: dict[str, object], reason: str
 ) -> None:
-    with pytest.raises(ControlError, match=told) as caught:
+    with pytest.raises(ControlError, match=reason) as caught:
         control.ask(command, **arguments)
     assert "\n" not in str(caught.value)
 
@@ -406,7 +430,7 @@ def test_settings_that_are_changed_while_a_model_is_loaded_hold_with_it(
     assert order == [1, 0], "the setting was changed while the model was loaded"
     assert control.status()["settings"]["model.top_k"] == 2
     with Subscriber(node.endpoint, "left") as subscriber:
-        seen = until(subscriber, lambda m: m.status == "ok" and not m.retained)
+        seen = until(subscriber, lambda message: message.status == "ok" and not message.retained)
     assert len(seen[-1].labels) == 2
     control.set({"model.top_k": 5})
 
@@ -536,12 +560,12 @@ def test_a_large_answer_waits_for_one_who_does_not_read(tcp: str) -> None:
 def test_a_client_that_never_reads_its_answers_takes_a_bounded_memory(tcp: str) -> None:
     """And others have theirs, large ones too."""
     size = 12_000_000
-    given: list[weakref.ref[Future[Result]]] = []
+    references: list[weakref.ref[Future[Result]]] = []
 
     def large(request: Request) -> "Future[Result]":
         answer: Future[Result] = Future()
         answer.set_result(Result(1, result={"x": bytes(size)}))
-        given.append(weakref.ref(answer))
+        references.append(weakref.ref(answer))
         return answer
 
     server = ControlServer(tcp, large)
@@ -558,18 +582,18 @@ def test_a_client_that_never_reads_its_answers_takes_a_bounded_memory(tcp: str) 
             for number in range(20):
                 greedy.send(msgpack.packb({"id": number, "command": "status"}))
             deadline = time.monotonic() + WAIT_S
-            while len(given) < 20:
+            while len(references) < 20:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             assert len(other.ask("status").result["x"]) == size
-            assert sum(one() is not None for one in given) <= 1
+            assert sum(reference() is not None for reference in references) <= 1
             answers = []
             while greedy.poll(1000):
                 answers.append(msgpack.unpackb(greedy.recv()))
             assert len(answers) == 20
             # What the kernel and the relay hold on the way counts as read.
-            assert 1 <= sum(one["ok"] for one in answers) <= 12
-            assert all("not read yet" in one["error"] for one in answers if not one["ok"])
+            assert 1 <= sum(answer["ok"] for answer in answers) <= 12
+            assert all("not read yet" in answer["error"] for answer in answers if not answer["ok"])
             greedy.send(msgpack.packb({"id": 20, "command": "status"}))
             assert greedy.poll(int(WAIT_S * 1000))
             assert msgpack.unpackb(greedy.recv())["ok"], "it reads again"

@@ -19,9 +19,9 @@ def levels(
 ) -> list[tuple[float, int]]:
     """When each level began."""
     return [
-        (round(float(t), 1), degradation.level)
-        for t in np.arange(start_s, end_s, 0.1)
-        if degradation.note(late, float(t))
+        (round(float(at_s), 1), degradation.level)
+        for at_s in np.arange(start_s, end_s, 0.1)
+        if degradation.note(late, float(at_s))
     ]
 
 
@@ -36,21 +36,21 @@ def test_it_goes_down_step_by_step_and_says_so() -> None:
 
 def test_single_late_messages_change_nothing() -> None:
     degradation = Degradation(TWO)
-    assert not any(degradation.note(place % 3 == 0, place / 10) for place in range(300))
+    assert not any(degradation.note(index % 3 == 0, index / 10) for index in range(300))
 
 
 def test_a_try_that_fails_makes_the_next_wait_longer() -> None:
     degradation = Degradation(TWO)
     changes = [
-        (round(float(t), 1), degradation.level)
-        for t in np.arange(0, 60, 0.1)
+        (round(float(at_s), 1), degradation.level)
+        for at_s in np.arange(0, 60, 0.1)
         if degradation.note(
-            degradation.level == 0, float(t)
+            degradation.level == 0, float(at_s)
         )  # step 1 holds the deadline, the top does not
     ]
-    ups = [t for t, level in changes if level == 0]
-    waits = np.diff([t for t, level in changes if level == 1])
-    assert [round(x) for x in waits] == [6, 11, 21]
+    ups = [at_s for at_s, level in changes if level == 0]
+    waits = np.diff([at_s for at_s, level in changes if level == 1])
+    assert [round(wait_s) for wait_s in waits] == [6, 11, 21]
     assert len(ups) == 3
 
 

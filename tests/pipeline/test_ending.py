@@ -31,8 +31,8 @@ from perception_client.subscriber import NoMessageError, Subscriber
 WAIT_S = 30.0
 
 
-def fail(what: str) -> None:
-    raise RuntimeError(what)
+def fail(message: str) -> None:
+    raise RuntimeError(message)
 
 
 def end(*steps: Callable[[], object], error: Exception | None = None) -> None:
@@ -86,7 +86,7 @@ def test_a_part_that_cannot_be_closed_leaves_no_other_open(
     )
     with pytest.raises(OSError, match="Too many open files"):
         run_live(
-            config, lambda wanted: build_perceiver(wanted.model), threading.Event(), max_frames=1
+            config, lambda config: build_perceiver(config.model), threading.Event(), max_frames=1
         )
     assert closed == [True]
     Publisher(endpoint).close()  # raises where somebody serves there still
@@ -105,8 +105,8 @@ def no_descriptors() -> Iterator[None]:
     except OSError:
         pass
     yield
-    for one in held:
-        os.close(one)
+    for descriptor in held:
+        os.close(descriptor)
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
@@ -177,7 +177,7 @@ def test_a_subscriber_of_the_last_word_hears_it(tmp_path: Path) -> None:
     config = load_config(None, [f"wire.endpoint={endpoint}"])
     stop = threading.Event()
     run = threading.Thread(
-        target=run_live, args=(config, lambda wanted: build_perceiver(wanted.model), stop)
+        target=run_live, args=(config, lambda config: build_perceiver(config.model), stop)
     )
     with Subscriber(endpoint) as subscriber:
         run.start()

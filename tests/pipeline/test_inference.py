@@ -115,12 +115,14 @@ def health_until(subscriber: Subscriber, enough: Callable[[HealthMessage], bool]
 
 @pytest.mark.parametrize("error", [ModelError("engine failed"), FrameError("nan"), KeyError("x")])
 def test_an_exception_costs_one_frame_and_says_so(ipc: str, error: Exception) -> None:
-    def fault(taken: int) -> None:
-        if taken % 4 == 0:
+    def fault(count: int) -> None:
+        if count % 4 == 0:
             raise error
 
     with running(ipc, having(fault)) as (subscriber, ended):
-        statuses = [m.status for m in received_until(subscriber, lambda seen: len(seen) >= 30)]
+        statuses = [
+            message.status for message in received_until(subscriber, lambda seen: len(seen) >= 30)
+        ]
         health = health_until(subscriber, lambda health: health.lost_frames >= 5)
     assert 5 <= statuses.count("stalled") <= 10
     assert set(statuses) == {"ok", "stalled"}
@@ -129,13 +131,13 @@ def test_an_exception_costs_one_frame_and_says_so(ipc: str, error: Exception) ->
 
 
 def test_a_model_that_only_fails_ends_the_node(ipc: str) -> None:
-    def fault(taken: int) -> None:
-        if taken > 5:
+    def fault(count: int) -> None:
+        if count > 5:
             raise RuntimeError("the driver is gone")
 
     with running(ipc, having(fault)) as (subscriber, ended):
         seen = received_until(subscriber, lambda seen: len(seen) >= 5 + MAX_FAILURES)
-        assert [m.status for m in seen[-MAX_FAILURES:]] == ["stalled"] * MAX_FAILURES
+        assert [message.status for message in seen[-MAX_FAILURES:]] == ["stalled"] * MAX_FAILURES
         deadline = time.monotonic() + WAIT_S
         while subscriber.alive:
             assert time.monotonic() < deadline
@@ -148,8 +150,8 @@ def test_a_model_that_only_fails_ends_the_node(ipc: str) -> None:
 def test_a_model_that_hangs_is_said_and_ends_the_node_in_time(ipc: str) -> None:
     release = threading.Event()
 
-    def fault(taken: int) -> None:
-        if taken == 5:
+    def fault(count: int) -> None:
+        if count == 5:
             release.wait(WAIT_S)
 
     with running(ipc, having(fault), "model.inference_timeout_s=0.5") as (subscriber, ended):
@@ -175,7 +177,7 @@ def test_what_hangs_behind_the_model_ends_the_node_too(
         return real(scene, frame, seen)
 
     monkeypatch.setattr(Scene, "observe", hangs)
-    model = having(lambda taken: None)
+    model = having(lambda count: None)
     with running(ipc, model, "model.inference_timeout_s=0.5") as (subscriber, ended):
         received_until(subscriber, lambda seen: bool(seen) and seen[-1].status == "stalled")
         deadline = time.monotonic() + WAIT_S
@@ -206,7 +208,7 @@ def test_the_process_ends_with_exit_code_4_though_a_thread_hangs(ipc: str) -> No
 
 
 def test_late_messages_are_counted_by_the_node_and_seen_by_the_client(ipc: str) -> None:
-    def fault(taken: int) -> None:
+    def fault(count: int) -> None:
         time.sleep(0.02)  # stands for a slower network
 
     with running(ipc, having(fault), "camera.0.deadline_s=0.005") as (subscriber, _):
@@ -220,7 +222,7 @@ def test_the_ladder_goes_down_says_so_and_comes_up_again(ipc: str) -> None:
     slow = threading.Event()
     slow.set()
 
-    def fault(taken: int) -> None:
+    def fault(count: int) -> None:
         if slow.is_set():
             time.sleep(0.06)
 
@@ -230,10 +232,12 @@ def test_the_ladder_goes_down_says_so_and_comes_up_again(ipc: str) -> None:
     )  # fmt: skip
     with running(ipc, having(fault), *settings) as (subscriber, _):
         reason = ("deadline not held, step 1 of 1: one frame in 3",)
-        seen = received_until(subscriber, lambda seen: sum(m.degraded == reason for m in seen) >= 3)
+        seen = received_until(
+            subscriber, lambda seen: sum(message.degraded == reason for message in seen) >= 3
+        )
         assert seen[0].degraded == ()
-        fewer = [m for m in seen if m.degraded]
-        assert all(m.frame_id is not None and m.frame_id % 3 == 0 for m in fewer)
+        fewer = [message for message in seen if message.degraded]
+        assert all(message.frame_id is not None and message.frame_id % 3 == 0 for message in fewer)
         slow.clear()
         received_until(subscriber, lambda seen: bool(seen) and seen[-1].degraded == ())
 
@@ -248,7 +252,7 @@ def test_the_ladder_can_take_a_smaller_model_and_says_whose_labels_these_are(
     slow.set()
 
     def build(config: NodeConfig) -> Perceiver:
-        def fault(taken: int) -> None:
+        def fault(count: int) -> None:
             if slow.is_set() and config.model.name == "efficientnet_lite0":
                 time.sleep(0.06)
 
@@ -279,8 +283,8 @@ def test_a_model_that_fails_on_its_first_frames_gives_way_to_the_one_before(ipc:
     def build(config: NodeConfig) -> Perceiver:
         second = len(built) == 1
 
-        def fault(taken: int) -> None:
-            if second and taken > 7:
+        def fault(count: int) -> None:
+            if second and count > 7:
                 raise RuntimeError("engine")
 
         built.append(faulty(config, fault))
@@ -312,16 +316,16 @@ def test_systemd_is_told_of_readiness_and_life(
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         monkeypatch.setenv("WATCHDOG_USEC", "400000")
         node = start_node("run", "--endpoint", ipc)
-        told = [notify.recv(1000).decode()]
+        notices = [notify.recv(1000).decode()]
         began = time.monotonic()
-        while len(told) < 6:
-            told.append(notify.recv(1000).decode())
-        assert told[0] == "READY=1"
-        assert all(t.startswith("WATCHDOG=1\nSTATUS=") for t in told[1:])
+        while len(notices) < 6:
+            notices.append(notify.recv(1000).decode())
+        assert notices[0] == "READY=1"
+        assert all(notice.startswith("WATCHDOG=1\nSTATUS=") for notice in notices[1:])
         assert time.monotonic() - began < 2.5
         node.terminate()
-        while not told[-1].startswith("STOPPING"):
-            told.append(notify.recv(1000).decode())
+        while not notices[-1].startswith("STOPPING"):
+            notices.append(notify.recv(1000).decode())
     assert node.wait(10) == 0
 
 

@@ -51,9 +51,9 @@ class Together(LatestMailbox):
         self.batches: list[list[tuple[str, int]]] = []
 
     def take_all(self, timeout_s: float, at_most: int) -> list[QueuedFrame]:
-        taken = super().take_all(timeout_s, 2)
-        self.batches.append([(x.frame.camera, x.frame.frame_id) for x in taken])
-        return taken
+        frames = super().take_all(timeout_s, 2)
+        self.batches.append([(queued.frame.camera, queued.frame.frame_id) for queued in frames])
+        return frames
 
 
 def test_frames_that_were_looked_at_together_say_the_same_of_who_looked() -> None:
@@ -63,27 +63,27 @@ def test_frames_that_were_looked_at_together_say_the_same_of_who_looked() -> Non
     cameras = (CameraConfig(name="a", deadline_s=1e-6), CameraConfig(name="b"))
     degrade = config.degrade.model_copy(update={"down_after_s": 0.1})
     config = config.model_copy(update={"camera": cameras, "degrade": degrade})
-    mailbox, stop, said = Together(["a", "b"]), threading.Event(), {}
+    mailbox, stop, degraded = Together(["a", "b"]), threading.Event(), {}
 
     def note(message: Message) -> None:
         if isinstance(message, LabelsMessage) and message.frame_id is not None:
-            said[message.camera, message.frame_id] = message.degraded
+            degraded[message.camera, message.frame_id] = message.degraded
 
     inference_loop = InferenceLoop(
-        config, lambda wanted: build_perceiver(wanted.model), mailbox, MessageBuilder("n"),
+        config, lambda config: build_perceiver(config.model), mailbox, MessageBuilder("n"),
         LocalSink(note), stop,
     )  # fmt: skip
     inference_loop.start()
     assert inference_loop.ready.wait(WAIT_S)
     image, number, deadline = np.zeros((48, 64, 3), np.uint8), 0, time.monotonic() + WAIT_S
-    while len(set(said.values())) < 5 and time.monotonic() < deadline:
+    while len(set(degraded.values())) < 5 and time.monotonic() < deadline:
         for camera in "ab":
             mailbox.put(Frame(image, camera, number, Stamp.now(), None, 0))
         number += 1
         time.sleep(0.01)
     stop.set()
     assert inference_loop.join(WAIT_S) is not False
-    pairs = [[said[x] for x in batch if x in said] for batch in mailbox.batches]
+    pairs = [[degraded[key] for key in batch if key in degraded] for batch in mailbox.batches]
     both = [pair for pair in pairs if len(pair) == 2]
     assert len({pair[0] for pair in both}) >= 3
     assert all(first == second for first, second in both)
@@ -164,7 +164,9 @@ class Rig:
 
     def show(self, number: int, **images: Any) -> list[Frame]:
         """Puts these images into the mailbox at once."""
-        frames = [Frame(x, name, number, Stamp.now(), None, 0) for name, x in images.items()]
+        frames = [
+            Frame(image, name, number, Stamp.now(), None, 0) for name, image in images.items()
+        ]
 
         def put() -> None:
             for frame in frames:
@@ -177,13 +179,17 @@ class Rig:
         """The messages about these images, which one inference takes together."""
         frames = self.show(number, **images)
         deadline = time.monotonic() + WAIT_S
-        while len(told := [x for x in self.said if x.frame_id == number]) < len(frames):
+        while len(
+            messages := [message for message in self.said if message.frame_id == number]
+        ) < len(frames):
             assert time.monotonic() < deadline
             assert not self.inference_loop.ended.is_set(), self.inference_loop.failure
             time.sleep(0.001)
-        taken = next(x for x in self.mailbox.batches if any(y[1] == number for y in x))
-        assert len(taken) == len(frames), "they were looked at one by one"
-        return told
+        batch = next(
+            batch for batch in self.mailbox.batches if any(frame[1] == number for frame in batch)
+        )
+        assert len(batch) == len(frames), "they were looked at one by one"
+        return messages
 
     def _note(self, message: Message) -> None:
         if isinstance(message, LabelsMessage):
@@ -192,7 +198,7 @@ class Rig:
 
 def named(messages: list[LabelsMessage]) -> list[str]:
     """Which model each is of."""
-    return [x.model.name for x in messages if x.model is not None]
+    return [message.model.name for message in messages if message.model is not None]
 
 
 def test_a_step_to_another_model_waits_for_the_frames_that_the_one_before_saw(
@@ -207,9 +213,9 @@ def test_a_step_to_another_model_waits_for_the_frames_that_the_one_before_saw(
         deadline = time.monotonic() + WAIT_S
         while (not pairs or "two" not in named(pairs[-1])) and time.monotonic() < deadline:
             pairs.append(rig.look(len(pairs), a=DARK, b=DARK))
-    assert {tuple(named(x)) for x in pairs[:-1]} == {("efficientnet_lite0",) * 2}
+    assert {tuple(named(pair)) for pair in pairs[:-1]} == {("efficientnet_lite0",) * 2}
     assert named(pairs[-1]) == ["two", "two"]
-    assert all(x.degraded for x in pairs[-1])
+    assert all(message.degraded for message in pairs[-1])
 
 
 def test_a_model_that_is_rolled_back_says_nothing_of_the_frames_that_it_failed_with(
@@ -218,17 +224,17 @@ def test_a_model_that_is_rolled_back_says_nothing_of_the_frames_that_it_failed_w
     rig = Rig()
     with rig.running():
         assert named(rig.look(0, a=DARK, b=LIGHT)) == ["efficientnet_lite0"] * 2
-        wanted = rig.config.model.model_copy(update={"name": two_classes})
-        config = rig.config.model_copy(update={"model": wanted})
+        model = rig.config.model.model_copy(update={"name": two_classes})
+        config = rig.config.model_copy(update={"model": model})
         other = rig.build(config)
         settled = rig.inference_loop.call(lambda: rig.inference_loop.swap(other, config)).result(
             WAIT_S
         )
-        told = rig.look(1, a=DARK, b=LIGHT)
+        messages = rig.look(1, a=DARK, b=LIGHT)
         with pytest.raises(ControlError, match="the one before is back"):
             settled.result(WAIT_S)
-    assert named(told) == ["efficientnet_lite0"] * 2
-    assert all({y.name for y in x.labels}.isdisjoint("ab") for x in told)
+    assert named(messages) == ["efficientnet_lite0"] * 2
+    assert all({label.name for label in message.labels}.isdisjoint("ab") for message in messages)
 
 
 def test_a_pause_names_the_first_message_that_says_it_whoever_says_it() -> None:
@@ -241,16 +247,16 @@ def test_a_pause_names_the_first_message_that_says_it_whoever_says_it() -> None:
     rig = Rig(on_changed=watch)
     with rig.running():
         first_seq = rig.ask("pause", camera="a").result(WAIT_S).first_seq["a"]
-    paused = [x for x in rig.said if x.status == Status.PAUSED]
+    paused = [message for message in rig.said if message.status == Status.PAUSED]
     assert paused[0].seq == first_seq
-    assert {x.settings for x in paused} == {rig.inference_loop.settings}
+    assert {message.settings for message in paused} == {rig.inference_loop.settings}
 
 
 def test_a_model_or_another_snapshot_waits_for_no_snapshots() -> None:
     rig = Rig()
     with rig.running():
         rig.ask("pause", camera="a").result(WAIT_S)
-        asked = [rig.ask("snapshot", camera="a") for _ in range(4)]
+        snapshots = [rig.ask("snapshot", camera="a") for _ in range(4)]
         began = time.monotonic()
         with pytest.raises(ControlError, match="give a text"):
             rig.ask("model").result(WAIT_S)
@@ -261,7 +267,7 @@ def test_a_model_or_another_snapshot_waits_for_no_snapshots() -> None:
             number += 1
         assert seen.result().result["message"]["camera"] == "b"
         assert time.monotonic() - began < SNAPSHOT_S / 2
-        assert not any(x.done() for x in asked)
+        assert not any(snapshot.done() for snapshot in snapshots)
 
 
 def test_time_in_which_the_process_stood_still_is_not_the_models() -> None:
@@ -282,14 +288,16 @@ def test_time_in_which_the_process_stood_still_is_not_the_models() -> None:
         assert rig.inference_loop.call(lambda: rig.inference_loop.busy_s).result(WAIT_S) <= 0.2
         until = time.monotonic() + 0.4
         for number in itertools.count():  # every one is late, and captured before a standstill ends
-            assert not any(x.degraded for x in rig.look(number, a=DARK))
+            assert not any(message.degraded for message in rig.look(number, a=DARK))
             if time.monotonic() > until:
                 break
         awake.beat()
         now_ns[0] += 10**8
         awake.beat()
         numbers = itertools.count(number + 1)
-        while not any(x.degraded for x in tuple(rig.said)):  # from then on every second is skipped
+        while not any(
+            message.degraded for message in tuple(rig.said)
+        ):  # from then on every second is skipped
             rig.show(next(numbers), a=DARK)
             time.sleep(0.01)
             assert time.monotonic() < until + WAIT_S
@@ -331,9 +339,9 @@ def test_one_bad_value_among_good_ones_changes_nothing(bad: dict[str, object]) -
     good = {"model.top_k": 2, "camera.b.max_fps": 5.0}
     with rig.running():
         before, settings = rig.inference_loop.config, rig.inference_loop.settings
-        for wanted in ({**good, **bad}, {**bad, **good}):
+        for mixed in ({**good, **bad}, {**bad, **good}):
             with pytest.raises(PerceptionError):
-                rig.ask("set", settings=wanted).result(WAIT_S)
+                rig.ask("set", settings=mixed).result(WAIT_S)
         assert rig.inference_loop.config == before
         assert rig.inference_loop.settings == settings
         assert {name: limit.max_fps for name, limit in rig.limits.items()} == {"a": None, "b": None}
@@ -344,8 +352,8 @@ def test_one_bad_value_among_good_ones_changes_nothing(bad: dict[str, object]) -
 def test_a_client_may_ask_for_each_of_its_cameras_at_once() -> None:
     rig = Rig()
     with rig.running():
-        asked = [rig.ask("pause", camera="a", client="pilot") for _ in range(32)]
-        for answer in asked:
+        answers = [rig.ask("pause", camera="a", client="pilot") for _ in range(32)]
+        for answer in answers:
             answer.result(WAIT_S)
 
 
@@ -353,10 +361,10 @@ def test_one_client_with_many_snapshots_has_only_its_own_refused() -> None:
     rig = Rig()
     with rig.running():
         rig.ask("pause", camera="a", client="pilot").result(WAIT_S)
-        asked = [rig.ask("snapshot", camera="a", client="greedy") for _ in range(4)]
+        snapshots = [rig.ask("snapshot", camera="a", client="greedy") for _ in range(4)]
         with pytest.raises(ControlError, match="4 of yours are in work already"):
             rig.ask("snapshot", camera="a", client="greedy")
-        asked += [rig.ask("snapshot", camera="a") for _ in range(12)]
+        snapshots += [rig.ask("snapshot", camera="a") for _ in range(12)]
         with pytest.raises(ControlError, match="16 are in work already"):
             rig.ask("snapshot", camera="a")
         began = time.monotonic()
@@ -364,7 +372,7 @@ def test_one_client_with_many_snapshots_has_only_its_own_refused() -> None:
             rig.ask("pause", camera="a", client=f"pilot {number}").result(WAIT_S)
             rig.ask("resume", camera="b", client="greedy").result(WAIT_S)
         assert time.monotonic() - began < SNAPSHOT_S
-        assert not any(x.done() for x in asked)
+        assert not any(snapshot.done() for snapshot in snapshots)
 
 
 def test_the_requests_of_a_client_that_has_gone_are_given_up() -> None:
@@ -372,14 +380,14 @@ def test_the_requests_of_a_client_that_has_gone_are_given_up() -> None:
     with rig.running():
         rig.ask("pause", camera="a").result(WAIT_S)
         gone = Client("gone")
-        asked = [
+        snapshots = [
             rig.controller.handle(Request(0, "snapshot", {"camera": "a"}, gone)) for _ in range(4)
         ]
         began = time.monotonic()
         gone.leave()
-        for one in asked:
+        for snapshot in snapshots:
             with pytest.raises(ControlError):
-                one.result(WAIT_S)
+                snapshot.result(WAIT_S)
         assert time.monotonic() - began < SNAPSHOT_S / 2
 
 
@@ -397,13 +405,13 @@ def test_a_change_that_waits_too_long_is_refused_and_does_not_come_later(
 
         rig.inference_loop.call(work)
         assert in_work.wait(WAIT_S)
-        asked = rig.ask("pause", camera="a")
+        answer = rig.ask("pause", camera="a")
         deadline = time.monotonic() + WAIT_S
-        while not asked.done():
+        while not answer.done():
             assert time.monotonic() < deadline
             rig.controller.look_after()
         with pytest.raises(ControlError, match="nothing was changed"):
-            asked.result()
+            answer.result()
         go_on.set()
         rig.inference_loop.call(lambda: None).result(WAIT_S)
         assert not rig.inference_loop.paused

@@ -43,7 +43,7 @@ def test_a_video_shows_each_frame(in_process: Run, recording: Path, tmp_path: Pa
     out = tmp_path / "rear.mp4"
     done = in_process("export", "video", recording, out, "--camera", "rear")
     assert done.returncode == 0, done.stderr
-    frames = [x for x in Recording([recording]).frames() if x.camera == "rear"]
+    frames = [frame for frame in Recording([recording]).frames() if frame.camera == "rear"]
     capture = cv2.VideoCapture(str(out))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == len(frames)
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(20, abs=1.5)
@@ -109,7 +109,7 @@ def test_json_lines_are_the_messages(in_process: Run, recording: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     kinds = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(kinds) == sum(1 for _ in Recording([recording]).messages("labels", "events"))
-    assert any("kind" in one for one in kinds)
+    assert any("kind" in kind for kind in kinds)
 
 
 def test_a_folder_for_each_label(in_process: Run, recording: Path, tmp_path: Path) -> None:
@@ -132,16 +132,20 @@ def test_a_coco_dataset_has_the_chosen_frames(
     )
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "coco" / "annotations.json").read_text())
-    assert {one["name"] for one in content["categories"]} == {"bottle"}
-    assert {one["image_id"] for one in content["annotations"]} == {
-        x["id"] for x in content["images"]
+    assert {category["name"] for category in content["categories"]} == {"bottle"}
+    assert {annotation["image_id"] for annotation in content["annotations"]} == {
+        image["id"] for image in content["images"]
     }
-    assert all(one["score"] >= 0.5 and len(one["bbox"]) == 4 for one in content["annotations"])
-    wanted = [
-        m for _, m in Recording([bottles]).messages("labels")
-        if isinstance(m, LabelsMessage) and any(x.score >= 0.5 for x in m.of_class("bottle"))
+    assert all(
+        annotation["score"] >= 0.5 and len(annotation["bbox"]) == 4
+        for annotation in content["annotations"]
+    )
+    expected = [
+        message for _, message in Recording([bottles]).messages("labels")
+        if isinstance(message, LabelsMessage)
+        and any(label.score >= 0.5 for label in message.of_class("bottle"))
     ]  # fmt: skip
-    assert len(content["images"]) == len(wanted) > 2
+    assert len(content["images"]) == len(expected) > 2
     picture = cv2.imread(str(tmp_path / "coco" / "images" / content["images"][0]["file_name"]))
     assert picture.shape[1] == content["images"][0]["width"]
 
@@ -150,10 +154,14 @@ def test_a_ros_2_bag_is_read_back(in_process: Run, bottles: Path, tmp_path: Path
     bag = tmp_path / "bag"
     done = in_process("export", "ros2", bottles, bag)
     assert done.returncode == 0, done.stderr
-    labels = {m.stamp_ns: m for _, m in Recording([bottles]).messages("labels") if m.detections}
+    labels = {
+        message.stamp_ns: message
+        for _, message in Recording([bottles]).messages("labels")
+        if message.detections
+    }
     images = boxes = 0
     with AnyReader([bag], default_typestore=typestore()) as reader:
-        topics = {c.topic: c.msgtype for c in reader.connections}
+        topics = {connection.topic: connection.msgtype for connection in reader.connections}
         for connection, _, raw in reader.messages():
             message = reader.deserialize(raw, connection.msgtype)
             if connection.topic.endswith("/image/compressed"):
@@ -161,9 +169,9 @@ def test_a_ros_2_bag_is_read_back(in_process: Run, bottles: Path, tmp_path: Path
                 assert cv2.imdecode(message.data, cv2.IMREAD_COLOR) is not None
                 continue
             stamp = message.header.stamp
-            told = labels.get(stamp.sec * 1_000_000_000 + stamp.nanosec)
+            recorded = labels.get(stamp.sec * 1_000_000_000 + stamp.nanosec)
             for mine, theirs in zip(
-                told.detections if told else (), message.detections, strict=True
+                recorded.detections if recorded else (), message.detections, strict=True
             ):
                 assert theirs.bbox.center.position.x == mine.box.cx
                 assert theirs.bbox.size_y == mine.box.h
@@ -200,8 +208,8 @@ def test_the_report_shows_it_all_in_a_browser(
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in shown.stderr
-    for wanted in ("front", "rear", "espresso", "Latency", "Events and changes", "frames missing"):
-        assert wanted in shown.stdout
+    for word in ("front", "rear", "espresso", "Latency", "Events and changes", "frames missing"):
+        assert word in shown.stdout
     picture = cv2.imread(f"{tmp_path}/report.png")
     assert picture is not None
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000  # thumbnails are pictures
@@ -230,18 +238,20 @@ def test_the_bridge_publishes_vision_msgs_and_diagnostics(bottles: Path) -> None
         return lambda **fields: make(name, **fields)
 
     bridge = Bridge(Ros(), find)
-    labels = [m for _, m in Recording([bottles]).messages("labels")]
+    labels = [message for _, message in Recording([bottles]).messages("labels")]
     for message in labels:
         bridge.handle(message)
-    seen = [m for m in labels if m.status == "ok"]
+    seen = [message for message in labels if message.status == "ok"]
     sent = published["/perception/camera/detections"]
     assert len(sent) == len(seen)
     for message, converted in zip(seen, sent, strict=True):
         raw = typestore().serialize_cdr(converted, "vision_msgs/msg/Detection2DArray")
         back = typestore().deserialize_cdr(raw, "vision_msgs/msg/Detection2DArray")
-        assert [x.bbox.size_x for x in back.detections] == [x.box.w for x in message.detections]
-    told = [x.status[0].message for x in published["/diagnostics"]]
-    assert "ok" in told[told.index("no_camera") :]
+        assert [detection.bbox.size_x for detection in back.detections] == [
+            detection.box.w for detection in message.detections
+        ]
+    texts = [diagnostics.status[0].message for diagnostics in published["/diagnostics"]]
+    assert "ok" in texts[texts.index("no_camera") :]
 
 
 def test_a_dataset_never_mixes_with_another(
@@ -255,7 +265,7 @@ def test_a_dataset_never_mixes_with_another(
         done = in_process("export", kind, recording, to)
         assert done.returncode == 1
         assert f"{to} is there already" in done.stderr
-        assert [x.name for x in to.iterdir()] == ["mine.txt"]
+        assert [path.name for path in to.iterdir()] == ["mine.txt"]
 
 
 def test_a_dataset_without_a_frame_is_said(
@@ -282,11 +292,11 @@ def test_labels_of_a_dataset_name_no_folder_elsewhere(recording: Path, tmp_path:
     file = RecordingFile(evil, {})
     frame = next(Recording([recording]).frames()).frame()
     file.write(frame_entries(frame, 1, quality=90, lost_before=0))
-    told = LabelsMessage(
+    message = LabelsMessage(
         node="n", camera=frame.camera, session="s", seq=0, status=Status.OK, published_ns=2,
         frame_id=frame.frame_id, labels=(Label(1, "../../evil", 0.9),),
     )  # fmt: skip
-    file.write(message_entries(told, 2))
+    file.write(message_entries(message, 2))
     file.close()
     assert write_image_folder(Recording([evil]), tmp_path / "set", Choice()) == 1
-    assert [x.parent.parent for x in tmp_path.rglob("*.jpg")] == [tmp_path / "set"]
+    assert [path.parent.parent for path in tmp_path.rglob("*.jpg")] == [tmp_path / "set"]

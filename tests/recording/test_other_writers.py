@@ -80,17 +80,17 @@ def test_of_a_file_that_was_cut_off_the_rest_is_read(
     path = foreign.write(tmp_path / "a.mcap", jpegs(40), **{"chunk_size": 4000, **options})
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * 0.6)])
-    found = numbers(path)
-    assert found == list(range(len(found)))
-    assert len(found) > 15
+    kept = numbers(path)
+    assert kept == list(range(len(kept)))
+    assert len(kept) > 15
     assert "it was cut off" in " ".join(Recording([path]).problems)
 
 
 def test_messages_between_chunks_and_chunks_without_an_index_are_read(tmp_path: Path) -> None:
     """The index of this file names its first chunk alone, and is valid."""
     both = list(jpegs())
-    one = foreign.write(tmp_path / "one.mcap", both[:4]).read_bytes()
-    data_end, footer = one.index(bytes([15, 4, 0, 0, 0])), one[-8 - 29 : -8]
+    base = foreign.write(tmp_path / "one.mcap", both[:4]).read_bytes()
+    data_end, footer = base.index(bytes([15, 4, 0, 0, 0])), base[-8 - 29 : -8]
     loose = foreign.write(tmp_path / "l.mcap", both[4:7], use_chunking=False).read_bytes()
     other = foreign.write(tmp_path / "o.mcap", both[7:]).read_bytes()
 
@@ -99,13 +99,13 @@ def test_messages_between_chunks_and_chunks_without_an_index_are_read(tmp_path: 
         return content[head : content.index(bytes([15, 4, 0, 0, 0]))]
 
     added = data(loose) + data(other)
-    summary = one[data_end + 13 : -8 - 29]  # it is where it was, but for what was added
+    summary = base[data_end + 13 : -8 - 29]  # it is where it was, but for what was added
     start = data_end + 13 + len(added)
     foot = footer[:9] + start.to_bytes(8, "little") + bytes(8)
     foot += zlib.crc32(summary + foot).to_bytes(4, "little")
     path = tmp_path / "both.mcap"
     path.write_bytes(
-        one[:data_end] + added + one[data_end : data_end + 13] + summary + foot + one[-8:]
+        base[:data_end] + added + base[data_end : data_end + 13] + summary + foot + base[-8:]
     )
     assert open_chunked(path).whole
     assert numbers(path) == list(range(10))
@@ -126,12 +126,12 @@ def test_what_lies_before_the_pictures_is_no_obstacle(tmp_path: Path) -> None:
 
 
 def test_records_are_read_in_the_order_of_their_times(tmp_path: Path) -> None:
-    shuffled = [list(jpegs(12))[x] for x in (3, 0, 1, 7, 2, 11, 5, 4, 10, 6, 9, 8)]
+    shuffled = [list(jpegs(12))[index] for index in (3, 0, 1, 7, 2, 11, 5, 4, 10, 6, 9, 8)]
     for options in ({}, {"chunk_size": 2000}, {"use_chunking": False}):
         path = foreign.write(tmp_path / "a.mcap", shuffled, **options)
         frames = list(Recording([path]).frames())
-        assert [x.media_ns for x in frames] == [n * STEP_NS for n in range(12)]
-        assert [x.frame_id for x in frames] == list(range(12))
+        assert [frame.media_ns for frame in frames] == [n * STEP_NS for n in range(12)]
+        assert [frame.frame_id for frame in frames] == list(range(12))
 
 
 def test_pictures_that_are_equal_are_several(tmp_path: Path) -> None:
@@ -185,19 +185,20 @@ FORMS: dict[str, tuple[str, str, Any]] = {
     "json jpeg": ("foxglove.CompressedImage", "json", still("json")),
     "json png, which says jpeg": (
         "foxglove.CompressedImage", "json", still("json", ".png", "jpeg")),
-    "json raw": ("foxglove.RawImage", "json", raw("json", "bgr8", lambda x: x)),
+    "json raw": ("foxglove.RawImage", "json", raw("json", "bgr8", lambda image: image)),
     "ros 2 jpeg": ("sensor_msgs/msg/CompressedImage", "cdr",
                    still("cdr", ".jpg", "bgr8; jpeg compressed bgr8")),
     "ros 2 png": ("sensor_msgs/msg/CompressedImage", "cdr",
                   still("cdr", ".png", "rgb8; png compressed bgr8")),
     "ros 2 of foxglove": ("foxglove_msgs/msg/CompressedImage", "cdr", still("foxglove cdr")),
     "ros 2 raw of foxglove": ("foxglove_msgs/msg/RawImage", "cdr",
-                              raw("foxglove cdr", "bgr8", lambda x: x)),
+                              raw("foxglove cdr", "bgr8", lambda image: image)),
     "ros 1 jpeg": ("sensor_msgs/CompressedImage", "ros1", still("ros1")),
-    "ros 1 raw": ("sensor_msgs/Image", "ros1", raw("ros1", "rgb8", lambda x: x[:, :, ::-1])),
+    "ros 1 raw": ("sensor_msgs/Image", "ros1",
+                  raw("ros1", "rgb8", lambda image: image[:, :, ::-1])),
     "idl": ("sensor_msgs::msg::CompressedImage", "cdr", still("cdr")),
-    "rgb8": ("sensor_msgs/msg/Image", "cdr", raw("cdr", "rgb8", lambda x: x[:, :, ::-1])),
-    "bgr8, padded": ("sensor_msgs/msg/Image", "cdr", raw("cdr", "bgr8", lambda x: x, 24)),
+    "rgb8": ("sensor_msgs/msg/Image", "cdr", raw("cdr", "rgb8", lambda image: image[:, :, ::-1])),
+    "bgr8, padded": ("sensor_msgs/msg/Image", "cdr", raw("cdr", "bgr8", lambda image: image, 24)),
     "bgra8": ("foxglove.RawImage", "protobuf",
               raw("protobuf", "bgra8", yuv(cv2.COLOR_BGR2BGRA))),
     "rgba8": ("foxglove.RawImage", "protobuf",
@@ -217,8 +218,10 @@ def test_every_form_of_picture_is_read(tmp_path: Path, form: str) -> None:
     channel = Channel("/arm/image", schema, encoding)
     path = foreign.write(tmp_path / "a.mcap", records(channel, payload, 4))
     frames = list(Recording([path]).frames())
-    assert [x.frame_id for x in frames] == [0, 1, 2, 3]
-    assert [x.stamp_ns for x in frames] == [at(n) for n in range(4)]  # the capture's, not the log's
+    assert [frame.frame_id for frame in frames] == [0, 1, 2, 3]
+    assert [frame.stamp_ns for frame in frames] == [
+        at(n) for n in range(4)
+    ]  # the capture's, not the log's
     for number, frame in enumerate(frames):
         expected = picture(number)
         if form.startswith("mono"):
@@ -236,7 +239,9 @@ def test_a_time_that_is_missing_is_that_of_the_record(tmp_path: Path) -> None:
         return json.dumps({"format": "jpeg", "data": content["data"]}).encode()
 
     path = foreign.write(tmp_path / "a.mcap", records(JSON, payload, 3))
-    assert [x.stamp_ns for x in Recording([path]).frames()] == [at(n) + LATE_NS for n in range(3)]
+    assert [frame.stamp_ns for frame in Recording([path]).frames()] == [
+        at(n) + LATE_NS for n in range(3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -258,17 +263,17 @@ def test_a_video_is_read_picture_by_picture(
     channel = Channel("/arm/video", "foxglove.CompressedVideo", "protobuf")
     path = foreign.write(tmp_path / "a.mcap", records(channel, foreign.of_video(packets, name), 12))
     recording = Recording([path])
-    means = [int(x.image()[:, :, 2].mean()) for x in recording.frames()]
+    means = [int(frame.image()[:, :, 2].mean()) for frame in recording.frames()]
     shown = [round((mean - 40) / 7) for mean in means]
     assert sorted(shown) == list(range(12))
     if "bf" not in options:
         assert shown == list(range(12))
     start_ns = recording.start_ns + 7 * STEP_NS  # in the middle of a group
     frames = list(recording.frames(start_ns))
-    assert [x.frame_id for x in frames] == [7, 8, 9, 10, 11]
-    assert [int(x.image()[:, :, 2].mean()) for x in frames] == means[7:]
+    assert [frame.frame_id for frame in frames] == [7, 8, 9, 10, 11]
+    assert [int(frame.image()[:, :, 2].mean()) for frame in frames] == means[7:]
     late = list(recording.frames())
-    assert [int(x.image()[:, :, 2].mean()) for x in reversed(late)] == means[::-1]
+    assert [int(frame.image()[:, :, 2].mean()) for frame in reversed(late)] == means[::-1]
 
 
 def test_a_video_without_its_beginning_shows_no_picture_that_never_was(tmp_path: Path) -> None:
@@ -292,7 +297,7 @@ UNSUPPORTED: dict[str, tuple[Channel, bytes, str]] = {
         "(foxglove.CompressedImage, cbor)"),
     "depth": (
         Channel("/depth", "sensor_msgs/msg/Image", "cdr"),
-        raw("cdr", "16UC1", lambda x: x[:, :, :2])(0),
+        raw("cdr", "16UC1", lambda image: image[:, :, :2])(0),
         "(sensor_msgs/msg/Image, cdr, encoding '16UC1')"),
     "compressed depth": (
         Channel("/depth", "sensor_msgs/msg/CompressedImage", "cdr"),
@@ -318,8 +323,8 @@ def test_a_form_that_is_not_supported_is_named(
     done = in_process("report", path)
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
-    told = f"{path}: {channel.topic}: pictures of this form are not supported {form}"
-    assert told in line
+    problem = f"{path}: {channel.topic}: pictures of this form are not supported {form}"
+    assert problem in line
     path = foreign.write(tmp_path / "b.mcap", [*jpegs(), *odd], chunk_size=1)
     done = in_process("report", path)
     assert done.returncode == 3
@@ -336,7 +341,7 @@ def test_a_camera_is_chosen_for_every_command(in_process: Run, tmp_path: Path) -
         "replay", path, "--speed", "max", "--camera", "rear", "--jsonl", "-", "--runtime", "torch"
     )
     assert done.returncode == 0, done.stderr
-    assert {json.loads(x)["camera"] for x in done.stdout.splitlines()} == {"rear"}
+    assert {json.loads(line)["camera"] for line in done.stdout.splitlines()} == {"rear"}
     assert len(done.stdout.splitlines()) == 6
     for command in (["report", path], ["export", "ros2", path, tmp_path / "bag"],
                     ["export", "coco", path, tmp_path / "set"], ["replay", path]):  # fmt: skip
@@ -374,7 +379,9 @@ def test_damaged_records_cost_themselves_and_are_told(tmp_path: Path) -> None:
             odd = Record(channel, at(4) + LATE_NS + 1, content)
             path = foreign.write(tmp_path / "a.mcap", [*jpegs(), odd])
             recording = Recording([path])
-            assert [x.frame_id for x in recording.frames()] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+            assert [frame.frame_id for frame in recording.frames()] == [
+                0, 1, 2, 3, 4, 6, 7, 8, 9, 10
+            ]  # fmt: skip
             (problem,) = recording.problems
             assert problem.startswith("/arm/image: a picture is skipped: ")
 
@@ -387,7 +394,7 @@ def test_a_raw_picture_that_cannot_be_is_an_error_of_ours(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     def payload(number: int) -> bytes:
-        content = json.loads(raw("json", "bgr8", lambda x: x)(number))
+        content = json.loads(raw("json", "bgr8", lambda image: image)(number))
         return json.dumps({**content, **changes}).encode()
 
     path = foreign.write(
@@ -431,10 +438,10 @@ def test_a_command_that_skipped_something_does_the_rest_and_ends_with_3(
     for command in (["report", path], ["export", "video", path, tmp_path / "a.mp4"], replay):
         done = in_process(*command)
         assert done.returncode == 3, done.stderr
-        told = (
+        summary = (
             "9 labelled, 1 damaged frames skipped" if command[0] == "replay" else "were skipped: "
         )
-        assert told in done.stderr.splitlines()[-1]
+        assert summary in done.stderr.splitlines()[-1]
     assert len(done.stdout.splitlines()) == 9
     assert Path(path.with_suffix(".html")).exists()
     assert (tmp_path / "a.mp4").exists()
@@ -458,12 +465,12 @@ def test_a_bag_of_ros_2_is_read(tmp_path: Path, mode: CompressionMode | None) ->
     assert opened is not None
     assert opened.recording.cameras == ("cam_compressed",)
     frames = list(opened.recording.frames())
-    assert [x.stamp_ns for x in frames] == [at(n) for n in range(5)]
+    assert [frame.stamp_ns for frame in frames] == [at(n) for n in range(5)]
     assert frames[4].image().shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reason"),
     [
         ("a.mcap.zstd", "is packed; unpack it: zstd -d a.mcap.zstd"),
         (
@@ -474,7 +481,7 @@ def test_a_bag_of_ros_2_is_read(tmp_path: Path, mode: CompressionMode | None) ->
     ],
 )
 def test_a_bag_in_another_format_is_named(
-    in_process: Run, tmp_path: Path, name: str, told: str
+    in_process: Run, tmp_path: Path, name: str, reason: str
 ) -> None:
     (tmp_path / name).write_bytes(b"whatever")
     (tmp_path / "metadata.yaml").touch()
@@ -482,4 +489,4 @@ def test_a_bag_in_another_format_is_named(
         for command in ("replay", "report"):
             done = in_process(command, source)
             assert done.returncode == 3
-            assert f"{tmp_path / name} {told.format(tmp_path)}" in done.stderr
+            assert f"{tmp_path / name} {reason.format(tmp_path)}" in done.stderr

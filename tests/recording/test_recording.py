@@ -64,8 +64,8 @@ def recorders(tmp_path: Path) -> Iterator[Callable[..., Recorder]]:
     made: list[Recorder] = []
 
     def make(**settings: object) -> Recorder:
-        wanted = {f"recording.{key}": value for key, value in settings.items()}
-        config = changed(NodeConfig(), {"recording.folder": str(tmp_path), **wanted})
+        prefixed = {f"recording.{key}": value for key, value in settings.items()}
+        config = changed(NodeConfig(), {"recording.folder": str(tmp_path), **prefixed})
         recorder = Recorder(config, "session")
         recorder.start()
         made.append(recorder)
@@ -121,13 +121,15 @@ def test_what_was_recorded_is_what_was_sent(recording: Path) -> None:
     assert opened.cameras == ("front", "rear")
     assert not opened.problems
     for camera in opened.cameras:
-        frames = [x for x in opened.frames() if x.camera == camera]
-        assert [x.frame_id for x in frames] == list(range(len(frames)))
-        assert all(a.log_ns < b.log_ns for a, b in itertools.pairwise(frames))
-        labels = [m for _, m in opened.messages("labels") if m.camera == camera]
-        assert [m.seq for m in labels] == list(range(len(labels)))
-    events = [m for _, m in opened.messages("events")]
-    assert any(isinstance(m, EventMessage) and m.name == "espresso" for m in events)
+        frames = [frame for frame in opened.frames() if frame.camera == camera]
+        assert [frame.frame_id for frame in frames] == list(range(len(frames)))
+        assert all(earlier.log_ns < later.log_ns for earlier, later in itertools.pairwise(frames))
+        labels = [message for _, message in opened.messages("labels") if message.camera == camera]
+        assert [message.seq for message in labels] == list(range(len(labels)))
+    events = [message for _, message in opened.messages("events")]
+    assert any(
+        isinstance(message, EventMessage) and message.name == "espresso" for message in events
+    )
     config = in_force(opened, opened.start_ns).config
     assert config is not None
     assert NodeConfig.model_validate(config).smooth.time_constant_s == 0.1
@@ -150,7 +152,7 @@ def test_the_streams_own_bytes_are_kept(recorders: Callable[..., Recorder], tmp_
         assert picture is not None
         recorder.frame(frame(number, picture.image, picture.jpeg))
     assert recorder.end().result(WAIT_S) == path
-    kept = [x.jpeg for x in Recording([path]).frames()]
+    kept = [frame.jpeg for frame in Recording([path]).frames()]
     assert kept == [picture.jpeg for picture in pictures if picture is not None]
 
 
@@ -169,7 +171,7 @@ def test_parts_stand_alone_and_stay_within_the_budget(
     def record_more() -> bool:
         recorder.frame(frame(next(number), noise))
         time.sleep(0.005)  # a camera of 200 frames a second
-        sizes.append(sum(x.stat().st_size for x in files_in(tmp_path) if x != other))
+        sizes.append(sum(path.stat().st_size for path in files_in(tmp_path) if path != other))
         return not first.exists() and len(files_in(tmp_path)) >= 3
 
     wait_until(record_more)
@@ -202,7 +204,7 @@ def test_what_the_disk_is_too_slow_for_is_lost_and_counted(
     recorder.frame(frame(200))
     recorder.end().result(WAIT_S)
     frames = list(Recording([path]).frames())
-    assert sum(x.lost_before for x in frames) == recorder.health.lost_frames
+    assert sum(frame.lost_before for frame in frames) == recorder.health.lost_frames
     assert len(frames) + recorder.health.lost_frames == 201
 
 
@@ -218,14 +220,14 @@ def test_no_space_left_stops_the_recording_and_nothing_else(
         recorder.dump("request").result(WAIT_S)
 
 
-def health_of(subscriber: Subscriber, wanted: str) -> RecordingHealth:
+def health_of(subscriber: Subscriber, state: str) -> RecordingHealth:
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
         recording = subscriber.health(WAIT_S).recording
-        if recording is not None and recording.state == wanted:
+        if recording is not None and recording.state == state:
             return recording
         subscriber.wait(0.2)
-    raise AssertionError(f"the recording was never {wanted}")
+    raise AssertionError(f"the recording was never {state}")
 
 
 def test_a_recording_ends_though_frames_come_faster_than_they_are_encoded(
@@ -313,16 +315,16 @@ def test_a_killed_node_loses_its_last_second_at_most(
     assert done.returncode == 0, done.stderr
     mended = cut.with_name(f"{cut.stem}_recovered.mcap")
     assert f"saved in {mended}" in done.stdout
-    kept = {m.seq for _, m in Recording([mended]).messages("labels")}
-    due = {m.seq for m in received if killed_ns - m.published_ns > 1e9}
+    kept = {message.seq for _, message in Recording([mended]).messages("labels")}
+    due = {message.seq for message in received if killed_ns - message.published_ns > 1e9}
     assert len(due) > 20
     assert due <= kept
     again = in_process("recover", mended)
     assert "whole, left as it is" in again.stdout
-    for told in (f"repaired already, in {mended}", f"saved in {mended}"):  # as at every start
+    for outcome in (f"repaired already, in {mended}", f"saved in {mended}"):  # as at every start
         done = in_process("recover", tmp_path / "cut")
         assert done.returncode == 0, done.stderr
-        assert told in done.stdout
+        assert outcome in done.stdout
         mended.write_bytes(mended.read_bytes()[:-1000])  # cut off while it was mended
     in_process("recover", cut, "--in-place")
     assert is_whole(cut)
@@ -335,21 +337,21 @@ def test_damage_costs_what_it_hit_and_is_said(recording: Path, tmp_path: Path) -
     frames = sum(1 for _ in Recording([recording]).frames())
     random = np.random.default_rng(7)
     partial = 0
-    for place in range(60):
+    for trial in range(60):
         data = bytearray(whole)
-        if place % 3 == 0:
+        if trial % 3 == 0:
             del data[int(random.integers(0, len(data))) :]
         else:
-            for _ in range(10 if place % 3 == 1 else 1):
+            for _ in range(10 if trial % 3 == 1 else 1):
                 data[int(random.integers(0, len(data)))] ^= 1 << int(random.integers(0, 8))
         broken = tmp_path / "broken.mcap"
         broken.write_bytes(data)
         started = time.monotonic()
         with contextlib.suppress(SourceError):
             opened = Recording([broken])
-            found = sum(1 for _ in opened.frames())
-            assert found == frames or opened.problems
-            partial += 0 < found < frames
+            readable = sum(1 for _ in opened.frames())
+            assert readable == frames or opened.problems
+            partial += 0 < readable < frames
         assert time.monotonic() - started < 5.0
     assert partial > 10
 
@@ -366,7 +368,7 @@ def test_what_is_no_recording_is_said_in_one_line(in_process: Run, tmp_path: Pat
         writer.finish()
     (tmp_path / "text.mcap").write_text("this is no recording")
     (tmp_path / "empty.mcap").touch()
-    for name, told in (
+    for name, reason in (
         ("foreign.mcap", "holds no pictures; its topics: /chat (std_msgs/String, cdr)"),
         ("text.mcap", "is not an MCAP recording"),
         ("empty.mcap", "is empty (0 bytes)"),
@@ -375,7 +377,7 @@ def test_what_is_no_recording_is_said_in_one_line(in_process: Run, tmp_path: Pat
         for command in ("replay", "report"):
             done = in_process(command, tmp_path / name)
             assert done.returncode == 3
-            assert told in done.stderr
+            assert reason in done.stderr
             assert "Traceback" not in done.stderr
 
 
@@ -387,10 +389,10 @@ def test_pictures_of_another_format_are_not_called_damaged(in_process: Run, tmp_
     file.close()
     done = in_process("replay", foreign)
     assert done.returncode == 3
-    told = (
+    problem = (
         "/front/image: pictures of this form are not supported (foxglove.CompressedImage, protobuf"
     )
-    assert f"{told}, format 'jxl'); convert them to JPEG" in done.stderr
+    assert f"{problem}, format 'jxl'); convert them to JPEG" in done.stderr
 
 
 def test_a_duration_begins_with_the_first_frame(in_process: Run, tmp_path: Path, ipc: str) -> None:
@@ -401,7 +403,7 @@ def test_a_duration_begins_with_the_first_frame(in_process: Run, tmp_path: Path,
         "--endpoint", ipc, "--set", "camera.0.deadline_s=9",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    frames = [x.media_ns for x in Recording(files_in(tmp_path)).frames()]
+    frames = [frame.media_ns for frame in Recording(files_in(tmp_path)).frames()]
     assert frames[-1] == pytest.approx(0.6e9, abs=0.3e9)
 
 
@@ -435,8 +437,8 @@ def test_a_lost_camera_and_a_request_write_the_black_box(
     with Subscriber(ipc, timeout_s=WAIT_S) as subscriber, Control(control) as ctl:
         wait_until(lambda: (subscriber.latest(1.0, timeout_s=1.0) or _none()).status is Status.OK)
         assert not files_in(folder)  # it was not lost before it was there
-        asked = Path(ctl.record("dump") or "")
-        assert "black-box_request" in asked.name
+        dump = Path(ctl.record("dump") or "")
+        assert "black-box_request" in dump.name
         started = Path(ctl.record("start") or "")
         assert health_of(subscriber, "recording").file == str(started)
         server.close()
@@ -449,8 +451,10 @@ def test_a_lost_camera_and_a_request_write_the_black_box(
     assert list(folder.glob("*black-box_SIGABRT*"))
     for file in files_in(folder):
         assert is_whole(file), file
-    assert list(Recording([asked]).frames())
-    assert any(m.status is Status.OK for _, m in Recording([started]).messages("labels"))
+    assert list(Recording([dump]).frames())
+    assert any(
+        message.status is Status.OK for _, message in Recording([started]).messages("labels")
+    )
 
 
 def _none() -> LabelsMessage:
@@ -505,7 +509,7 @@ def test_a_computer_too_busy_to_encode_still_writes_what_was_seen(
     assert recorder.close(5.0)
     assert is_whole(path)
     opened = Recording([path])
-    assert [m.seq for _, m in opened.messages("labels")] == [7]
+    assert [message.seq for _, message in opened.messages("labels")] == [7]
     frames = list(opened.frames())
     assert 0 < len(frames) < 50
     assert len(frames) + recorder.health.lost_frames == 100
@@ -518,22 +522,22 @@ def test_no_frame_is_missed_between_two_parts(
     monkeypatch.setattr(recorder_module, "FLUSH_S", 0.02)
     recorder = recorders(split_s=1)
     recorder.begin().result(WAIT_S)
-    opening, given = threading.Event(), threading.Event()
+    opening, release = threading.Event(), threading.Event()
 
     class Slow(RecordingFile):
         def __init__(self, path: Path, about: Mapping[str, str]) -> None:
             opening.set()
-            assert given.wait(WAIT_S)
+            assert release.wait(WAIT_S)
             super().__init__(path, about)
 
     monkeypatch.setattr(new_files, "RecordingFile", Slow)
     recorder.frame(frame(0))
     assert opening.wait(WAIT_S)
     recorder.frame(frame(1))
-    given.set()
+    release.set()
     recorder.end().result(WAIT_S)
     assert len(files_in(tmp_path)) >= 2
-    assert [x.frame_id for x in Recording(files_in(tmp_path)).frames()] == [0, 1]
+    assert [frame.frame_id for frame in Recording(files_in(tmp_path)).frames()] == [0, 1]
 
 
 def test_black_boxes_stay_within_the_budget(
@@ -560,8 +564,8 @@ def test_a_folder_that_cannot_be_made_is_named(in_process: Run, tmp_path: Path) 
     (tmp_path / "taken").touch()
     done = in_process("record", "--source", "demo", "--output", tmp_path / "taken")
     assert done.returncode == 1
-    told = f"recording not started: {tmp_path}/taken: File exists; name another folder"
-    assert done.stderr.count("recording not started") == done.stderr.count(told) == 1
+    error = f"recording not started: {tmp_path}/taken: File exists; name another folder"
+    assert done.stderr.count("recording not started") == done.stderr.count(error) == 1
 
 
 def test_what_is_in_two_files_comes_once(
@@ -579,8 +583,8 @@ def test_what_is_in_two_files_comes_once(
     part.with_name("part_recovered.mcap").write_bytes(part.read_bytes()[:-100])
     assert len(files_in(tmp_path)) == 3
     opened = Recording(files_in(tmp_path))
-    assert [x.frame_id for x in opened.frames()] == [0, 1, 2]
-    assert [m.seq for _, m in opened.messages("labels")] == [0, 1, 2]
+    assert [frame.frame_id for frame in opened.frames()] == [0, 1, 2]
+    assert [message.seq for _, message in opened.messages("labels")] == [0, 1, 2]
 
 
 def test_two_runs_in_a_folder_are_not_one_recording(
@@ -591,13 +595,13 @@ def test_two_runs_in_a_folder_are_not_one_recording(
         about = {"session": session, "node": "perception", "number": str(number)}
         file = RecordingFile(tmp_path / f"{name}.mcap", about)
         later_ns = 10_000_000_000 if name == "b_2" else 0
-        for one in itertools.islice(Recording([recording]).entries(), 200):
-            file.write([replace(one, log_ns=one.log_ns + later_ns)])
+        for entry in itertools.islice(Recording([recording]).entries(), 200):
+            file.write([replace(entry, log_ns=entry.log_ns + later_ns)])
         file.close()
     done = in_process("report", tmp_path)
     assert done.returncode == 0, done.stderr
-    told = f"{tmp_path} holds 2 runs; this is the newest, a_1; --run NAME reads another: b_1"
-    assert done.stderr.splitlines() == [told]
+    notice = f"{tmp_path} holds 2 runs; this is the newest, a_1; --run NAME reads another: b_1"
+    assert done.stderr.splitlines() == [notice]
     assert "<title>a_1" in (tmp_path / "report.html").read_text()
     for arguments in (
         (f"{tmp_path}/b_*.mcap",),
@@ -681,7 +685,7 @@ def test_a_disk_that_hangs_keeps_nothing_from_the_file(
 
     def is_written(seq: int) -> bool:
         with contextlib.suppress(SourceError):
-            return any(m.seq == seq for _, m in Recording([path]).messages("labels"))
+            return any(message.seq == seq for _, message in Recording([path]).messages("labels"))
         return False
 
     for number in range(2):  # the second one while the disk is busy with the first
@@ -718,7 +722,7 @@ def test_a_picture_that_no_black_box_holds_costs_itself(
     recorder.frame(frame(1))
     path = recorder.end().result(WAIT_S)
     assert path is not None
-    assert [x.frame_id for x in Recording([path]).frames()] == [0, 1]
+    assert [frame.frame_id for frame in Recording([path]).frames()] == [0, 1]
     assert (recorder.health.lost_frames, recorder.health.lost_messages) == (0, 0)
 
 
@@ -729,4 +733,4 @@ def test_a_frame_that_cannot_be_encoded_costs_itself(recorders: Callable[..., Re
     recorder.frame(frame(1))
     assert recorder.close(WAIT_S)
     assert is_whole(path)
-    assert [x.frame_id for x in Recording([path]).frames()] == [1]
+    assert [frame.frame_id for frame in Recording([path]).frames()] == [1]

@@ -98,14 +98,14 @@ def messages(number: int) -> Iterator[Message]:
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """One of each kind that a node writes, and a few of frames and labels."""
-    found = [config_entry(NodeConfig(), 0, START_NS)]
+    records = [config_entry(NodeConfig(), 0, START_NS)]
     for number in range(FRAMES):
         at_ns = START_NS + number * STEP_NS
         frame = Frame(IMAGE, "front", number, Stamp(at_ns, 10, "host"), None, 0, jpeg=JPEG)
-        found += frame_entries(frame, at_ns, quality=90, lost_before=0)
+        records += frame_entries(frame, at_ns, quality=90, lost_before=0)
         for message in messages(number):
-            found += message_entries(message, at_ns + 5)
-    return tuple(found)
+            records += message_entries(message, at_ns + 5)
+    return tuple(records)
 
 
 def write(path: Path, changed: Callable[[Entry], Entry]) -> Path:
@@ -115,9 +115,9 @@ def write(path: Path, changed: Callable[[Entry], Entry]) -> Path:
     return path
 
 
-def with_fact(entry: Entry, place: tuple[Any, ...], value: object) -> Entry:
+def with_fact(entry: Entry, keys: tuple[Any, ...], value: object) -> Entry:
     content = json.loads(entry.data)
-    functools.reduce(operator.getitem, place[:-1], content)[place[-1]] = value
+    functools.reduce(operator.getitem, keys[:-1], content)[keys[-1]] = value
     return replace(entry, data=json.dumps(content).encode())
 
 
@@ -165,10 +165,10 @@ def places(content: object, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any,
 @st.composite
 def mutations(draw: st.DrawFn) -> tuple[str, tuple[Any, ...], object]:
     """A kind of record, a fact in it, and what stands there instead."""
-    kinds = {e.channel.name: e for e in entries() if e.channel.encoding == "json"}
+    kinds = {entry.channel.name: entry for entry in entries() if entry.channel.encoding == "json"}
     name = draw(st.sampled_from(sorted(kinds)))
-    place = draw(st.sampled_from(list(places(json.loads(kinds[name].data)))))
-    return name, place, draw(st.sampled_from(ABSURD))
+    keys = draw(st.sampled_from(list(places(json.loads(kinds[name].data)))))
+    return name, keys, draw(st.sampled_from(ABSURD))
 
 
 @settings(
@@ -179,11 +179,11 @@ def mutations(draw: st.DrawFn) -> tuple[str, tuple[Any, ...], object]:
 def test_absurd_facts_end_no_reader_but_with_an_error_of_ours(
     mutation: tuple[str, tuple[Any, ...], object],
 ) -> None:
-    name, place, value = mutation
+    name, keys, value = mutation
 
     def changed(entry: Entry) -> Entry:
         with contextlib.suppress(KeyError):  # a fact that this one does not have
-            return with_fact(entry, place, value)
+            return with_fact(entry, keys, value)
         return entry
 
     with tempfile.TemporaryDirectory() as folder:
@@ -210,9 +210,9 @@ def test_a_frame_with_a_fact_that_cannot_be_is_left_out_and_said(
         return with_fact(entry, (fact,), value) if entry.log_ns == at_ns else entry
 
     recording = Recording([write(tmp_path / "one.mcap", only("perception.frame", changed))])
-    assert [x.frame_id for x in recording.frames()] == [0, 2, 3]
-    (told,) = recording.problems
-    assert told.startswith(f"frames/front/: a frame is skipped: frame.{fact} is ")
+    assert [frame.frame_id for frame in recording.frames()] == [0, 2, 3]
+    (problem,) = recording.problems
+    assert problem.startswith(f"frames/front/: a frame is skipped: frame.{fact} is ")
 
 
 @pytest.mark.parametrize("command", ["replay", "report", "export jsonl", "export coco"])
@@ -238,7 +238,7 @@ def test_where_no_frame_is_left_a_command_says_which_fact_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("keys", "value", "reason"),
     [
         (("frame_id",), None, "labels.frame_id is missing, though the status is ok"),
         (("image",), None, "labels.image is missing, though there are detections"),
@@ -251,18 +251,18 @@ def test_where_no_frame_is_left_a_command_says_which_fact_in_one_line(
     ],
 )
 def test_a_message_that_cannot_be_is_left_out_and_said(
-    tmp_path: Path, place: tuple[Any, ...], value: object, told: str
+    tmp_path: Path, keys: tuple[Any, ...], value: object, reason: str
 ) -> None:
     at_ns = START_NS + 5
 
     def changed(entry: Entry) -> Entry:
-        return with_fact(entry, place, value) if entry.log_ns == at_ns else entry
+        return with_fact(entry, keys, value) if entry.log_ns == at_ns else entry
 
     recording = Recording([write(tmp_path / "one.mcap", only("perception.labels", changed))])
-    assert [m.seq for _, m in recording.messages("labels")] == [1, 2, 3]
+    assert [message.seq for _, message in recording.messages("labels")] == [1, 2, 3]
     (problem,) = recording.problems
     assert problem.startswith("labels/front/: a message is skipped: ")
-    assert told in problem
+    assert reason in problem
 
 
 def test_what_is_no_json_is_no_fact() -> None:
@@ -299,9 +299,9 @@ def test_a_topic_of_another_recorder_is_a_name_that_a_camera_can_have(
 ) -> None:
     path = tmp_path / "foreign.mcap"
     file = RecordingFile(path, {})
-    pictures = [x for x in entries() if x.channel.name == "foxglove.CompressedImage"]
+    pictures = [entry for entry in entries() if entry.channel.name == "foxglove.CompressedImage"]
     channel = Channel(topic, "protobuf", "foxglove.CompressedImage")
-    file.write([replace(x, channel=channel) for x in pictures])
+    file.write([replace(picture, channel=channel) for picture in pictures])
     file.close()
     assert Recording([path]).cameras == (camera,)
     NodeConfig.model_validate({"camera": [{"name": Recording([path]).cameras[0]}]})

@@ -44,10 +44,10 @@ def frame(number: int, jpeg: bytes = JPEG) -> Frame:
     return Frame(image, "front", number, Stamp.now(), None, 0, jpeg=jpeg)
 
 
-def status(seq: int, told: Status, camera: str = "front") -> LabelsMessage:
+def status(seq: int, value: Status, camera: str = "front") -> LabelsMessage:
     return LabelsMessage(
-        node="perception", camera=camera, session="s", seq=seq, status=told,
-        frame_id=seq if told is Status.OK else None, published_ns=time.time_ns(),
+        node="perception", camera=camera, session="s", seq=seq, status=value,
+        frame_id=seq if value is Status.OK else None, published_ns=time.time_ns(),
     )  # fmt: skip
 
 
@@ -62,9 +62,9 @@ def recorders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     made: list[Recorder] = []
 
     def make(**settings: object) -> Recorder:
-        wanted = {f"recording.{key}": value for key, value in settings.items()}
+        prefixed = {f"recording.{key}": value for key, value in settings.items()}
         folder = {"recording.folder": str(tmp_path), "recording.keep_free_mb": 0}
-        recorder = Recorder(changed(NodeConfig(), {**folder, **wanted}), "session")
+        recorder = Recorder(changed(NodeConfig(), {**folder, **prefixed}), "session")
         recorder.start()
         made.append(recorder)
         return recorder
@@ -135,8 +135,8 @@ def test_a_clock_that_is_set_back_while_recording_costs_the_oldest(
     there = [path for path in seen if path.exists()]
     assert there == seen[-len(there) :]
     assert 0 < len(there) < 4  # the end writes what waits, however much that is
-    assert [x.log_ns for x in Recording(there).frames()] == sorted(
-        x.log_ns for path in there for x in Recording([path]).frames()
+    assert [frame.log_ns for frame in Recording(there).frames()] == sorted(
+        frame.log_ns for path in there for frame in Recording([path]).frames()
     )
 
 
@@ -164,9 +164,9 @@ def test_versions_before_had_no_number_and_count_as_older(
     clock(1_700_000_000)  # years before
     new = made_at(RecordingFolder(tmp_path, "arm", None, 0))
     RecordingFolder(tmp_path, "arm", 4000, 0).make_room()
-    assert {x.name for x in files_in(tmp_path)} == {old[2], new.name, *boxes}
+    assert {path.name for path in files_in(tmp_path)} == {old[2], new.name, *boxes}
     RecordingFolder(tmp_path, "arm", 1000, 0).make_room()
-    assert [x.name for x in files_in(tmp_path)] == [boxes[1]]  # black boxes last
+    assert [path.name for path in files_in(tmp_path)] == [boxes[1]]  # black boxes last
 
 
 def test_what_no_recorder_made_is_left_alone(tmp_path: Path) -> None:
@@ -241,8 +241,8 @@ def test_a_node_that_ends_leaves_the_newest_file_of_another_that_ended(tmp_path:
 def _record(folder: Path, frames: int, control: Connection) -> None:
     """A recorder in a process of its own; the file that it ended, and what health said."""
     recorder_module.FLUSH_S = 0.02
-    wanted = {"folder": str(folder), "keep_free_mb": 0, "split_mb": 1, "budget_mb": 2}
-    config = changed(NodeConfig(), {f"recording.{key}": value for key, value in wanted.items()})
+    limits = {"folder": str(folder), "keep_free_mb": 0, "split_mb": 1, "budget_mb": 2}
+    config = changed(NodeConfig(), {f"recording.{key}": value for key, value in limits.items()})
     recorder = Recorder(config, f"session {os.getpid()}")
     recorder.start()
     recorder.begin().result(WAIT_S)
@@ -266,24 +266,24 @@ def test_two_nodes_of_one_name_share_a_folder_and_its_budget(tmp_path: Path) -> 
         pipes.append(ours)
         nodes.append(node)
     most = 0
-    told = []
+    results = []
     for pipe in pipes:
         assert pipe.poll(WAIT_S)
         pipe.recv()
     for pipe in pipes:
         while not pipe.poll(0.01):
-            most = max(most, sum(_size(x) for x in tmp_path.glob("*.mcap")))
-        told.append(pipe.recv())
+            most = max(most, sum(_size(path) for path in tmp_path.glob("*.mcap")))
+        results.append(pipe.recv())
     for node in nodes:
         node.join(WAIT_S)
         assert node.exitcode == 0
-    last = [ended for ended, _, _ in told]
-    for _, error, lost in told:
+    last = [ended for ended, _, _ in results]
+    for _, error, lost in results:
         assert error is None or "take more than recording.budget_mb" in error
         assert lost == 0
     (newest,) = files_in(tmp_path)[-1:]
     assert newest in last  # the other one may have been the oldest in its turn
-    assert 99 in [x.frame_id for x in Recording([newest]).frames()]
+    assert 99 in [frame.frame_id for frame in Recording([newest]).frames()]
     assert most < 16 * KIB**2  # of 20: the budget, two files, and what comes between two looks
     for left in tmp_path.glob("*.mcap"):
         assert is_whole(left)
@@ -301,38 +301,38 @@ def test_a_name_that_another_takes_in_the_same_moment_is_not_mine(
 ) -> None:
     """Between the choice of a name and its use, and between the making and its lock."""
     real_new, real_hold = RecordingFolder.new_path, file_module.hold
-    taken: list[Path] = []
+    paths: list[Path] = []
 
     def new_path(self: RecordingFolder, kind: str = "") -> Path:
         path = real_new(self, kind)
-        if not taken:
+        if not paths:
             path.write_bytes(b"of another")
-            taken.append(path)
+            paths.append(path)
         return path
 
     def hold(stream: object) -> bool:
-        if len(taken) == 1:
-            taken.append(Path(stream.name))  # type: ignore[attr-defined]
-            taken[1].unlink()
+        if len(paths) == 1:
+            paths.append(Path(stream.name))  # type: ignore[attr-defined]
+            paths[1].unlink()
         return real_hold(stream)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RecordingFolder, "new_path", new_path)
     monkeypatch.setattr(file_module, "hold", hold)
     path = recorders().begin().result(WAIT_S)
-    assert len(taken) == 2
-    assert taken[0].read_bytes() == b"of another"
+    assert len(paths) == 2
+    assert paths[0].read_bytes() == b"of another"
     assert is_being_written(path)
 
 
 def test_where_every_name_is_taken_that_is_said(
     recorders: Callable[..., Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = tmp_path / "taken.mcap"
-    taken.write_bytes(b"of another")
-    monkeypatch.setattr(RecordingFolder, "new_path", lambda self, kind="": taken)
+    path = tmp_path / "taken.mcap"
+    path.write_bytes(b"of another")
+    monkeypatch.setattr(RecordingFolder, "new_path", lambda self, kind="": path)
     with pytest.raises(OutputError, match="others take every new name"):
         recorders().begin().result(WAIT_S)
-    assert taken.read_bytes() == b"of another"
+    assert path.read_bytes() == b"of another"
 
 
 # What is taken away.
@@ -372,7 +372,7 @@ def test_a_file_that_is_removed_is_said_and_the_recording_goes_on(
     recorder.frame(frame(1))
     ended = recorder.end().result(WAIT_S)
     assert ended is not None
-    assert [x.frame_id for x in Recording([ended]).frames()] == [1]
+    assert [frame.frame_id for frame in Recording([ended]).frames()] == [1]
     assert recorder.health.state == "off"
     assert "was removed" in str(recorder.health.last_error)
     recorder.begin().result(WAIT_S)
@@ -390,7 +390,7 @@ def test_a_file_that_is_moved_is_whole_where_it_is(
     wait_until(lambda: recorder.health.file != str(path))
     assert is_whole(moved)
     assert not is_being_written(moved)
-    assert [x.frame_id for x in Recording([moved]).frames()] == [0]
+    assert [frame.frame_id for frame in Recording([moved]).frames()] == [0]
     wait_until(lambda: "was moved while it was written" in str(recorder.health.last_error))
 
 
@@ -473,7 +473,7 @@ def test_a_cause_that_goes_on_is_written_ever_more_seldom() -> None:
     written = [at_s for at_s in range(0, 12 * 3600, 2) if limit.allows("front", at_s)]
     assert written[:4] == [0, 60, 180, 420]
     assert len(written) < 20
-    assert max(b - a for a, b in itertools.pairwise(written)) == MOST_WAIT_S
+    assert max(later - earlier for earlier, later in itertools.pairwise(written)) == MOST_WAIT_S
     assert limit.allows("rear", 1)
     assert not limit.allows("front", written[-1] + 2)
     quiet = 12 * 3600 + MOST_WAIT_S
@@ -496,12 +496,12 @@ def test_a_camera_that_flaps_writes_one_black_box(
 ) -> None:
     recorder = recorders(black_box_s=0.02)
     for seq in range(40):
-        told = Status.STALLED if seq % 2 else Status.OK
-        recorder.message(status(seq, told))
+        state = Status.STALLED if seq % 2 else Status.OK
+        recorder.message(status(seq, state))
         time.sleep(0.005)
     wait_until(lambda: recorder.health.skipped_black_boxes == 19)
     assert len(list(tmp_path.glob("*black-box_stalled*"))) == 1
-    assert sum("its cause comes again too soon" in x.message for x in caplog.records) == 1
+    assert sum("its cause comes again too soon" in record.message for record in caplog.records) == 1
     recorder.message(status(0, Status.OK, "rear"))
     recorder.message(status(1, Status.NO_CAMERA, "rear"))  # another camera is another cause
     wait_until(lambda: len(list(tmp_path.glob("*black-box_no_camera*"))) == 1)

@@ -90,18 +90,18 @@ def cut(path: Path, *damaged: int) -> Path:
 
 
 def frames_of(path: Path) -> dict[str, list[int]]:
-    found: defaultdict[str, list[int]] = defaultdict(list)
+    numbers: defaultdict[str, list[int]] = defaultdict(list)
     for frame in Recording([path]).frames():
-        found[frame.camera].append(frame.frame_id)
-    return found
+        numbers[frame.camera].append(frame.frame_id)
+    return numbers
 
 
 @pytest.mark.parametrize("damaged", range(FRAMES // PER_CHUNK - 1))
 def test_a_damaged_chunk_costs_itself_and_no_camera(written: Path, damaged: int) -> None:
     broken = cut(written, damaged)
     lost = range(damaged * PER_CHUNK, (damaged + 1) * PER_CHUNK)
-    kept = [x for x in range(FRAMES - PER_CHUNK) if x not in lost]
-    expected = {"front": kept, "rear": [x for x in kept if x >= REAR_FROM]}
+    kept = [number for number in range(FRAMES - PER_CHUNK) if number not in lost]
+    expected = {"front": kept, "rear": [number for number in kept if number >= REAR_FROM]}
     assert frames_of(broken) == expected
     saved = broken.with_name("saved.mcap")
     recover(broken, saved)
@@ -125,13 +125,17 @@ def test_messages_of_unknown_channels_are_counted(old: Path) -> None:
     """A file of a version before: what its damaged chunk defined is lost, and said."""
     assert frames_of(old)["front"] == list(range(FRAMES))
     broken = cut(old, REAR_FROM // PER_CHUNK)
-    told = f"{broken}: {3 * PER_CHUNK * 2} messages of unknown channels are skipped"
+    problem = f"{broken}: {3 * PER_CHUNK * 2} messages of unknown channels are skipped"
     opened = Recording([broken])
-    assert [x for x in opened.problems if told in x]
-    assert [x.frame_id for x in opened.frames()] == [
-        x for x in range(FRAMES - PER_CHUNK) if x not in range(REAR_FROM, REAR_FROM + PER_CHUNK)
+    assert [line for line in opened.problems if problem in line]
+    assert [frame.frame_id for frame in opened.frames()] == [
+        number
+        for number in range(FRAMES - PER_CHUNK)
+        if number not in range(REAR_FROM, REAR_FROM + PER_CHUNK)
     ]
-    assert sum("unknown channels" in x for x in opened.problems) == 1  # read twice, counted once
+    assert (
+        sum("unknown channels" in line for line in opened.problems) == 1
+    )  # read twice, counted once
 
 
 def test_recover_does_without_a_schema(old: Path, in_process: Run) -> None:
@@ -143,9 +147,12 @@ def test_recover_does_without_a_schema(old: Path, in_process: Run) -> None:
     assert "/rear/image: its schema is damaged or missing; saved without it" in done.stderr
     assert "messages of unknown channels are skipped" in done.stderr
     with saved.open("rb") as stream:
-        found = [(s, c.topic) for s, c, _ in make_reader(stream, True).iter_messages()]
-    assert set(found) == {(None, "/rear/image"), (None, "frames/rear/")}
-    assert len(found) == 2 * (FRAMES - PER_CHUNK - REAR_FROM)
+        topics = [
+            (schema, channel.topic)
+            for schema, channel, _ in make_reader(stream, True).iter_messages()
+        ]
+    assert set(topics) == {(None, "/rear/image"), (None, "frames/rear/")}
+    assert len(topics) == 2 * (FRAMES - PER_CHUNK - REAR_FROM)
 
 
 def test_where_all_channels_are_unknown_that_is_said(old: Path) -> None:
@@ -171,7 +178,7 @@ def test_the_formats_own_readers_take_repeated_channels(
 ) -> None:
     monkeypatch.setattr("node.recording.mcap_writer.REPEAT_S", 0.0)
     path = write(tmp_path / "written.mcap")
-    expected = [x.data for x in itertools.chain(*entries())]
+    expected = [entry.data for entry in itertools.chain(*entries())]
     with path.open("rb") as stream:
         reader = make_reader(stream, validate_crcs=True)
         summary = reader.get_summary()
@@ -179,12 +186,16 @@ def test_the_formats_own_readers_take_repeated_channels(
         assert summary.statistics is not None
         assert summary.statistics.channel_count == len(summary.channels) == 4
         assert summary.statistics.message_count == len(expected)
-        read = [m.data for s, _, m in reader.iter_messages(log_time_order=False) if s]
+        read = [
+            message.data
+            for schema, _, message in reader.iter_messages(log_time_order=False)
+            if schema
+        ]
         assert read == expected
-        assert {c.topic for _, c, _ in reader.iter_messages(topics="/rear/image")}
+        assert {channel.topic for _, channel, _ in reader.iter_messages(topics="/rear/image")}
         stream.seek(0)
         straight = NonSeekingReader(stream, validate_crcs=True).iter_messages(log_time_order=False)
-        assert [m.data for _, _, m in straight] == expected
+        assert [message.data for _, _, message in straight] == expected
         stream.seek(0)
         defined: defaultdict[tuple[type, int], list[Channel | Schema]] = defaultdict(list)
         for record in StreamReader(stream, validate_crcs=True).records:
@@ -192,7 +203,7 @@ def test_the_formats_own_readers_take_repeated_channels(
                 defined[type(record), record.id].append(record)
     for same in defined.values():
         assert len(same) > FRAMES // PER_CHUNK - REAR_FROM
-        assert all(x == same[0] for x in same)
+        assert all(definition == same[0] for definition in same)
 
 
 def test_repeated_channels_cost_little(written: Path, old: Path) -> None:
@@ -226,17 +237,17 @@ def test_a_node_that_records_keeps_its_file(
         (path,) = folder.glob("*.mcap")
         broken = shutil.copy(cut(written), folder / "broken.mcap")
         done = in_process("recover", "--in-place", folder)
-        told = f"{path} is being written, left alone; stop the recording first\n"
+        warning = f"{path} is being written, left alone; stop the recording first\n"
         assert done.returncode == 0, done.stderr
-        assert told in done.stderr
+        assert warning in done.stderr
         assert "records of" in done.stdout
         assert is_whole(broken)
         named = in_process("recover", path)
-        assert (named.returncode, named.stderr.startswith(told)) == (3, True)
+        assert (named.returncode, named.stderr.startswith(warning)) == (3, True)
         last = [subscriber.receive(WAIT_S)[0].seq for _ in range(20)][-1]
     assert stop(node)[0] == 0
     assert sorted(folder.iterdir()) == sorted([path, broken])
-    assert last in {m.seq for _, m in Recording([path]).messages("labels")}
+    assert last in {message.seq for _, message in Recording([path]).messages("labels")}
     assert in_process("recover", path).stdout == f"{path}: whole, left as it is\n"
 
 

@@ -72,7 +72,7 @@ def test_the_newest_run_is_what_was_recorded_last(tmp_path: Path, nodes: tuple[s
 
 def test_the_parts_and_black_boxes_of_a_run_are_one(tmp_path: Path) -> None:
     first = record(tmp_path, "arm", "one", DAY_S)
-    parts = [record(tmp_path, "arm", "two", x) for x in (0.0, 1.0)]
+    parts = [record(tmp_path, "arm", "two", ahead_s) for ahead_s in (0.0, 1.0)]
     parts.append(record(tmp_path, "arm", "two", 0.5, kind="black-box_request"))
     other = record(tmp_path, "base", "three", 9.0)
     assert set(newest(tmp_path)) == {other}
@@ -107,7 +107,9 @@ def test_recordings_of_other_programs_are_runs(tmp_path: Path) -> None:
 
     def write(name: str, later_s: float) -> Path:
         records = foreign.records(channel, foreign.still("protobuf"), 3)
-        shifted = (replace(x, log_ns=x.log_ns + round(later_s * 1e9)) for x in records)
+        shifted = (
+            replace(record, log_ns=record.log_ns + round(later_s * 1e9)) for record in records
+        )
         return foreign.write(tmp_path / f"{name}.mcap", shifted)
 
     drive = [write("drive_9", 0.0), write("drive_10", 0.2), write("drive_11", 0.4)]
@@ -124,7 +126,7 @@ def test_recordings_of_other_programs_are_runs(tmp_path: Path) -> None:
 
 
 def test_a_file_in_which_nothing_is_readable_hides_no_run(tmp_path: Path, in_process: Run) -> None:
-    made = [record(tmp_path, "arm", "one", x) for x in (0.0, 1.0)]
+    made = [record(tmp_path, "arm", "one", ahead_s) for ahead_s in (0.0, 1.0)]
     (tmp_path / "empty.mcap").touch()
     (tmp_path / "text.mcap").write_text("no recording")
     made[1].write_bytes(made[1].read_bytes()[:400])  # after a power cut
@@ -139,7 +141,7 @@ def test_a_file_in_which_nothing_is_readable_hides_no_run(tmp_path: Path, in_pro
     opened = open_recording(str(tmp_path))
     assert opened is not None
     assert opened.recording.paths[0] == other
-    assert any("empty.mcap is empty (0 bytes)" in x for x in opened.recording.problems)
+    assert any("empty.mcap is empty (0 bytes)" in problem for problem in opened.recording.problems)
 
 
 def test_every_command_reads_the_newest_run_or_the_one_that_is_named(

@@ -46,17 +46,17 @@ def compared(
     expected: Sequence[dict[str, object]], got: Sequence[dict[str, object]], tolerance: float
 ) -> Verdict:
     comparison = Comparison(list(expected), tolerance)
-    for one in got:
-        comparison.add(one)
+    for message in got:
+        comparison.add(message)
     return comparison.verdict()
 
 
 def kinds(expected: dict[str, object], got: dict[str, object], tolerance: float) -> list[str]:
-    return [x.kind for x in compared([expected], [got], tolerance).differences]
+    return [difference.kind for difference in compared([expected], [got], tolerance).differences]
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "found"),
+    ("before", "now", "expected"),
     [
         ([("a", 0.9)], [("b", 0.9)], ["vanished", "appeared"]),
         ([("a", 0.9)], [], ["vanished"]),
@@ -69,10 +69,10 @@ def kinds(expected: dict[str, object], got: dict[str, object], tolerance: float)
     ],
 )
 def test_a_label_is_missed_but_where_the_list_may_have_ended_before_it(
-    before: list[tuple[str, float]], now: list[tuple[str, float]], found: list[str]
+    before: list[tuple[str, float]], now: list[tuple[str, float]], expected: list[str]
 ) -> None:
     old, new = message(labels=labels(*before)), message(labels=labels(*now))
-    assert kinds(old, new, TOLERANCE) == found
+    assert kinds(old, new, TOLERANCE) == expected
 
 
 def test_a_stable_label_is_missed_and_those_beside_the_best_excuse_no_others() -> None:
@@ -110,7 +110,9 @@ def test_a_line_by_which_no_message_is_found_is_said(
     tmp_path: Path, key: str, value: object
 ) -> None:
     file = tmp_path / "golden.jsonl"
-    file.write_text("\n".join(json.dumps(x) for x in (message(0), {**message(1), key: value})))
+    file.write_text(
+        "\n".join(json.dumps(content) for content in (message(0), {**message(1), key: value}))
+    )
     with pytest.raises(ConfigError, match=f"golden.jsonl, line 2: {key} is .*, not a number"):
         read_golden(file)
 
@@ -139,7 +141,10 @@ def test_a_difference_shows_the_changed_key_and_the_digits_that_differ() -> None
     new = message(
         model=dataclasses.replace(model, runtime="onnxruntime"), labels=labels(("a", 0.9702762))
     )
-    assert [(x.what, x.expected, x.got) for x in compared([old], [new], 0.0).differences] == [
+    assert [
+        (difference.what, difference.expected, difference.got)
+        for difference in compared([old], [new], 0.0).differences
+    ] == [
         ("model.runtime", '"openvino"', '"onnxruntime"'),
         ("a", "0.9702761", "0.9702762"),
     ]
@@ -176,7 +181,10 @@ def test_without_a_tolerance_all_is_the_same_to_the_last_bit(
 def test_what_has_a_name_hides_nothing_that_has_none() -> None:
     old = message(labels=labels(("a", 0.5)), detections=(A, B))
     new = message(labels=labels(("a", 0.6)), detections=(B, A))
-    assert [x.what for x in compared([old], [new], 0.0).differences] == ["a", "detections"]
+    assert [difference.what for difference in compared([old], [new], 0.0).differences] == [
+        "a",
+        "detections",
+    ]
 
 
 @given(st.floats(1, 1000), st.floats(1, 1000), st.floats(1, 500), st.floats(1e-12, 1e-9))
@@ -190,7 +198,9 @@ def test_a_frame_that_came_twice_is_compared_twice() -> None:
     first, again = message(labels=labels(("a", 0.9))), message(labels=labels(("b", 0.9)))
     assert compared([first, again], [first, again], 0.0).same
     assert not compared([first, again], [again, again], 0.0).same
-    assert [x.kind for x in compared([first, again], [first], 0.0).differences] == ["frame missing"]
+    assert [
+        difference.kind for difference in compared([first, again], [first], 0.0).differences
+    ] == ["frame missing"]
 
 
 def test_a_gate_that_was_stopped_has_not_passed(

@@ -53,10 +53,14 @@ def test_replay_labels_every_frame_the_same_at_any_speed(
     fast, paced = lines(golden), lines(out)
     assert [message["seq"] for message in fast] == list(range(40))
     assert [message["frame_id"] for message in fast] == list(range(40))
-    assert [message["media_ns"] for message in fast] == sorted(m["media_ns"] for m in fast)
+    assert [message["media_ns"] for message in fast] == sorted(
+        message["media_ns"] for message in fast
+    )
     assert {message["clock"] for message in fast} == {"media"}
     assert fast[0]["labels"][0]["name"] == "espresso"
-    assert [of_the_recording(m) for m in fast] == [of_the_recording(m) for m in paced]
+    assert [of_the_recording(message) for message in fast] == [
+        of_the_recording(message) for message in paced
+    ]
 
 
 def test_replay_expect_tells_a_difference(
@@ -71,12 +75,13 @@ def test_replay_expect_tells_a_difference(
     assert "1 vanished, 1 appeared, 1 frame added" in done.stdout
     again = in_process("replay", clip, "--speed", "max", "--expect", expected, "--json")
     assert again.returncode == 1
-    found = json.loads(again.stdout)
-    assert found["same"] is False
-    assert {(x["kind"], x["line"], x["frame_id"]) for x in found["differences"]} >= {
-        ("frame added", None, 39)
-    }
-    assert found["differing"] == 2
+    report = json.loads(again.stdout)
+    assert report["same"] is False
+    assert {
+        (difference["kind"], difference["line"], difference["frame_id"])
+        for difference in report["differences"]
+    } >= {("frame added", None, 39)}
+    assert report["differing"] == 2
 
 
 def test_replay_loses_nothing_to_a_subscriber(
@@ -111,15 +116,15 @@ def test_replay_of_the_labelled_video_equals_labelling_its_frames(
     right = 0
     with (shared_data / "video" / "labelled.csv").open() as file:
         truth = [int(row["imagenet_index"]) for row in csv.DictReader(file)][:frames]
-    for place, (message, index) in enumerate(zip(messages, truth, strict=True)):
+    for number, (message, index) in enumerate(zip(messages, truth, strict=True)):
         _, image = capture.read()
         right += message["labels"][0]["id"] == index
-        if place % 10:
+        if number % 10:
             continue
         direct = perceiver.perceive(image).labels
         assert [(label["id"], label["score"]) for label in message["labels"]] == [
             (label.id, label.score) for label in direct
-        ], f"frame {place}"
+        ], f"frame {number}"
     assert right / frames > 0.8
 
 
@@ -134,7 +139,7 @@ def test_replay_says_what_it_read_of_a_video_whose_header_lies(
     messages = lines(out)
     assert len(messages) == 341
     positions = [message["media_ns"] for message in messages]
-    assert all(a < b for a, b in itertools.pairwise(positions))
+    assert all(earlier < later for earlier, later in itertools.pairwise(positions))
 
 
 def test_label_is_right_about_photographs(
@@ -147,7 +152,9 @@ def test_label_is_right_about_photographs(
         truth = {row["file"]: int(row["imagenet_index"]) for row in csv.DictReader(file)}
     messages = lines(out)
     assert len(messages) == len(truth) == 200
-    right = sum(m["labels"][0]["id"] == truth[Path(str(m["file"])).name] for m in messages)
+    right = sum(
+        message["labels"][0]["id"] == truth[Path(str(message["file"])).name] for message in messages
+    )
     assert right / 200 >= 0.88
 
 
@@ -179,7 +186,7 @@ def test_label_counts_the_frames_of_a_video(in_process: Run, clip: Path, picture
     done = in_process("label", pictures / "coffee.png", clip, "--jsonl", "-")
     assert done.returncode == 0, done.stderr
     messages = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [m["frame_id"] for m in messages] == [0, *range(40)]
+    assert [message["frame_id"] for message in messages] == [0, *range(40)]
     assert messages[1]["file"] == str(clip)
 
 
@@ -243,12 +250,12 @@ def bad_files(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", BAD_INPUT)
 def test_bad_input_is_one_clear_line(in_process: Run, bad_files: Path, kind: str) -> None:
-    arguments, code, told = BAD_INPUT[kind]
+    arguments, code, reason = BAD_INPUT[kind]
     if arguments[0] == "run" and "--endpoint" not in arguments:  # none that another test may have
         arguments = [*arguments, "--endpoint", "ipc://{tmp}/labels.ipc"]
     done = in_process(*(str(part).format(tmp=bad_files) for part in arguments))
     assert done.returncode == code, done.stderr
-    assert told in done.stderr
+    assert reason in done.stderr
     assert "Traceback" not in done.stderr
     (last,) = done.stderr.strip().splitlines()[-1:]
     assert last.lower().startswith("error: ")
@@ -312,11 +319,13 @@ def test_models_lists_what_is_here(in_process: Run) -> None:
 
 def test_doctor_looks_at_this_computer(in_process: Run, tcp: str) -> None:
     done = in_process("doctor", "--json", "--set", f"wire.endpoint={tcp}")
-    findings = {f["what"]: f for f in map(json.loads, done.stdout.splitlines())}
+    findings = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
     assert {"cpu", "opencv", "runtime torch", "gpu", "model", "endpoint"} <= findings.keys()
     assert findings["endpoint"]["verdict"] == "ok"
-    assert done.returncode == (1 if any(f["verdict"] == "wrong" for f in findings.values()) else 0)
-    assert all(f["fix"] for f in findings.values() if f["verdict"] == "wrong")
+    assert done.returncode == (
+        1 if any(finding["verdict"] == "wrong" for finding in findings.values()) else 0
+    )
+    assert all(finding["fix"] for finding in findings.values() if finding["verdict"] == "wrong")
 
 
 def test_doctor_finds_what_is_wrong(in_process: Run, tmp_path: Path) -> None:
@@ -325,13 +334,15 @@ def test_doctor_finds_what_is_wrong(in_process: Run, tmp_path: Path) -> None:
         "--set", "wire.endpoint=ipc:///no/such/folder/x",
     )  # fmt: skip
     assert done.returncode == 1
-    findings = {f["what"]: f for f in map(json.loads, done.stdout.splitlines())}
+    findings = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
     assert findings["model"]["verdict"] == "wrong"
     assert findings["endpoint"]["verdict"] == "wrong"
     assert findings["endpoint"]["fix"]
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.toml")), ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "config").glob("*.toml")), ids=lambda file: file.name
+)
 def test_the_example_configurations_are_valid(in_process: Run, file: Path) -> None:
     done = in_process("config", "check", file)
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,10 @@ def lines(file: Path) -> list[Map]:
 
 def digest(messages: list[Map]) -> str:
     """Of all that does not tell of the run."""
-    kept = [{k: v for k, v in m.items() if k not in OF_THIS_RUN} for m in messages]
+    kept = [
+        {key: value for key, value in message.items() if key not in OF_THIS_RUN}
+        for message in messages
+    ]
     return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
@@ -69,11 +72,11 @@ def test_two_replays_of_two_cameras_are_the_same_to_the_bit(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the same as expected" in done.stdout
     assert digest(lines(out)) == digest(lines(golden))
-    assert Counter(m["camera"] for m in lines(out)).keys() == {"front", "rear"}
+    assert Counter(message["camera"] for message in lines(out)).keys() == {"front", "rear"}
 
 
 def test_a_replay_shows_each_frame_with_its_own_stamp(recording: Path, golden: Path) -> None:
-    recorded = {(x.camera, x.frame_id): x for x in Recording([recording]).frames()}
+    recorded = {(frame.camera, frame.frame_id): frame for frame in Recording([recording]).frames()}
     for message in lines(golden):
         frame = recorded.pop((message["camera"], message["frame_id"]))
         assert message["stamp_ns"] == frame.stamp_ns
@@ -89,7 +92,9 @@ def test_as_recorded_labels_what_was_labelled_then(
     """The model was slower than the cameras: what it dropped then is dropped again."""
     thinned = tmp_path / "thinned.mcap"
     source = Recording([recording])
-    labels = {(m.camera, m.frame_id): m for _, m in source.messages("labels")}
+    labels = {
+        (message.camera, message.frame_id): message for _, message in source.messages("labels")
+    }
     file = RecordingFile(thinned, {})
     for recorded in source.frames():
         frame = recorded.frame()
@@ -102,14 +107,14 @@ def test_as_recorded_labels_what_was_labelled_then(
     out = tmp_path / "out.jsonl"
     done = in_process("replay", thinned, "--speed", "max", "--as-recorded", "--jsonl", out)
     assert done.returncode == 0, done.stderr
-    again = [(m["camera"], m["frame_id"], m["dropped"]) for m in lines(out)]
+    again = [(message["camera"], message["frame_id"], message["dropped"]) for message in lines(out)]
     last = {"front": -1, "rear": -1}
-    for _, told in Recording([thinned]).messages("labels"):
-        assert isinstance(told, LabelsMessage)
-        assert told.frame_id is not None
-        dropped = told.frame_id - last[told.camera] - 1
-        assert (told.camera, told.frame_id, dropped) == again.pop(0)
-        last[told.camera] = told.frame_id
+    for _, labelled in Recording([thinned]).messages("labels"):
+        assert isinstance(labelled, LabelsMessage)
+        assert labelled.frame_id is not None
+        dropped = labelled.frame_id - last[labelled.camera] - 1
+        assert (labelled.camera, labelled.frame_id, dropped) == again.pop(0)
+        last[labelled.camera] = labelled.frame_id
     assert not again
     assert min(last.values()) > 0
 
@@ -121,14 +126,14 @@ def test_a_part_is_the_same_as_that_part_of_the_whole(
     in_process("replay", recording, "--speed", "max", "--from", 1, "--to", 2, "--jsonl", out)
     part = lines(out)
     assert part
-    assert all(1e9 <= m["media_ns"] < 2e9 for m in part)
-    frames = [(m["camera"], m["frame_id"]) for m in part]
-    whole = [m for m in lines(golden) if 1e9 <= m["media_ns"] < 2e9]
-    assert frames == [(m["camera"], m["frame_id"]) for m in whole]
+    assert all(1e9 <= message["media_ns"] < 2e9 for message in part)
+    frames = [(message["camera"], message["frame_id"]) for message in part]
+    whole = [message for message in lines(golden) if 1e9 <= message["media_ns"] < 2e9]
+    assert frames == [(message["camera"], message["frame_id"]) for message in whole]
     in_process("replay", clip, "--speed", "max", "--from", 0.5, "--to", 1, "--jsonl", out)
-    assert [m["frame_id"] for m in lines(out)] == list(range(10, 20))
+    assert [message["frame_id"] for message in lines(out)] == list(range(10, 20))
     in_process("replay", clip, "--speed", "max", "--jsonl", out)
-    assert [m["frame_id"] for m in lines(out)] == list(range(40))
+    assert [message["frame_id"] for message in lines(out)] == list(range(40))
 
 
 def test_a_loop_goes_on_growing(recording: Path) -> None:
@@ -137,11 +142,11 @@ def test_a_loop_goes_on_growing(recording: Path) -> None:
     once = sum(1 for _ in replay_source.frames())
     seen = [next(frames).frame for _ in range(3 * once)]
     for camera in ("front", "rear"):
-        mine = [x for x in seen if x.camera == camera]
-        assert [x.frame_id for x in mine] == list(range(len(mine)))
-        stamps = [x.stamp.unix_ns for x in mine if x.stamp is not None]
-        assert all(a < b for a, b in itertools.pairwise(stamps))
-    assert len({x.epoch for x in seen}) >= 3
+        mine = [frame for frame in seen if frame.camera == camera]
+        assert [frame.frame_id for frame in mine] == list(range(len(mine)))
+        stamps = [frame.stamp.unix_ns for frame in mine if frame.stamp is not None]
+        assert all(earlier < later for earlier, later in itertools.pairwise(stamps))
+    assert len({frame.epoch for frame in seen}) >= 3
 
 
 def test_frames_come_at_their_recorded_times(recording: Path) -> None:
@@ -154,14 +159,14 @@ def test_frames_come_at_their_recorded_times(recording: Path) -> None:
     errors_s = []
     first: tuple[float, int] | None = None
     while not mailbox.finished:
-        for taken in mailbox.take_all(1.0, 1):
+        for queued in mailbox.take_all(1.0, 1):
             now = time.monotonic()
-            media_ns = taken.frame.media_ns or 0
+            media_ns = queued.frame.media_ns or 0
             first = first or (now, media_ns)
             errors_s.append(now - first[0] - (media_ns - first[1]) / 2e9)
     assert player.join(5.0)
     assert len(errors_s) > 60
-    assert sorted(abs(x) for x in errors_s)[len(errors_s) // 2] < 0.02
+    assert sorted(abs(error_s) for error_s in errors_s)[len(errors_s) // 2] < 0.02
 
 
 def test_a_simulator_steps_a_replay(start_node: Start, recording: Path, ipc: str) -> None:
@@ -179,7 +184,7 @@ def test_a_simulator_steps_a_replay(start_node: Start, recording: Path, ipc: str
         assert len(ctl.step(10)) == 10
         rest = ctl.step(1000)
         assert len(rest) == count - 11
-        assert next(m.seq for m in rest if m.camera == first.camera) > first.seq
+        assert next(message.seq for message in rest if message.camera == first.camera) > first.seq
     assert node.wait(10) == 0
 
 
@@ -196,12 +201,12 @@ def test_a_recordings_cameras_keep_their_settings(
         "replay", recording, "--config", config, "--speed", "max", "--to", 0.5, "--jsonl", out
     )
     assert done.returncode == 0, done.stderr
-    assert {m["camera"] for m in lines(out)} == {"front", "rear"}
-    assert all(len(m["labels"]) == 2 for m in lines(out))
+    assert {message["camera"] for message in lines(out)} == {"front", "rear"}
+    assert all(len(message["labels"]) == 2 for message in lines(out))
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reason"),
     [
         (["--from", "2", "--to", "1"], "--to 1 is not after --from 2"),
         (["--tolerance", "0.1"], "--tolerance and --json need --expect FILE"),
@@ -209,11 +214,11 @@ def test_a_recordings_cameras_keep_their_settings(
     ],
 )
 def test_options_that_contradict_are_said(
-    in_process: Run, recording: Path, golden: Path, options: list[str], told: str
+    in_process: Run, recording: Path, golden: Path, options: list[str], reason: str
 ) -> None:
-    done = in_process("replay", recording, *(x.format(golden=golden) for x in options))
+    done = in_process("replay", recording, *(option.format(golden=golden) for option in options))
     assert done.returncode == 2
-    assert told in done.stderr
+    assert reason in done.stderr
 
 
 def test_as_recorded_needs_labels(in_process: Run, clip: Path) -> None:
@@ -266,11 +271,13 @@ def test_frames_that_lie_close_together_come_at_their_times(recording: Path) -> 
     player.start()
     came: list[tuple[int, float]] = []
     while not mailbox.finished:
-        for taken in mailbox.take_all(1.0, 1):
-            came.append((taken.frame.media_ns or 0, time.monotonic()))
+        for queued in mailbox.take_all(1.0, 1):
+            came.append((queued.frame.media_ns or 0, time.monotonic()))
     assert player.join(5.0)
     assert len(came) == 20
-    apart_s = [b - a for (_, a), (_, b) in zip(came[2::2], came[3::2], strict=True)]
+    apart_s = [
+        later - earlier for (_, earlier), (_, later) in zip(came[2::2], came[3::2], strict=True)
+    ]
     assert sorted(apart_s)[len(apart_s) // 2] < 0.015
 
 
@@ -294,7 +301,7 @@ def test_as_recorded_begins_anywhere_at_once(recording: Path, tmp_path: Path) ->
     file = RecordingFile(long, {})
     for hour in range(10):
         later_ns = hour * 3600 * 1_000_000_000
-        file.write(replace(x, log_ns=x.log_ns + later_ns) for x in entries)
+        file.write(replace(entry, log_ns=entry.log_ns + later_ns) for entry in entries)
         file.flush()
     file.close()
     opened = Recording([long])
@@ -333,9 +340,9 @@ def detection(name: str, score: float, cx: float, **more: Any) -> Map:
 
 def changes(expected: list[Map], got: list[Map], tolerance: float = 0.0) -> list[tuple[str, str]]:
     comparison = Comparison(expected, tolerance)
-    for one in got:
-        comparison.add(one)
-    return [(one.kind, one.what) for one in comparison.verdict().differences]
+    for message in got:
+        comparison.add(message)
+    return [(difference.kind, difference.what) for difference in comparison.verdict().differences]
 
 
 def test_the_gate_says_what_became_of_labels() -> None:
@@ -427,15 +434,15 @@ def test_an_outage_of_a_recording_is_one_again(recording: Path, tmp_path: Path) 
     file = RecordingFile(lost, {})
     frame = next(source.frames()).frame()
     file.write(frame_entries(frame, source.start_ns, quality=50, lost_before=0))
-    said: set[str] = set()
-    for log_ns, told in source.messages():
-        if not (isinstance(told, LabelsMessage) and begin_ns <= log_ns < end_ns):
-            file.write(message_entries(told, log_ns))
-        elif told.camera not in said:
-            said.add(told.camera)
+    stalled: set[str] = set()
+    for log_ns, message in source.messages():
+        if not (isinstance(message, LabelsMessage) and begin_ns <= log_ns < end_ns):
+            file.write(message_entries(message, log_ns))
+        elif message.camera not in stalled:
+            stalled.add(message.camera)
             blind = LabelsMessage(
-                node=told.node, camera=told.camera, session=told.session, seq=told.seq,
-                status=Status.STALLED, published_ns=told.published_ns,
+                node=message.node, camera=message.camera, session=message.session, seq=message.seq,
+                status=Status.STALLED, published_ns=message.published_ns,
             )  # fmt: skip
             file.write(message_entries(blind, log_ns))
     file.close()

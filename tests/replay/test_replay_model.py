@@ -98,9 +98,9 @@ def replayed(folder: Path, out: Path, *options: object) -> tuple[list[dict[str, 
 def test_a_replay_uses_the_model_and_the_settings_of_the_recording(
     recorded: Path, tmp_path: Path
 ) -> None:
-    messages, told = replayed(recorded, tmp_path / "out.jsonl")
+    messages, stderr = replayed(recorded, tmp_path / "out.jsonl")
     recording = Recording([recorded / "drive.mcap"])
-    then = [m for _, m in recording.messages("labels") if m.status == "ok"]
+    then = [message for _, message in recording.messages("labels") if message.status == "ok"]
     for message in messages:
         assert message["node"] == "robot7"
         assert message["model"]["name"] == "mine"
@@ -108,7 +108,7 @@ def test_a_replay_uses_the_model_and_the_settings_of_the_recording(
         assert message["model"]["digest"] == then[0].model.digest
         assert len(message["labels"]) >= 2
         assert all("stable" in label for label in message["labels"])
-    assert f"replayed with its own model, mine ({then[0].model.digest[:12]})" in told
+    assert f"replayed with its own model, mine ({then[0].model.digest[:12]})" in stderr
 
 
 def test_an_option_replaces_one_recorded_setting(recorded: Path, tmp_path: Path) -> None:
@@ -116,24 +116,28 @@ def test_an_option_replaces_one_recorded_setting(recorded: Path, tmp_path: Path)
         recorded, tmp_path / "out.jsonl", "--runtime", "openvino", "--set", "model.top_k=3",
         "--set", "model.precision=fp32", "--set", "camera.camera.roi=[[0,0],[1,0],[1,1]]",
     )  # fmt: skip
-    assert {m["model"]["name"] for m in messages} == {"mine"}
-    assert {m["model"]["runtime"] for m in messages} == {"openvino"}
-    assert all(len(m["labels"]) == 3 for m in messages)
+    assert {message["model"]["name"] for message in messages} == {"mine"}
+    assert {message["model"]["runtime"] for message in messages} == {"openvino"}
+    assert all(len(message["labels"]) == 3 for message in messages)
 
 
 def test_another_model_or_a_configuration_file_replaces_the_recorded_one_and_it_is_said(
     recorded: Path, tmp_path: Path
 ) -> None:
     other = write_model(tmp_path / "other", ["up", "down", "flat"], [1, 2, 3])
-    messages, told = replayed(recorded, tmp_path / "out.jsonl", "--model", other)
-    assert {label["name"] for m in messages for label in m["labels"]} <= {"up", "down", "flat"}
-    assert "recorded with mine (" in told
-    assert ", replayed with mine (" in told
+    messages, stderr = replayed(recorded, tmp_path / "out.jsonl", "--model", other)
+    assert {label["name"] for message in messages for label in message["labels"]} <= {
+        "up",
+        "down",
+        "flat",
+    }
+    assert "recorded with mine (" in stderr
+    assert ", replayed with mine (" in stderr
     config = tmp_path / "own.toml"
     config.write_text(f'[model]\nname = "{other}"\ntop_k = 1\n')
-    messages, told = replayed(recorded, tmp_path / "out.jsonl", "--config", config)
-    assert all(len(m["labels"]) == 1 for m in messages)
-    assert {m["node"] for m in messages} == {"perception"}
+    messages, stderr = replayed(recorded, tmp_path / "out.jsonl", "--config", config)
+    assert all(len(message["labels"]) == 1 for message in messages)
+    assert {message["node"] for message in messages} == {"perception"}
 
 
 @pytest.mark.parametrize("file", ["labels.txt", "mine.toml", "mine.onnx.data"])
@@ -145,8 +149,8 @@ def test_a_file_of_the_model_that_changed_since_is_said(
     changed.write_bytes(content.replace(b"left", b"lift") + (b"\n" if file == "mine.toml" else b""))
     if file == "mine.onnx.data":
         changed.write_bytes(bytes(4) + content[4:])
-    _, told = replayed(own, tmp_path / "out.jsonl")
-    (line,) = [line for line in told.splitlines() if "recorded with" in line]
+    _, stderr = replayed(own, tmp_path / "out.jsonl")
+    (line,) = [line for line in stderr.splitlines() if "recorded with" in line]
     assert "WARNING" in line
     assert "replayed with mine (" in line
     assert "its files have changed since" in line
@@ -222,7 +226,7 @@ def test_the_settings_are_those_in_force_where_the_replay_begins(
         done = in_process("replay", path, "--speed", "max", "--from", start, "--jsonl", out)
         assert done.returncode == 0, done.stderr
         messages = [json.loads(line) for line in out.read_text().splitlines()]
-        assert {len(m["labels"]) for m in messages} == {count}
+        assert {len(message["labels"]) for message in messages} == {count}
         assert ("its settings changed 1 times" in done.stderr) == bool(changes)
 
 
@@ -257,9 +261,9 @@ def test_a_stranger_or_another_version_may_have_written_the_settings(
     done = in_process("replay", path, "--speed", "max", "--jsonl", out)
     assert done.returncode == 0, done.stderr
     messages = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {(m["model"]["name"], m["node"], len(m["labels"])) for m in messages} == {
-        ("mine", "perception", 2)
-    }
+    assert {
+        (message["model"]["name"], message["node"], len(message["labels"])) for message in messages
+    } == {("mine", "perception", 2)}
     assert (
         len([line for line in done.stderr.splitlines() if "invalid, and are not used" in line]) == 4
     )
@@ -294,7 +298,7 @@ def test_the_settings_are_found_without_reading_what_comes_before(
         return messages(self, stream, at, *more)
 
     monkeypatch.setattr(ChunkedFile, "messages", counted)
-    found = in_force(Recording([path]), START_NS + 29 * 10**9)
-    assert found.config is not None
-    assert found.config["model"]["top_k"] == 2
+    settings = in_force(Recording([path]), START_NS + 29 * 10**9)
+    assert settings.config is not None
+    assert settings.config["model"]["top_k"] == 2
     assert len(read) == 1

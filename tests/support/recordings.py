@@ -33,19 +33,19 @@ FILE_BYTES = 20_000
 
 def labels(at_s: float, seq: int, status: Status = Status.OK, *seen: Detection) -> LabelsMessage:
     at_ns = START_NS + round(at_s * 1e9)
-    told = replace(LABELS, seq=seq, status=status, published_ns=at_ns, detections=seen)
+    message = replace(LABELS, seq=seq, status=status, published_ns=at_ns, detections=seen)
     if status is not Status.OK:
-        return told
-    return replace(told, frame_id=seq, stamp_ns=at_ns, image=ImageSize(320, 240))
+        return message
+    return replace(message, frame_id=seq, stamp_ns=at_ns, image=ImageSize(320, 240))
 
 
-def health(at_s: float, **told: str) -> HealthMessage:
+def health(at_s: float, **changes: str) -> HealthMessage:
     message = HealthMessage(
         node="node", session="s", seq=0, published_ns=START_NS + round(at_s * 1e9),
         state="running", cameras=(), latency_ns=None, rss_bytes=0, cpu=0.0, uptime_s=0.0,
         subscribers=0,
     )  # fmt: skip
-    return replace(message, **told)
+    return replace(message, **changes)
 
 
 def appeared(at_s: float, seq: int) -> EventMessage:

@@ -25,13 +25,13 @@ def part(jpeg: bytes) -> bytes:
 
 class MjpegServer:
     """Streams one picture, moving sideways through so many pictures, as motion JPEG over HTTP until
-    closed; then its port refuses. damage: what happens to the bytes of each, by its place."""
+    closed; then its port refuses. damage: what happens to the bytes of each, by its index."""
 
     def __init__(
         self,
         picture: NDArray[np.uint8],
         port: int = 0,
-        damage: Callable[[bytes, int], bytes] = lambda jpeg, place: jpeg,
+        damage: Callable[[bytes, int], bytes] = lambda jpeg, index: jpeg,
         pictures: int = 16,
     ) -> None:
         parts = [

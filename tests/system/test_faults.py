@@ -85,10 +85,10 @@ def _decoded(parts: list[bytes]) -> None:
     try:
         assert isinstance(decode(parts), Message)
     except MessageError as error:
-        told = str(error)
+        text = str(error)
     else:
         return
-    assert "\n" not in told
+    assert "\n" not in text
 
 
 @given(st.binary(max_size=200) | things.map(msgpack.packb))
@@ -97,10 +97,10 @@ def test_anything_is_a_request_or_an_error(body: bytes) -> None:
     try:
         decode_request(body)
     except MessageError as error:
-        told = str(error)
+        text = str(error)
     else:
         return
-    assert "\n" not in told
+    assert "\n" not in text
 
 
 sections = st.sampled_from([*NodeConfig.model_fields, "camera.0", "camera.x", "nothing", ""])

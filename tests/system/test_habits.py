@@ -49,9 +49,9 @@ def leaves(
     if isinstance(group, click.Group):
         context = click.Context(group)
         for name in group.list_commands(context):
-            found = group.get_command(context, name)
-            assert found is not None
-            yield from leaves(found, (*path, name))
+            command = group.get_command(context, name)
+            assert command is not None
+            yield from leaves(command, (*path, name))
 
 
 COMMANDS = dict(leaves(commands))
@@ -91,12 +91,12 @@ os._exit(0)
 def test_every_command_runs_with_closed_streams_and_opens_nothing_in_their_place(
     tmp_path: Path, closed: str
 ) -> None:
-    told = tmp_path / "told"
+    output = tmp_path / "told"
     program = tmp_path / "program.py"
-    program.write_text(CLOSED.format(root=str(ROOT), names=NAMES, told=str(told)))
+    program.write_text(CLOSED.format(root=str(ROOT), names=NAMES, told=str(output)))
     done = shell(f"exec {sys.executable} {program} {closed}")
     assert done.returncode == 0, done.stderr
-    assert told.read_text() == "True True [0]\n"
+    assert output.read_text() == "True True [0]\n"
 
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
@@ -368,13 +368,15 @@ def edited(tmp_path: Path) -> Path:
             data = as_json_like({"frame_id": number, name: value})
             number += 1
         to.write([Entry(entry.channel, entry.log_ns, entry.publish_ns, entry.sequence, data)])
-    for place, (name, value) in enumerate(
+    for seq, (name, value) in enumerate(
         (name, value) for name in to_map(LABELS) for value in WRONG
     ):
-        told = to_map(replace(LABELS, seq=place, frame_id=0, image=ImageSize(1, 1))) | {name: value}
-        at_ns = START_NS + place
+        content = to_map(replace(LABELS, seq=seq, frame_id=0, image=ImageSize(1, 1))) | {
+            name: value
+        }
+        at_ns = START_NS + seq
         channel = message_channel("labels", "front")
-        to.write([Entry(channel, at_ns, at_ns, place, as_json_like(told))])
+        to.write([Entry(channel, at_ns, at_ns, seq, as_json_like(content))])
     to.close()
     return tmp_path / "edited.mcap"
 

@@ -33,13 +33,15 @@ def first_ok(subscriber: Subscriber) -> LabelsMessage:
     raise AssertionError("no labelled message came")
 
 
-def wait_for_status(subscriber: Subscriber, wanted: set[Status], within_s: float) -> LabelsMessage:
+def wait_for_status(
+    subscriber: Subscriber, statuses: set[Status], within_s: float
+) -> LabelsMessage:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         message, _ = subscriber.receive(deadline - time.monotonic())
-        if message.status in wanted:
+        if message.status in statuses:
             return message
-    raise AssertionError(f"none of {wanted} within {within_s} s")
+    raise AssertionError(f"none of {statuses} within {within_s} s")
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +225,8 @@ def test_every_view_of_the_demo_is_labelled_rightly() -> None:
 
     perceiver = build_perceiver(ModelConfig())
     demo = DemoSource()
-    for place in range(int(2 * len(PICTURES) * SECONDS_A_PICTURE * FPS)):
+    for index in range(int(2 * len(PICTURES) * SECONDS_A_PICTURE * FPS)):
         picture = demo.read()
-        if place % 6 == 0:  # the view moves slowly
-            wanted = list(PICTURES.values())[int(place / FPS / SECONDS_A_PICTURE) % len(PICTURES)]
-            assert perceiver.perceive(picture.image).labels[0].name == wanted, f"frame {place}"
+        if index % 6 == 0:  # the view moves slowly
+            expected = list(PICTURES.values())[int(index / FPS / SECONDS_A_PICTURE) % len(PICTURES)]
+            assert perceiver.perceive(picture.image).labels[0].name == expected, f"frame {index}"

@@ -146,8 +146,8 @@ def test_keys_are_for_their_owner_only_and_names_are_not_taken_twice(
     assert "move it to the client" in done.stdout
     for path in folder.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-    taken = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert taken == {
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {
         "server.key", "server.key_secret", "labels/arm.key", "clients/arm/arm.key_secret",
         "clients/arm/server.key",
     }  # fmt: skip

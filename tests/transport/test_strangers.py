@@ -51,7 +51,7 @@ class Speaker:
         self.count = 0
         self._mine = mine
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=x) for x in (self._speak, self._listen)]
+        self._threads = [threading.Thread(target=target) for target in (self._speak, self._listen)]
         for thread in self._threads:
             thread.start()
         wait_until(lambda: self.count > 0)
@@ -222,9 +222,9 @@ def test_while_the_sockets_thread_is_held_floods_and_newcomers_are_closed() -> N
 
 def test_as_many_and_as_long_topics_as_there_may_be_are_served(speaker: Speaker) -> None:
     topics = [(b"%03d/" % n).ljust(LONGEST_TOPIC, b"x") for n in range(MOST_TOPICS - 1)]
-    asked = b"".join(zmtp.join(topic) for topic in (*topics, b"labels/"))
+    requests = b"".join(zmtp.join(topic) for topic in (*topics, b"labels/"))
     before = speaker.publisher.subscriptions
-    with zmtp.connected(speaker.port, asked) as greedy:
+    with zmtp.connected(speaker.port, requests) as greedy:
         wait_until(lambda: speaker.publisher.subscriptions == before + MOST_TOPICS)
         assert not zmtp.is_closed(greedy, 0.2)
     wait_until(lambda: speaker.publisher.subscriptions == before)
@@ -329,7 +329,10 @@ def test_a_request_that_fails_in_a_new_way_costs_its_sender_only(
     ):
         for _ in range(10):
             control.status()
-    assert len([x for x in caplog.records if "nobody thought of it" in x.getMessage()]) == 1
+    assert (
+        len([record for record in caplog.records if "nobody thought of it" in record.getMessage()])
+        == 1
+    )
     assert "Traceback" not in caplog.text
 
 

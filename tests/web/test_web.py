@@ -135,8 +135,10 @@ def test_everybody_can_use_it(page: Page) -> None:
     for scheme, width in (("light", 1280), ("dark", 390)):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         page.set_viewport_size({"width": width, "height": 844})
-        found = Axe().run(page)
-        assert found.violations_count == 0, [one["id"] for one in found.response["violations"]]
+        results = Axe().run(page)
+        assert results.violations_count == 0, [
+            violation["id"] for violation in results.response["violations"]
+        ]
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.keyboard.press("Tab")
     for _ in range(12):
@@ -187,8 +189,8 @@ def use_model(robot: Robot, name: str) -> None:
 
 
 def detect_score(robot: Robot) -> float:
-    _, told = post(robot.url, {"command": "status"})
-    return float(json.loads(told)["settings"]["detect"]["score"])
+    _, answer = post(robot.url, {"command": "status"})
+    return float(json.loads(answer)["settings"]["detect"]["score"])
 
 
 def test_a_lost_camera_shows_within_two_seconds_and_comes_back(page: Page, robot: Robot) -> None:
@@ -212,7 +214,7 @@ def test_the_page_comes_back_with_the_node(page: Page, robot: Robot) -> None:
 
 def get(url: str, **headers: str) -> tuple[int, bytes]:
     request = urllib.request.Request(
-        url, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        url, headers={key.replace("_", "-"): value for key, value in headers.items()}
     )
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -237,7 +239,7 @@ def scrape(robot: Robot) -> dict[str, Metric]:
     """The metrics by their names."""
     status, text = get(f"{robot.url}/metrics")
     assert status == 200
-    return {x.name: x for x in text_string_to_metric_families(text.decode())}
+    return {family.name: family for family in text_string_to_metric_families(text.decode())}
 
 
 def sees(families: dict[str, Metric]) -> bool:
@@ -289,10 +291,10 @@ def test_the_dashboard_draws_what_is_scraped(robot: Robot) -> None:
     labels: dict[str, set[str]] = {}
     for sample in (sample for family in families.values() for sample in family.samples):
         labels.setdefault(sample.name, set()).update(sample.labels)
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    asked += [one["query"]["query"] for one in dashboard["templating"]["list"][1:]]
-    assert len(asked) > 15
-    for expression in asked:
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    expressions += [variable["query"]["query"] for variable in dashboard["templating"]["list"][1:]]
+    assert len(expressions) > 15
+    for expression in expressions:
         named = re.findall(r"\b((?:perception|process)_\w+)\b(?:\{([^}]*)\})?", expression)
         assert named, expression
         for name, selector in named:
@@ -339,9 +341,9 @@ def test_requests_that_are_wrong_get_an_answer(robot: Robot) -> None:
 def test_the_page_takes_what_its_buttons_send_and_nothing_else(
     robot: Robot, command: object, arguments: object
 ) -> None:
-    status, told = post(robot.url, {"command": command, "arguments": arguments})
+    status, answer = post(robot.url, {"command": command, "arguments": arguments})
     assert status == 403
-    assert b"the page takes status, pause" in told
+    assert b"the page takes status, pause" in answer
 
 
 def test_another_user_of_this_computer_presses_no_button(robot: Robot) -> None:
@@ -399,7 +401,7 @@ def test_without_its_token_the_page_gives_nothing(guarded: str, browser: Browser
 
 
 @pytest.mark.parametrize(
-    ("settings", "code", "told"),
+    ("settings", "code", "reason"),
     [
         (['monitor.web="0.0.0.0:8080"'], 2, "give monitor.token_file, or write monitor.insecure"),
         (['monitor.web="8080"'], 2, "is not HOST:PORT; write 127.0.0.1:8080"),
@@ -408,14 +410,14 @@ def test_without_its_token_the_page_gives_nothing(guarded: str, browser: Browser
     ],
 )
 def test_a_page_that_cannot_be_is_said(
-    in_process: Run, ipc: str, settings: list[str], code: int, told: str
+    in_process: Run, ipc: str, settings: list[str], code: int, reason: str
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        options = [part for one in settings for part in ("--set", one.format(taken=port))]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        options = [part for setting in settings for part in ("--set", setting.format(taken=port))]
         done = in_process("run", "--source", "demo", "--endpoint", ipc, *options)
     assert done.returncode == code, done.stderr
-    assert told in done.stderr
+    assert reason in done.stderr
     assert "Traceback" not in done.stderr

@@ -169,12 +169,12 @@ def test_who_reads_a_large_answer_slowly_gets_all_of_it(monkeypatch: pytest.Monk
     monkeypatch.setattr(gate, "SWEEP_S", 0.05)
     site = Site()
     site.jpeg = bytes(12_000_000)  # more than the kernel takes at once
-    asked = post(b'{"command":"snapshot","arguments":{"camera":"front"}}', b"Connection: close")
+    request = post(b'{"command":"snapshot","arguments":{"camera":"front"}}', b"Connection: close")
     try:
         with socket.socket() as phone:
             phone.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             phone.connect(("127.0.0.1", site.server.port))
-            phone.sendall(asked)
+            phone.sendall(request)
             began, read = time.monotonic(), 0
             while piece := phone.recv(200_000):
                 read += len(piece)
@@ -195,8 +195,8 @@ def test_a_view_that_never_reads_is_closed(monkeypatch: pytest.MonkeyPatch) -> N
         while site.status(LIVE) == 503:  # until the heartbeats find that nobody is there
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        for one in made:
-            one.close()
+        for connection in made:
+            connection.close()
     finally:
         site.server.close()
 
