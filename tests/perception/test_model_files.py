@@ -117,7 +117,7 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
             "the task of its card reads .n, 1000, height, width.",
         ),
         (rewritten('"bicubic"', '"cubic"'), "input.interpolation = 'cubic': should be 'bilinear'"),
-        (rewritten("std", "sdt"), "input.sdt: unknown key; did you mean std? keys here"),
+        (rewritten("std", "sdt"), "input.sdt: unknown key; did you mean std"),
         (rewritten("size = [224, 224]\n", ""), "input.size is missing; a card has at least"),
         (rewritten("[224, 224]", "[224, 220]"), r"its card says \[n, 3, 224, 220\]; correct input"),
         (rewritten("std = [0.5, 0.5, 0.5]", "std = [0.5, 0, 0.5]"), "input.std.1 = 0: .*greater"),
