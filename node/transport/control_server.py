@@ -238,12 +238,9 @@ class ControlServer:
         except PerceptionError as error:
             _send(router, envelope, _refusal(number, str(error)))
             return
-        except RecursionError:
-            _send(router, envelope, _refusal(number, "the arguments are nested too deeply"))
-            return
         except Exception as error:  # any error of a request leaves the other requests served
             self._log.warning("request", f"control: a request failed: {error!r}")
-            _send(router, envelope, _refusal(number, repr(error)))
+            _send(router, envelope, _refusal(number, _reason(error)))
             return
         opened = _OpenRequest(client, connection, tuple(envelope), number)
         self._open[client][opened] = future
@@ -307,8 +304,14 @@ def _answer(number: int, done: "Future[Result]") -> dict[str, Any]:
     error = done.exception()
     if error is None:
         return {"schema": SCHEMA, "id": number, "ok": True, "error": None, **asdict(done.result())}
-    reason = str(error) if isinstance(error, PerceptionError | TimeoutError) else repr(error)
-    return _refusal(number, reason)
+    return _refusal(number, _reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    """The error of a request, for its client."""
+    if isinstance(error, RecursionError):
+        return "the arguments are nested too deeply"
+    return str(error) if isinstance(error, PerceptionError | TimeoutError) else repr(error)
 
 
 def _refusal(number: int, why: str) -> dict[str, Any]:

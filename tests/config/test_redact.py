@@ -24,7 +24,7 @@ from node.errors import ConfigError, SourceError
 from node.recording.encode import config_entry
 from perception_client.messages.codec import to_json
 from perception_client.messages.kinds import Label, LabelsMessage, Status
-from perception_client.subscriber import Gap
+from perception_client.subscriber import Gap, Subscriber
 
 MARK = "Zq7Geheim"
 """In every secret: what may not be seen of it."""
@@ -186,13 +186,15 @@ def test_names_of_files_in_errors_move_no_cursor(command: str, tmp_path: Path) -
 
 
 def test_what_another_node_says_moves_no_cursor(
-    capsys: pytest.CaptureFixture[str], evil_message: LabelsMessage
+    capsys: pytest.CaptureFixture[str], evil_message: LabelsMessage, ipc: str
 ) -> None:
+    subscriber = Subscriber(ipc)  # of no node
     for as_json in (False, True):
-        _Lines(as_json).show(evil_message, Gap(0, 0, False), None)  # type: ignore[arg-type]
+        _Lines(as_json).show(evil_message, Gap(0, 0, False), subscriber)
         line = capsys.readouterr().out.removesuffix("\n")
         assert not _has_control(line)
         assert "owned" in line
+    subscriber.close()
     assert json.loads(to_json(evil_message))["labels"][0]["name"] == EVIL
     out = io.StringIO()
     Console(file=out, force_terminal=True, width=300).print(_safe(EVIL), highlight=False)

@@ -244,9 +244,14 @@ def scrape(robot: Robot) -> dict[str, Metric]:
 
 def sees(families: dict[str, Metric]) -> bool:
     """Whether the metrics say that the camera's status is `ok`, and how old its newest frame is."""
-    return "perception_camera_newest_frame_age_seconds" in families and any(
-        sample.labels.get("status") == "ok" and sample.value == 1
-        for sample in families["perception_camera_status"].samples
+    ages = families.get("perception_camera_newest_frame_age_seconds")
+    return (
+        ages is not None
+        and bool(ages.samples)
+        and any(
+            sample.labels.get("status") == "ok" and sample.value == 1
+            for sample in families["perception_camera_status"].samples
+        )
     )
 
 
