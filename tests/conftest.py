@@ -47,16 +47,10 @@ _FIRST = (
     "test_segment.py",
 )
 """Files with the longest tests: what runs last runs on one core."""
-_APART = ("test_hostile.py", "test_faults.py")
-"""Files whose tests share nothing, and are given to either core."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for `--dist loadgroup`, in the order in which they are begun."""
-    for item in items:
-        apart = item.path.name in _APART
-        item.add_marker(pytest.mark.xdist_group(item.name if apart else item.path.stem))
+    """The order in which files are begun, for `--dist loadfile`."""
     order = {name: index for index, name in enumerate(_FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
