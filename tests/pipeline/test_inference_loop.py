@@ -113,8 +113,16 @@ def two_classes(tmp_path: Path) -> str:
 DARK, LIGHT = (np.full((48, 64, 3), value, np.uint8) for value in (0, 255))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _model(tiny_model: Path) -> None:
+    Rig.model = tiny_model
+
+
 class Rig:
     """A labeller of the cameras a and b, and what it said."""
+
+    model = Path()
+    """Its model; loaded in no time."""
 
     def __init__(
         self,
@@ -123,7 +131,8 @@ class Rig:
         awake: AwakeClock | None = None,
         limits: Mapping[str, RateLimit] = MappingProxyType({}),
     ) -> None:
-        config = load_config(None, ["smooth.time_constant_s=0.2", *settings])
+        model = f"model.name={self.model}"
+        config = load_config(None, ["smooth.time_constant_s=0.2", model, *settings])
         cameras = (CameraConfig(name="a", deadline_s=1e-6), CameraConfig(name="b"))
         self.config = config.model_copy(update={"camera": cameras})
         self.said: list[LabelsMessage] = []
@@ -213,7 +222,7 @@ def test_a_step_to_another_model_waits_for_the_frames_that_the_one_before_saw(
         deadline = time.monotonic() + WAIT_S
         while (not pairs or "two" not in named(pairs[-1])) and time.monotonic() < deadline:
             pairs.append(rig.look(len(pairs), a=DARK, b=DARK))
-    assert {tuple(named(pair)) for pair in pairs[:-1]} == {("efficientnet_lite0",) * 2}
+    assert {tuple(named(pair)) for pair in pairs[:-1]} == {("tiny",) * 2}
     assert named(pairs[-1]) == ["two", "two"]
     assert all(message.degraded for message in pairs[-1])
 
@@ -223,7 +232,7 @@ def test_a_model_that_is_rolled_back_says_nothing_of_the_frames_that_it_failed_w
 ) -> None:
     rig = Rig()
     with rig.running():
-        assert named(rig.look(0, a=DARK, b=LIGHT)) == ["efficientnet_lite0"] * 2
+        assert named(rig.look(0, a=DARK, b=LIGHT)) == ["tiny"] * 2
         model = rig.config.model.model_copy(update={"name": two_classes})
         config = rig.config.model_copy(update={"model": model})
         other = rig.build(config)
@@ -233,7 +242,7 @@ def test_a_model_that_is_rolled_back_says_nothing_of_the_frames_that_it_failed_w
         messages = rig.look(1, a=DARK, b=LIGHT)
         with pytest.raises(ControlError, match="the one before is back"):
             settled.result(WAIT_S)
-    assert named(messages) == ["efficientnet_lite0"] * 2
+    assert named(messages) == ["tiny"] * 2
     assert all({label.name for label in message.labels}.isdisjoint("ab") for message in messages)
 
 
