@@ -242,6 +242,7 @@ def test_a_signal_before_or_after_the_replay_is_no_pass(
     golden.write_text(json.dumps(message()) + "\n")
 
     def signalled(*_: object, **__: object) -> None:
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "it would end the tests"
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(f"node.cli.replay.{moment}", signalled)
