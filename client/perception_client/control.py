@@ -128,7 +128,8 @@ class Control:
 
         timeout_s: longest wait for the swap, in seconds.
         """
-        return self.ask("model", timeout_s=timeout_s, name=name, **_given(weights=weights))
+        wait_s = seconds("timeout_s", timeout_s)
+        return self._ask_long("model", wait_s, name=name, **_given(weights=weights))
 
     def snapshot(self, camera: str | None = None, quality: int = 90) -> Picture:
         """The next labelled frame of a camera, with its message.
@@ -148,7 +149,7 @@ class Control:
 
         action: `start`, `stop` or `dump`.
         """
-        file = self.ask("record", timeout_s=max(self._timeout_s, 30.0), action=action).result
+        file = self._ask_long("record", max(self._timeout_s, 30.0), action=action).result
         return None if file.get("file") is None else str(file["file"])
 
     def step(self, frames: int = 1) -> tuple[LabelsMessage, ...]:
@@ -165,20 +166,32 @@ class Control:
         timeout_s: longest wait, in seconds; None for that of the constructor. Raises
         ArgumentTypeError for arguments that msgpack cannot hold.
         """
+        wait_s = self._timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
+        return self._ask(command, wait_s, wait_s, arguments)
+
+    def _ask_long(self, command: str, wait_s: float, **arguments: Any) -> Answer:
+        """A command that takes long waits no longer than others for a node that is not there."""
+        return self._ask(command, wait_s, min(wait_s, self._timeout_s), arguments)
+
+    def _ask(
+        self, command: str, wait_s: float, connect_s: float, arguments: Mapping[str, Any]
+    ) -> Answer:
         self._owner.check()
         number = next(self._numbers)
-        wait_s = self._timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
-        deadline = time.monotonic() + wait_s
+        began_s = time.monotonic()
         request = {"schema": 1, "id": number, "command": command, "arguments": arguments}
         try:
             body = msgpack.packb(request)
         except (TypeError, ValueError, OverflowError) as error:
             raise ArgumentTypeError(f"{command}: these arguments cannot be sent: {error}") from None
-        while not poll(self._socket, deadline - time.monotonic(), self._owner.check, zmq.POLLOUT):
-            if time.monotonic() >= deadline:
-                raise self._silence(wait_s)
+        # The socket takes a request once it is connected.
+        while not poll(
+            self._socket, began_s + connect_s - time.monotonic(), self._owner.check, zmq.POLLOUT
+        ):
+            if time.monotonic() >= began_s + connect_s:
+                raise self._silence(connect_s)
         self._socket.send(body, zmq.NOBLOCK)
-        while (left_s := deadline - time.monotonic()) > 0:
+        while (left_s := began_s + wait_s - time.monotonic()) > 0:
             if not poll(self._socket, left_s, self._owner.check):
                 continue
             answer = _read(self._socket.recv_multipart(zmq.NOBLOCK)[-1])

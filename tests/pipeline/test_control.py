@@ -387,11 +387,10 @@ def test_a_client_that_never_reads_its_answers_holds_nobody(node: Node, control:
 
 
 def test_no_answer_is_an_error_of_its_own(tmp_path: Path) -> None:
-    with (
-        Control(f"ipc://{tmp_path}/nobody", timeout_s=0.1) as nobody,
-        pytest.raises(NoAnswerError, match=r"no answer for 0.1 s"),
-    ):
-        nobody.status()
+    with Control(f"ipc://{tmp_path}/nobody", timeout_s=0.1) as nobody:
+        for ask in (nobody.status, lambda: nobody.model("resnet18"), lambda: nobody.record("stop")):
+            with pytest.raises(NoAnswerError, match=r"no answer for 0.1 s"):
+                ask()
 
 
 def test_a_request_whose_answer_was_given_up_is_not_carried_out_later(tmp_path: Path) -> None:
