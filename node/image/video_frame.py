@@ -1,7 +1,7 @@
 """BgrConverter: the pixels of decoded video frames, upright. Files and streams share it, so that
 both show the same colours the same way up."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
@@ -87,10 +87,12 @@ def _graph(frame: "VideoFrame") -> "Graph":
 
 def _orientation(frame: "VideoFrame") -> Orientation:
     """The display matrix of the container, or of the coded video itself."""
-    from av.sidedata.sidedata import SideData, Type
+    from av.sidedata.sidedata import SideData, SideDataContainer, Type
 
-    # The annotation of `side_data` says that it is a mapping; it is a sequence.
-    for data in cast(Iterable[SideData], frame.side_data):
+    # `frame.side_data` would keep a container that refers to the frame: a cycle, in which hundreds
+    # of frames wait for the garbage collector. The annotation says a mapping; it is a sequence.
+    container = cast("Callable[[VideoFrame], Iterable[SideData]]", SideDataContainer)(frame)
+    for data in container:
         if data.type is Type.DISPLAYMATRIX:
             return Orientation.of_matrix(bytes(data))
     return AS_STORED

@@ -1,5 +1,6 @@
 """Measures the memory of a node: with one camera, with four, and with page, recording, control."""
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -55,13 +56,19 @@ def _run(
 def _config(video: Path, endpoint: str, cameras: int, folder: Path | None) -> str:
     """folder: of the recording; None for a node without page, recording and control."""
     more = "" if folder is None else (
-        f'[recording]\nenabled = true\nfolder = "{folder}"\nblack_box_s = 10\n'
-        f'control.endpoint = "ipc://{folder}/control"\nmonitor.web = "127.0.0.1:0"\n'
+        f'recording = {{enabled = true, folder = "{folder}", black_box_s = 10}}\n'
+        f'control.endpoint = "ipc://{folder}/control"\nmonitor.web = "127.0.0.1:{_free_port()}"\n'
     )  # fmt: skip
     return f'wire.endpoint = "{endpoint}"\n{more}' + "".join(
         f'[[camera]]\nname = "camera{index}"\nsource = "{video}"\nloop = true\n'
         for index in range(cameras)
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _memory(pid: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Video files of many writers: whole, cut off, damaged, turned, and in any colours."""
 
 import contextlib
+import gc
 import io
 import itertools
 import json
@@ -141,6 +142,32 @@ def test_every_frame_of_every_kind_is_read_in_order(tmp_path: Path, name: str) -
     assert np.diff(positions) / 1e9 == pytest.approx([1 / RATE] * 29, abs=2e-3)
     assert skipped(source) is None
     assert (source.facts.width, source.facts.height) == (WIDTH, HEIGHT)
+
+
+def decoded_frames() -> int:
+    """The number of decoded frames in memory."""
+    return sum(isinstance(item, av.VideoFrame) for item in gc.get_objects())
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_frames_leave_the_memory_without_a_garbage_collection(tmp_path: Path, kind: str) -> None:
+    """Hundreds of pictures fit between two collections; of four megapixels, they fill the memory
+    of a small computer."""
+    file = video(tmp_path / "a.mp4", muxer={"movflags": "frag_keyframe+empty_moov"})
+    server = ByteServer(file.read_bytes())
+    address = str(file) if kind == "file" else server.url
+    source = open_source(CameraConfig(source=address, discard_backlog=False))
+    gc.collect()
+    gc.disable()
+    try:
+        before = decoded_frames()
+        for _ in range(20):
+            assert source.read() is not None
+        assert decoded_frames() - before <= 4
+    finally:
+        gc.enable()
+        source.close()
+        server.close()
 
 
 def test_grey_is_grey(tmp_path: Path) -> None:
