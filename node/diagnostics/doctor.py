@@ -119,10 +119,10 @@ def _other_runtimes() -> Iterator[Finding]:
     except ImportError as error:
         yield _unloadable("onnxruntime", error)
     try:
-        import openvino
+        from node.perception.openvino_import import core, ov
 
-        devices = ", ".join(openvino.Core().available_devices)
-        version = openvino.__version__.partition("-")[0]
+        devices = ", ".join(core().available_devices)
+        version = ov.__version__.partition("-")[0]
         yield Finding("runtime openvino", "ok", f"{version}, devices {devices}")
     except ImportError as error:
         yield _unloadable("openvino", error)

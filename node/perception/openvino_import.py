@@ -2,6 +2,7 @@
 the import's time, and sends telemetry."""
 
 import sys
+import threading
 from typing import Any, cast
 
 _CONVERTER = "openvino.tools.ovc"
@@ -15,4 +16,22 @@ finally:
     if _is_absent:
         del sys.modules[_CONVERTER]
 
-__all__ = ["ov"]
+__all__ = ["core", "ov"]
+
+_lock = threading.Lock()
+_core: "ov.Core | None" = None
+
+
+def core() -> "ov.Core":
+    """The Core of this process, which is created once and lives as long as the process.
+
+    A Core sets an alternate signal stack for the thread that first uses its CPU plugin, and its
+    destructor unmaps it, also where another thread destroys the Core, or another Core has been
+    created since (SigAltStackSetup in OpenVINO's plugins/intel_cpu). The next signal would then end
+    the process with a segmentation fault, since Python's handlers run on that stack.
+    """
+    global _core
+    with _lock:
+        if _core is None:
+            _core = ov.Core()
+        return _core

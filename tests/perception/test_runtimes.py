@@ -249,3 +249,26 @@ def test_a_batch_of_any_length_runs_whatever_the_graph_calls_its_axes(
         frames = np.full((length, 8, 8, 3), length, np.uint8)
         (means,) = runtime.infer(frames)
         assert means.tolist() == [[length] * 3] * length
+
+
+_SIGNALLED = """
+import gc, signal, sys, threading
+from node.config.schema import ModelConfig
+from node.perception.perceiver import build_perceiver
+model = ModelConfig(name=sys.argv[1], runtime="openvino")
+kept = [build_perceiver(model) for _ in range(3)]
+for thread in (threading.Thread(target=kept.pop, args=(0,)), threading.Thread(target=kept.clear)):
+    thread.start()
+    thread.join()
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("stopped"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_after_models_have_come_and_gone_is_handled(tiny_model: Path) -> None:
+    """OpenVINO leaves a thread a stack for signals that it has unmapped."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED, tiny_model], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr

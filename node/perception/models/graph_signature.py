@@ -70,9 +70,9 @@ def signature_of(file: Path) -> GraphSignature:
 
 
 def _read_by_openvino(file: Path) -> GraphSignature:
-    from node.perception.openvino_import import ov
+    from node.perception.openvino_import import core
 
-    graph = ov.Core().read_model(file)
+    graph = core().read_model(file)
     return GraphSignature(
         *(tuple(map(_of_openvino, values)) for values in (graph.inputs, graph.outputs))
     )

@@ -13,7 +13,7 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
 from node.perception.models.onnx_file import read_onnx
-from node.perception.openvino_import import ov
+from node.perception.openvino_import import core, ov
 from node.perception.preprocess.geometry import PreprocessSpec
 
 INPUT, OUTPUT = "pixels", "logits"
@@ -159,7 +159,7 @@ def _cast(source: str, result: str) -> onnx.NodeProto:
 def write_ir(file: Path, spec: PreprocessSpec, target: Path) -> None:
     """As `write_onnx`, for OpenVINO IR files."""
     try:
-        graph = ov.Core().read_model(file)
+        graph = core().read_model(file)
         steps = PrePostProcessor(graph)
         own_input = steps.input()
         own_input.tensor().set_element_type(ov.Type.u8).set_layout(

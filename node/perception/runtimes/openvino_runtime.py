@@ -6,7 +6,7 @@ from typing import Literal
 
 from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
-from node.perception.openvino_import import ov
+from node.perception.openvino_import import core, ov
 from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.tasks.base import Outputs
 
@@ -45,8 +45,7 @@ class OpenVinoRuntime:
         if threads is not None:
             self._options["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._core = ov.Core()
-            self._graph = self._core.read_model(file)
+            self._graph = core().read_model(file)
         except ENGINE_ERRORS as error:
             raise _failed("cannot read the model", error) from error
         batch = self._graph.input().partial_shape[0]
@@ -74,7 +73,7 @@ class OpenVinoRuntime:
             if len(self._requests) >= _KEPT_SHAPES:
                 self._requests.popitem(last=False)
             self._graph.reshape(list(shape))
-            compiled = self._core.compile_model(self._graph, "CPU", self._options)
+            compiled = core().compile_model(self._graph, "CPU", self._options)
             self._requests[shape] = compiled.create_infer_request()
         self._requests.move_to_end(shape)
         return self._requests[shape]
@@ -88,4 +87,4 @@ def _failed(problem: str, error: Exception) -> ModelError:
 
 def has_native_bf16() -> bool:
     """Whether this CPU has bfloat16 arithmetic; emulated, bfloat16 is slower than float32."""
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

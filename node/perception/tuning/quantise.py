@@ -18,7 +18,7 @@ from openvino._offline_transformations import apply_moc_transformations
 from node.errors import ModelError
 from node.perception.cache import kept
 from node.perception.models.model import Model
-from node.perception.openvino_import import ov
+from node.perception.openvino_import import core, ov
 from node.perception.runtimes.export import exported
 from node.perception.runtimes.export_key import export_key
 from node.perception.runtimes.openvino_runtime import has_native_bf16
@@ -128,7 +128,7 @@ def _simplified(file: Path) -> ov.Model:
     """Returns an exported graph with its constants folded and operators fused. In an unfused graph
     NNCF recognises no bias, so it corrects none. ov.convert_model does the same, but sends
     telemetry."""
-    graph = ov.Core().read_model(file)
+    graph = core().read_model(file)
     apply_moc_transformations(graph, cf=True)
     return graph
 
