@@ -42,7 +42,9 @@ def _list(as_json: bool) -> None:
         return
     table = Table("name", "task", "weights", "here", box=None, pad_edge=False)
     for entry in entries():
-        size = f"{entry.size_mb:.1f} MB" if entry.size_mb is not None else "?"
+        size = "?" if entry.size_mb is None else f"{entry.size_mb:.1f} MB"
+        if not entry.parameters:
+            size = "no network"
         table.add_row(entry.name, entry.task, size, "yes" if entry.weights_here else "download")
     console = Console()
     console.print(table)
