@@ -2,6 +2,7 @@
 what other programs and earlier versions make of them."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import cv2
 import msgpack
 import numpy as np
 import pytest
-from conftest import Run, Start
+from conftest import ROOT, Run, Start
 from support.tags import CALIBRATION, FACING, SIZE_M, added, background, photographed
 
 from node.recording.encode import annotations
@@ -70,7 +71,12 @@ def check(detection: Detection, factor: float = 1.0) -> None:
 
 
 def test_tags_reach_control_code_and_a_recording(
-    pictures: Path, config: Path, tmp_path: Path, start_node: Start, in_process: Run
+    pictures: Path,
+    config: Path,
+    tmp_path: Path,
+    start_node: Start,
+    in_process: Run,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     endpoint, control = f"ipc://{tmp_path}/labels", f"ipc://{tmp_path}/control"
     node = start_node(
@@ -96,10 +102,15 @@ def test_tags_reach_control_code_and_a_recording(
         check(after.detections[0], factor=2)
 
         commands.model("aruco4x4_50")  # and back
-        other = next(item for item, _ in subscriber if item.model and item.model.name[0:2] == "ar")
+        other = next(item for item, _ in subscriber if item.model and item.model.name[:2] == "ar")
         assert (other.status, other.detections) == ("ok", ())
         commands.model("apriltag36h11")
         check(subscriber.wait_for(TAG, 10).detections[0], factor=2)
+        page = (ROOT / "docs" / "models.md").read_text()
+        example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
+        example = example.replace("Subscriber()", f"Subscriber({endpoint!r})")
+        exec(example, {})
+        assert capsys.readouterr().out == f"{TAG}: +0.20 m to the right, 3.20 m ahead\n"
     node.terminate()
     assert node.wait(10) == 0
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.config.schema import DetectConfig
+from node.errors import FrameError, ModelError
 from node.perception.classical.tag_edges import refined
 from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.tasks.base import Outputs, Prediction
@@ -55,9 +56,17 @@ class TagFamily:
     Args:
         name: of its model.
         opencv_name: of OpenCV's constant.
+
+    Raises:
+        ModelError: OpenCV was built without tags.
     """
 
     def __init__(self, name: str, opencv_name: str) -> None:
+        if not hasattr(getattr(cv2, "aruco", None), "ArucoDetector"):
+            raise ModelError(
+                f"model {name!r}: OpenCV {cv2.__version__} of this computer has no ArucoDetector",
+                fix="install opencv-python 4.12 or newer, or build OpenCV with objdetect",
+            )
         number = int(getattr(cv2.aruco, opencv_name))
         self.name = name
         self.dictionary = cv2.aruco.getPredefinedDictionary(number)
@@ -122,10 +131,17 @@ class TagDetector:
         Returns:
             The corners [1, n, 4, 2] in pixels, clockwise from the top left of the printed tag, the
             numbers [1, n] and the scores [1, n] of the tags, each float32.
+
+        Raises:
+            FrameError: OpenCV failed.
         """
         (image,) = np.asarray(pixels)
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        quads, ids, _ = self._detector.detectMarkers(grey)
+        try:
+            quads, ids, _ = self._detector.detectMarkers(grey)
+        except cv2.error as error:
+            height, width = grey.shape
+            raise FrameError(f"OpenCV finds no tags in {width} x {height} px: {error}") from error
         count = len(quads)
         corners = np.asarray(quads, np.float64).reshape(count, 4, 2)
         corners, scores = refined(grey, corners, self._family.cells)

@@ -27,7 +27,7 @@ class RegistryEntry:
         task: `classify`, `detect` or `segment`.
         size_mb: size of its weights file in MB, None if unknown, 0 for a model without a network.
         parameters: number of weights.
-        weights_here: the weights are on this computer, so no download is needed.
+        weights_here: no download is needed: the weights are on this computer, or there are none.
         bundled: the weights are part of the installation.
     """
 
@@ -145,7 +145,7 @@ def _released_entry(name: str) -> RegistryEntry:
 
 def _classical_entry(name: str) -> RegistryEntry:
     return RegistryEntry(
-        name=name, task="detect", size_mb=0.0, parameters=0, weights_here=True, bundled=True
+        name=name, task="detect", size_mb=0.0, parameters=0, weights_here=True, bundled=False
     )
 
 
