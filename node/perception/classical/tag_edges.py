@@ -113,21 +113,20 @@ def _steps(
 ) -> tuple[Floats, Floats]:
     """Returns at each place the position of the step from black to white, in pixels outwards, and
     its size."""
-    samples = (
-        quads[:, :, None, None, None]
-        + places[..., None, None] * along[:, :, None, None, None]
-        + (offsets[..., None] * outward[:, :, None])[:, :, None, None]
-    ).astype(np.float32)
+    # In single precision from here on: grey levels, and distances of a few pixels.
+    rays = offsets[..., None] * outward[:, :, None]
+    starts = quads[:, :, None, None] + places[..., None] * along[:, :, None, None]
+    samples = starts.astype(np.float32)[..., None, :] + rays.astype(np.float32)[:, :, None, None]
     rows = samples.reshape(len(quads) * 8, -1, 2)
     levels = cv2.remap(
         grey, rows[..., 0], rows[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    ).reshape(samples.shape[:-1]).astype(np.float64)  # fmt: skip
+    ).reshape(samples.shape[:-1]).astype(np.float32)  # fmt: skip
     rises = np.maximum(levels[..., 2 * _STEP_APART :] - levels[..., : -2 * _STEP_APART], 0.0)
     weights = rises * rises
     total = weights.sum(-1)
-    inner = offsets[:, :, None, None, _STEP_APART:-_STEP_APART]
+    inner = offsets[:, :, None, None, _STEP_APART:-_STEP_APART].astype(np.float32)
     where = (weights * inner).sum(-1) / np.maximum(total, 1e-9)
-    return where, np.sqrt(total)
+    return where.astype(np.float64), np.sqrt(total).astype(np.float64)
 
 
 def _lines(places: Floats, where: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
