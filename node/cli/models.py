@@ -30,7 +30,11 @@ def fetch_command(names: tuple[str, ...]) -> None:
     from node.perception.models.registry import fetch
 
     for name in names:
-        click.echo(fetch(name))
+        file = fetch(name)
+        if file is None:
+            click.echo(f"{name}: has no weights, so there is nothing to download", err=True)
+        else:
+            click.echo(file)
 
 
 def _list(as_json: bool) -> None:

@@ -21,7 +21,8 @@ FACING = np.diag([1.0, -1.0, -1.0])
 def turned(pitch: float, yaw: float, roll: float) -> Floats:
     """A rotation: the tag's own pitch and yaw, then a roll about the camera's axis, in radians."""
     parts = [
-        cv2.Rodrigues(np.array(turn))[0] for turn in ((0, 0, roll), (0, yaw, 0), (pitch, 0, 0))
+        cv2.Rodrigues(np.array(turn, np.float64))[0]
+        for turn in ((0, 0, roll), (0, yaw, 0), (pitch, 0, 0))
     ]
     rotation: Floats = parts[0] @ parts[1] @ parts[2] @ FACING
     return rotation

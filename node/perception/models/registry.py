@@ -92,8 +92,9 @@ def check_name(name: str) -> None:
         raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
-def fetch(name: str) -> Path:
-    """Returns the file of a model, downloaded on first use. Raises ModelError."""
+def fetch(name: str) -> Path | None:
+    """Returns the file of a model, downloaded on first use; None for a model without a network.
+    Raises ModelError."""
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.weights_file()
     if name in catalogue.names():
@@ -101,9 +102,7 @@ def fetch(name: str) -> Path:
     if name in published.RELEASED:
         return published.fetch(name)
     if name in _CLASSICAL:
-        raise ModelError(
-            f"model {name!r}: has no weights to download", fix="it is ready: run it without network"
-        )
+        return None
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 

@@ -46,6 +46,7 @@ class Scene:
             else None
         )
         self._camera = camera
+        self._detect = config.detect
         self._poses = tag_poses(camera, config.detect)
         self._names = names
         self._smooth = config.smooth
@@ -96,7 +97,9 @@ class Scene:
     def reconfigure(self, config: NodeConfig) -> None:
         """Applies another smoothing and another size of the tags from the next frame on. A changed
         smoothing resets the average."""
-        self._poses = tag_poses(self._camera, config.detect)
+        if config.detect != self._detect:
+            self._detect = config.detect
+            self._poses = tag_poses(self._camera, config.detect)
         if config.smooth != self._smooth:
             self._smooth = config.smooth
             self._smoother = _smoother(self._names, config.smooth)
