@@ -43,7 +43,7 @@ from perception_client.messages.calibration import Bearing, Calibration
 from perception_client.messages.events import EventMessage
 from perception_client.messages.health import HealthMessage
 from perception_client.messages.info import InfoMessage
-from perception_client.messages.labels import Box, Detection, Label, LabelsMessage, Status
+from perception_client.messages.labels import Box, Detection, Label, LabelsMessage, Pose, Status
 from perception_client.protocol import AsyncLabelSource, LabelSource
 from perception_client.subscriber import StaleGuard, Subscriber
 
@@ -88,6 +88,7 @@ __all__ = [
     "NotUsableError",
     "PerceptionError",
     "Picture",
+    "Pose",
     "StaleGuard",
     "Status",
     "Subscriber",

@@ -85,18 +85,19 @@ def command(
 def _compared(config: "NodeConfig", rounds: int) -> list["Row"]:
     frames = _frames(config)
 
+    from node.perception.models.registry import load_model
     from node.perception.models.torch_parts import check_torch
 
+    loaded = load_model(config.model.name, config.model.weights)
+    loaded.check_network("bench compares with the plain loop of a network", "write --profile")
     check_torch(
         "bench: the plain loop that the node is compared with", or_else=", or write --profile"
     )
 
     from node.diagnostics.benchmark import preprocessing, rows
-    from node.perception.models.registry import load_model
     from node.perception.runtimes.select import build_runtime
 
     perceiver = load_perceiver(config)
-    loaded = load_model(config.model.name, config.model.weights)
     info = perceiver.info
     height, width = frames[0].shape[:2]
     return [

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from node.image.frame import Frame
+    from node.perception.classical.tag_pose import TagPoses
     from node.perception.perceiver import Perceiver
     from node.pipeline.message_builder import MessageBuilder
     from node.transport.sequencing import Outgoing
@@ -87,12 +88,14 @@ def _label(
     progress: "Progress",
 ) -> int:
     """Labels each file; one that fails costs only itself. Returns the number of labelled frames."""
+    from node.perception.classical.tag_pose import tag_poses
     from node.pipeline.message_builder import MessageBuilder
     from node.transport.sequencing import LocalSink
 
     current = files[0]
     labelled = 0
     perceiver = load_perceiver(config)
+    poses = tag_poses(config.camera[0], config.detect)
 
     def show(message: Message) -> None:
         assert isinstance(message, LabelsMessage)
@@ -108,7 +111,7 @@ def _label(
         before = labelled
         try:
             for frame in frames_of(current):
-                sink.send(_labels(message_builder, perceiver, frame))
+                sink.send(_labels(message_builder, perceiver, poses, frame))
                 labelled += 1
                 progress.update(
                     task, description=f"{escape(printable(current.name))}, {labelled} labelled"
@@ -121,9 +124,16 @@ def _label(
 
 
 def _labels(
-    message_builder: "MessageBuilder", perceiver: "Perceiver", frame: "Frame"
+    message_builder: "MessageBuilder",
+    perceiver: "Perceiver",
+    poses: "TagPoses | None",
+    frame: "Frame",
 ) -> "Outgoing":
+    """poses: of the tags, by the calibration of the first camera."""
     result = perceiver.perceive(frame.image)
+    detections = result.detections
+    if poses is not None:
+        detections = poses.added(detections, *frame.image.shape[:2])
     return message_builder.labels(
         frame,
         dropped=0,
@@ -132,7 +142,7 @@ def _labels(
         ),
         model=perceiver.info,
         labels=result.labels,
-        detections=result.detections,
+        detections=detections,
         areas=result.seen.areas,
         masks=result.seen.masks,
     )

@@ -30,7 +30,11 @@ def fetch_command(names: tuple[str, ...]) -> None:
     from node.perception.models.registry import fetch
 
     for name in names:
-        click.echo(fetch(name))
+        file = fetch(name)
+        if file is None:
+            click.echo(f"{name}: has no weights, so there is nothing to download", err=True)
+        else:
+            click.echo(file)
 
 
 def _list(as_json: bool) -> None:
@@ -42,7 +46,9 @@ def _list(as_json: bool) -> None:
         return
     table = Table("name", "task", "weights", "here", box=None, pad_edge=False)
     for entry in entries():
-        size = f"{entry.size_mb:.1f} MB" if entry.size_mb is not None else "?"
+        size = "?" if entry.size_mb is None else f"{entry.size_mb:.1f} MB"
+        if not entry.parameters:
+            size = "no network"
         table.add_row(entry.name, entry.task, size, "yes" if entry.weights_here else "download")
     console = Console()
     console.print(table)

@@ -162,6 +162,7 @@ class DetectConfig(_Section):
     iou: float = Field(0.45, ge=0, le=1)
     max_detections: int = Field(100, ge=1, le=1000)
     min_box_px: float = Field(0.0, ge=0, le=MAX_PX)
+    tag_size_m: float | None = Field(None, ge=1e-4, le=100)
 
 
 class CropsConfig(_Section):

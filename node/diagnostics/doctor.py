@@ -155,7 +155,8 @@ def _model(config: NodeConfig) -> Iterator[Finding]:
     except PerceptionError as error:
         yield Finding("model", "wrong", error.problem, error.fix)
         return
-    yield Finding("model", "ok", f"{model.name}, weights here, sha256 {model.digest[:12]}")
+    weights_are = "no network" if model.classical is not None else "weights here"
+    yield Finding("model", "ok", f"{model.name}, {weights_are}, sha256 {model.digest[:12]}")
 
 
 def _recordings(config: NodeConfig) -> Finding:

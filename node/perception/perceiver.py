@@ -323,6 +323,8 @@ class Perceiver:
 def task_of(model: Model, top_k: int, detect: DetectConfig, segment: SegmentConfig) -> Task:
     """Returns the task that reads a model's outputs. Raises ModelError for settings that do not fit
     the model."""
+    if model.classical is not None:
+        return model.classical.task(detect)
     if model.task == "detect":
         return Detect(model.label_names, model.decoder, model.preprocess, detect)
     if model.task == "segment":

@@ -130,12 +130,7 @@ def _add_box(drawn: ImageAnnotations, detection: Detection, stamp_ns: int) -> No
     left, top = box.cx - box.w / 2, box.cy - box.h / 2
     outline = drawn.points.add(type=PointsAnnotation.LINE_LOOP, thickness=2.0)
     outline.timestamp.FromNanoseconds(stamp_ns)
-    for x, y in (
-        (left, top),
-        (left + box.w, top),
-        (left + box.w, top + box.h),
-        (left, top + box.h),
-    ):
+    for x, y in outline_of(detection):
         outline.points.add(x=x, y=y)
     outline.outline_color.r, outline.outline_color.g, outline.outline_color.b = color
     outline.outline_color.a = 1.0
@@ -156,6 +151,14 @@ def _add_text(
     added.text_color.r, added.text_color.g, added.text_color.b = color
     added.text_color.a = 1.0
     added.background_color.a = 0.6
+
+
+def outline_of(detection: Detection) -> tuple[tuple[float, float], ...]:
+    """The corners of a tag, or of the box of another object, clockwise, in pixels of the frame."""
+    box = detection.box
+    left, top = box.cx - box.w / 2, box.cy - box.h / 2
+    right, bottom = left + box.w, top + box.h
+    return detection.corners or ((left, top), (right, top), (right, bottom), (left, bottom))
 
 
 def title_of(detection: Detection) -> str:

@@ -2,6 +2,7 @@
 them."""
 
 import json
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from perception_client.messages.kinds import (
     LabelsMessage,
     Mask,
     ModelInfo,
+    Pose,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ Kind = Literal[
     "appeared",
     "score",
     "box",
+    "corners",
+    "pose",
     "mask",
     "track",
     "field",
@@ -206,7 +210,9 @@ def _changes(line: int, expected: Map, got: Map, tolerance: float) -> Iterator[D
         "masks": [*_masks(before.masks, now.masks, tolerance)],
     }
     for key, named in changes.items():
-        unnamed = [] if tolerance else _last_bits(key, expected, got)
+        # Typed: a file of an earlier version lacks the keys that were added since.
+        same = getattr(before, key) == getattr(now, key)
+        unnamed = [] if tolerance or same else _last_bits(key, expected, got)
         for kind, subject, old, new in named or unnamed:
             yield _difference(kind, line, got, subject, old, new)
 
@@ -225,8 +231,7 @@ _Change = tuple[Kind, str, str, str]
 
 def _last_bits(key: str, expected: Map, got: Map) -> list[_Change]:
     """A difference that no kind of change describes: the order of equal items, a last bit."""
-    old, new = expected.get(key, []), got.get(key, [])
-    return [] if old == new else [("field", key, _json(old), _json(new))]
+    return [("field", key, _json(expected.get(key, [])), _json(got.get(key, [])))]
 
 
 def _labels(
@@ -285,6 +290,7 @@ def _detections(
         unmatched.remove(best)
         if old.box != best.box and (not tolerance or 1 - old.box.iou(best.box) > tolerance):
             yield "box", old.name, _of_detection(old), f"IoU {old.box.iou(best.box):.4f}"
+        yield from _of_tags(old, best, tolerance)
         if _differ(old.score, best.score, tolerance):
             yield "score", old.name, *_scores(old.score, best.score)
         if old.track != best.track:
@@ -293,6 +299,28 @@ def _detections(
             yield kind, f"{old.name}: {label}", expected, got
     for new in unmatched:
         yield "appeared", new.name, "", _of_detection(new)
+
+
+def _of_tags(old: Detection, new: Detection, tolerance: float) -> Iterator[_Change]:
+    """With a tolerance, corners may move by that share of the box's longer side, and the middle of
+    a tag by that share of its distance."""
+    allowed_px = tolerance * max(old.box.w, old.box.h)
+    if len(old.corners) != len(new.corners) or any(
+        math.dist(*pair) > allowed_px for pair in zip(old.corners, new.corners, strict=True)
+    ):
+        yield "corners", old.name, _json(old.corners), _json(new.corners)
+    before, now = old.pose, new.pose
+    if before is None or now is None or not tolerance:
+        differs = before != now
+    else:
+        moved_m = math.dist(before.translation_m, now.translation_m)
+        differs = moved_m > tolerance * before.distance_m
+    if differs:
+        yield "pose", old.name, _of_pose(before), _of_pose(now)
+
+
+def _of_pose(pose: Pose | None) -> str:
+    return "none" if pose is None else _json([*pose.translation_m, *pose.rotation])
 
 
 def _masks(before: tuple[Mask, ...], now: tuple[Mask, ...], tolerance: float) -> Iterator[_Change]:

@@ -123,7 +123,7 @@ def test_the_documents_example_of_objects_runs_as_it_stands(
     start_node: Start, passer_by: Path, shared_data: Path, ipc: str
 ) -> None:
     page = (ROOT / "docs" / "models.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     start_node(
         "run", "--source", passer_by,
         "--model", shared_data / YOLOX, "--set", "track.enabled=true", "--endpoint", ipc,

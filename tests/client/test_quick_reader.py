@@ -24,6 +24,7 @@ from perception_client.messages.kinds import (
     Mask,
     Message,
     ModelInfo,
+    Pose,
     Status,
     Timing,
 )
@@ -31,12 +32,16 @@ from perception_client.messages.quick_reader import quick_reader
 
 MODEL = ModelInfo("m", "classify", "torch", "fp32", "cpu", "d16e57")
 BOX = Box(1.0, 2.5, 3.0, 4.0)
+POSE = Pose((0.1, 0.2, 1.5), (0.0, 0.0, 0.0, 1.0), 0.2, 0.1)
 EVERY_KIND: dict[str, Message] = {
     "labels": LabelsMessage(
         node="robot", camera="vornä", session="5e55", seq=7, status=Status.OK, frame_id=9,
         degraded=("slow",), stamp_ns=1_000, published_ns=2_000, timing_ns=Timing(1, 2, 3, 4, 5),
         model=MODEL, image=ImageSize(640, 480), labels=(Label(967, "espresso", 0.9, True, 12),),
-        detections=(Detection(1, "cup", 0.5, BOX, 3, (Label(1, "red", 0.2),)),),
+        detections=(
+            Detection(1, "cup", 0.5, BOX, 3, (Label(1, "red", 0.2),)),
+            Detection(7, "tag:7", 1.0, BOX, corners=((1.0, 2.0), (3.0, 4.0)), pose=POSE),
+        ),
         areas=(Area(0, "road", 0.25),), masks=(Mask(0, "road", 2, 2, BOX, (1, 3)),),
     ),
     "health": HealthMessage(

@@ -55,10 +55,17 @@ class Calibration:
         """The direction of a pixel of a picture of this size, which may be another than that of
         the calibration as long as it shows the same view. Raises ValueError where the distortion
         maps nothing there."""
-        u = (x * self.width / width - self.cx) / self.fx
-        v = (y * self.height / height - self.cy) / self.fy
-        u, v = self._undistorted(u, v)
+        u, v = self.ray(x, y, width, height)
         return Bearing(math.atan2(u, 1.0), math.atan2(-v, math.hypot(u, 1.0)))
+
+    def ray(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
+        """The point (u, v) in which the ray of a pixel meets the plane one unit before the camera,
+        without distortion: (u, v, 1) in the optical frame, x to the right, y down. Arguments and
+        errors as of `bearing`."""
+        return self._undistorted(
+            (x * self.width / width - self.cx) / self.fx,
+            (y * self.height / height - self.cy) / self.fy,
+        )
 
     def _undistorted(self, u: float, v: float) -> tuple[float, float]:
         k1, k2, p1, p2, k3, k4, k5, k6 = (*self.distortion, *(0.0,) * (8 - len(self.distortion)))

@@ -177,7 +177,9 @@ def _reader(hint: Any) -> Reader:
         (inner,) = (kind for kind in get_args(hint) if kind is not type(None))
         return _optional(_reader(inner))
     if origin is tuple:
-        return _list(_reader(get_args(hint)[0]))
+        first, *others = get_args(hint)
+        length = None if Ellipsis in others else 1 + len(others)
+        return _list(_reader(first), length)
     if origin is Literal:
         return _one_of({value: value for value in get_args(hint)})
     kind: type = hint
@@ -194,10 +196,14 @@ def _optional(reader: Reader) -> Reader:
     return lambda raw: None if raw is None else reader(raw)
 
 
-def _list(reader: Reader) -> Reader:
+def _list(reader: Reader, length: int | None) -> Reader:
+    """length: of the list; None for any."""
+
     def read(raw: Any) -> Any:
         if not isinstance(raw, (list, tuple)):
             raise _Unfit(f"is {type(raw).__name__}, not a list")
+        if length is not None and len(raw) != length:
+            raise _Unfit(f"has {len(raw)} items, not {length}")
         return tuple([reader(entry) for entry in raw])
 
     return read

@@ -46,7 +46,10 @@ def _of_hint(hint: Any) -> dict[str, Any]:
     if hint is type(None):
         return {"type": "null"}
     if origin is tuple:
-        return {"type": "array", "items": _of_hint(get_args(hint)[0])}
+        first, *others = get_args(hint)
+        items = {"type": "array", "items": _of_hint(first)}
+        length = 1 + len(others)
+        return items if Ellipsis in others else {**items, "minItems": length, "maxItems": length}
     if origin is Literal:
         return {"enum": list(get_args(hint))}
     if isinstance(hint, type) and issubclass(hint, StrEnum):

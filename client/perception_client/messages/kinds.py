@@ -19,6 +19,7 @@ from perception_client.messages.labels import (
     LabelsMessage,
     Mask,
     ModelInfo,
+    Pose,
     Status,
     Timing,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "MessageKind",
     "ModelInfo",
     "NodeState",
+    "Pose",
     "RecordingHealth",
     "SceneEvent",
     "Status",

@@ -83,6 +83,33 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
+class Pose:
+    """Where a tag is, and how it is turned, in the camera's optical frame: x to the right, y down,
+    z forward (REP 103 of ROS).
+
+    The tag's own frame has its origin in the middle of the tag, x to the right and y up on the
+    printed tag, and z out of the paper towards the viewer, as in OpenCV's SOLVEPNP_IPPE_SQUARE.
+    The frame of the AprilTag library is turned by half a turn about x: y down, z into the paper.
+    """
+
+    translation_m: tuple[float, float, float]
+    """Of the middle of the tag, (x, y, z) in metres."""
+    rotation: tuple[float, float, float, float]
+    """Unit quaternion (x, y, z, w) from the tag's frame to the camera's; w is not negative."""
+    reprojection_error_px: float
+    """Root mean square distance of the four corners from those that the pose gives, in pixels."""
+    ambiguity: float
+    """0 to 1: the reprojection error of this pose by that of the second pose which a flat square
+    allows. Near 1 the picture does not tell the two apart, and the rotation may be the other's;
+    below 0.2 it is certain."""
+
+    @property
+    def distance_m(self) -> float:
+        """From the camera to the middle of the tag, in metres."""
+        return math.hypot(*self.translation_m)
+
+
+@dataclass(frozen=True, slots=True)
 class Detection:
     """One object in the picture."""
 
@@ -98,6 +125,11 @@ class Detection:
     """Number of the object while it is followed; None without tracking."""
     labels: tuple[Label, ...] = ()
     """What a second model sees in the crop of the box, best first; empty without one."""
+    corners: tuple[tuple[float, float], ...] = ()
+    """Of a tag, its four corners (x, y) in pixels of the captured frame, clockwise on the printed
+    tag from its top left; whole numbers are the centres of pixels. Empty for any other object."""
+    pose: Pose | None = None
+    """Of a tag, where the node knows the camera's calibration and the tag's size; else None."""
 
     def __str__(self) -> str:
         track = "" if self.track is None else f" #{self.track}"
@@ -184,7 +216,7 @@ class ModelInfo:
     task: str
     """`classify`, `detect` or `segment`."""
     runtime: str
-    """`torch`, `onnxruntime` or `openvino`."""
+    """`torch`, `onnxruntime`, `openvino`, or `opencv` for a model without a network."""
     precision: str
     """`fp32`, `fp16`, `bf16` or `int8`."""
     device: str

@@ -4,7 +4,7 @@ message is made, so that a bridge fills rclpy's types and a bag those of the pac
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perception_client.messages.labels import Detection, LabelsMessage, Status
+from perception_client.messages.labels import Detection, LabelsMessage, Pose, Status
 
 CLASSIFICATION = "vision_msgs/msg/Classification"
 DETECTIONS = "vision_msgs/msg/Detection2DArray"
@@ -55,7 +55,7 @@ def _detection(detection: Detection, message: LabelsMessage, make: Make) -> Any:
     result = make(
         "vision_msgs/msg/ObjectHypothesisWithPose",
         hypothesis=_hypothesis(detection.name, detection.score, make),
-        pose=_no_pose(make),
+        pose=_pose(detection.pose, make),
     )
     return make(
         "vision_msgs/msg/Detection2D",
@@ -70,9 +70,15 @@ def _hypothesis(name: str, score: float, make: Make) -> Any:
     return make("vision_msgs/msg/ObjectHypothesis", class_id=name, score=score)
 
 
-def _no_pose(make: Make) -> Any:
-    point = make("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
-    turn = make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0)
+def _pose(known: Pose | None, make: Make) -> Any:
+    """A tag's pose in the camera's optical frame; zeros and no turn where it is not known. The
+    covariance is not known: zeros."""
+    x, y, z = known.translation_m if known else (0.0, 0.0, 0.0)
+    turns = known.rotation if known else (0.0, 0.0, 0.0, 1.0)
+    point = make("geometry_msgs/msg/Point", x=x, y=y, z=z)
+    turn = make(
+        "geometry_msgs/msg/Quaternion", **dict(zip(("x", "y", "z", "w"), turns, strict=True))
+    )
     pose = make("geometry_msgs/msg/Pose", position=point, orientation=turn)
     nothing: Sequence[float] = [0.0] * 36
     return make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=nothing)

@@ -15,11 +15,29 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
+    from node.config.schema import DetectConfig
+    from node.perception.runtimes.base import Runtime
+    from node.perception.tasks.base import Task
+
 
 def digest_of(files: Sequence[Path]) -> str:
     """Returns the digest of a model made of these files: of one file its sha256, hexadecimal."""
     digests = [sha256_of(file) for file in files]
     return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Classical:
+    """What a model without a network has in place of one.
+
+    Attributes:
+        runtime: makes what runs it, on the CPU; `Runtime.infer` gets [1, height, width, 3] as
+            `Model.preprocess` says: the frame itself for fit `none`.
+        task: makes what reads the outputs of that. Raises ModelError for settings that do not fit.
+    """
+
+    runtime: "Callable[[], Runtime]"
+    task: "Callable[[DetectConfig], Task]"
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,8 @@ class Model:
         weights: the weights file that `load_model` was given.
         make_graph: makes the network as an ONNX graph, float32 [n, 3, h, w] to the decoder's input,
             without torch; None where only torch can.
+        classical: of a model without a network, None for any other. Such a model has no weights,
+            no `build` and no `graph`; what needs a network calls `check_network`.
     """
 
     name: str
@@ -57,12 +77,19 @@ class Model:
     origin: str | None = None
     weights: Path | None = None
     make_graph: "Callable[[], onnx.ModelProto] | None" = None
+    classical: Classical | None = None
+
+    def check_network(self, purpose: str, fix: str | None = None) -> None:
+        """Raises ModelError for a model without a network. purpose: what needs one."""
+        if self.classical is not None:
+            raise ModelError(f"{purpose}: model {self.name!r} has no network", fix=fix)
 
     @functools.cached_property
     def network(self) -> "nn.Module":
         """The network in eval mode: normalised float32 [n, 3, h, w], in the channel order of
         `preprocess`, to logits [n, classes] or the decoder's input. Built on first use, since an
         exported graph runs without it. Raises ModelError for a bare graph."""
+        self.check_network("torch")
         if self.build is None:
             raise ModelError(f"model {self.name!r}: has no torch network, only {self.graph}")
         return self.build()

@@ -2,15 +2,19 @@
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node.errors import ModelError
+from node.perception.classical import tags
 from node.perception.models import catalogue, efficientnet_lite, model_file, published
 from node.perception.models.model import Model
 from perception_client.paths import expanded
 
 DEFAULT_MODEL = efficientnet_lite.NAME
+_CLASSICAL: dict[str, Callable[[str], Model]] = dict.fromkeys(tags.NAMES, tags.load)
+"""What loads each model without a network, by its name."""
 _WEIGHTS_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
@@ -21,9 +25,9 @@ class RegistryEntry:
     Attributes:
         name: name for `model.name`.
         task: `classify`, `detect` or `segment`.
-        size_mb: size of its weights file in MB, None if unknown.
+        size_mb: size of its weights file in MB, None if unknown, 0 for a model without a network.
         parameters: number of weights.
-        weights_here: the weights are on this computer, so no download is needed.
+        weights_here: no download is needed: the weights are on this computer, or there are none.
         bundled: the weights are part of the installation.
     """
 
@@ -41,6 +45,7 @@ def entries() -> list[RegistryEntry]:
         _default_entry(),
         *(_torchvision_entry(name) for name in catalogue.names()),
         *(_released_entry(name) for name in published.RELEASED),
+        *(_classical_entry(name) for name in _CLASSICAL),
     ]
 
 
@@ -67,6 +72,12 @@ def _loaded(name: str, weights: Path | None) -> Model:
                 f"model {name!r}: a model file has its own weights", fix="leave model.weights out"
             )
         return model_file.load(expanded(name))
+    if name in _CLASSICAL:
+        if weights is not None:
+            raise ModelError(
+                f"model {name!r}: has no network, so no weights", fix="leave model.weights out"
+            )
+        return _CLASSICAL[name](name)
     if name in published.RELEASED:
         return published.load(name, weights)
     if name in catalogue.names():
@@ -81,14 +92,17 @@ def check_name(name: str) -> None:
         raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
-def fetch(name: str) -> Path:
-    """Returns the file of a model, downloaded on first use. Raises ModelError."""
+def fetch(name: str) -> Path | None:
+    """Returns the file of a model, downloaded on first use; None for a model without a network.
+    Raises ModelError."""
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.weights_file()
     if name in catalogue.names():
         return catalogue.fetch(name)
     if name in published.RELEASED:
         return published.fetch(name)
+    if name in _CLASSICAL:
+        return None
     raise ModelError(f"model {name!r}: {_why_unknown(name)}")
 
 
@@ -128,6 +142,12 @@ def _released_entry(name: str) -> RegistryEntry:
     )
 
 
+def _classical_entry(name: str) -> RegistryEntry:
+    return RegistryEntry(
+        name=name, task="detect", size_mb=0.0, parameters=0, weights_here=True, bundled=False
+    )
+
+
 def _why_unknown(name: str) -> str:
     suffix = Path(name).suffix.lower()
     if suffix in _WEIGHTS_FILES:
@@ -146,4 +166,4 @@ def _why_unknown(name: str) -> str:
 
 
 def _names() -> list[str]:
-    return [efficientnet_lite.NAME, *catalogue.names(), *published.RELEASED]
+    return [efficientnet_lite.NAME, *catalogue.names(), *published.RELEASED, *_CLASSICAL]

@@ -36,6 +36,9 @@ def build_runtime(model: Model, config: ModelConfig) -> Runtime:
     (see scripts/bench.py). A runtime that cannot run the model, which an inference of a black
     frame shows, is followed by the next.
     """
+    if model.classical is not None:
+        _check_classical(model, config)
+        return model.classical.runtime()
     choices = _choices(model, config)
     if len(choices) == 1:
         return _build_with_fallback(model, choices[0], config)
@@ -59,6 +62,20 @@ def build_runtime(model: Model, config: ModelConfig) -> Runtime:
         f"model {model.name!r}: no runtime can run it: {'; '.join(problems)}",
         fix="export it again with other operators",
     )
+
+
+def _check_classical(model: Model, config: ModelConfig) -> None:
+    """Raises ModelError for settings of an engine or a GPU: a model without a network has neither,
+    and its messages would name another engine than the configuration."""
+    for key, value in (
+        ("runtime", config.runtime), ("precision", config.precision), ("device", config.device)
+    ):  # fmt: skip
+        if value not in ("auto", "cpu"):
+            raise ModelError(
+                f"model.{key} = {value!r}: model {model.name!r} has no network, and runs in OpenCV "
+                "on the CPU",
+                fix=f'write model.{key} = "auto"',
+            )
 
 
 def build_choice(model: Model, choice: Choice) -> Runtime:

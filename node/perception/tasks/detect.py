@@ -44,7 +44,7 @@ class Detect:
         self._decode = DECODERS[decoder]
         self._spec = spec
         self._config = config
-        self._thresholds = _thresholds(names, config)
+        self._thresholds = score_thresholds(names, config)
         # A box in the padding is clipped to zero size; a detector with fit `none` clips its boxes
         # itself.
         self._smallest_px = 0.0 if spec.keeps_frame else 1e-3
@@ -114,8 +114,9 @@ class Detect:
         )
 
 
-def _thresholds(names: tuple[str, ...], config: DetectConfig) -> NDArray[np.float32]:
-    """Returns the score threshold of each class, infinity for excluded classes."""
+def score_thresholds(names: tuple[str, ...], config: DetectConfig) -> NDArray[np.float32]:
+    """Returns the score threshold of each class, infinity for excluded classes. Raises ModelError
+    where the settings name unknown classes."""
     for key, named in (("classes", config.classes or ()), ("class_scores", config.class_scores)):
         unknown = sorted(set(named) - set(names))
         if unknown:

@@ -62,7 +62,14 @@ class RegionOfInterest:
         """Maps the prediction for the last picture to pixels of the frame."""
         return replace(
             seen,
-            detections=tuple(replace(item, box=self._moved(item.box)) for item in seen.detections),
+            detections=tuple(
+                replace(
+                    item,
+                    box=self._moved(item.box),
+                    corners=tuple((x + self._left, y + self._top) for x, y in item.corners),
+                )
+                for item in seen.detections
+            ),
             masks=tuple(replace(item, box=self._moved(item.box)) for item in seen.masks),
         )
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from node.config.schema import CameraConfig, NodeConfig, SmoothConfig
 from node.image.frame import Frame, Image
+from node.perception.classical.tag_pose import tag_poses
 from node.perception.tasks.base import Prediction
 from node.perception.tasks.region import RegionOfInterest
 from node.perception.temporal.event_detector import EventDetector
@@ -26,7 +27,8 @@ class TrackedPrediction:
 
 
 class Scene:
-    """Region of interest, smoothing, tracking and events of one camera. Not thread-safe.
+    """Region of interest, poses of tags, smoothing, tracking and events of one camera. Not
+    thread-safe.
 
     A new epoch (the source was reopened, restarted or changed its size) shows another scene, so all
     state is reset.
@@ -43,6 +45,9 @@ class Scene:
             if camera.roi
             else None
         )
+        self._camera = camera
+        self._detect = config.detect
+        self._poses = tag_poses(camera, config.detect)
         self._names = names
         self._smooth = config.smooth
         self._smoother = _smoother(names, config.smooth)
@@ -63,6 +68,9 @@ class Scene:
         """
         if self._region is not None:
             seen = self._region.placed(seen)
+        if self._poses is not None:
+            height, width = frame.image.shape[:2]
+            seen = replace(seen, detections=self._poses.added(seen.detections, height, width))
         ended = self._start_epoch(frame.epoch)
         if frame.stamp is None:
             # A photograph has no previous frame.
@@ -87,8 +95,11 @@ class Scene:
         return TrackedPrediction(seen, (*ended, *events))
 
     def reconfigure(self, config: NodeConfig) -> None:
-        """Applies another smoothing from the next frame on. A changed setting resets the
-        average."""
+        """Applies another smoothing and another size of the tags from the next frame on. A changed
+        smoothing resets the average."""
+        if config.detect != self._detect:
+            self._detect = config.detect
+            self._poses = tag_poses(self._camera, config.detect)
         if config.smooth != self._smooth:
             self._smooth = config.smooth
             self._smoother = _smoother(self._names, config.smooth)

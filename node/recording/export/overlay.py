@@ -4,7 +4,7 @@ import numpy as np
 
 from node.image.frame import Image
 from node.image.opencv import cv2
-from node.recording.encode import color_of, title_of
+from node.recording.encode import color_of, outline_of, title_of
 from perception_client.messages.kinds import Detection, LabelsMessage, Status
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -44,8 +44,8 @@ def _box(drawn: Image, detection: Detection, size: float) -> None:
     red, green, blue = (round(255 * part) for part in color_of(detection.track or detection.id))
     color, box = (blue, green, red), detection.box
     left, top = round(box.cx - box.w / 2), round(box.cy - box.h / 2)
-    right, bottom = round(box.cx + box.w / 2), round(box.cy + box.h / 2)
-    cv2.rectangle(drawn, (left, top), (right, bottom), color, max(1, round(2 * size)), cv2.LINE_AA)
+    outline = np.rint(outline_of(detection)).astype(np.int32)
+    cv2.polylines(drawn, [outline], True, color, max(1, round(2 * size)), cv2.LINE_AA)
     _text(drawn, title_of(detection), (left, max(top - 6, int(20 * size))), size * 0.85, color)
 
 

@@ -192,7 +192,8 @@ function drawBox(context, one, scale) {
   const [left, top] = [(cx - w / 2) * scale, (cy - h / 2) * scale];
   context.lineWidth = 2;
   context.strokeStyle = color;
-  context.strokeRect(left, top, w * scale, h * scale);
+  if (one.corners.length) strokeTag(context, one.corners, scale);
+  else context.strokeRect(left, top, w * scale, h * scale);
   const text = `${one.name}${one.track == null ? "" : ` #${one.track}`} ${one.score.toFixed(2)}`;
   context.font = "600 13px system-ui, sans-serif";
   const width = context.measureText(text).width + 8;
@@ -201,6 +202,13 @@ function drawBox(context, one, scale) {
   context.fillRect(left - 1, y, width, 18);
   context.fillStyle = "#101317";
   context.fillText(text, left + 3, y + 13);
+}
+
+function strokeTag(context, corners, scale) {
+  context.beginPath();
+  for (const [x, y] of corners) context.lineTo(x * scale, y * scale);
+  context.closePath();
+  context.stroke();
 }
 
 function showSeen(card, told) {
