@@ -1,11 +1,16 @@
-"""`perception-node models`: lists the models, and fetches their weights."""
+"""`perception-node models`: lists the models, fetches their weights, and writes model cards."""
 
 import dataclasses
 import json
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+from node.cli.say import say
+from node.errors import OutputError
+from node.process.output_files import write_whole
 
 
 @click.group("models", invoke_without_command=True)
@@ -31,6 +36,28 @@ def fetch_command(names: tuple[str, ...]) -> None:
 
     for name in names:
         click.echo(fetch(name))
+
+
+@command.command("card")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+def card_command(file: Path) -> None:
+    """Write the model card of an ONNX or OpenVINO FILE beside it, from what the file says about
+    itself; a comment marks each guess. A card that is there already stays.
+
+    Example: perception-node models card detector.onnx
+    """
+    from node.perception.models.card_text import card_text
+    from node.perception.models.guessed_card import guess_card
+    from node.perception.models.model_card import card_file
+    from node.perception.models.model_file import check_file
+
+    check_file(file, (".onnx", ".xml"))
+    card = card_file(file)
+    if card.exists():
+        raise OutputError(f"{card} is there already", fix="rename it, to have another written")
+    guess = guess_card(file)
+    write_whole(card, card_text(file, guess).encode())
+    say(f"{card} is written" + (f"; check it: {guess.missing}" if guess.missing else ""))
 
 
 def _list(as_json: bool) -> None:

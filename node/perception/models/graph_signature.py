@@ -51,14 +51,21 @@ class GraphSignature:
     outputs: tuple[GraphValue, ...]
 
 
-def signature_of(file: Path) -> GraphSignature:
+def signature_of(file: Path, input_px: tuple[int, int] | None = None) -> GraphSignature:
     """Reads the signature of an ONNX (.onnx) or OpenVINO (.xml) file.
 
     OpenVINO derives more shapes, so it reads first; an ONNX file that it has no operators for is
-    read by ONNX Runtime. Raises ModelError if neither can read it.
+    read by ONNX Runtime.
+
+    Args:
+        file: the file.
+        input_px: (height, width) to set where the picture's own is free; None: leaves it.
+
+    Raises:
+        ModelError: neither can read it.
     """
     try:
-        return _read_by_openvino(file)
+        return _read_by_openvino(file, input_px)
     except ENGINE_ERRORS as error:
         reason = engine_reason(error)
     if file.suffix.lower() == ".onnx":
@@ -69,10 +76,15 @@ def signature_of(file: Path) -> GraphSignature:
     raise ModelError(f"{file} cannot be read ({reason})", fix="export it again") from None
 
 
-def _read_by_openvino(file: Path) -> GraphSignature:
+def _read_by_openvino(file: Path, input_px: tuple[int, int] | None) -> GraphSignature:
     from node.perception.openvino_import import ov
 
     graph = ov.Core().read_model(file)
+    if input_px is not None and len(graph.inputs) == 1:
+        usual = (1, 3, *input_px)
+        own = graph.input().partial_shape
+        graph.reshape([length if length.is_static else new
+                       for length, new in zip(own, usual, strict=True)])  # fmt: skip
     return GraphSignature(
         *(tuple(map(_of_openvino, values)) for values in (graph.inputs, graph.outputs))
     )

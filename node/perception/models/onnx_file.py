@@ -46,6 +46,11 @@ def read_onnx(file: Path) -> onnx.ModelProto:
     return model
 
 
+def metadata_of(file: Path) -> dict[str, str]:
+    """Returns the metadata of an ONNX file, as its exporter wrote it. Raises ModelError."""
+    return {entry.key: entry.value for entry in _without_tensors(file).metadata_props}
+
+
 def _part_of(path: Path, places: dict[str, str]) -> bytes:
     """Returns the bytes of a tensor. Raises OSError, or ValueError if there are fewer."""
     size = path.stat().st_size

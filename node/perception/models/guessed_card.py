@@ -1,0 +1,174 @@
+"""GuessedCard: what a model file says about itself, for a file without a model card.
+
+ONNX files of common exporters have metadata: `names`, a Python literal such as
+"{0: 'person', 1: 'car'}", `imgsz`, and `task`. The outputs' names and shapes tell the decoder.
+"""
+
+import ast
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from node.perception.models.graph_signature import GraphSignature, GraphValue, signature_of
+from node.perception.models.model_card import (
+    InputCard,
+    ModelCard,
+    check_names,
+    missing_card,
+)
+from node.perception.models.output_checks import recognised
+from node.perception.tasks.decoders.base import ANY
+from node.perception.tasks.decoders.registry import DECODERS
+
+log = logging.getLogger(__name__)
+
+_MOST_METADATA = 1 << 18
+"""Characters of an entry: parsing takes a hundred bytes of memory for each."""
+_LARGEST_PX = 8192
+"""As in `InputCard.size`."""
+
+
+@dataclass(frozen=True)
+class GuessedCard:
+    """What a file says.
+
+    Attributes:
+        name: for the card, from the name of the file.
+        size: (height, width) of the input in px; None if the file leaves it free.
+        labels: names of the classes; None if the file does not say them.
+        task: as the exporter names it; None without it.
+        fitting: the decoders that the outputs and the labels fit, each with its number of labels.
+        outputs: the outputs in words.
+        count: number of classes of a classifier or segmentation, by its one output; else None.
+        kind: the task that the outputs are most like.
+    """
+
+    name: str
+    size: tuple[int, int] | None
+    labels: tuple[str, ...] | None
+    task: str | None
+    fitting: Mapping[str, int]
+    outputs: str
+    count: int | None
+    kind: Literal["classify", "detect", "segment"]
+
+    @property
+    def missing(self) -> str | None:
+        """What the file leaves open, in words; None if the file can run as it is."""
+        if self.task not in (None, "detect"):
+            return f'its task is "{self.task:.20}"'
+        if self.size is None:
+            return "the size of its input is free"
+        if not self.fitting:
+            return f"its outputs {self.outputs} are surely those of no decoder"
+        if len(self.fitting) > 1:
+            return f"its outputs {self.outputs} fit the decoders {' and '.join(self.fitting)}"
+        if self.labels is None:
+            return "the file has no names of its classes"
+        (decoder,) = self.fitting
+        if not DECODERS[decoder].is_input_usual:
+            return f'models of decoder "{decoder}" differ in their input'
+        return None
+
+
+def guess_card(file: Path) -> GuessedCard:
+    """Reads what an ONNX (.onnx) or OpenVINO (.xml) file says about itself. Raises ModelError if it
+    cannot be read."""
+    metadata: Mapping[str, str] = {}
+    if file.suffix.lower() == ".onnx":
+        from node.perception.models.onnx_file import metadata_of  # imports onnx
+
+        metadata = metadata_of(file)
+    signature = signature_of(file)
+    size = _input_size(signature, _literal(metadata.get("imgsz", "")))
+    if size is not None and any(-1 in (output.shape or ())[1:] for output in signature.outputs):
+        signature = signature_of(file, size)
+    labels = _labels(file, _literal(metadata.get("names", "")))
+    fitting = recognised(signature.outputs, size) if size else {}
+    if labels is not None:
+        fitting = {name: count for name, count in fitting.items() if count in (ANY, len(labels))}
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", file.stem).lstrip("_.-")[:64]
+    listed = ", ".join(output.described for output in signature.outputs[:4])
+    kind, count = ("detect", None) if fitting else _by_shape(signature.outputs)
+    return GuessedCard(
+        name or "model", size, labels, metadata.get("task"), fitting, listed, count, kind
+    )
+
+
+def card_without_file(file: Path) -> ModelCard:
+    """Returns the card of an ONNX file that has none beside it, where the file says enough. Raises
+    ModelError."""
+    guess = guess_card(file)
+    if guess.missing is not None:
+        raise missing_card(file, guess.missing)
+    assert guess.size is not None
+    assert guess.labels is not None
+    (decoder,) = guess.fitting
+    card = ModelCard(
+        name=guess.name,
+        task="detect",
+        labels=guess.labels,
+        decoder=decoder,
+        input=InputCard.model_validate({"size": guess.size, **DECODERS[decoder].usual_input}),
+    )
+    usual = ", ".join(f"{key} {value}" for key, value in DECODERS[decoder].usual_input.items())
+    log.info(
+        "%s has no model card; decoder %s by its outputs %s, %d labels by its metadata, input %d x "
+        "%d px, and by guess %s; perception-node models card writes these down",
+        file, decoder, guess.outputs, len(guess.labels), *guess.size, usual,
+    )  # fmt: skip
+    return card
+
+
+def _by_shape(
+    outputs: Sequence[GraphValue],
+) -> tuple[Literal["classify", "detect", "segment"], int | None]:
+    """Returns the task of logits and the number of classes; `detect` for all else."""
+    shape = outputs[0].shape if len(outputs) == 1 else None
+    if shape is None or len(shape) not in (2, 4):
+        return "detect", None
+    return "classify" if len(shape) == 2 else "segment", max(shape[1], 0) or None
+
+
+def _input_size(signature: GraphSignature, imgsz: object) -> tuple[int, int] | None:
+    """Returns (height, width) of the picture: the graph's own, else the exporter's."""
+    shapes = [value.shape for value in signature.inputs if value.shape and len(value.shape) == 4]
+    if len(shapes) != 1:
+        return None
+    (shape,) = shapes
+    sides = shape[1:3] if shape[3] == 3 and shape[1] != 3 else shape[2:]
+    if -1 in sides:
+        sides = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    is_size = isinstance(sides, tuple | list) and len(sides) == 2
+    if not is_size or not all(type(px) is int and 0 < px <= _LARGEST_PX for px in sides):
+        return None
+    return sides[0], sides[1]
+
+
+def _labels(file: Path, names: object) -> tuple[str, ...] | None:
+    """Returns the labels in order; None if the names are no complete list."""
+    if isinstance(names, dict):
+        by_id = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+        if by_id.keys() != set(range(len(names))):
+            return None
+        names = [by_id[class_id] for class_id in range(len(names))]
+    if not isinstance(names, list | tuple) or not names:
+        return None
+    if not all(isinstance(name, str) for name in names):
+        return None
+    labels = tuple(names)
+    check_names(f"{file}: names in its metadata", labels)
+    return labels
+
+
+def _literal(text: str) -> object:
+    """Returns the value of a Python literal; None for any other text. Nothing is evaluated."""
+    if len(text) > _MOST_METADATA:
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return None
