@@ -552,6 +552,24 @@ def test_a_card_that_does_not_fit_names_what_fits(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_the_mask_of_padding_is_given_where_a_graph_takes_it(tmp_path: Path, engine: str) -> None:
+    """As DETR is exported: here the share of pixels without padding scales the boxes."""
+    outputs = {"logits": SOFTMAX, "fractions": FRACTIONS}
+    mask = ("pixel_mask", TensorProto.INT64, ["n", "h", "w"])
+    model = constant_graph(outputs, second=mask, size=("h", "w"))
+    model.graph.node.extend([
+        helper.make_node("Cast", ["pixel_mask"], ["visible"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["visible"], ["share"], axes=[1, 2]),
+        helper.make_node("Mul", ["fractions", "share"], ["pred_boxes"]),
+    ])  # fmt: skip
+    model.graph.output[1].CopyFrom(
+        helper.make_tensor_value_info("pred_boxes", TensorProto.FLOAT, ["n", 9, 4])
+    )
+    file = written(tmp_path, model, "detr_softmax")
+    np.testing.assert_allclose(perceived(file, engine), SEEN, atol=1e-3)
+
+
 def test_an_input_that_the_node_cannot_give_is_named(tmp_path: Path) -> None:
     second = ("scale_factor", TensorProto.FLOAT, [1, 2])
     file = written(tmp_path, constant_graph(FILES["end_to_end"][1], second=second), "end_to_end")
@@ -562,7 +580,8 @@ def test_an_input_that_the_node_cannot_give_is_named(tmp_path: Path) -> None:
 # Without a card.
 
 SAYS = {"names": "{0: 'cat', 1: 'dog'}", "stride": "32", "task": "detect", "imgsz": "[64, 64]"}
-SEEN_LETTERBOXED = [(60, 33.52, 120, 64, 0.9, 1), (0, 0, 192, 128, 0.4, 0)]
+LETTERBOXED = [(60, (15 - 11) * 128 / 42, 120, (25 - 11) * 128 / 42, 0.9, 1), SEEN[1]]
+"""SEEN in a letterbox: 64 x 42 px below 11 px of padding."""
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
@@ -572,9 +591,7 @@ def test_a_file_that_says_enough_runs_without_a_card(
 ) -> None:
     caplog.set_level(logging.INFO)
     file = written(tmp_path, constant_graph(FILES[form][1], metadata=SAYS))
-    (dog, cat) = perceived(file, runtime)
-    assert (dog[5], cat[5]) == (1, 0)
-    assert dog[0] == pytest.approx(60, abs=0.1)  # along the width, which fills the letterbox
+    np.testing.assert_allclose(perceived(file, runtime), LETTERBOXED, atol=1e-3)
     said = [line for line in caplog.messages if "has no model card" in line]
     assert len(said) == 1
     assert f"decoder {form} by its outputs" in said[0]
@@ -604,7 +621,7 @@ def test_a_free_size_is_the_exporters(tmp_path: Path, form: str) -> None:
         ({"names": "[" * 100_000}, "no names of its classes"),
         ({"names": "[" + "'a'," * 300_000 + "]"}, "no names of its classes"),
         ({"names": "['cat', 'd\\x1bog']"}, "names in its metadata: .* is no name"),
-        ({**SAYS, "task": "segment"}, 'its task is "segment"'),
+        ({**SAYS, "task": "pose"}, 'its exporter says task "pose": without a card only "detect"'),
     ],
 )
 def test_a_file_that_says_too_little_asks_for_a_card(
@@ -616,6 +633,18 @@ def test_a_file_that_says_too_little_asks_for_a_card(
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
     assert not Path("pwned").exists()
+
+
+def test_a_graph_of_grey_levels_may_normalise_them_itself(tmp_path: Path, in_process: Run) -> None:
+    model = by_colour(TensorProto.UINT8, [1, "h", "w", 3])
+    for key, value in {**SAYS, "names": "['a', 'b', 'c']"}.items():
+        model.metadata_props.add(key=key, value=value)
+    file = written(tmp_path, model)
+    with pytest.raises(ModelError, match="its input is uint8, so it may normalise"):
+        load_model(str(file))
+    assert in_process("models", "card", file).returncode == 0
+    assert "scale = 1.0  # guess" in file.with_suffix(".toml").read_text()
+    assert load_model(str(file)).decoder == "anchor_free"
 
 
 def test_a_form_that_two_decoders_read_asks_for_a_card(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def _lines(file: Path, guess: GuessedCard) -> Iterator[str]:
     yield f"size = {size}  # height, width{doubt}"
     family = "decoder" if decoder else "task"
     usual = DECODERS[decoder].usual_input if decoder else _USUAL[guess.kind]
+    if guess.dtype == "uint8":  # grey levels, which the graph itself scales
+        usual = {**{key: usual[key] for key in usual if key not in ("mean", "std")}, "scale": 1.0}
     for key, value in usual.items():
         yield f"{key} = {_toml(value)}  # guess: usual with this {family}"
 

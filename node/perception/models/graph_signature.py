@@ -81,8 +81,9 @@ def _read_by_openvino(file: Path, input_px: tuple[int, int] | None) -> GraphSign
 
     graph = ov.Core().read_model(file)
     if input_px is not None and len(graph.inputs) == 1:
-        usual = (1, 3, *input_px)
         own = graph.input().partial_shape
+        colours_last = own[3].is_static and own[3].get_length() == 3
+        usual = (1, *input_px, 3) if colours_last else (1, 3, *input_px)
         graph.reshape([length if length.is_static else new
                        for length, new in zip(own, usual, strict=True)])  # fmt: skip
     return GraphSignature(

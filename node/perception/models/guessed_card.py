@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from node.perception.models.graph_signature import GraphSignature, GraphValue, signature_of
+from node.perception.models.graph_signature import GraphValue, signature_of
 from node.perception.models.model_card import (
     InputCard,
     ModelCard,
@@ -43,6 +43,7 @@ class GuessedCard:
         fitting: the decoders that the outputs and the labels fit, each with its number of labels.
         outputs: the outputs in words.
         count: number of classes of a classifier or segmentation, by its one output; else None.
+        dtype: of the picture, as numpy names it.
         kind: the task that the outputs are most like.
     """
 
@@ -53,13 +54,16 @@ class GuessedCard:
     fitting: Mapping[str, int]
     outputs: str
     count: int | None
+    dtype: str
     kind: Literal["classify", "detect", "segment"]
 
     @property
     def missing(self) -> str | None:
         """What the file leaves open, in words; None if the file can run as it is."""
         if self.task not in (None, "detect"):
-            return f'its task is "{self.task:.20}"'
+            return f'its exporter says task "{self.task:.20}": without a card only "detect" runs'
+        if self.dtype == "uint8":
+            return "its input is uint8, so it may normalise pictures by itself"
         if self.size is None:
             return "the size of its input is free"
         if not self.fitting:
@@ -83,7 +87,8 @@ def guess_card(file: Path) -> GuessedCard:
 
         metadata = metadata_of(file)
     signature = signature_of(file)
-    size = _input_size(signature, _literal(metadata.get("imgsz", "")))
+    pictures = [value for value in signature.inputs if value.shape and len(value.shape) == 4]
+    size = _input_size(pictures, _literal(metadata.get("imgsz", "")))
     if size is not None and any(-1 in (output.shape or ())[1:] for output in signature.outputs):
         signature = signature_of(file, size)
     labels = _labels(file, _literal(metadata.get("names", "")))
@@ -94,7 +99,15 @@ def guess_card(file: Path) -> GuessedCard:
     listed = ", ".join(output.described for output in signature.outputs[:4])
     kind, count = ("detect", None) if fitting else _by_shape(signature.outputs)
     return GuessedCard(
-        name or "model", size, labels, metadata.get("task"), fitting, listed, count, kind
+        name=name or "model",
+        size=size,
+        labels=labels,
+        task=metadata.get("task"),
+        fitting=fitting,
+        outputs=listed,
+        count=count,
+        dtype=pictures[0].dtype if pictures else "",
+        kind=kind,
     )
 
 
@@ -114,7 +127,10 @@ def card_without_file(file: Path) -> ModelCard:
         decoder=decoder,
         input=InputCard.model_validate({"size": guess.size, **DECODERS[decoder].usual_input}),
     )
-    usual = ", ".join(f"{key} {value}" for key, value in DECODERS[decoder].usual_input.items())
+    usual = ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in DECODERS[decoder].usual_input.items()
+    )
     log.info(
         "%s has no model card; decoder %s by its outputs %s, %d labels by its metadata, input %d x "
         "%d px, and by guess %s; perception-node models card writes these down",
@@ -133,19 +149,20 @@ def _by_shape(
     return "classify" if len(shape) == 2 else "segment", max(shape[1], 0) or None
 
 
-def _input_size(signature: GraphSignature, imgsz: object) -> tuple[int, int] | None:
+def _input_size(pictures: Sequence[GraphValue], imgsz: object) -> tuple[int, int] | None:
     """Returns (height, width) of the picture: the graph's own, else the exporter's."""
-    shapes = [value.shape for value in signature.inputs if value.shape and len(value.shape) == 4]
-    if len(shapes) != 1:
+    shape = pictures[0].shape if len(pictures) == 1 else None
+    if shape is None:
         return None
-    (shape,) = shapes
-    sides = shape[1:3] if shape[3] == 3 and shape[1] != 3 else shape[2:]
-    if -1 in sides:
+    sides: object = shape[1:3] if shape[3] == 3 and shape[1] != 3 else shape[2:]
+    if -1 in shape[1:]:
         sides = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    is_size = isinstance(sides, tuple | list) and len(sides) == 2
-    if not is_size or not all(type(px) is int and 0 < px <= _LARGEST_PX for px in sides):
+    if not isinstance(sides, tuple | list) or len(sides) != 2:
         return None
-    return sides[0], sides[1]
+    height, width = sides
+    if not all(type(side) is int and 0 < side <= _LARGEST_PX for side in sides):
+        return None
+    return height, width
 
 
 def _labels(file: Path, names: object) -> tuple[str, ...] | None:

@@ -136,7 +136,7 @@ def _by_sigmoid(logits: Floats, threshold: float) -> _Picked:
     """Each class of a query counts by itself, and the best q of all stay, as RT-DETR's and D-FINE's
     own postprocessing does."""
     with np.errstate(over="ignore"):
-        scores = 1 / (1 + np.exp(-logits))
+        scores: Floats = np.float32(1) / (np.float32(1) + np.exp(-logits))
     queries, ids = np.nonzero(scores >= threshold)
     if len(queries) > len(logits):
         best = np.argpartition(-logits[queries, ids], len(logits) - 1)[: len(logits)]
