@@ -48,10 +48,10 @@ def card_command(file: Path) -> None:
     """
     from node.perception.models.card_text import card_text
     from node.perception.models.guessed_card import guess_card
-    from node.perception.models.model_card import card_file
+    from node.perception.models.model_card import DESCRIBED, card_file
     from node.perception.models.model_file import check_file
 
-    check_file(file, (".onnx", ".xml"))
+    check_file(file, DESCRIBED)
     card = card_file(file)
     if card.exists():
         raise OutputError(f"{card} is there already", fix="rename it, to have another written")

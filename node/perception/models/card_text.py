@@ -64,7 +64,7 @@ def _lines(file: Path, guess: GuessedCard) -> Iterator[str]:
 
 def _labels(guess: GuessedCard, count: int) -> Iterator[str]:
     if guess.labels is None:
-        number = f"{count} names" if count else "the names"
+        number = f"{count} name{'s' if count > 1 else ''}" if count else "the names"
         yield f'labels = "labels.txt"  # write this file: {number} of the classes, one a line'
         return
     yield "labels = [  # by the file's metadata"

@@ -5,6 +5,7 @@ ONNX files of common exporters have metadata: `names`, a Python literal such as
 """
 
 import ast
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from node.errors import ModelError
 from node.perception.models.graph_signature import GraphValue, signature_of
 from node.perception.models.model_card import (
     InputCard,
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _MOST_METADATA = 1 << 18
 """Characters of an entry: parsing takes a hundred bytes of memory for each."""
+_NOT_READ = ("segment", "pose", "obb")
+"""Tasks of YOLO's exporters whose outputs no decoder reads."""
 _LARGEST_PX = 8192
 """As in `InputCard.size`."""
 
@@ -61,13 +65,15 @@ class GuessedCard:
     def missing(self) -> str | None:
         """What the file leaves open, in words; None if the file can run as it is."""
         if self.task not in (None, "detect"):
-            return f'its exporter says task "{self.task:.20}": without a card only "detect" runs'
+            return (
+                f'its exporter says task "{self.task:.20}", and without a card only "detect" runs'
+            )
         if self.dtype == "uint8":
             return "its input is uint8, so it may normalise pictures by itself"
         if self.size is None:
             return "the size of its input is free"
         if not self.fitting:
-            return f"its outputs {self.outputs} are surely those of no decoder"
+            return f"no decoder recognises its outputs {self.outputs}"
         if len(self.fitting) > 1:
             return f"its outputs {self.outputs} fit the decoders {' and '.join(self.fitting)}"
         if self.labels is None:
@@ -77,15 +83,37 @@ class GuessedCard:
             return f'models of decoder "{decoder}" differ in their input'
         return None
 
+    @property
+    def example(self) -> str:
+        """The least that its card needs, as far as it is known."""
+        decoder = next(iter(self.fitting), None)
+        names = f'"{decoder}"' if decoder else f"one of {', '.join(DECODERS)}"
+        lines = [f'name = "{self.name}"', f'task = "{self.kind}"', 'labels = "labels.txt"']
+        lines += [f"decoder = {names}"] if self.kind == "detect" else []
+        height, width = self.size or ("HEIGHT", "WIDTH")
+        lines += [f"[input] size = [{height}, {width}]"]
+        usual = DECODERS[decoder].usual_input if decoder else {}
+        lines += [
+            f"{key} = {json.dumps(value)}"
+            for key, value in usual.items()
+            if value != InputCard.model_fields[key].default
+        ]
+        return ", ".join(lines)
+
 
 def guess_card(file: Path) -> GuessedCard:
     """Reads what an ONNX (.onnx) or OpenVINO (.xml) file says about itself. Raises ModelError if it
-    cannot be read."""
+    cannot be read, or is of a task that no decoder reads."""
     metadata: Mapping[str, str] = {}
     if file.suffix.lower() == ".onnx":
         from node.perception.models.onnx_file import metadata_of  # imports onnx
 
         metadata = metadata_of(file)
+    if metadata.get("task") in _NOT_READ:
+        raise ModelError(
+            f'{file}: its exporter says task "{metadata["task"]}", and no decoder reads that',
+            fix="take a detector of the same family",
+        )
     signature = signature_of(file)
     pictures = [value for value in signature.inputs if value.shape and len(value.shape) == 4]
     size = _input_size(pictures, _literal(metadata.get("imgsz", "")))
@@ -116,7 +144,7 @@ def card_without_file(file: Path) -> ModelCard:
     ModelError."""
     guess = guess_card(file)
     if guess.missing is not None:
-        raise missing_card(file, guess.missing)
+        raise missing_card(file, guess.missing, guess.example)
     assert guess.size is not None
     assert guess.labels is not None
     (decoder,) = guess.fitting
@@ -144,7 +172,7 @@ def _by_shape(
 ) -> tuple[Literal["classify", "detect", "segment"], int | None]:
     """Returns the task of logits and the number of classes; `detect` for all else."""
     shape = outputs[0].shape if len(outputs) == 1 else None
-    if shape is None or len(shape) not in (2, 4):
+    if shape is None or len(shape) not in (2, 4) or shape[0] not in (1, -1):
         return "detect", None
     return "classify" if len(shape) == 2 else "segment", max(shape[1], 0) or None
 

@@ -29,6 +29,8 @@ _RUNS = "; ".join(
     f'task "{task}" with decoder {", ".join(f"{name!r}" for name in names if name)}'
     for task, names in _DECODERS.items()
 ).replace("'", '"')
+DESCRIBED = (".onnx", ".xml")
+"""Suffixes of the model files whose inputs and outputs tell a part of the card."""
 _NAME_LABELS = "name a text file with a label a line, or list the names"
 _MOST_CARD_BYTES = _MOST_LABELS_BYTES = 2 * MIB
 """All label names go into one message (perception_client.messages.kinds.MAX_MESSAGE_BYTES)."""
@@ -118,14 +120,19 @@ def labels_file(card: ModelCard, model_file: Path) -> tuple[Path, ...]:
         raise ModelError(f"{setting}: {reason}", fix=_NAME_LABELS) from error
 
 
-def missing_card(model_file: Path, reason: str | None = None) -> ModelError:
-    """Returns the error of a model file without a card. reason: why the file alone is not
-    enough."""
+def missing_card(model_file: Path, reason: str = "", example: str = _MINIMAL) -> ModelError:
+    """Returns the error of a model file without a card.
+
+    Args:
+        model_file: the file.
+        reason: why the file alone is not enough; empty where its format says nothing.
+        example: the least that its card needs.
+    """
     because = f", and {reason}" if reason else ""
-    command = f"perception-node models card {shlex.quote(str(model_file))}"
+    command = f", or let `perception-node models card {shlex.quote(str(model_file))}` begin it"
     return ModelError(
         f"{model_file}: its model card {card_file(model_file)} is missing{because}",
-        fix=f"write one, which `{command}` begins: {_MINIMAL}",
+        fix=f"write one{command if model_file.suffix.lower() in DESCRIBED else ''}: {example}",
     )
 
 
