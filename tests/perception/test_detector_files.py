@@ -248,6 +248,20 @@ def test_a_picture_is_given_in_the_form_that_the_graph_takes(
     np.testing.assert_allclose(perceived(file, engine, picture), expected, atol=1e-2)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_each_picture_of_a_batch_gets_its_own_boxes(tmp_path: Path, engine: str) -> None:
+    model = by_colour(TensorProto.FLOAT16, ["n", "h", "w", 3])
+    file = written(tmp_path, model, "anchor_free", ("red", "green", "blue"))
+    config = ModelConfig.model_validate({"name": str(file), "runtime": engine, "precision": "fp32"})
+    perceiver = build_perceiver(config, cameras=3)
+    assert perceiver.can_batch(3)
+    colours = ((250, 0, 0), (0, 250, 0), (0, 0, 250))  # blue, green, red
+    pictures = [np.full((96, 64, 3), colour, np.uint8) for colour in colours]
+    seen = [result.detections for result in perceiver.perceive_all(pictures)]
+    assert [item.name for items in seen for item in items] == ["blue", "green", "red"]
+    assert all(items[0].box == seen[0][0].box for items in seen)
+
+
 def test_grey_levels_are_not_scaled_for_a_graph_that_takes_them_whole(tmp_path: Path) -> None:
     file = written(tmp_path, by_colour(TensorProto.UINT8, [1, 3, 64, 64]), "anchor_free", "abc")
     with pytest.raises(
@@ -346,7 +360,13 @@ def test_a_free_size_is_the_exporters(tmp_path: Path, form: str) -> None:
     ("metadata", "reason"),
     [
         ({}, "the file has no names of its classes"),
-        ({"names": "['cat', 'dog', 'cow']"}, "no decoder recognises its outputs"),
+        (
+            {"names": "['cat', 'dog', 'cow']"},
+            r"recognises its outputs \[1, 6, 84\] with 3 class names",
+        ),
+        ({"names": "{0: 'cat', 0x" + "f" * 9999 + ": 'dog'}"}, "no names of its classes"),
+        ({"names": "{'0': 'cat', '" + "9" * 9999 + "': 'dog'}"}, "no names of its classes"),
+        ({**SAYS, "task": "a\nb"}, r'says task "a\\nb", and without'),
         ({"names": "{0: 'cat', 2: 'dog'}"}, "no names of its classes"),
         ({"names": "{0: 'cat', 1: 5}"}, "no names of its classes"),
         ({"names": "__import__('os').system('touch pwned')"}, "no names of its classes"),
@@ -381,6 +401,15 @@ def test_a_graph_of_grey_levels_may_normalise_them_itself(tmp_path: Path, in_pro
     assert in_process("models", "card", file).returncode == 0
     assert "scale = 1.0  # guess" in file.with_suffix(".toml").read_text()
     assert load_model(str(file)).decoder == "anchor_free"
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["{0: 'cat', 1: 'dog'}", "['cat', 'dog']", '{"0": "cat", "1": "dog"}', "{1: 'dog', 0: 'cat'}"],
+)
+def test_names_are_read_as_exporters_write_them(tmp_path: Path, names: str) -> None:
+    file = written(tmp_path, constant_graph(FILES["anchor_free"][1], metadata={"names": names}))
+    assert load_model(str(file)).label_names == ("cat", "dog")
 
 
 def test_a_form_that_two_decoders_read_asks_for_a_card(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
+from perception_client.text import printable
 
 if TYPE_CHECKING:
     from node.perception.onnxruntime_import import ort
@@ -99,7 +100,7 @@ def _of_openvino(value: "ov.Output") -> GraphValue:
     element = value.element_type.to_string()
     kind = element.rstrip("0123456789")
     dtype = _KINDS.get(kind, kind) + element.removeprefix(kind)
-    return GraphValue(min(value.get_names(), default=""), lengths, dtype)
+    return GraphValue(printable(min(value.get_names(), default="")), lengths, dtype)
 
 
 def _read_by_onnxruntime(file: Path) -> GraphSignature:
@@ -121,4 +122,4 @@ def _of_onnxruntime(value: "ort.NodeArg") -> GraphValue:
     # An empty shape is that of a value of unknown rank; a single number is no picture and no label.
     lengths = tuple(length if isinstance(length, int) else -1 for length in value.shape)
     kind = value.type.removeprefix("tensor(").removesuffix(")")
-    return GraphValue(value.name, lengths or None, {"float": "float32"}.get(kind, kind))
+    return GraphValue(printable(value.name), lengths or None, {"float": "float32"}.get(kind, kind))

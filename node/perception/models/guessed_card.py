@@ -8,6 +8,7 @@ import ast
 import json
 import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from node.perception.models.model_card import (
 from node.perception.models.output_checks import recognised
 from node.perception.tasks.decoders.base import ANY
 from node.perception.tasks.decoders.registry import DECODERS
+from perception_client.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,8 @@ class GuessedCard:
         if self.size is None:
             return "the size of its input is free"
         if not self.fitting:
-            return f"no decoder recognises its outputs {self.outputs}"
+            of_labels = f" with {len(self.labels)} class names" if self.labels else ""
+            return f"no decoder recognises its outputs {self.outputs}{of_labels}"
         if len(self.fitting) > 1:
             return f"its outputs {self.outputs} fit the decoders {' and '.join(self.fitting)}"
         if self.labels is None:
@@ -109,9 +112,10 @@ def guess_card(file: Path) -> GuessedCard:
         from node.perception.models.onnx_file import metadata_of  # imports onnx
 
         metadata = metadata_of(file)
-    if metadata.get("task") in _NOT_READ:
+    task = printable(metadata["task"]) if "task" in metadata else None
+    if task in _NOT_READ:
         raise ModelError(
-            f'{file}: its exporter says task "{metadata["task"]}", and no decoder reads that',
+            f'{file}: its exporter says task "{task}", and no decoder reads that',
             fix="take a detector of the same family",
         )
     signature = signature_of(file)
@@ -130,7 +134,7 @@ def guess_card(file: Path) -> GuessedCard:
         name=name or "model",
         size=size,
         labels=labels,
-        task=metadata.get("task"),
+        task=task,
         fitting=fitting,
         outputs=listed,
         count=count,
@@ -196,7 +200,7 @@ def _input_size(pictures: Sequence[GraphValue], imgsz: object) -> tuple[int, int
 def _labels(file: Path, names: object) -> tuple[str, ...] | None:
     """Returns the labels in order; None if the names are no complete list."""
     if isinstance(names, dict):
-        by_id = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+        by_id = {_id(key): name for key, name in names.items()}
         if by_id.keys() != set(range(len(names))):
             return None
         names = [by_id[class_id] for class_id in range(len(names))]
@@ -209,11 +213,18 @@ def _labels(file: Path, names: object) -> tuple[str, ...] | None:
     return labels
 
 
+def _id(key: object) -> object:
+    """Returns a class id that JSON made a text of as a number, and any other key as it is."""
+    return int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 9 else key
+
+
 def _literal(text: str) -> object:
     """Returns the value of a Python literal; None for any other text. Nothing is evaluated."""
     if len(text) > _MOST_METADATA:
         return None
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of backslashes in names
+            return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return None
