@@ -403,6 +403,21 @@ def test_a_graph_of_grey_levels_may_normalise_them_itself(tmp_path: Path, in_pro
     assert load_model(str(file)).decoder == "anchor_free"
 
 
+def test_a_damaged_file_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Metadata that are no text, a name that is none, and no output at all; stdout stays empty."""
+    whole = constant_graph(FILES["anchor_free"][1], metadata=SAYS).SerializeToString()
+    for old, new in ((b"detect", b"det\xb9ct"), (b"output0", b"outp\xb9t0")):
+        (tmp_path / "own.onnx").write_bytes(whole.replace(old, new))
+        with pytest.raises(ModelError, match=r"own\.onnx") as caught:
+            load_model(str(tmp_path / "own.onnx"))
+        assert "\n" not in str(caught.value)
+    empty = onnx.load_model_from_string(whole)
+    del empty.graph.output[:]
+    with pytest.raises(ModelError, match=r"own\.onnx"):
+        load_model(str(written(tmp_path, empty)))
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     "names",
     ["{0: 'cat', 1: 'dog'}", "['cat', 'dog']", '{"0": "cat", "1": "dog"}', "{1: 'dog', 0: 'cat'}"],

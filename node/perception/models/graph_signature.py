@@ -109,7 +109,9 @@ def _read_by_onnxruntime(file: Path) -> GraphSignature:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    # With a fallback it would print on stdout, and try the same again.
+    session = ort.InferenceSession(str(file), options, providers, enable_fallback=False)
     return GraphSignature(
         *(
             tuple(map(_of_onnxruntime, values))

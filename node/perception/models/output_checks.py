@@ -41,6 +41,8 @@ def output_order(
 def recognised(outputs: Sequence[GraphValue], input_px: tuple[int, int]) -> dict[str, int]:
     """Returns the decoders whose form a detector's outputs surely have, with the number of labels
     of each, `ANY` where the outputs leave it open."""
+    if not outputs:
+        return {}
     counts = {name: each.recognised(outputs, input_px) for name, each in DECODERS.items()}
     return {name: count for name, count in counts.items() if count is not None}
 
