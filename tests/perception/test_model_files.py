@@ -108,7 +108,7 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
     [
         (
             lambda folder: (folder / "mine.toml").unlink(),
-            "its model card .* is missing, and its outputs .n, 1000. .*; write one",
+            "its model card .* is missing, and only detectors run without one; wri",
         ),
         (
             lambda folder: (folder / "labels.txt").unlink(),

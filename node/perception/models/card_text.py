@@ -1,7 +1,7 @@
 """The text of a model card that a file's own description begins."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from node.perception.models.guessed_card import GuessedCard
@@ -10,17 +10,6 @@ from node.perception.tasks.decoders.registry import DECODERS
 from perception_client.text import printable
 
 _USUAL_SIZE = {"classify": (224, 224), "detect": (640, 640), "segment": (512, 512)}
-_IMAGENET: Mapping[str, object] = {
-    "color": "rgb",
-    "scale": 1 / 255,
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-}
-_USUAL: Mapping[str, Mapping[str, object]] = {
-    "classify": {"resize": "crop", **_IMAGENET},
-    "segment": {"resize": "stretch", **_IMAGENET},
-    "detect": {},
-}
 _HINTS = {
     "classify": "; the output must be logits, before the softmax",
     "segment": "; the output must be logits of each pixel",
@@ -55,10 +44,7 @@ def _lines(file: Path, guess: GuessedCard) -> Iterator[str]:
     doubt = "" if guess.size else "; guess: the file leaves it free"
     yield f"size = {size}  # height, width{doubt}"
     family = "decoder" if decoder else "task"
-    usual = DECODERS[decoder].usual_input if decoder else _USUAL[guess.kind]
-    if guess.dtype == "uint8":  # grey levels, which the graph itself scales
-        usual = {**{key: usual[key] for key in usual if key not in ("mean", "std")}, "scale": 1.0}
-    for key, value in usual.items():
+    for key, value in guess.usual_input.items():
         yield f"{key} = {_toml(value)}  # guess: usual with this {family}"
 
 

@@ -31,6 +31,17 @@ log = logging.getLogger(__name__)
 
 _MOST_METADATA = 1 << 18
 """Characters of an entry: parsing takes a hundred bytes of memory for each."""
+_IMAGENET: Mapping[str, object] = {
+    "color": "rgb",
+    "scale": 1 / 255,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+_USUAL: Mapping[str, Mapping[str, object]] = {
+    "classify": {"resize": "crop", **_IMAGENET},
+    "segment": {"resize": "stretch", **_IMAGENET},
+    "detect": {},
+}
 _NOT_READ = ("segment", "pose", "obb")
 """Tasks of YOLO's exporters whose outputs no decoder reads."""
 _LARGEST_PX = 8192
@@ -64,6 +75,21 @@ class GuessedCard:
     kind: Literal["classify", "detect", "segment"]
 
     @property
+    def decoder(self) -> str | None:
+        """The first decoder that fits; None without one."""
+        return next(iter(self.fitting), None)
+
+    @property
+    def usual_input(self) -> Mapping[str, object]:
+        """The card's other keys of `[input]` as they usually are for the decoder or the task."""
+        usual = DECODERS[self.decoder].usual_input if self.decoder else _USUAL[self.kind]
+        if self.dtype != "uint8":
+            return usual
+        # Grey levels, which the graph itself scales.
+        plain = {key: value for key, value in usual.items() if key not in ("mean", "std")}
+        return {**plain, "scale": 1.0}
+
+    @property
     def missing(self) -> str | None:
         """What the file leaves open, in words; None if the file can run as it is."""
         if self.task not in (None, "detect"):
@@ -72,6 +98,8 @@ class GuessedCard:
             )
         if self.dtype == "uint8":
             return "its input is uint8, so it may normalise pictures by itself"
+        if self.kind != "detect":
+            return "only detectors run without one"
         if self.size is None:
             return "the size of its input is free"
         if not self.fitting:
@@ -89,16 +117,15 @@ class GuessedCard:
     @property
     def example(self) -> str:
         """The least that its card needs, as far as it is known."""
-        decoder = next(iter(self.fitting), None)
+        decoder = self.decoder
         names = f'"{decoder}"' if decoder else f"one of {', '.join(DECODERS)}"
         lines = [f'name = "{self.name}"', f'task = "{self.kind}"', 'labels = "labels.txt"']
         lines += [f"decoder = {names}"] if self.kind == "detect" else []
         height, width = self.size or ("HEIGHT", "WIDTH")
         lines += [f"[input] size = [{height}, {width}]"]
-        usual = DECODERS[decoder].usual_input if decoder else {}
         lines += [
             f"{key} = {json.dumps(value)}"
-            for key, value in usual.items()
+            for key, value in self.usual_input.items()
             if value != InputCard.model_fields[key].default
         ]
         return ", ".join(lines)
