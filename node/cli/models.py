@@ -48,12 +48,12 @@ def card_command(file: Path) -> None:
     """
     from node.perception.models.card_text import card_text
     from node.perception.models.guessed_card import guess_card
-    from node.perception.models.model_card import DESCRIBED, card_file
+    from node.perception.models.model_card import DESCRIBED, card_file, has_card
     from node.perception.models.model_file import check_file
 
     check_file(file, DESCRIBED)
     card = card_file(file)
-    if card.exists():
+    if has_card(file):
         raise OutputError(f"{card} is there already", fix="rename it, to have another written")
     guess = guess_card(file)
     write_whole(card, card_text(file, guess).encode())

@@ -427,6 +427,14 @@ def test_names_are_read_as_exporters_write_them(tmp_path: Path, names: str) -> N
     assert load_model(str(file)).label_names == ("cat", "dog")
 
 
+def test_a_card_that_a_link_has_lost_is_not_guessed(tmp_path: Path, in_process: Run) -> None:
+    file = written(tmp_path, constant_graph(FILES["anchor_free"][1], metadata=SAYS))
+    file.with_suffix(".toml").symlink_to(tmp_path / "gone.toml")
+    with pytest.raises(ModelError, match=r"its model card .*own\.toml is missing; write one"):
+        load_model(str(file))
+    assert "is there already" in in_process("models", "card", file).stderr
+
+
 def test_a_form_that_two_decoders_read_asks_for_a_card(tmp_path: Path) -> None:
     model = constant_graph({"output": rows(7, 84)}, metadata={"names": "['cat', 'dog']"})
     with pytest.raises(ModelError, match='models of decoder "yolox" differ in their input'):

@@ -107,6 +107,12 @@ def card_file(model_file: Path) -> Path:
     return model_file.with_suffix(".toml")
 
 
+def has_card(model_file: Path) -> bool:
+    """Whether a card lies beside a model file. A link that leads nowhere counts: the card that it
+    names is missing, and no guess replaces it."""
+    return card_file(model_file).exists() or card_file(model_file).is_symlink()
+
+
 def labels_file(card: ModelCard, model_file: Path) -> tuple[Path, ...]:
     """Returns the file that the labels stand in; empty if they stand in the card. Raises
     ModelError."""

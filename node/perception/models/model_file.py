@@ -14,6 +14,7 @@ from node.perception.models.model import Model, digest_of
 from node.perception.models.model_card import (
     ModelCard,
     card_file,
+    has_card,
     label_names,
     labels_file,
     read_card,
@@ -42,7 +43,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     """
     check_file(file, SUFFIXES)
     files = [file, *_other_files(file)]
-    if card is None and file.suffix.lower() == ".onnx" and not card_file(file).exists():
+    if card is None and file.suffix.lower() == ".onnx" and not has_card(file):
         card = card_without_file(file)
     elif card is None:
         card = read_card(file)
