@@ -146,7 +146,7 @@ def assert_as_the_loop(name: str, outputs: Arrays, threshold: float = 0.4) -> in
 @pytest.mark.parametrize("count", [9, 300, 100_000])
 def test_each_decoder_gives_what_a_plain_loop_gives(name: str, count: int) -> None:
     outputs = FAMILIES[name][0](np.random.default_rng(count), count)
-    assert assert_as_the_loop(name, outputs) > 0
+    assert assert_as_the_loop(name, outputs, 0.4 if count < 1000 else 0.8) > 0
     if count < 1000:
         assert assert_as_the_loop(name, outputs, 1e-6) > 3
         assert decoded(name, outputs, 1.0) == []
