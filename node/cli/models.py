@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node.cli.say import say
-from node.errors import OutputError
+from node.errors import ModelError, OutputError
 from node.process.output_files import write_whole
 
 
@@ -51,7 +51,9 @@ def card_command(file: Path) -> None:
     from node.perception.models.model_card import DESCRIBED, card_file, has_card
     from node.perception.models.model_file import check_file
 
-    check_file(file, DESCRIBED)
+    check_file(file)
+    if file.suffix.lower() not in DESCRIBED:
+        raise ModelError(f"model {file}: only {' and '.join(DESCRIBED)} files describe themselves")
     card = card_file(file)
     if has_card(file):
         raise OutputError(f"{card} is there already", fix="rename it, to have another written")

@@ -41,7 +41,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     Raises:
         ModelError: the file or card cannot be read, or they do not match.
     """
-    check_file(file, SUFFIXES)
+    check_file(file)
     files = [file, *_other_files(file)]
     if card is None and file.suffix.lower() == ".onnx" and not has_card(file):
         card = card_without_file(file)
@@ -74,14 +74,12 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     )
 
 
-def check_file(file: Path, suffixes: tuple[str, ...]) -> None:
-    """Raises ModelError if there is no such file, or it is none of a model with these suffixes."""
+def check_file(file: Path) -> None:
+    """Raises ModelError if there is no such file."""
     if not file.exists():
         raise ModelError(f"model {file}: there is no such file", fix=CHECK_NAME)
     if not file.is_file():
         raise ModelError(f"model {file}: is not a regular file", fix="name a model file")
-    if file.suffix.lower() not in suffixes:
-        raise ModelError(f"model {file}: is not a {' or '.join(suffixes)} file")
 
 
 def _program(file: Path) -> "nn.Module":
