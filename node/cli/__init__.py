@@ -28,7 +28,7 @@ COMMANDS = {
     "watch": "Print the labels that a node publishes.",
     "label": "Label pictures, folders and videos offline.",
     "ctl": "Control a running node: pause, settings, model, snapshot, recording.",
-    "models": "List the models and whether their weights are on this computer; fetch weights.",
+    "models": "List the models, fetch their weights, begin the card of a model file.",
     "tune": "Find the fastest runtime and precision of a model on this computer.",
     "bench": "Measure this computer: against the plain loop, or stage by stage.",
     "doctor": "Check this computer, and report each problem with its fix.",

@@ -1,11 +1,16 @@
-"""`perception-node models`: lists the models, and fetches their weights."""
+"""`perception-node models`: lists the models, fetches their weights, and writes model cards."""
 
 import dataclasses
 import json
+from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+from node.cli.say import say
+from node.errors import ModelError, OutputError
+from node.process.output_files import write_whole
 
 
 @click.group("models", invoke_without_command=True)
@@ -35,6 +40,30 @@ def fetch_command(names: tuple[str, ...]) -> None:
             click.echo(f"{name}: has no weights, so there is nothing to download", err=True)
         else:
             click.echo(file)
+
+
+@command.command("card")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+def card_command(file: Path) -> None:
+    """Write the model card of an ONNX or OpenVINO FILE beside it, from what the file says about
+    itself; a comment marks each guess. A card that is there already stays.
+
+    Example: perception-node models card detector.onnx
+    """
+    from node.perception.models.card_text import card_text
+    from node.perception.models.guessed_card import guess_card
+    from node.perception.models.model_card import DESCRIBED, card_file, has_card
+    from node.perception.models.model_file import check_file
+
+    check_file(file)
+    if file.suffix.lower() not in DESCRIBED:
+        raise ModelError(f"model {file}: only {' and '.join(DESCRIBED)} files describe themselves")
+    card = card_file(file)
+    if has_card(file):
+        raise OutputError(f"{card} is there already", fix="rename it, to have another written")
+    guess = guess_card(file)
+    write_whole(card, card_text(file, guess).encode())
+    say(f"{card} is written" + (f"; check it: {guess.missing}" if guess.missing else ""))
 
 
 def _list(as_json: bool) -> None:

@@ -6,7 +6,7 @@ from node.config.schema import DetectConfig
 from node.diagnostics.benchmark import Row, compared
 from node.image.frame import Image
 from node.perception.preprocess.geometry import PreprocessSpec
-from node.perception.tasks.decode import cells_of
+from node.perception.tasks.decoders.grid import cells_of
 from node.perception.tasks.detect import Detect
 
 INPUT_PX = (416, 416)

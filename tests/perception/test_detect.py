@@ -18,7 +18,7 @@ from node.errors import FrameError, ModelError
 from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver
 from node.perception.preprocess.geometry import PreprocessSpec
-from node.perception.tasks.decode import yolox
+from node.perception.tasks.decoders.registry import DECODERS
 from node.perception.tasks.detect import MOST_CANDIDATES, Detect
 from perception_client.messages.kinds import Box, Detection
 
@@ -184,7 +184,9 @@ def test_a_card_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "nano.onnx"
     file.symlink_to(YOLOX)
     file.with_suffix(".toml").write_text(card.replace('"coco.names"', '["person"]'))
-    with pytest.raises(ModelError, match=r"of 80 classes, and its card has 1 label; name the lab"):
+    with pytest.raises(
+        ModelError, match=r"of 80 classes, and its card has 1 label; name the 80 lab"
+    ):
         load_model(str(file))
 
 
@@ -257,7 +259,7 @@ def _detect() -> Detect:
 
 def test_decoding_is_that_of_a_plain_loop() -> None:
     raw = np.random.default_rng(1).uniform(0, 1, (1, 3549, 7)).astype(np.float32)
-    got = yolox((raw,), 0, 0.6, 2, (416, 416))
+    got = DECODERS["yolox"].decode((raw,), 0, 0.6, 2, (416, 416))
     expected = []
     index = 0
     for stride in (8, 16, 32):

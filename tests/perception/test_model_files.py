@@ -106,7 +106,10 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda folder: (folder / "mine.toml").unlink(), "its model card .* is missing; write one"),
+        (
+            lambda folder: (folder / "mine.toml").unlink(),
+            "its model card .* is missing, and only detectors run without one; wri",
+        ),
         (
             lambda folder: (folder / "labels.txt").unlink(),
             "'labels.txt' cannot be read beside it; name a text",

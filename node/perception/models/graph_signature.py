@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
+from perception_client.text import printable
 
 if TYPE_CHECKING:
     from node.perception.onnxruntime_import import ort
@@ -51,14 +52,21 @@ class GraphSignature:
     outputs: tuple[GraphValue, ...]
 
 
-def signature_of(file: Path) -> GraphSignature:
+def signature_of(file: Path, input_px: tuple[int, int] | None = None) -> GraphSignature:
     """Reads the signature of an ONNX (.onnx) or OpenVINO (.xml) file.
 
     OpenVINO derives more shapes, so it reads first; an ONNX file that it has no operators for is
-    read by ONNX Runtime. Raises ModelError if neither can read it.
+    read by ONNX Runtime.
+
+    Args:
+        file: the file.
+        input_px: (height, width) to set where the picture's own is free; None: leaves it.
+
+    Raises:
+        ModelError: neither can read it.
     """
     try:
-        return _read_by_openvino(file)
+        return _read_by_openvino(file, input_px)
     except ENGINE_ERRORS as error:
         reason = engine_reason(error)
     if file.suffix.lower() == ".onnx":
@@ -69,10 +77,16 @@ def signature_of(file: Path) -> GraphSignature:
     raise ModelError(f"{file} cannot be read ({reason})", fix="export it again") from None
 
 
-def _read_by_openvino(file: Path) -> GraphSignature:
+def _read_by_openvino(file: Path, input_px: tuple[int, int] | None) -> GraphSignature:
     from node.perception.openvino_import import core
 
     graph = core().read_model(file)
+    if input_px is not None and len(graph.inputs) == 1:
+        own = graph.input().partial_shape
+        colours_last = own[3].is_static and own[3].get_length() == 3
+        usual = (1, *input_px, 3) if colours_last else (1, 3, *input_px)
+        graph.reshape([length if length.is_static else new
+                       for length, new in zip(own, usual, strict=True)])  # fmt: skip
     return GraphSignature(
         *(tuple(map(_of_openvino, values)) for values in (graph.inputs, graph.outputs))
     )
@@ -86,7 +100,7 @@ def _of_openvino(value: "ov.Output") -> GraphValue:
     element = value.element_type.to_string()
     kind = element.rstrip("0123456789")
     dtype = _KINDS.get(kind, kind) + element.removeprefix(kind)
-    return GraphValue(min(value.get_names(), default=""), lengths, dtype)
+    return GraphValue(printable(min(value.get_names(), default="")), lengths, dtype)
 
 
 def _read_by_onnxruntime(file: Path) -> GraphSignature:
@@ -95,7 +109,9 @@ def _read_by_onnxruntime(file: Path) -> GraphSignature:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    # With a fallback it would print on stdout, and try the same again.
+    session = ort.InferenceSession(str(file), options, providers, enable_fallback=False)
     return GraphSignature(
         *(
             tuple(map(_of_onnxruntime, values))
@@ -108,4 +124,4 @@ def _of_onnxruntime(value: "ort.NodeArg") -> GraphValue:
     # An empty shape is that of a value of unknown rank; a single number is no picture and no label.
     lengths = tuple(length if isinstance(length, int) else -1 for length in value.shape)
     kind = value.type.removeprefix("tensor(").removesuffix(")")
-    return GraphValue(value.name, lengths or None, {"float": "float32"}.get(kind, kind))
+    return GraphValue(printable(value.name), lengths or None, {"float": "float32"}.get(kind, kind))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from node.errors import ModelError
 from node.perception.models.download import sha256_of
+from node.perception.models.graph_input import ONE_PICTURE, GraphInput
 from node.perception.preprocess.geometry import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Model:
         decoder: how the outputs are decoded.
         output_order: indices of the outputs that the decoder reads, in its order.
         graph: the user's ONNX (.onnx) or OpenVINO (.xml) file.
+        graph_input: how that file takes the picture.
         files: of a user's model: the model file, the files with its tensors, its card, its labels.
         origin: the name or file that `load_model` was given; None for a model made otherwise.
         weights: the weights file that `load_model` was given.
@@ -73,6 +75,7 @@ class Model:
     decoder: str = "softmax"
     output_order: tuple[int, ...] = (0,)
     graph: Path | None = None
+    graph_input: GraphInput = ONE_PICTURE
     files: tuple[Path, ...] = ()
     origin: str | None = None
     weights: Path | None = None

@@ -2,7 +2,9 @@
 
 import difflib
 import re
+import shlex
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from node.errors import ModelError
 from node.perception.models.beside import MIB, beside, text_of
 from node.perception.preprocess.geometry import PreprocessSpec
+from node.perception.tasks.decoders.registry import DECODERS
 
 _MINIMAL = (
     'name = "mine", task = "classify", labels = "labels.txt", [input] size = [224, 224], '
@@ -18,14 +21,16 @@ _MINIMAL = (
 )
 _DECODERS: dict[str, tuple[str | None, ...]] = {
     "classify": ("softmax", None),
-    "detect": ("yolox", "boxes"),
+    "detect": tuple(DECODERS),
     "segment": ("pixels", None),
 }
 """Allowed decoders of each task, None for the default."""
-_RUNS = (
-    'task "classify" (decoder "softmax"), task "detect" (decoder "yolox" or "boxes") and task '
-    '"segment" (decoder "pixels")'
-)
+_RUNS = "; ".join(
+    f'task "{task}" with decoder {", ".join(f"{name!r}" for name in names if name)}'
+    for task, names in _DECODERS.items()
+).replace("'", '"')
+DESCRIBED = (".onnx", ".xml")
+"""Suffixes of the model files whose inputs and outputs tell a part of the card."""
 _NAME_LABELS = "name a text file with a label a line, or list the names"
 _MOST_CARD_BYTES = _MOST_LABELS_BYTES = 2 * MIB
 """All label names go into one message (perception_client.messages.kinds.MAX_MESSAGE_BYTES)."""
@@ -43,8 +48,8 @@ class _Section(BaseModel):
 
 class InputCard(_Section):
     """The network's input geometry and normalisation; the network gets (pixel * scale - mean) /
-    std. Each key is as in `PreprocessSpec`; antialias defaults to False for the decoder yolox and
-    True for all others, as in their own preprocessing."""
+    std. Each key is as in `PreprocessSpec`; the default of antialias is the decoder's, as in the
+    preprocessing of its models."""
 
     size: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]
     color: Literal["rgb", "bgr"] = "rgb"
@@ -89,13 +94,23 @@ class ModelCard(_Section):
             scale=card.scale,
             pad_value=card.pad_value,
             pad_anchor=card.pad_anchor,
-            antialias=self.decoder != "yolox" if card.antialias is None else card.antialias,
+            antialias=self._antialias if card.antialias is None else card.antialias,
         )
+
+    @property
+    def _antialias(self) -> bool:
+        return self.task != "detect" or DECODERS[self.decoder or ""].antialias
 
 
 def card_file(model_file: Path) -> Path:
     """Returns the file of the card of a model file."""
     return model_file.with_suffix(".toml")
+
+
+def has_card(model_file: Path) -> bool:
+    """Whether a card lies beside a model file. A link that leads nowhere counts: the card that it
+    names is missing, and no guess replaces it."""
+    return card_file(model_file).exists() or card_file(model_file).is_symlink()
 
 
 def labels_file(card: ModelCard, model_file: Path) -> tuple[Path, ...]:
@@ -111,13 +126,27 @@ def labels_file(card: ModelCard, model_file: Path) -> tuple[Path, ...]:
         raise ModelError(f"{setting}: {reason}", fix=_NAME_LABELS) from error
 
 
+def missing_card(model_file: Path, reason: str = "", example: str = _MINIMAL) -> ModelError:
+    """Returns the error of a model file without a card.
+
+    Args:
+        model_file: the file.
+        reason: why the file alone is not enough; empty where its format says nothing.
+        example: the least that its card needs.
+    """
+    because = f", and {reason}" if reason else ""
+    command = f", or let `perception-node models card {shlex.quote(str(model_file))}` begin it"
+    return ModelError(
+        f"{model_file}: its model card {card_file(model_file)} is missing{because}",
+        fix=f"write one{command if model_file.suffix.lower() in DESCRIBED else ''}: {example}",
+    )
+
+
 def read_card(model_file: Path) -> ModelCard:
     """Reads the card beside a model file. Raises ModelError if it is missing or invalid."""
     file = card_file(model_file)
     if not file.exists():
-        raise ModelError(
-            f"{model_file}: its model card {file} is missing", fix=f"write one: {_MINIMAL}"
-        )
+        raise missing_card(model_file)
     beside(model_file, file.name)
     try:
         content: dict[str, Any] = tomllib.loads(text_of(file, _MOST_CARD_BYTES))
@@ -143,6 +172,12 @@ def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
     """Returns the names of the classes, in order. Raises ModelError."""
     where = f"{card_file(model_file)}: labels"
     names = card.labels if not isinstance(card.labels, str) else _read_labels(card, model_file)
+    check_names(where, names)
+    return names
+
+
+def check_names(where: str, names: Sequence[str]) -> None:
+    """Raises ModelError for names that no message may carry. where: the labels, for the error."""
     if len(names) > _MOST_LABELS:
         raise ModelError(f"{where}: {len(names)} names", fix=f"at most {_MOST_LABELS}")
     for name in names:
@@ -151,7 +186,6 @@ def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
                 f"{where}: {name!r:.60} is no name: at most {_LONGEST_LABEL} characters, none of "
                 "them a control character"
             )
-    return names
 
 
 def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:

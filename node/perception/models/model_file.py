@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from node.errors import CHECK_NAME, ModelError
 from node.perception.models.beside import beside
 from node.perception.models.engine_errors import engine_reason
+from node.perception.models.graph_input import ONE_PICTURE, graph_input_of
 from node.perception.models.graph_signature import GraphValue, signature_of
+from node.perception.models.guessed_card import card_without_file
 from node.perception.models.model import Model, digest_of
 from node.perception.models.model_card import (
     ModelCard,
     card_file,
+    has_card,
     label_names,
     labels_file,
     read_card,
@@ -32,20 +35,17 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
 
     Args:
         file: with one of SUFFIXES.
-        card: its description; None: the card beside the file.
+        card: its description; None: the card beside the file, or without one what an ONNX file says
+            about itself.
 
     Raises:
         ModelError: the file or card cannot be read, or they do not match.
     """
-    if not file.exists():
-        raise ModelError(
-            f"model {file}: there is no such file",
-            fix=CHECK_NAME,
-        )
-    if not file.is_file():
-        raise ModelError(f"model {file}: is not a regular file", fix="name a model file")
+    check_file(file)
     files = [file, *_other_files(file)]
-    if card is None:
+    if card is None and file.suffix.lower() == ".onnx" and not has_card(file):
+        card = card_without_file(file)
+    elif card is None:
         card = read_card(file)
         files += [card_file(file), *labels_file(card, file)]
     names = label_names(card, file)
@@ -54,8 +54,11 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     if exported_program:
         network = _program(file)
         outputs = _outputs_of_network(network, file, card)
+        graph_input = ONE_PICTURE
     else:
-        outputs = _outputs_of_graph(file, card)
+        signature = signature_of(file)
+        outputs = signature.outputs
+        graph_input = graph_input_of(file, signature.inputs, card)
     return Model(
         name=card.name,
         build=(lambda: network) if network is not None else None,
@@ -66,8 +69,17 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
         decoder=decoder_of(card),
         output_order=output_order(file, outputs, card, len(names)),
         graph=None if exported_program else file,
+        graph_input=graph_input,
         files=tuple(files),
     )
+
+
+def check_file(file: Path) -> None:
+    """Raises ModelError if there is no such file."""
+    if not file.exists():
+        raise ModelError(f"model {file}: there is no such file", fix=CHECK_NAME)
+    if not file.is_file():
+        raise ModelError(f"model {file}: is not a regular file", fix="name a model file")
 
 
 def _program(file: Path) -> "nn.Module":
@@ -101,40 +113,6 @@ def _outputs_of_network(
         GraphValue("", tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         for tensor in tensors
     )
-
-
-def _outputs_of_graph(file: Path, card: ModelCard) -> tuple[GraphValue, ...]:
-    signature = signature_of(file)
-    if len(signature.inputs) != 1:
-        raise ModelError(
-            f"{file}: has {len(signature.inputs)} inputs", fix="export it with one, the picture"
-        )
-    (picture,) = signature.inputs
-    if picture.dtype != "float32":
-        raise ModelError(
-            f"{file}: takes {picture.dtype}, and the node gives float32",
-            fix="export it with a float32 input",
-        )
-    if picture.shape is None:
-        return signature.outputs
-    lengths = picture.shape[1:]
-    if len(lengths) != 3 or lengths[0] not in (3, -1):
-        raise ModelError(
-            f"{file}: takes {picture.described}, and the node gives [n, 3, {card.input.size_px}]",
-            fix="export it with the batch first, then the colours, then height and width",
-        )
-    if any(own not in (size, -1) for own, size in zip(lengths[1:], card.input.size, strict=True)):
-        raise ModelError(
-            f"{file}: takes {picture.described}, and its card says [n, 3, {card.input.size_px}]",
-            fix="correct input.size, or export it so",
-        )
-    if picture.shape[0] not in (1, -1):
-        raise ModelError(
-            f"{file}: takes {picture.shape[0]} pictures at once, and the node gives one or any "
-            "number",
-            fix="export it with a batch of 1 or of any length",
-        )
-    return signature.outputs
 
 
 def _other_files(file: Path) -> tuple[Path, ...]:

@@ -46,6 +46,17 @@ def read_onnx(file: Path) -> onnx.ModelProto:
     return model
 
 
+def metadata_of(file: Path) -> dict[str, str]:
+    """Returns the metadata of an ONNX file, as its exporter wrote it. Raises ModelError."""
+    entries = _without_tensors(file).metadata_props
+    return {_text(entry.key): _text(entry.value) for entry in entries}
+
+
+def _text(value: str | bytes) -> str:
+    # protobuf gives what is no UTF-8 as bytes.
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
 def _part_of(path: Path, places: dict[str, str]) -> bytes:
     """Returns the bytes of a tensor. Raises OSError, or ValueError if there are fewer."""
     size = path.stat().st_size

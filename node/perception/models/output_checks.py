@@ -6,8 +6,10 @@ from pathlib import Path
 from node.errors import ModelError
 from node.perception.models.graph_signature import GraphValue
 from node.perception.models.model_card import ModelCard
-from node.perception.tasks.decode import cells_of
+from node.perception.tasks.decoders.base import ANY
+from node.perception.tasks.decoders.registry import DECODERS
 
+_EXPORT = "export it as one of the decoders in docs/models.md reads it"
 _DEFAULT_DECODER = {"classify": "softmax", "segment": "pixels"}
 
 
@@ -30,42 +32,57 @@ def output_order(
     Raises:
         ModelError: the outputs are not those of the decoder.
     """
-    return _CHECKS[decoder_of(card)](file, outputs, card, classes)
+    if card.task == "detect":
+        return _order_of_boxes(file, outputs, card, classes)
+    check = _check_classes if card.task == "classify" else _check_pixels
+    return check(file, outputs, classes)
 
 
-def _check_classes(
+def recognised(outputs: Sequence[GraphValue], input_px: tuple[int, int]) -> dict[str, int]:
+    """Returns the decoders whose form a detector's outputs surely have, with the number of labels
+    of each, `ANY` where the outputs leave it open."""
+    if not outputs:
+        return {}
+    counts = {name: each.recognised(outputs, input_px) for name, each in DECODERS.items()}
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+def _order_of_boxes(
     file: Path, outputs: Sequence[GraphValue], card: ModelCard, classes: int
 ) -> tuple[int, ...]:
+    decoder, size = decoder_of(card), card.input.size
+    try:
+        return DECODERS[decoder].order(outputs, classes, size)
+    except ModelError as error:
+        fix = _what_fits(outputs, decoder, classes, size) or error.fix or _EXPORT
+        raise ModelError(f"{file}: {error.problem}", fix=fix) from error
+
+
+def _what_fits(
+    outputs: Sequence[GraphValue], decoder: str, classes: int, input_px: tuple[int, int]
+) -> str | None:
+    """Returns what to correct in the card so that it fits the outputs; None if no decoder
+    recognises them."""
+    fitting = recognised(outputs, input_px)
+    count = fitting.pop(decoder, ANY)
+    corrections = [f"name the {count} labels that it was trained with"] if count else []
+    of_these_labels = [name for name, number in fitting.items() if number in (ANY, classes)]
+    if of_these_labels:
+        corrections += [f'write decoder = "{name}"' for name in of_these_labels]
+    elif not corrections:
+        corrections += [
+            f'write decoder = "{name}" and name its {number} labels'
+            for name, number in fitting.items()
+        ]
+    return ", or ".join(corrections) or None
+
+
+def _check_classes(file: Path, outputs: Sequence[GraphValue], classes: int) -> tuple[int, ...]:
     _only(file, outputs, "a classifier has one, the logits")
     return _of_classes(file, outputs[0], f"[n, {classes}]", classes)
 
 
-def _check_yolox(
-    file: Path, outputs: Sequence[GraphValue], card: ModelCard, classes: int
-) -> tuple[int, ...]:
-    shape = _only(file, outputs, "a yolox decoder reads one, YOLOX's raw output").shape
-    if shape is None:
-        return (0,)
-    cells = cells_of(card.input.size)
-    if len(shape) != 3 or shape[1] not in (cells, -1):
-        raise ModelError(
-            f"{file}: gives {outputs[0].described}, and YOLOX gives [n, {cells}, {5 + classes}] "
-            f"for {card.input.size_px} pixels and {classes} labels",
-            fix="export YOLOX's raw output of the strides 8, 16 and 32, or boxes after the model's "
-            'own suppression with decoder = "boxes"',
-        )
-    if shape[2] not in (5 + classes, -1):
-        raise ModelError(
-            f"{file}: gives {outputs[0].described}, of {shape[2] - 5} classes, and its card has "
-            f"{classes} label{'s' if classes > 1 else ''}",
-            fix="name the labels that it was trained with",
-        )
-    return (0,)
-
-
-def _check_pixels(
-    file: Path, outputs: Sequence[GraphValue], card: ModelCard, classes: int
-) -> tuple[int, ...]:
+def _check_pixels(file: Path, outputs: Sequence[GraphValue], classes: int) -> tuple[int, ...]:
     _only(file, outputs, "a segmentation has one, the logits")
     return _of_classes(file, outputs[0], f"[n, {classes}, height, width]", classes)
 
@@ -93,45 +110,3 @@ def _of_classes(file: Path, output: GraphValue, form: str, classes: int) -> tupl
             "name the labels that it was trained with",
         )
     return (0,)
-
-
-def _check_boxes(
-    file: Path, outputs: Sequence[GraphValue], card: ModelCard, classes: int
-) -> tuple[int, ...]:
-    """Returns the indices of boxes, scores and classes: by name, else by shape and type, else in
-    that order."""
-    if len(outputs) != 3:
-        raise ModelError(
-            f"{file}: has {len(outputs)} outputs",
-            fix="a boxes decoder needs three: boxes, scores, classes",
-        )
-    kinds = [_kind(output) for output in outputs]
-    if sorted(kinds) != ["boxes", "classes", "scores"]:
-        kinds = ["boxes", "scores", "classes"]
-    indices = tuple(kinds.index(kind) for kind in ("boxes", "scores", "classes"))
-    boxes = outputs[indices[0]]
-    if boxes.shape and boxes.shape[-1] not in (4, -1):
-        raise ModelError(
-            f"{file}: gives boxes of {boxes.described}",
-            fix="a boxes decoder needs [k, 4], as x1, y1, x2, y2",
-        )
-    return indices
-
-
-def _kind(output: GraphValue) -> str:
-    name = output.name.lower()
-    for kind, words in _WORDS.items():
-        if any(word in name for word in words):
-            return kind
-    if output.shape and output.shape[-1] == 4:
-        return "boxes"
-    return "classes" if output.is_whole else "scores"
-
-
-_WORDS = {"boxes": ("box", "det"), "scores": ("score", "conf"), "classes": ("class", "label")}
-_CHECKS = {
-    "softmax": _check_classes,
-    "yolox": _check_yolox,
-    "boxes": _check_boxes,
-    "pixels": _check_pixels,
-}

@@ -94,9 +94,9 @@ def _copy(model: Model, graph: Path, folder: Path) -> None:
     from node.perception.runtimes import normalised_graph
 
     if graph.suffix.lower() == ".xml":
-        normalised_graph.write_ir(graph, model.preprocess, folder / _IR_FILE)
+        normalised_graph.write_ir(graph, model.preprocess, folder / _IR_FILE, model.graph_input)
     else:
-        normalised_graph.write_onnx(graph, model.preprocess, folder / _FILE)
+        normalised_graph.write_onnx(graph, model.preprocess, folder / _FILE, model.graph_input)
     try:
         unchanged = digest_of(model.files) == model.digest
     except OSError:

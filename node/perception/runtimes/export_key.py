@@ -7,7 +7,7 @@ from node.perception.models.model import Model
 
 OPSET = 17
 """ONNX operator set: the newest that torch's TorchScript exporter fully supports."""
-_RECIPE = 5
+_RECIPE = 6
 """Version of the export; raise it with each change, so that cached graphs of older versions are not
 used."""
 

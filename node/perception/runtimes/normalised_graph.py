@@ -12,6 +12,7 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
+from node.perception.models.graph_input import ONE_PICTURE, GraphInput
 from node.perception.models.onnx_file import read_onnx
 from node.perception.openvino_import import core, ov
 from node.perception.preprocess.geometry import PreprocessSpec
@@ -27,7 +28,9 @@ _BROADCASTS_BY_SHAPE = 7
 """First operator set whose arithmetic broadcasts by the shapes alone."""
 
 
-def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
+def write_onnx(
+    file: Path, spec: PreprocessSpec, target: Path, graph_input: GraphInput = ONE_PICTURE
+) -> None:
     """Writes a copy of an ONNX file with the input `pixels` [n, h, w, 3] uint8 BGR and its outputs
     in float32.
 
@@ -35,28 +38,41 @@ def write_onnx(file: Path, spec: PreprocessSpec, target: Path) -> None:
     with unused names are added before and after it.
 
     Args:
-        file: with one input, float32 [n, 3, h, w].
+        file: with an input for the picture.
         spec: the normalisation.
         target: the file to write; tensors of more than a GiB go into a second file beside it.
+        graph_input: how the file takes the picture.
 
     Raises:
         ModelError: the file cannot be read.
     """
-    write_graph(read_onnx(file), spec, target)
+    write_graph(read_onnx(file), spec, target, graph_input)
 
 
-def write_graph(model: onnx.ModelProto, spec: PreprocessSpec, target: Path) -> None:
+def write_graph(
+    model: onnx.ModelProto,
+    spec: PreprocessSpec,
+    target: Path,
+    graph_input: GraphInput = ONE_PICTURE,
+) -> None:
     """As `write_onnx`, for a model in memory, which is changed."""
     graph = model.graph
     naming = _Naming(graph)
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {tensor.values.name for tensor in graph.sparse_initializer}
-    (own_input,) = (value for value in graph.input if value.name not in constants)
-    before, weights = _normalising(spec, own_input.name, naming, _own_opset(model))
-    casts = [_cast(value.name, naming.unused("output")) for value in graph.output]
+    own_inputs = [value for value in graph.input if value.name not in constants]
+    picture = own_inputs[graph_input.index]
+    before, weights = _normalising(spec, graph_input, picture.name, naming, _own_opset(model))
+    weights += [
+        numpy_helper.from_array(value, own_inputs[index].name)
+        for index, value in graph_input.constants
+    ]
+    casts = [
+        _cast(value.name, naming.unused("output"), TensorProto.FLOAT) for value in graph.output
+    ]
     nodes = [*before, *graph.node, *casts]
     pixels = helper.make_tensor_value_info(
-        before[0].input[0], TensorProto.UINT8, [_batch_of(own_input), *spec.crop_px, 3]
+        before[0].input[0], TensorProto.UINT8, [_batch_of(picture), *spec.crop_px, 3]
     )
     outputs = [
         helper.make_tensor_value_info(cast.output[0], TensorProto.FLOAT, None) for cast in casts
@@ -127,45 +143,60 @@ def _tensor_bytes(graph: onnx.GraphProto) -> int:
 
 
 def _normalising(
-    spec: PreprocessSpec, target: str, naming: _Naming, opset: int
+    spec: PreprocessSpec, graph_input: GraphInput, target: str, naming: _Naming, opset: int
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Returns the nodes from pixels to the user's input, and their constants."""
-    pixels, planes, levels, scaled = map(naming.unused, (INPUT, "planes", "levels", "scaled"))
-    nodes = [helper.make_node("Transpose", [pixels], [planes], perm=[0, 3, 1, 2])]
-    constants = []
+    source = naming.unused(INPUT)
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+    axis = 3
+    if graph_input.layout == "NCHW":
+        axis = 1
+        planes = naming.unused("planes")
+        nodes.append(helper.make_node("Transpose", [source], [planes], perm=[0, 3, 1, 2]))
+        source = planes
     if spec.color == "rgb":
         ordered, order = map(naming.unused, ("ordered", "order"))
-        nodes.append(helper.make_node("Gather", [planes, order], [ordered], axis=1))
+        nodes.append(helper.make_node("Gather", [source, order], [ordered], axis=axis))
         constants.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), order))
-    nodes.append(_cast(nodes[-1].output[0], levels))
+        source = ordered
+    if graph_input.dtype == "uint8":
+        return [*nodes, helper.make_node("Identity", [source], [target])], constants
+    levels, scaled = map(naming.unused, ("levels", "scaled"))
+    nodes.append(_cast(source, levels, TensorProto.FLOAT))
+    half = graph_input.dtype == "float16"
+    whole = naming.unused("whole") if half else target
     by_shape = opset >= _BROADCASTS_BY_SHAPE
-    broadcast: dict[str, Any] = {} if by_shape else {"broadcast": 1, "axis": 1}
+    broadcast: dict[str, Any] = {} if by_shape else {"broadcast": 1, "axis": axis}
     for kind, values, source, result in (
         ("Mul", spec.factors[0], levels, scaled),
-        ("Add", spec.factors[1], scaled, target),
+        ("Add", spec.factors[1], scaled, whole),
     ):
         constant = naming.unused("factor" if kind == "Mul" else "offset")
-        array = values.reshape((1, 3, 1, 1) if by_shape else (3,))
+        array = values.reshape((3, 1, 1) if by_shape and axis == 1 else (3,))
         constants.append(numpy_helper.from_array(array, constant))
         nodes.append(helper.make_node(kind, [source, constant], [result], **broadcast))
-    return nodes, constants
+    return [*nodes, *([_cast(whole, target, TensorProto.FLOAT16)] if half else ())], constants
 
 
-def _cast(source: str, result: str) -> onnx.NodeProto:
+def _cast(source: str, result: str, dtype: int) -> onnx.NodeProto:
     # OpenVINO takes the number of the type in every operator set; ONNX Runtime has no earlier Cast.
-    return helper.make_node("Cast", [source], [result], to=TensorProto.FLOAT)
+    return helper.make_node("Cast", [source], [result], to=dtype)
 
 
-def write_ir(file: Path, spec: PreprocessSpec, target: Path) -> None:
+def write_ir(
+    file: Path, spec: PreprocessSpec, target: Path, graph_input: GraphInput = ONE_PICTURE
+) -> None:
     """As `write_onnx`, for OpenVINO IR files."""
     try:
         graph = core().read_model(file)
+        _set_constants(graph, graph_input)
         steps = PrePostProcessor(graph)
         own_input = steps.input()
         own_input.tensor().set_element_type(ov.Type.u8).set_layout(
             ov.Layout("NHWC")
         ).set_color_format(ColorFormat.BGR)
-        own_input.model().set_layout(ov.Layout("NCHW"))
+        own_input.model().set_layout(ov.Layout(graph_input.layout))
         own_input.preprocess().convert_element_type(ov.Type.f32)
         if spec.color == "rgb":
             own_input.preprocess().convert_color(ColorFormat.RGB)
@@ -179,3 +210,13 @@ def write_ir(file: Path, spec: PreprocessSpec, target: Path) -> None:
         raise ModelError(
             f"{file} cannot be read as OpenVINO IR ({engine_reason(error)})", fix="export it again"
         ) from error
+
+
+def _set_constants(graph: "ov.Model", graph_input: GraphInput) -> None:
+    inputs = list(graph.inputs)
+    for index, value in graph_input.constants:
+        constant = ov.opset13.constant(value).output(0)
+        for reader in list(inputs[index].get_target_inputs()):
+            reader.replace_source_output(constant)
+        graph.remove_parameter(inputs[index].get_node())
+    graph.validate_nodes_and_infer_types()

@@ -83,7 +83,10 @@ class OnnxRuntime:
 
     def _opened(self, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
-            return ort.InferenceSession(str(self._file), options, ["CPUExecutionProvider"])
+            return ort.InferenceSession(
+                # With a fallback it would print on stdout, and try the same again.
+                str(self._file), options, ["CPUExecutionProvider"], enable_fallback=False
+            )  # fmt: skip
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise ModelError(
                 f"ONNX Runtime cannot run the model ({engine_reason(error)})",

@@ -10,7 +10,8 @@ from node.config.schema import DetectConfig
 from node.errors import FrameError, ModelError
 from node.perception.preprocess.geometry import PreprocessSpec, placed
 from node.perception.tasks.base import Outputs, Prediction
-from node.perception.tasks.decode import DECODERS, Candidates, Floats
+from node.perception.tasks.decoders.base import Candidates, Floats
+from node.perception.tasks.decoders.registry import DECODERS
 from perception_client.messages.kinds import Box, Detection
 
 MOST_CANDIDATES = 3000
@@ -41,7 +42,7 @@ class Detect:
         self, names: tuple[str, ...], decoder: str, spec: PreprocessSpec, config: DetectConfig
     ) -> None:
         self._names = names
-        self._decode = DECODERS[decoder]
+        self._decode = DECODERS[decoder].decode
         self._spec = spec
         self._config = config
         self._thresholds = score_thresholds(names, config)
@@ -140,8 +141,9 @@ def _check(candidates: Candidates, classes: int) -> None:
     """Raises FrameError for invalid boxes or class ids."""
     ids, boxes = candidates.ids, candidates.boxes
     if len(ids) and (ids.min() < 0 or ids.max() >= classes):
+        wrong = int(ids.min() if ids.min() < 0 else ids.max())
         raise FrameError(
-            f"model output: class {int(ids.max())} of {classes} labels",
+            f"model output: class {wrong} of {classes} labels",
             fix="name all labels that the model was trained with",
         )
     if (boxes[:, 2:] < boxes[:, :2]).any():
