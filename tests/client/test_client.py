@@ -50,6 +50,10 @@ def outgoing(camera: str = "front", **changes: object) -> Outgoing:
     return Outgoing(topic("labels", camera), finalise)
 
 
+SUBSCRIPTIONS = 3
+"""Of one subscriber: labels, health and info. They arrive one after another."""
+
+
 @pytest.fixture
 def publisher(ipc: str) -> Iterator[Publisher]:
     made = Publisher(ipc)
@@ -60,7 +64,7 @@ def publisher(ipc: str) -> Iterator[Publisher]:
 @pytest.fixture
 def joined(publisher: Publisher, ipc: str) -> Iterator[Subscriber]:
     with Subscriber(ipc, timeout_s=WAIT_S) as subscriber:
-        wait_until(lambda: publisher.subscriptions > 0)
+        wait_until(lambda: publisher.subscriptions == SUBSCRIPTIONS)
         yield subscriber
 
 
@@ -139,7 +143,7 @@ def test_every_wait_ends(ipc: str) -> None:
 
 def test_a_camera_is_not_taken_for_one_with_a_longer_name(publisher: Publisher, ipc: str) -> None:
     with Subscriber(ipc, "front") as subscriber:
-        wait_until(lambda: publisher.subscriptions > 0)
+        wait_until(lambda: publisher.subscriptions == SUBSCRIPTIONS)
         publisher.send(outgoing("front2"))
         publisher.send(outgoing("front"))
         assert subscriber.receive(WAIT_S)[0].camera == "front"
@@ -218,7 +222,7 @@ def test_watch_says_why_it_can_read_nothing(raw: Callable[[list[bytes]], None], 
 def test_a_node_that_comes_back_is_found_again(ipc: str) -> None:
     first = Publisher(ipc)
     with Subscriber(ipc) as subscriber:
-        wait_until(lambda: first.subscriptions > 0)
+        wait_until(lambda: first.subscriptions == SUBSCRIPTIONS)
         first.send(outgoing(session="a"))
         assert subscriber.receive(WAIT_S)[0].session == "a"
         first.close()
@@ -241,7 +245,7 @@ async def test_the_asyncio_form_does_the_same(publisher: Publisher, ipc: str) ->
     async with AsyncSubscriber(ipc, timeout_s=WAIT_S) as subscriber:
         with pytest.raises(NoMessageError):
             await subscriber.receive(0.05)
-        await asyncio.to_thread(wait_until, lambda: publisher.subscriptions > 0)
+        await asyncio.to_thread(wait_until, lambda: publisher.subscriptions == SUBSCRIPTIONS)
         for _ in range(5):
             publisher.send(outgoing())
         seqs = []
@@ -265,7 +269,7 @@ def test_an_endpoint_in_use_stays_with_its_owner(kind: str, request: pytest.Fixt
         with pytest.raises(EndpointError, match="is in use"):
             Publisher(endpoint)
         with Subscriber(endpoint) as subscriber:
-            wait_until(lambda: owner.subscriptions > 0)
+            wait_until(lambda: owner.subscriptions == SUBSCRIPTIONS)
             owner.send(outgoing())
             assert subscriber.receive(WAIT_S)[0].seq == 0
     finally:

@@ -27,6 +27,8 @@ from perception_client.subscriber import (
     TooOldError,
 )
 
+SUBSCRIPTIONS = 3
+"""Of one subscriber: labels, health and info. They arrive one after another."""
 WAIT_S = 10.0
 AGAIN_S = 2.0
 """How soon a subscriber that rested must read what is new, on a computer that is busy with other
@@ -256,7 +258,7 @@ def test_a_node_that_is_gone_is_told_after_a_rest(tcp: str) -> None:
 def test_what_is_lossless_and_read_in_order_loses_nothing(tcp: str) -> None:
     publisher = Publisher(tcp, lossless=True)
     with Subscriber(tcp, timeout_s=WAIT_S) as subscriber:
-        wait_until(lambda: publisher.subscriptions > 0)
+        wait_until(lambda: publisher.subscriptions == SUBSCRIPTIONS)
         sender = threading.Thread(
             target=lambda: [publisher.send(outgoing(detections=THINGS)) for _ in range(PILED_UP)]
         )
@@ -283,7 +285,7 @@ def send_many(publisher: Publisher, count: int) -> None:
 
 def test_one_question_after_a_rest_is_answered_by_the_newest(lossless: Publisher, tcp: str) -> None:
     with Subscriber(tcp) as subscriber:
-        wait_until(lambda: lossless.subscriptions > 0)
+        wait_until(lambda: lossless.subscriptions == SUBSCRIPTIONS)
         send_many(lossless, 900)
         assert subscriber.wait(WAIT_S)
         message = subscriber.latest(WAIT_S)  # at once, as a loop asks that turns once in seconds
@@ -294,7 +296,7 @@ def test_one_question_after_a_rest_is_answered_by_the_newest(lossless: Publisher
 def test_one_question_in_asyncio_is_answered_by_the_newest(lossless: Publisher, tcp: str) -> None:
     async def ask() -> None:
         async with AsyncSubscriber(tcp) as subscriber:
-            wait_until(lambda: lossless.subscriptions > 0)
+            wait_until(lambda: lossless.subscriptions == SUBSCRIPTIONS)
             send_many(lossless, 900)
             message = await subscriber.latest(WAIT_S, timeout_s=WAIT_S)
             assert message is not None
@@ -306,7 +308,7 @@ def test_one_question_in_asyncio_is_answered_by_the_newest(lossless: Publisher, 
 def test_whoever_only_asks_for_life_makes_no_new_connection(lossless: Publisher, tcp: str) -> None:
     relay = Relay(tcp)
     with contextlib.closing(relay), Subscriber(relay.endpoint) as subscriber:
-        wait_until(lambda: lossless.subscriptions > 0)
+        wait_until(lambda: lossless.subscriptions == SUBSCRIPTIONS)
         send_many(lossless, RECEIVE_HIGH_WATER_MARK)
         assert subscriber.wait(WAIT_S)
         until = time.monotonic() + 0.5

@@ -119,10 +119,7 @@ def test_the_picture_moves_with_its_labels(page: Page) -> None:
     assert page.inner_text(".seen li:first-child .name") == "espresso"
     assert float(page.inner_text(".seen li:first-child .score")) > 0.5
     assert page.inner_text(".age").endswith(" ms")
-    assert (
-        page.inner_text("#model")
-        == "efficientnet_lite0, " + page.inner_text("#model").partition(", ")[2]
-    )
+    assert page.inner_text("#model").startswith("efficientnet_lite0, ")
     wait_for(page, "document.getElementById('p99').textContent.endsWith('ms')")
     wait_for(page, "document.querySelectorAll('#events li').length > 0")
     assert "espresso appeared" in page.inner_text("#events")
