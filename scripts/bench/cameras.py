@@ -3,15 +3,13 @@ second each, and without a rate limit."""
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 
+from bench.node_process import node_with
 from perception_client.subscriber import Status, Subscriber
 
 CAMERAS = (1, 2, 4)
@@ -33,38 +31,15 @@ def camera_cost(video: Path, windows: int, seconds: float) -> dict[str, object]:
 
 
 def _run(video: Path, count: int, max_fps: int | None, seconds: float) -> dict[str, object]:
-    names = [f"camera{index}" for index in range(count)]
-    with tempfile.TemporaryDirectory() as folder:
-        endpoint = f"ipc://{folder}/labels"
-        config = Path(folder) / "cameras.toml"
-        limit = "" if max_fps is None else f"max_fps = {max_fps}"
-        config.write_text(
-            f'wire.endpoint = "{endpoint}"\n'
-            + "".join(
-                f'[[camera]]\nname = "{name}"\nsource = "{video}"\nloop = true\n{limit}\n'
-                for name in names
-            )
-        )
-        node = subprocess.Popen(
-            [sys.executable, "-m", "node", "run", "--config", str(config)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            with Subscriber(endpoint, timeout_s=60) as subscriber:
-                return _measured(subscriber, psutil.Process(node.pid), names, seconds)
-        finally:
-            node.terminate()
-            node.wait(10)
+    names = tuple(f"camera{index}" for index in range(count))
+    limit = "" if max_fps is None else f"max_fps = {max_fps}"
+    with node_with(video, names, of_cameras=limit) as (subscriber, process):
+        return _measured(subscriber, process, names, seconds)
 
 
 def _measured(
-    subscriber: Subscriber, process: psutil.Process, names: list[str], seconds: float
+    subscriber: Subscriber, process: psutil.Process, names: tuple[str, ...], seconds: float
 ) -> dict[str, object]:
-    seeing: set[str] = set()
-    while seeing < set(names):
-        message, _ = subscriber.receive(60)
-        if message.status is Status.OK:
-            seeing.add(message.camera)
     settled = time.monotonic() + _SETTLE_S
     while time.monotonic() < settled:
         subscriber.receive(5)

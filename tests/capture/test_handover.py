@@ -76,7 +76,7 @@ def test_who_falls_behind_goes_on_with_the_newest_key_frame() -> None:
     clock.ms = 640
     key_frame = waiting.take()
     assert (came_ms(key_frame), key_frame.dropped, key_frame.follows) == (33 * 16, 15, False)
-    assert key_frame.periods == float("inf"), "the decoder is told that pictures are missing"
+    assert key_frame.periods == float("inf"), "the decoder knows that pictures are missing"
     following = waiting.take()
     assert (came_ms(following), following.dropped, following.follows) == (33 * 17, 0, True)
 

@@ -313,19 +313,20 @@ def test_a_killed_node_loses_its_last_second_at_most(
     assert "repair it with: perception-node recover" in recording.problems[0]
     done = in_process("recover", tmp_path / "cut")
     assert done.returncode == 0, done.stderr
-    mended = cut.with_name(f"{cut.stem}_recovered.mcap")
-    assert f"saved in {mended}" in done.stdout
-    kept = {message.seq for _, message in Recording([mended]).messages("labels")}
+    repaired = cut.with_name(f"{cut.stem}_recovered.mcap")
+    assert f"saved in {repaired}" in done.stdout
+    kept = {message.seq for _, message in Recording([repaired]).messages("labels")}
     due = {message.seq for message in received if killed_ns - message.published_ns > 1e9}
     assert len(due) > 20
     assert due <= kept
-    again = in_process("recover", mended)
+    again = in_process("recover", repaired)
     assert "whole, left as it is" in again.stdout
-    for outcome in (f"repaired already, in {mended}", f"saved in {mended}"):  # as at every start
+    # A second run, as a unit makes one at every start.
+    for outcome in (f"repaired already, in {repaired}", f"saved in {repaired}"):
         done = in_process("recover", tmp_path / "cut")
         assert done.returncode == 0, done.stderr
         assert outcome in done.stdout
-        mended.write_bytes(mended.read_bytes()[:-1000])  # cut off while it was mended
+        repaired.write_bytes(repaired.read_bytes()[:-1000])  # cut off during the repair
     in_process("recover", cut, "--in-place")
     assert is_whole(cut)
 

@@ -269,7 +269,7 @@ def test_two_mendings_of_one_file_do_not_take_it_from_each_other(
     assert broken.read_bytes() == content
 
 
-def test_a_file_that_is_being_mended_is_in_no_budget_s_way(
+def test_no_budget_deletes_a_file_during_its_repair(
     written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deleted: list[bool] = []

@@ -171,8 +171,8 @@ def guess_card(file: Path) -> GuessedCard:
 
 
 def card_without_file(file: Path) -> ModelCard:
-    """Returns the card of an ONNX file that has none beside it, where the file says enough. Raises
-    ModelError."""
+    """Builds the card of an ONNX file from its shapes and metadata. Raises ModelError if these
+    leave something open."""
     guess = guess_card(file)
     if guess.missing is not None:
         raise missing_card(file, guess.missing, guess.example)
