@@ -72,7 +72,9 @@ def command(
 
     floors = FLOORS if floor is None else dict.fromkeys(FLOORS, floor)
     loaded = load_model(config.model.name, config.model.weights)
-    loaded.check_network("tune measures engines of networks", "run it: it has one way to run")
+    loaded.check_network(
+        "tune measures engines of networks", "use the model without it; there is nothing to choose"
+    )
     if loaded.build is not None:
         check_torch(f"tune: the labels of model {loaded.name!r} are compared with torch's, which")
     with progress_bar(Console(stderr=True)) as progress:

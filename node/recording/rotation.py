@@ -103,7 +103,7 @@ class Rotation:
         log.error("%s", self._give_up(error))
 
     def _give_up(self, error: OSError) -> str:
-        reason = error.strerror or error
+        reason = _reason(error)
         file = self.file
         if file is None:
             description = (
@@ -169,6 +169,12 @@ class Rotation:
         self.path, self.bytes = file.path, 0
         self.file = file
         return file
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, FileExistsError) and error.filename and Path(error.filename).is_file():
+        return "it is a file, not a folder"
+    return error.strerror or str(error)
 
 
 def _end_in_its_place(file: RecordingFile) -> None:

@@ -565,7 +565,9 @@ def test_a_folder_that_cannot_be_made_is_named(in_process: Run, tmp_path: Path) 
     (tmp_path / "taken").touch()
     done = in_process("record", "--source", "demo", "--output", tmp_path / "taken")
     assert done.returncode == 1
-    error = f"recording not started: {tmp_path}/taken: File exists; name another folder"
+    error = (
+        f"recording not started: {tmp_path}/taken: it is a file, not a folder; name another folder"
+    )
     assert done.stderr.count("recording not started") == done.stderr.count(error) == 1
 
 
