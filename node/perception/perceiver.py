@@ -326,7 +326,7 @@ def task_of(model: Model, top_k: int, detect: DetectConfig, segment: SegmentConf
     if model.classical is not None:
         return model.classical.task(detect)
     if model.task == "detect":
-        return Detect(model.label_names, model.decoder, model.preprocess, detect)
+        return Detect(model.label_names, model.decoder, model.preprocess, detect, model.first_class)
     if model.task == "segment":
         return Segment(model.label_names, model.preprocess, segment)
     return Classify(model.label_names, top_k)

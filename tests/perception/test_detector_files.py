@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from node.config.schema import ModelConfig
-from node.errors import ModelError
+from node.errors import FrameError, ModelError
 from node.perception.models.registry import load_model
 from node.perception.perceiver import build_perceiver
 
@@ -152,6 +152,34 @@ def test_a_file_of_each_form_gives_its_boxes(tmp_path: Path, form: str, runtime:
     file = written(tmp_path, constant_graph(outputs), decoder)
     atol = 0.3 if "float16" in form else 1e-3
     np.testing.assert_allclose(perceived(file, runtime), SEEN, atol=atol)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("form", ["ssd", "boxes"])
+def test_the_first_label_has_the_number_that_the_card_says(
+    tmp_path: Path, form: str, first: int
+) -> None:
+    """torchvision numbers the first class 1, since 0 is the background; TensorFlow Lite 0."""
+    classes = ONE_EACH[..., 5] + first
+    outputs: dict[str, NDArray[np.generic]] = (
+        {**FILES["ssd"][1], "detection_classes": classes}
+        if form == "ssd"
+        else {
+            "boxes": ONE_EACH[0, :2, :4].copy(),
+            "labels": classes[0, :2].astype(np.int64),
+            "scores": ONE_EACH[0, :2, 4].copy(),
+        }
+    )
+    file = written(tmp_path, constant_graph(outputs), form)
+    card = file.with_suffix(".toml")
+    card.write_text(f"first_class = {first}\n{card.read_text()}")
+    np.testing.assert_allclose(perceived(file, "openvino"), SEEN, atol=1e-3)
+    card.write_text(
+        card.read_text().replace(f"first_class = {first}", f"first_class = {1 - first}")
+    )
+    if first == 0:
+        with pytest.raises(FrameError, match=r"class -1 of 2 labels; .* first_class = 0 or 1"):
+            perceived(file, "openvino")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "IR"])
@@ -475,6 +503,7 @@ def test_the_command_writes_the_card_with_its_guesses(tmp_path: Path, in_process
     [
         ("anchor_free", 'labels = "labels.txt"  # write this file: 2 names of the classes'),
         ("ssd", 'labels = "labels.txt"  # write this file: the names of the classes'),
+        ("ssd", "first_class = 1  # guess"),
         ("D-FINE", 'decoder = "detr_sigmoid"  # guess: or "detr_softmax"'),
     ],
 )  # fmt: skip

@@ -114,7 +114,7 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
             lambda folder: (folder / "labels.txt").unlink(),
             "'labels.txt' cannot be read beside it; name a text",
         ),
-        (rewritten('"classify"', '"detect"'), 'task "detect" with decoder "": this version runs'),
+        (rewritten('"classify"', '"detect"'), "decoder is missing; name the one that fits"),
         (
             rewritten('"classify"', '"segment"'),
             "the task of its card reads .n, 1000, height, width.",

@@ -10,6 +10,8 @@ from node.perception.tasks.decoders.registry import DECODERS
 from perception_client.text import printable
 
 _USUAL_SIZE = {"classify": (224, 224), "detect": (640, 640), "segment": (512, 512)}
+_FROM_EITHER = ("boxes", "ssd")
+"""Decoders whose exports number the labels from 0 or, after a background, from 1."""
 _HINTS = {
     "classify": "; the output must be logits, before the softmax",
     "segment": "; the output must be logits of each pixel",
@@ -35,6 +37,9 @@ def _lines(file: Path, guess: GuessedCard) -> Iterator[str]:
     if decoder is not None:
         doubt = f"  # guess: or {' or '.join(map(_toml, others))}" if others else ""
         yield f"decoder = {_toml(decoder)}{doubt or f'  # by its outputs {guess.outputs}'}"
+        if decoder in _FROM_EITHER:
+            usual = DECODERS[decoder].first_class
+            yield f"first_class = {usual}  # guess: its number of the first label, 0 or 1"
     elif guess.kind == "detect":
         yield f"# decoder = ...  # one of {', '.join(DECODERS)}; the outputs: {guess.outputs}"
     yield from _labels(guess, guess.fitting.get(decoder or "", guess.count or ANY))

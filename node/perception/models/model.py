@@ -54,6 +54,7 @@ class Model:
             model of the registry, else of `files`.
         task: `classify`, `detect` or `segment`.
         decoder: how the outputs are decoded.
+        first_class: of a detector, the number that it gives the first label; None: the decoder's.
         output_order: indices of the outputs that the decoder reads, in its order.
         graph: the user's ONNX (.onnx) or OpenVINO (.xml) file.
         graph_input: how that file takes the picture.
@@ -73,6 +74,7 @@ class Model:
     digest: str
     task: str = "classify"
     decoder: str = "softmax"
+    first_class: int | None = None
     output_order: tuple[int, ...] = (0,)
     graph: Path | None = None
     graph_input: GraphInput = ONE_PICTURE

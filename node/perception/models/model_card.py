@@ -70,12 +70,14 @@ class InputCard(_Section):
 
 
 class ModelCard(_Section):
-    """The whole card. labels: the names, or a file beside the card with one name a line."""
+    """The whole card. labels: the names, or a file beside the card with one name a line.
+    first_class: of a detector, the number that it gives the first label."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     task: Literal["classify", "detect", "segment"]
     labels: str | tuple[str, ...]
     decoder: str | None = None
+    first_class: Literal[0, 1] | None = None
     source: str | None = Field(None, max_length=1000)
     input: InputCard
 
@@ -160,6 +162,16 @@ def read_card(model_file: Path) -> ModelCard:
     except ValueError as error:
         # Invalid TOML or UTF-8.
         raise ModelError(f"{file} is not valid TOML: {error}") from error
+    if card.first_class is not None and card.task != "detect":
+        raise ModelError(
+            f'{file}: first_class is for task "detect", and this is "{card.task}"',
+            fix="leave it out",
+        )
+    if card.decoder is None and card.task == "detect":
+        raise ModelError(
+            f"{file}: decoder is missing",
+            fix=f"name the one that fits the outputs: {', '.join(DECODERS)}",
+        )
     if card.decoder not in _DECODERS[card.task]:
         raise ModelError(
             f'{file}: task "{card.task}" with decoder "{card.decoder or ""}": this version runs '

@@ -67,6 +67,7 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
         digest=digest_of(files),
         task=card.task,
         decoder=decoder_of(card),
+        first_class=card.first_class,
         output_order=output_order(file, outputs, card, len(names)),
         graph=None if exported_program else file,
         graph_input=graph_input,

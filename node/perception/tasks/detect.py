@@ -1,6 +1,7 @@
 """The task `detect`: turns a detector's outputs into boxes in pixels of the captured frame."""
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -33,16 +34,24 @@ class Detect:
         decoder: a key of DECODERS.
         spec: how frames are resized for the network.
         config: filters of the boxes.
+        first_class: number that the network gives the first label; None: that of the decoder.
 
     Raises:
         ModelError: the settings name unknown classes.
     """
 
     def __init__(
-        self, names: tuple[str, ...], decoder: str, spec: PreprocessSpec, config: DetectConfig
+        self,
+        names: tuple[str, ...],
+        decoder: str,
+        spec: PreprocessSpec,
+        config: DetectConfig,
+        first_class: int | None = None,
     ) -> None:
         self._names = names
         self._decode = DECODERS[decoder].decode
+        usual = DECODERS[decoder].first_class
+        self._shift = usual - (usual if first_class is None else first_class)
         self._spec = spec
         self._config = config
         self._thresholds = score_thresholds(names, config)
@@ -56,6 +65,8 @@ class Detect:
         candidates = self._decode(
             outputs, index, self._lowest, len(self._names), self._spec.crop_px
         )
+        if self._shift:
+            candidates = replace(candidates, ids=candidates.ids + self._shift)
         _check(candidates, len(self._names))
         boxes = self._in_frame(candidates.boxes, size)
         accepted = candidates.scores >= self._thresholds[candidates.ids]
@@ -144,7 +155,8 @@ def _check(candidates: Candidates, classes: int) -> None:
         wrong = int(ids.min() if ids.min() < 0 else ids.max())
         raise FrameError(
             f"model output: class {wrong} of {classes} labels",
-            fix="name all labels that the model was trained with",
+            fix="name all labels that the model was trained with; if it counts them from another "
+            "number, write first_class = 0 or 1 into its card",
         )
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise FrameError(

@@ -39,6 +39,7 @@ class AnchorFree:
     antialias = False
     usual_input = LETTERBOX
     is_input_usual = True
+    first_class = 0
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""

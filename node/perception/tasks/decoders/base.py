@@ -61,6 +61,7 @@ class BoxDecoder(Protocol):
             with.
         is_input_usual: no model of the family has another input, so a file with labels runs
             without a card.
+        first_class: number that the family's exports give the first label.
     """
 
     name: str
@@ -68,6 +69,7 @@ class BoxDecoder(Protocol):
     antialias: bool
     usual_input: Mapping[str, object]
     is_input_usual: bool
+    first_class: int
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """Returns the indices of the outputs that `decode` reads, in its order. Lengths that the
@@ -86,7 +88,8 @@ class BoxDecoder(Protocol):
     def decode(
         self, outputs: Outputs, index: int, threshold: float, classes: int, input_px: Size
     ) -> Candidates:
-        """Decodes one image.
+        """Decodes one image. The ids are those of the labels where the first one has the number
+        `first_class`.
 
         Args:
             outputs: in the order of `order`, of the whole batch.

@@ -32,6 +32,7 @@ class Boxes:
     antialias = True
     usual_input: Mapping[str, object] = {"resize": "stretch", "color": "rgb", "scale": 1 / 255}
     is_input_usual = False
+    first_class = 0
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`: by name, else by shape and type, else in the order boxes, scores,

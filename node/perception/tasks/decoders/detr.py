@@ -37,6 +37,7 @@ class Detr:
 
     antialias = True
     is_input_usual = False
+    first_class = 0
 
     def __init__(
         self,

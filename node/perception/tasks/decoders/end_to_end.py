@@ -35,6 +35,7 @@ class EndToEnd:
     antialias = False
     usual_input = LETTERBOX
     is_input_usual = True
+    first_class = 0
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""

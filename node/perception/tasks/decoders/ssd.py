@@ -34,6 +34,7 @@ class Ssd:
     antialias = True
     usual_input: Mapping[str, object] = {"resize": "stretch", "color": "rgb", "scale": 1.0}
     is_input_usual = False
+    first_class = 1
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
@@ -59,7 +60,7 @@ class Ssd:
     def decode(
         self, outputs: Outputs, index: int, threshold: float, classes: int, input_px: Size
     ) -> Candidates:
-        """As `BoxDecoder.decode`. The ids are those of the labels: class 1 is id 0."""
+        """As `BoxDecoder.decode`."""
         boxes, scores, ids = (output[index] for output in outputs[:3])
         count = float(np.ravel(outputs[3])[index])
         of_one_length = scores.shape == ids.shape == boxes.shape[:1]
@@ -82,7 +83,7 @@ class Ssd:
         check_fractions(boxes, self.name)
         height, width = input_px
         scaled = boxes[:, [1, 0, 3, 2]] * np.array([width, height, width, height], np.float32)
-        return Candidates(scaled, scores, check_ids(ids) - 1, suppressed=True)
+        return Candidates(scaled, scores, check_ids(ids) - self.first_class, suppressed=True)
 
 
 def _indices(outputs: Sequence[GraphValue]) -> tuple[int, ...] | None:

@@ -28,6 +28,7 @@ class Yolox:
         "scale": 1.0,
     }
     is_input_usual = False
+    first_class = 0
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
