@@ -298,10 +298,10 @@ def test_a_gpu_that_fails_before_the_network_is_a_failed_gpu_too(
     runtime = CpuFallback(lambda: Gpu(model, 9), lambda: TorchRuntime(model), "cuda:0")
     perceiver = Perceiver(model, runtime, top_k=1)
 
-    def broken(self: GpuPreprocessor, frame: object) -> torch.Tensor:
+    def broken(self: GpuPreprocessor, images: object) -> torch.Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(GpuPreprocessor, "_resized", broken)
+    monkeypatch.setattr(GpuPreprocessor, "batch", broken)
     for _ in range(2):
         seen = perceiver.perceive(read_image(PICTURES / "coffee.png"))
         assert seen.labels[0].name == "espresso"

@@ -34,7 +34,8 @@ class PrefetchedInput:
 
 def joined(inputs: Sequence[PrefetchedInput]) -> torch.Tensor:
     """Returns the inputs as one batch, on the device, for the current stream."""
-    return torch.cat([item.uploaded.for_network() for item in inputs])
+    pixels = [item.uploaded.for_network() for item in inputs]
+    return pixels[0] if len(pixels) == 1 else torch.cat(pixels)
 
 
 class Prefetcher:

@@ -91,11 +91,13 @@ def _export(model: Model, file: Path) -> None:
 
 
 def _copy(model: Model, graph: Path, folder: Path) -> None:
-    from node.perception.runtimes import normalised_graph
-
     if graph.suffix.lower() == ".xml":
-        normalised_graph.write_ir(graph, model.preprocess, folder / _IR_FILE, model.graph_input)
+        from node.perception.runtimes import normalised_ir
+
+        normalised_ir.write_ir(graph, model.preprocess, folder / _IR_FILE, model.graph_input)
     else:
+        from node.perception.runtimes import normalised_graph
+
         normalised_graph.write_onnx(graph, model.preprocess, folder / _FILE, model.graph_input)
     try:
         unchanged = digest_of(model.files) == model.digest

@@ -8,6 +8,7 @@ import numpy as np
 from node.config.schema import ModelConfig
 from node.errors import ModelError
 from node.perception.models.model import Model
+from node.perception.models.onnx_to_torch import as_torch, is_onnx
 from node.perception.models.torch_parts import TorchMissingError, check_torch
 from node.perception.models.weights_file import WeightsError
 from node.perception.runtimes.base import Runtime
@@ -95,6 +96,8 @@ def build_choice(model: Model, choice: Choice) -> Runtime:
 
 
 def _torch_runtime(model: Model, choice: Choice) -> Runtime:
+    if choice.device != "cpu" and is_onnx(model):
+        model = as_torch(model)
     if model.build is None:
         raise ModelError(
             f"model {model.name!r}: torch cannot run {model.graph}",
@@ -106,7 +109,9 @@ def _torch_runtime(model: Model, choice: Choice) -> Runtime:
     )
     from node.perception.runtimes.torch_runtime import TorchRuntime
 
-    return TorchRuntime(model, choice.device, choice.precision, choice.threads)
+    return TorchRuntime(
+        model, choice.device, choice.precision, choice.threads, compiles=choice.compiles
+    )
 
 
 def _check_bf16() -> None:
@@ -204,11 +209,15 @@ def _by_default(precision: str) -> list[tuple[str, str]]:
 
 
 def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
-    if "torch" not in runtimes_of(model):
+    """Returns the choice of a GPU. Raises ModelError for a model or a setting that it does not
+    run."""
+    if is_onnx(model):
+        as_torch(model)
+    elif "torch" not in runtimes_of(model):
         raise ModelError(
-            f"model {model.name!r}: {model.graph} runs on the CPU here, and model.device is "
+            f"model {model.name!r}: {model.graph} runs on the CPU only, and model.device is "
             f"{device!r}",
-            fix='write model.device = "cpu"',
+            fix='write model.device = "cpu", or export the model to ONNX',
         )
     if config.runtime not in ("auto", "torch"):
         raise ModelError(
@@ -219,7 +228,7 @@ def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
     # coarse.
     default = "fp32" if model.preprocess.keeps_frame else GPU_PRECISIONS[0]
     precision = default if config.precision == "auto" else config.precision
-    return Choice("torch", precision, device, config.threads)
+    return Choice("torch", precision, device, config.threads, compiles=config.compile)
 
 
 def _check_precision(runtime: str, precision: str) -> None:
@@ -239,8 +248,22 @@ def runtimes_of(model: Model) -> tuple[str, ...]:
     return ("openvino",) if model.graph.suffix.lower() == ".xml" else ("onnxruntime", "openvino")
 
 
+def runs_on_gpu(model: Model) -> bool:
+    """Whether torch runs the model on a GPU of this computer. The reason why not is logged."""
+    if not has_gpu() or (model.graph is not None and not is_onnx(model)):
+        return False
+    if not is_onnx(model):
+        return True
+    try:
+        as_torch(model)
+    except ModelError as error:
+        log.warning("%s; it runs on the CPU", error)
+        return False
+    return True
+
+
 def _device(model: Model, config: ModelConfig) -> str:
     if config.device != "auto":
         return config.device
-    on_cpu = config.runtime in ("onnxruntime", "openvino") or "torch" not in runtimes_of(model)
-    return "cuda" if not on_cpu and has_gpu() else "cpu"
+    on_cpu = config.runtime in ("onnxruntime", "openvino")
+    return "cuda" if not on_cpu and runs_on_gpu(model) else "cpu"

@@ -1,5 +1,7 @@
 """TorchRuntime: PyTorch on the CPU or a GPU, in float32, bfloat16 or float16."""
 
+import logging
+
 import numpy as np
 import torch
 from torch import nn
@@ -8,8 +10,14 @@ from node.errors import ModelError
 from node.perception.models.model import Model
 from node.perception.preprocess.normalise import Normalise
 from node.perception.runtimes.base import Pixels, RuntimeInfo
+from node.perception.runtimes.class_map import ClassMap
 from node.perception.runtimes.fuse_batchnorm import folded
+from node.perception.runtimes.gpu_network import COMPILED_AFTER, GpuNetwork
+from node.perception.runtimes.inductor import Compiler, missing_for_inductor
 from node.perception.tasks.base import Outputs
+from node.perception.tasks.segment import MOST_CLASSES
+
+log = logging.getLogger(__name__)
 
 _ALL_THREADS = torch.get_num_threads()
 """torch's default: one thread for each core."""
@@ -19,8 +27,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchRuntime:
     """Runs a model's network with PyTorch, channels last, its BatchNorms folded.
 
-    Keeps a copy of the network and leaves the model unchanged. On a GPU the network is captured as
-    a CUDA graph for each batch size, and the CPU waits only for the outputs. Each inference sets
+    Keeps a copy of the network and leaves the model unchanged. On a GPU the network is a CUDA graph
+    for each input shape (`GpuNetwork`), and the CPU waits only for the outputs. Each inference sets
     torch's number of threads, which is one for the process.
     """
 
@@ -32,6 +40,8 @@ class TorchRuntime:
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
+        *,
+        compiles: bool = True,
     ) -> None:
         """Loads the network onto the device.
 
@@ -40,6 +50,7 @@ class TorchRuntime:
             device: `cpu`, `cuda` or `cuda:N`.
             precision: `fp32`, `bf16` or `fp16`.
             threads: CPU threads; None: one for each core.
+            compiles: on a GPU, compiles the network with Inductor during the first inferences.
 
         Raises:
             ModelError: the device or the network is not available.
@@ -50,15 +61,22 @@ class TorchRuntime:
         self.info = RuntimeInfo(runtime="torch", precision=precision, device=str(self._device))
         dtype = _DTYPES[precision]
         # Normalised in float32, then rounded once.
-        network = nn.Sequential(Normalise(model.preprocess), _Round(dtype), folded(model).to(dtype))
+        network = nn.Sequential(
+            Normalise(model.preprocess), _Round(dtype), folded(model).to(dtype), _Outputs()
+        )
+        on_gpu = self._device.type == "cuda"
+        if on_gpu and model.task == "segment" and len(model.label_names) <= MOST_CLASSES:
+            network.append(ClassMap())
         try:
             self._network = network.eval().to(self._device)
         except RuntimeError as error:
             raise self._failed(error) from error
-        # A network that resizes by itself runs differently for each frame size, so it cannot be
-        # captured.
-        self._capturable = self._device.type == "cuda" and not model.preprocess.keeps_frame
-        self._captured: dict[torch.Size, _Captured] = {}
+        # A network that resizes by itself runs differently for each frame size, so it has no graph.
+        self._on_gpu = (
+            GpuNetwork(model.name, self._network, self._device, self._compiler(compiles))
+            if on_gpu and not model.preprocess.keeps_frame
+            else None
+        )
 
     def infer(self, pixels: Pixels) -> Outputs:
         """As `Runtime.infer`; `pixels` may be on any device."""
@@ -68,17 +86,30 @@ class TorchRuntime:
             torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                if self._capturable:
-                    return self._replay(pixels)
-                outputs = _tensors(self._network(pixels.to(self._device)))
-                return tuple(output.float().cpu().numpy() for output in outputs)
+                if self._on_gpu is not None:
+                    return self._on_gpu.infer(pixels)
+                outputs = self._network(pixels.to(self._device))
+                return tuple(output.cpu().numpy() for output in outputs)
         except RuntimeError as error:
             raise self._failed(error) from error
 
-    def _replay(self, pixels: torch.Tensor) -> Outputs:
-        if pixels.shape not in self._captured:
-            self._captured[pixels.shape] = _Captured(self._network, pixels.to(self._device))
-        return self._captured[pixels.shape].run(pixels)
+    def compile_now(self, pixels: Pixels, timeout_s: float) -> None:
+        """Compiles the network for the shape of these pixels now, instead of during the first
+        inferences. Does nothing on the CPU. Raises ModelError."""
+        if self._on_gpu is not None:
+            for _ in range(COMPILED_AFTER):
+                self.infer(pixels)
+            self._on_gpu.wait_for_compilation(timeout_s)
+            self.infer(pixels)
+
+    def _compiler(self, compiles: bool) -> Compiler | None:
+        if not compiles:
+            return None
+        missing = missing_for_inductor()
+        if missing is not None:
+            log.info("model %s: runs uncompiled, since %s is missing", self._name, missing)
+            return None
+        return Compiler(self._name, self._network)
 
     def _failed(self, error: Exception) -> ModelError:
         return ModelError(
@@ -96,35 +127,13 @@ class _Round(nn.Module):
         return x.to(self._dtype)
 
 
-class _Captured:
-    """A network as a CUDA graph for one input shape: one kernel launch instead of hundreds."""
+class _Outputs(nn.Module):
+    """The outputs as a tuple of float32."""
 
-    def __init__(self, network: nn.Module, pixels: torch.Tensor) -> None:
-        self._pixels = pixels.clone()
-        side = torch.cuda.Stream(pixels.device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(pixels.device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                # cuDNN selects its kernels and allocates memory before the capture.
-                network(self._pixels)
-        torch.cuda.current_stream(pixels.device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads continue to upload frames during the capture.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._outputs = [output.float() for output in _tensors(network(self._pixels))]
-        self._host_outputs = [
-            torch.empty(output.shape, pin_memory=True) for output in self._outputs
-        ]
-        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-    def run(self, pixels: torch.Tensor) -> Outputs:
-        self._pixels.copy_(pixels, non_blocking=True)
-        self._graph.replay()
-        for host_output, output in zip(self._host_outputs, self._outputs, strict=True):
-            host_output.copy_(output, non_blocking=True)
-        self._done.record()
-        self._done.synchronize()
-        return tuple(host_output.numpy() for host_output in self._host_outputs)
+    def forward(self, outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        if isinstance(outputs, torch.Tensor):
+            return (outputs.float(),)
+        return tuple(output.float() for output in outputs)
 
 
 def _checked_device(model_name: str, requested: str) -> torch.device:
@@ -136,10 +145,6 @@ def _checked_device(model_name: str, requested: str) -> torch.device:
             fix=f"devices here: {', '.join(available)}",
         )
     return torch.device(numbered)
-
-
-def _tensors(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return (outputs,) if isinstance(outputs, torch.Tensor) else outputs
 
 
 def _first_line(error: Exception) -> str:

@@ -40,6 +40,7 @@ class Choice:
         threads: CPU threads; None: the engine's default.
         graph: for `int8`, the quantised graph.
         float_layers: for `int8`, how many of the first layers stay in floating point.
+        compiles: on a GPU, Inductor compiles the network.
     """
 
     runtime: str
@@ -48,6 +49,7 @@ class Choice:
     threads: int | None = None
     graph: Path | None = None
     float_layers: int = 0
+    compiles: bool = True
 
 
 @dataclass(frozen=True, slots=True)

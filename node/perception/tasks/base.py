@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from perception_client.messages.kinds import Area, Detection, Label, Mask
 
 Outputs = tuple[NDArray[np.float32], ...]
-"""A network's outputs, each [n, ...] float32, in the order of its graph."""
+"""A network's outputs, each [n, ...] float32, in the order of its graph. In place of a
+segmentation's logits, a GPU gives the class of each pixel, [n, h, w] uint8."""
 
 
 @dataclass(frozen=True, slots=True)

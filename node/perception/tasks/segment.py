@@ -1,5 +1,8 @@
 """The task `segment`: turns the scores of each class and pixel into areas and masks."""
 
+from typing import TypeAlias, cast
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,9 +12,17 @@ from node.perception.preprocess.geometry import PreprocessSpec, network_size, pl
 from node.perception.tasks.base import Outputs, Prediction
 from perception_client.messages.kinds import Area, Box, Mask
 
+ClassMap: TypeAlias = NDArray[np.int64] | NDArray[np.uint8]
+"""[h, w], the class id of each pixel."""
+NOT_FINITE = 255
+"""In a map of classes: a pixel whose best score is NaN or infinity."""
+MOST_CLASSES = NOT_FINITE
+"""Most classes of a map in uint8."""
+
 
 class Segment:
-    """Reads logits [n, classes, h, w], where h and w may be smaller than the network's input.
+    """Reads logits [n, classes, h, w], or classes [n, h, w] uint8, where h and w may be smaller
+    than the network's input.
 
     Args:
         names: of the model's classes, in order.
@@ -37,7 +48,7 @@ class Segment:
         """As `Task.read`: areas and masks, largest first."""
         ids = self._class_map(outputs[0][index])
         ids, box = self._without_padding(ids, size)
-        counts = np.bincount(ids.ravel(), minlength=len(self._names))
+        counts = _counts(ids, len(self._names))
         order = np.argsort(-counts, kind="stable")
         min_pixels = max(1, self._config.min_fraction * ids.size)
         class_ids = [
@@ -60,16 +71,18 @@ class Segment:
         of a class's fraction of the picture."""
         actual, expected = (self._class_map(logits[0][0]) for logits in (outputs, reference))
         shares = [
-            np.bincount(logits.ravel(), minlength=len(self._names)) / logits.size
-            for logits in (actual, expected)
+            _counts(class_map, len(self._names)) / class_map.size
+            for class_map in (actual, expected)
         ]
         return float((actual == expected).mean()), float(np.abs(shares[0] - shares[1]).max())
 
     def _wanted(self, name: str) -> bool:
         return self._config.classes is None or name in self._config.classes
 
-    def _class_map(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Returns the best class of each pixel, [h, w] int64."""
+    def _class_map(self, logits: NDArray[np.float32]) -> ClassMap:
+        """Returns the best class of each pixel, [h, w]."""
+        if logits.dtype == np.uint8 and logits.ndim == 2:
+            return self._checked(logits)
         if logits.ndim != 3 or logits.shape[0] != len(self._names):
             raise FrameError(
                 f"model output: shape {logits.shape} for {len(self._names)} label names",
@@ -77,15 +90,22 @@ class Segment:
             )
         class_map = _best_class(logits)
         if class_map is None:
-            raise FrameError(
-                "model output: not finite (nan or infinity)",
-                fix="the weights are damaged or overflow at this precision, try another of either",
-            )
+            raise _not_finite()
         return class_map
 
-    def _without_padding(
-        self, ids: NDArray[np.int64], size: tuple[int, int]
-    ) -> tuple[NDArray[np.int64], Box]:
+    def _checked(self, classes: NDArray[np.float32]) -> ClassMap:
+        """Returns a map that a GPU made, whose dtype is uint8."""
+        highest = int(classes.max())
+        if highest == NOT_FINITE:
+            raise _not_finite()
+        if highest >= len(self._names):
+            raise FrameError(
+                f"model output: class {highest} for {len(self._names)} label names",
+                fix="take weights and label names of the same model",
+            )
+        return cast(ClassMap, classes)
+
+    def _without_padding(self, ids: ClassMap, size: tuple[int, int]) -> tuple[ClassMap, Box]:
         """Returns the map without its padding, and the box in the frame that it covers, in px."""
         input_px = network_size(self._spec, *size)
         zoom_y, zoom_x, top, left = placed(self._spec, *size)
@@ -93,7 +113,7 @@ class Segment:
         columns, x1, x2 = _visible_span(ids.shape[1], input_px[1], size[1], zoom_x, left)
         return ids[rows, columns], Box(cx=(x1 + x2) / 2, cy=(y1 + y2) / 2, w=x2 - x1, h=y2 - y1)
 
-    def _masks(self, ids: NDArray[np.int64], class_ids: list[int], box: Box) -> tuple[Mask, ...]:
+    def _masks(self, ids: ClassMap, class_ids: list[int], box: Box) -> tuple[Mask, ...]:
         grid = _downscaled(ids, self._config.mask_px)
         height, width = grid.shape
         columns = grid.T.ravel()
@@ -108,6 +128,22 @@ class Segment:
             )
             for class_id in class_ids
         )
+
+
+def _not_finite() -> FrameError:
+    return FrameError(
+        "model output: not finite (nan or infinity)",
+        fix="the weights are damaged or overflow at this precision, try another of either",
+    )
+
+
+def _counts(ids: ClassMap, classes: int) -> NDArray[np.int64]:
+    """Returns the number of pixels of each class."""
+    if ids.dtype != np.uint8:
+        return np.bincount(ids.ravel(), minlength=classes)
+    # Three times as fast as numpy's bincount, which first widens the map to int64.
+    counts = cv2.calcHist([np.ascontiguousarray(ids)], [0], None, [256], [0, 256])
+    return counts.ravel()[:classes].astype(np.int64)
 
 
 def _best_class(logits: NDArray[np.float32]) -> NDArray[np.int64] | None:
@@ -134,7 +170,7 @@ def _visible_span(
     return slice(first, last), (start - offset_px) / zoom, (end - offset_px) / zoom
 
 
-def _downscaled(ids: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
+def _downscaled(ids: ClassMap, longest: int) -> ClassMap:
     """Returns the map with its longer side reduced to at most `longest` cells."""
     if max(ids.shape) <= longest:
         return ids

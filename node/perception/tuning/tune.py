@@ -18,7 +18,13 @@ from node.perception.models.model import Model
 from node.perception.perceiver import task_of
 from node.perception.runtimes.base import Runtime
 from node.perception.runtimes.gpus import gpu_count
-from node.perception.runtimes.select import GPU_PRECISIONS, PRECISIONS, build_choice, runtimes_of
+from node.perception.runtimes.select import (
+    GPU_PRECISIONS,
+    PRECISIONS,
+    build_choice,
+    runs_on_gpu,
+    runtimes_of,
+)
 from node.perception.runtimes.tuning_result import Choice, Measured, TuningResult
 from node.perception.tasks.base import Outputs, Prediction, Task
 from node.perception.tasks.detect import AGREEMENT_SCORE
@@ -36,6 +42,8 @@ accurate."""
 _PASSES = 3
 _FRAMES_A_PASS = 20
 _WARMUP = 4
+_COMPILATION_S = 300.0
+"""Longest wait for a compilation."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (step in words, done, total)."""
@@ -122,9 +130,10 @@ def _choices(
     int8, refused = _int8(model, pixels, progress)
     on_cpu = [replace(choice, threads=count) for choice in (*plain, *int8) for count in threads]
     on_gpu = [
-        Choice("torch", precision, f"cuda:{index}")
-        for index in range(gpu_count() if "torch" in runtimes_of(model) else 0)
+        Choice("torch", precision, f"cuda:{index}", compiles=compiles)
+        for index in range(gpu_count() if runs_on_gpu(model) else 0)
         for precision in GPU_PRECISIONS
+        for compiles in (True, False)
     ]
     return on_gpu + on_cpu, refused
 
@@ -173,6 +182,8 @@ def _examine(
         without_threads = replace(choice, threads=None)
         try:
             runtime = build_choice(model, choice)
+            if choice.compiles and choice.device != "cpu":
+                _compile(runtime, evaluated[0])
             if without_threads not in accuracy:
                 accuracy[without_threads] = _compare(
                     task, _outputs_of(model, runtime, evaluated), reference
@@ -182,6 +193,13 @@ def _examine(
             continue
         candidates.append(_Candidate(choice, runtime, *accuracy[without_threads]))
     return candidates, failed
+
+
+def _compile(runtime: Runtime, pixels: NDArray[np.uint8]) -> None:
+    from node.perception.runtimes.torch_runtime import TorchRuntime
+
+    assert isinstance(runtime, TorchRuntime)
+    runtime.compile_now(pixels, _COMPILATION_S)
 
 
 def _outputs_of(
