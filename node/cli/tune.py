@@ -164,6 +164,8 @@ def _cells(row: "Measured") -> tuple[str, ...]:
     precision = choice.precision
     if choice.float_layers:
         precision += f", first {choice.float_layers} float"
+    if choice.compiles:
+        precision += ", compiled"
     names = (choice.runtime, precision, choice.device, str(choice.threads or "all"))
     if row.median_ms is None:
         return (*names, "", "", "", "", "", escape(printable(f"cannot: {row.refused}")))

@@ -146,7 +146,7 @@ class ModelConfig(_Section):
     top_k: int = Field(5, ge=1, le=1000)
     threads: int | None = Field(None, ge=1, le=256)
     inference_timeout_s: float = Field(5.0, ge=0.1, le=600)
-    compile: bool = True
+    compile: bool = False
 
     @field_validator("weights", mode="before")
     @classmethod

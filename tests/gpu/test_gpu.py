@@ -75,12 +75,12 @@ def test_pixels_are_those_of_the_same_computation_on_the_cpu(spec: PreprocessSpe
         noisy = frame ^ RNG.integers(0, 8, frame.shape, np.uint8)
         difference = (on_gpu(noisy).cpu().float() - on_cpu(noisy).float()).abs()
         assert difference.mean() < 0.02
-        assert difference.max() <= 1
+        assert difference.max() <= 2
 
 
 def test_frames_of_several_cameras_do_not_mix(resnet: Model) -> None:
     """Each camera uploads on a thread of its own, up to two frames ahead of their inference."""
-    runtime = TorchRuntime(resnet, "cuda:0", "fp32", compiles=False)
+    runtime = TorchRuntime(resnet, "cuda:0", "fp32")
     perceiver = Perceiver(resnet, runtime, top_k=3)
     frames = frames_of(24)
     expected = [perceiver.perceive(frame).labels for frame in frames]
@@ -114,16 +114,16 @@ def test_logits_are_those_of_the_cpu(resnet: Model, precision: str) -> None:
     assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def test_the_compiled_network_replaces_the_first_one(
+def test_the_compiled_network_gives_the_same(
     resnet: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    runtime = TorchRuntime(resnet, "cuda:0", "fp16")
+    eager = TorchRuntime(resnet, "cuda:0", "fp16")
     pictures = RNG.integers(0, 256, (4, 1, 224, 224, 3), np.uint8)
-    before = [runtime.infer(pixels)[0].copy() for pixels in pictures]
+    before = [eager.infer(pixels)[0].copy() for pixels in pictures]
     with caplog.at_level(logging.INFO):
-        runtime.compile_now(pictures[0], 240)
-    assert "compiled for 224 x 224 px, batch 1" in caplog.text
+        runtime = TorchRuntime(resnet, "cuda:0", "fp16", compiles=True)
+    assert runtime.is_compiled, caplog.text
     for pixels, expected in zip(pictures, before, strict=True):
         actual = runtime.infer(pixels)[0]
         assert np.abs(actual - expected).max() <= 0.02 * np.abs(expected).max()

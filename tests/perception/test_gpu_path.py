@@ -1,6 +1,5 @@
 """The path of a frame on a GPU, computed on the CPU: what a GPU computes is in tests/gpu."""
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +23,8 @@ from node.perception.preprocess.gpu import GpuPreprocessor
 from node.perception.preprocess.reference import reference_transform
 from node.perception.preprocess.resize_matrices import resize_matrices
 from node.perception.runtimes.class_map import ClassMap
-from node.perception.runtimes.gpu_network import COMPILED_AFTER, MOST_SHAPES, GpuNetwork
-from node.perception.runtimes.inductor import Compiled, Compiler
+from node.perception.runtimes.gpu_network import MOST_SHAPES, GpuNetwork
+from node.perception.runtimes.inductor import Compiled
 from node.perception.tasks.segment import Segment
 
 CPU = torch.device("cpu")
@@ -85,64 +84,41 @@ class Doubling(nn.Module):
         return (pixels.float().mean((1, 2)) * 2,)
 
 
+class Slow(Doubling):
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        time.sleep(0.002)
+        return super().forward(pixels)
+
+
 class Rig:
-    """A network whose compilation waits for the test."""
+    """A network, and what compiles it in place of Inductor."""
 
-    def __init__(self, compiled: Compiled | None) -> None:
-        self.network = Doubling()
-        self.begun, self.go = threading.Event(), threading.Event()
-        self.compilations = 0
-        self._compiled = compiled
-        self.gpu = GpuNetwork("x", self.network, CPU, Compiler("x", self.network, self._compile))
-
-    def _compile(self, network: nn.Module) -> Compiled:
-        self.compilations += 1
-        self.begun.set()
-        assert self.go.wait(30)
-        if self._compiled is None:
-            raise RuntimeError("gcc: not found\nand a page of traceback")
-        return self._compiled
+    def __init__(self, network: Doubling, compiled: Compiled) -> None:
+        self.network = network
+        self.gpu = GpuNetwork("x", network, CPU)
+        with torch.inference_mode():
+            self.gpu.compile(lambda network: compiled, self._pixels(4, 3))
 
     def infer(self, side: int = 4, value: int = 3) -> float:
-        pixels = torch.full((1, side, side, 3), value, dtype=torch.uint8)
         with torch.inference_mode():
-            return float(self.gpu.infer(pixels)[0][0, 0])
+            return float(self.gpu.infer(self._pixels(side, value))[0][0, 0])
+
+    def _pixels(self, side: int, value: int) -> torch.Tensor:
+        return torch.full((1, side, side, 3), value, dtype=torch.uint8)
 
 
 def fast(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (pixels.float().mean((1, 2)) * 2,)
 
 
-class Slow(Doubling):
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        time.sleep(0.001)
-        return super().forward(pixels)
-
-
-def compiled_by(rig: Rig) -> None:
-    for _ in range(COMPILED_AFTER):
-        assert rig.infer() == 6
-    assert rig.begun.wait(30)
-    rig.go.set()
-    rig.gpu.wait_for_compilation(30)
-
-
-def test_frames_are_labelled_while_the_network_compiles() -> None:
-    rig = Rig(fast)
-    rig.network.forward = Slow().forward  # type: ignore[method-assign]
-    for _ in range(COMPILED_AFTER - 1):
-        rig.infer()
-    assert rig.compilations == 0  # a warm-up has fewer
-    rig.infer()
-    assert rig.begun.wait(30)
-    assert rig.infer(value=5) == 10  # the compiler has not returned
-    rig.go.set()
-    rig.gpu.wait_for_compilation(30)
-    assert rig.infer(value=7) == 14
+def test_a_faster_compiled_network_is_used_for_its_shape() -> None:
+    rig = Rig(Slow(), fast)
+    assert rig.gpu.is_compiled
     calls = rig.network.calls
     assert rig.infer(value=7) == 14
-    assert rig.network.calls == calls  # the compiled one runs
-    assert rig.compilations == 1
+    assert rig.network.calls == calls
+    assert rig.infer(side=6, value=7) == 14
+    assert rig.network.calls > calls
 
 
 @pytest.mark.parametrize(
@@ -157,31 +133,29 @@ def test_frames_are_labelled_while_the_network_compiles() -> None:
 def test_a_compiled_network_with_other_outputs_is_not_used(
     wrong: Compiled, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rig = Rig(wrong)
-    compiled_by(rig)
-    assert rig.infer() == 6
+    rig = Rig(Slow(), wrong)
+    assert (rig.infer(), rig.gpu.is_compiled) == (6, False)
     assert "model x: compiled, it gives other outputs; not used" in caplog.text
 
 
 def test_a_compiled_network_that_is_slower_is_not_used() -> None:
-    rig = Rig(Slow())
-    compiled_by(rig)
+    rig = Rig(Doubling(), Slow())
     calls = rig.network.calls
-    assert rig.infer() == 6
+    assert (rig.infer(), rig.gpu.is_compiled) == (6, False)
     assert rig.network.calls == calls + 1
 
 
-def test_without_a_compiler_the_network_runs_on(caplog: pytest.LogCaptureFixture) -> None:
-    rig = Rig(None)
-    compiled_by(rig)
-    assert "model x: cannot be compiled (gcc: not found); it runs uncompiled" in caplog.text
-    for _ in range(2 * COMPILED_AFTER):
-        assert rig.infer(side=6) == 6
-    assert rig.compilations == 1
+def test_without_a_compiler_the_network_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    def failing(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raise RuntimeError("gcc: not found\nand a page of traceback")
+
+    rig = Rig(Doubling(), failing)
+    assert (rig.infer(), rig.gpu.is_compiled) == (6, False)
+    assert "model x: cannot be compiled (gcc: not found); it runs as it is" in caplog.text
 
 
 def test_shapes_without_end_take_no_memory_without_end() -> None:
-    rig = Rig(fast)
+    rig = Rig(Doubling(), fast)
     for side in range(1, 3 * MOST_SHAPES):
         assert rig.infer(side) == 6
     assert len(rig.gpu._graphs) == MOST_SHAPES

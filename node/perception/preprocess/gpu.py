@@ -49,9 +49,8 @@ class GpuPreprocessor:
     """Uploads what the network's input shows of a frame, as uint8, and resizes it on the device.
     Not thread-safe.
 
-    The pixels go through pinned memory on a separate stream, so an upload overlaps with the
-    inference of another frame. On the device `cpu` the same computation runs without streams, which
-    tests use on computers without a GPU.
+    The pixels go through pinned memory. On the device `cpu` the same computation runs without
+    streams, which tests use on computers without a GPU.
 
     Args:
         spec: the model's input geometry.
@@ -67,28 +66,29 @@ class GpuPreprocessor:
 
     def __call__(self, image: Image) -> torch.Tensor:
         """Preprocesses [height, width, 3] uint8 BGR to [1, crop_h, crop_w, 3] uint8 BGR on the
-        device. Raises ValueError as `Preprocessor` does."""
-        return self.begin(image).for_network()
-
-    def batch(self, images: Sequence[Image]) -> torch.Tensor:
-        """Preprocesses several frames to [n, crop_h, crop_w, 3] uint8 BGR on the device."""
-        if len(images) == 1:
-            return self(images[0])
-        return torch.cat([self(image) for image in images])
-
-    def begin(self, image: Image) -> Uploaded:
-        """Starts the preprocessing and returns without waiting for it. Arguments and errors as
-        `__call__`."""
+        device, for the current stream; valid until the next call. Raises ValueError as
+        `Preprocessor` does."""
         check_image(image)
         with torch.inference_mode():
-            resize = self._resize_of(image.shape)
-            if self._stream is None:
-                return Uploaded(resize.computed(image), None)
-            with torch.cuda.stream(self._stream):
-                pixels = resize.launched(image, self._stream)
-                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                done.record()
-            return Uploaded(pixels, done)
+            return self._resize_of(image.shape)(image, self._stream)
+
+    def batch(self, images: Sequence[Image]) -> torch.Tensor:
+        """Preprocesses several frames to [n, crop_h, crop_w, 3] uint8 BGR on the device; valid
+        until the next call."""
+        if len(images) == 1:
+            return self(images[0])
+        return torch.cat([self(image).clone() for image in images])
+
+    def begin(self, image: Image) -> Uploaded:
+        """Starts the preprocessing on a separate stream, so that it overlaps with the inference of
+        another frame, and returns without waiting for it. Arguments and errors as `__call__`."""
+        if self._stream is None:
+            return Uploaded(self(image), None)
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            pixels = self(image).clone()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+        return Uploaded(pixels, done)
 
     def _resize_of(self, shape: tuple[int, ...]) -> "_Resize":
         if shape in self._sizes:
@@ -98,7 +98,8 @@ class GpuPreprocessor:
         make = _MatrixResize if by_matrices else _Resize
         resize = self._sizes[shape] = make(self.spec, shape[:2], self._device)
         if len(self._sizes) > _MOST_SIZES:
-            self._sizes.popitem(last=False)
+            _, oldest = self._sizes.popitem(last=False)
+            oldest.wait()
         return resize
 
 
@@ -113,26 +114,35 @@ class _Resize:
         self._launches = 0
         self._graph: CudaGraph[torch.Tensor] | None = None
 
-    def computed(self, image: Image) -> torch.Tensor:
-        """Returns the network's input for a frame, computed at once."""
-        region = torch.from_numpy(np.ascontiguousarray(self._region(image)))
-        return self._resized(region.to(self._device))
-
-    def launched(self, image: Image, stream: "torch.cuda.Stream") -> torch.Tensor:
-        """Returns the network's input for a frame, which the stream computes."""
+    def __call__(self, image: Image, recorder: "torch.cuda.Stream | None") -> torch.Tensor:
+        """Returns the network's input for a frame, which the current stream computes; valid until
+        the next call. recorder: a stream that can record it as a graph; None on the CPU."""
         region = self._region(image)
+        if recorder is None:
+            return self._resized(torch.from_numpy(np.ascontiguousarray(region)))
         if self._staging is None:
             self._staging = _Staging(region.shape, self._device)
-        frame = self._staging.upload(region)
-        if self._spec.keeps_frame:
-            return frame.unsqueeze(0).clone()
+        self._staging.write(region)
+        pixels = self._computed(self._staging, recorder)
+        self._staging.uploaded()
+        return pixels
+
+    def wait(self) -> None:
+        """Waits until the last frame is computed."""
+        if self._staging is not None:
+            self._staging.wait()
+
+    def _computed(self, staging: "_Staging", recorder: "torch.cuda.Stream") -> torch.Tensor:
         self._launches += 1
-        if self._launches <= _RECORDED_AFTER:
-            return self._resized(frame)
+        if self._launches <= _RECORDED_AFTER or self._spec.keeps_frame:
+            return self._resized(staging.upload())
         if self._graph is None:
-            self._graph = CudaGraph(lambda: self._resized(frame), stream)
+            current = torch.cuda.current_stream(self._device)
+            recorder.wait_stream(current)
+            self._graph = CudaGraph(lambda: self._resized(staging.upload()), recorder)
+            current.wait_stream(recorder)
         self._graph.replay()
-        return self._graph.result.clone()
+        return self._graph.result
 
     def _region(self, image: Image) -> Image:
         return image
@@ -225,13 +235,23 @@ class _Staging:
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         self._pinned = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self._array = self._pinned.numpy()
         self._on_device = torch.empty(shape, dtype=torch.uint8, device=device)
         self._uploaded = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def upload(self, region: Image) -> torch.Tensor:
-        """Returns the region on the device, for the current stream; the next call overwrites it."""
-        self._uploaded.synchronize()  # the frame before left the pinned memory long ago
-        np.copyto(self._pinned.numpy(), region)
-        self._on_device.copy_(self._pinned, non_blocking=True)
+    def write(self, region: Image) -> None:
+        """Copies a region to the pinned memory, once the one before has left it."""
+        self.wait()
+        np.copyto(self._array, region)
+
+    def upload(self) -> torch.Tensor:
+        """Returns the region on the device; the next upload overwrites it."""
+        return self._on_device.copy_(self._pinned, non_blocking=True)
+
+    def uploaded(self) -> None:
+        """Notes that the current stream has the upload, and all that uses it."""
         self._uploaded.record()
-        return self._on_device
+
+    def wait(self) -> None:
+        """Waits until the last upload, and all that uses it, is done."""
+        self._uploaded.synchronize()

@@ -4,13 +4,12 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 
 import torch
 from torch import nn
 
 from node.perception.cuda_graph import CudaGraph
-from node.perception.runtimes.inductor import Compiler
+from node.perception.runtimes.inductor import Compiled
 from node.perception.tasks.base import Outputs
 
 log = logging.getLogger(__name__)
@@ -18,90 +17,70 @@ log = logging.getLogger(__name__)
 MOST_SHAPES = 16
 """Input shapes whose graph is kept. Another one runs without a graph: a segmentation of a folder of
 photographs has as many shapes as photographs."""
-COMPILED_AFTER = 30
-"""Inferences of one shape after which it is compiled: the shapes of the warm-up have fewer."""
 _TOLERANCE = 0.02
 """Largest difference of a compiled network's output, relative to the largest output, that the
 rounding of 8 and 16 bits explains."""
 _SAME_CLASS = 0.99
 """As `_TOLERANCE`, for maps of classes: the fraction of pixels of the same class."""
+_TURNS = 20
+"""Inferences of each of two networks that are compared in time."""
 
 
 class GpuNetwork:
     """Runs a network on the GPU. Not thread-safe.
 
-    A shape runs as the graph of the network's own operations first. After some inferences a thread
-    compiles it, and the compiled graph replaces the first one between two inferences if it gives
-    the same outputs in less time.
+    Attributes:
+        is_compiled: `compile` has replaced the network for one shape.
 
     Args:
         name: of the model, for the log.
         network: [n, height, width, 3] uint8 to a tuple of tensors, on the GPU.
         device: of the network.
-        compiler: compiles it; None: no compilation.
     """
 
-    def __init__(
-        self, name: str, network: nn.Module, device: torch.device, compiler: Compiler | None
-    ) -> None:
+    def __init__(self, name: str, network: nn.Module, device: torch.device) -> None:
         self._name = name
         self._network = network
         self._device = device
-        self._compiler = compiler
         self._graphs: dict[torch.Size, _Graph] = {}
-        self._counts: dict[torch.Size, int] = {}
-        self._compiling: tuple[torch.Size, Future[_Graph | None]] | None = None
+        self.is_compiled = False
 
     def infer(self, pixels: torch.Tensor) -> Outputs:
         """Returns the outputs on the CPU, valid until the next call."""
-        shape = pixels.shape
-        graph = self._graphs.get(shape)
+        graph = self._graphs.get(pixels.shape)
         if graph is None:
             if len(self._graphs) >= MOST_SHAPES:
                 return tuple(output.cpu().numpy() for output in self._network(pixels))
-            graph = self._graphs[shape] = _Graph(self._network, pixels.to(self._device))
-        outputs = graph.run(pixels)
-        if self._compiler is not None:
-            self._compile(shape, graph, self._compiler)
-        return outputs
+            graph = _Graph(self._network, pixels.to(self._device))
+            self._graphs[pixels.shape] = graph
+        return graph.run(pixels)
 
-    def wait_for_compilation(self, timeout_s: float) -> None:
-        """Waits until the compilation under way, if any, has ended; the next inference uses it."""
-        if self._compiling is not None:
-            self._compiling[1].exception(timeout_s)
+    def compile(self, compiler: Callable[[nn.Module], Compiled], pixels: torch.Tensor) -> None:
+        """Compiles the network for the shape of these pixels. The compiled one is used if it gives
+        the same outputs in less time; whatever fails is logged, and the network runs as it is.
 
-    def _compile(self, shape: torch.Size, graph: "_Graph", compiler: Compiler) -> None:
-        """Takes a compiled graph that is ready, and begins the next compilation that is due."""
-        if self._compiling is not None:
-            compiled_shape, future = self._compiling
-            if not future.done():
-                return
-            self._compiling = None
-            compiled = future.result()
-            if compiled is not None:
-                self._graphs[compiled_shape] = compiled
-        count = self._counts[shape] = self._counts.get(shape, 0) + 1
-        if count == COMPILED_AFTER:
-            pixels = graph.pixels.clone()
-            self._compiling = shape, compiler.begin(lambda compiled: self._faster(compiled, pixels))
-
-    def _faster(
-        self, compiled: Callable[[torch.Tensor], tuple[torch.Tensor, ...]], pixels: torch.Tensor
-    ) -> "_Graph | None":
-        """Returns the graph of the compiled network, None where the network's own is better. Runs
-        on the compiler's thread, with graphs of its own."""
-        own, new = _Graph(self._network, pixels), _Graph(compiled, pixels)
+        compiler: as `inductor.compiled`.
+        """
+        pixels = pixels.to(self._device)
+        started = time.monotonic()
+        own = _Graph(self._network, pixels)
+        try:
+            new = _Graph(compiler(self._network), pixels)
+        except Exception as error:  # whatever torch, Triton or a C compiler raises
+            reason = str(error).strip().partition("\n")[0] or repr(error)
+            log.warning("model %s: cannot be compiled (%s); it runs as it is", self._name, reason)
+            return
+        compiled_s = time.monotonic() - started
         if not _agree(new.outputs(pixels), own.outputs(pixels)):
             log.warning("model %s: compiled, it gives other outputs; not used", self._name)
-            return None
+            return
         own_ms, new_ms = _milliseconds(own, new, pixels)
-        used = new_ms < own_ms
+        self.is_compiled = new_ms < own_ms
         log.info(
-            "model %s: compiled for %d x %d px, batch %d: %.2f ms, %.2f ms before%s",
-            self._name, pixels.shape[2], pixels.shape[1], len(pixels), new_ms, own_ms,
-            "" if used else "; not used",
+            "model %s: compiled in %.1f s; %.2f ms a frame, and %.2f ms before%s",
+            self._name, compiled_s, new_ms, own_ms, "" if self.is_compiled else "; not used",
         )  # fmt: skip
-        return new if used else None
+        self._graphs[pixels.shape] = new if self.is_compiled else own
 
 
 class _Graph:
@@ -111,17 +90,15 @@ class _Graph:
     GPU.
     """
 
-    def __init__(
-        self,
-        network: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
-        pixels: torch.Tensor,
-    ) -> None:
+    def __init__(self, network: Compiled, pixels: torch.Tensor) -> None:
         self.pixels = pixels.clone()
         self._network = network
         self._graph: CudaGraph[None] | None = None
         with torch.inference_mode():
             if pixels.device.type == "cuda":
                 self._record()
+            else:
+                self._network(self.pixels)
 
     def _record(self) -> None:
         device = self.pixels.device
@@ -135,6 +112,7 @@ class _Graph:
         self._host_outputs = tuple(
             torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
         )
+        self._views = tuple(output.numpy() for output in self._host_outputs)
         self._graph = CudaGraph(self._to_host, side)
         current.wait_stream(side)
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -152,7 +130,7 @@ class _Graph:
         self._graph.replay()
         self._done.record()
         self._done.synchronize()
-        return tuple(host_output.numpy() for host_output in self._host_outputs)
+        return self._views
 
     def outputs(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns copies of the outputs."""
@@ -178,10 +156,10 @@ def _is_close(output: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def _milliseconds(own: _Graph, new: _Graph, pixels: torch.Tensor) -> tuple[float, float]:
-    """Returns the median times of two graphs, measured by turns: the GPU also labels frames."""
+    """Returns the median times of two graphs, measured by turns."""
     times: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
-        for _ in range(20):
+        for _ in range(_TURNS):
             for graph, measured in zip((own, new), times, strict=True):
                 started = time.perf_counter()
                 graph.run(pixels)

@@ -1,7 +1,5 @@
 """TorchRuntime: PyTorch on the CPU or a GPU, in float32, bfloat16 or float16."""
 
-import logging
-
 import numpy as np
 import torch
 from torch import nn
@@ -12,12 +10,10 @@ from node.perception.preprocess.normalise import Normalise
 from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.runtimes.class_map import ClassMap
 from node.perception.runtimes.fuse_batchnorm import folded
-from node.perception.runtimes.gpu_network import COMPILED_AFTER, GpuNetwork
-from node.perception.runtimes.inductor import Compiler, missing_for_inductor
+from node.perception.runtimes.gpu_network import GpuNetwork
+from node.perception.runtimes.inductor import compiled
 from node.perception.tasks.base import Outputs
 from node.perception.tasks.segment import MOST_CLASSES
-
-log = logging.getLogger(__name__)
 
 _ALL_THREADS = torch.get_num_threads()
 """torch's default: one thread for each core."""
@@ -41,7 +37,7 @@ class TorchRuntime:
         precision: str = "fp32",
         threads: int | None = None,
         *,
-        compiles: bool = True,
+        compiles: bool = False,
     ) -> None:
         """Loads the network onto the device.
 
@@ -50,7 +46,8 @@ class TorchRuntime:
             device: `cpu`, `cuda` or `cuda:N`.
             precision: `fp32`, `bf16` or `fp16`.
             threads: CPU threads; None: one for each core.
-            compiles: on a GPU, compiles the network with Inductor during the first inferences.
+            compiles: on a GPU, compiles the network with Inductor, for single frames of a fixed
+                size. Takes seconds, the first time tens of seconds.
 
         Raises:
             ModelError: the device or the network is not available.
@@ -73,10 +70,12 @@ class TorchRuntime:
             raise self._failed(error) from error
         # A network that resizes by itself runs differently for each frame size, so it has no graph.
         self._on_gpu = (
-            GpuNetwork(model.name, self._network, self._device, self._compiler(compiles))
+            GpuNetwork(model.name, self._network, self._device)
             if on_gpu and not model.preprocess.keeps_frame
             else None
         )
+        if compiles and self._on_gpu is not None and not model.preprocess.free_size:
+            self._compile(self._on_gpu, model.preprocess.crop_px)
 
     def infer(self, pixels: Pixels) -> Outputs:
         """As `Runtime.infer`; `pixels` may be on any device."""
@@ -93,23 +92,19 @@ class TorchRuntime:
         except RuntimeError as error:
             raise self._failed(error) from error
 
-    def compile_now(self, pixels: Pixels, timeout_s: float) -> None:
-        """Compiles the network for the shape of these pixels now, instead of during the first
-        inferences. Does nothing on the CPU. Raises ModelError."""
-        if self._on_gpu is not None:
-            for _ in range(COMPILED_AFTER):
-                self.infer(pixels)
-            self._on_gpu.wait_for_compilation(timeout_s)
-            self.infer(pixels)
+    @property
+    def is_compiled(self) -> bool:
+        """Whether Inductor has compiled the network, which is then faster."""
+        return self._on_gpu is not None and self._on_gpu.is_compiled
 
-    def _compiler(self, compiles: bool) -> Compiler | None:
-        if not compiles:
-            return None
-        missing = missing_for_inductor()
-        if missing is not None:
-            log.info("model %s: runs uncompiled, since %s is missing", self._name, missing)
-            return None
-        return Compiler(self._name, self._network)
+    def _compile(self, network: GpuNetwork, size: tuple[int, int]) -> None:
+        # Random levels: on a black frame most activations are equal, and a wrong one shows nowhere.
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8, generator=generator)
+        try:
+            network.compile(compiled, pixels)
+        except RuntimeError as error:
+            raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> ModelError:
         return ModelError(

@@ -49,7 +49,7 @@ class Choice:
     threads: int | None = None
     graph: Path | None = None
     float_layers: int = 0
-    compiles: bool = True
+    compiles: bool = False
 
 
 @dataclass(frozen=True, slots=True)
