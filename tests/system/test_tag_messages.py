@@ -107,7 +107,7 @@ def test_tags_reach_control_code_and_a_recording(
         commands.model("apriltag36h11")
         check(subscriber.wait_for(TAG, 10).detections[0], factor=2)
         page = (ROOT / "docs" / "models.md").read_text()
-        example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
+        example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[-1]
         example = example.replace("Subscriber()", f"Subscriber({endpoint!r})")
         exec(example, {})
         assert capsys.readouterr().out == f"{TAG}: +0.20 m to the right, 3.20 m ahead\n"
