@@ -78,7 +78,8 @@ def resume_command(connect: Callable[[], Control], camera: str | None) -> None:
 @click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
 @click.pass_obj
 def set_command(connect: Callable[[], Control], settings: tuple[str, ...]) -> None:
-    """Change thresholds, top-k, smoothing or rates, all of them or none.
+    """Change thresholds, top-k, smoothing or rates, all of them or none. KEY=null unsets a key
+    whose default is none, such as max_fps, detect.classes, detect.tag_size_m.
 
     Example: perception-node ctl set detect.score=0.4 camera.front.max_fps=10
     """

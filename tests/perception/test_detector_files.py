@@ -1,6 +1,7 @@
 """Model files of detectors: a file of each form that exporters write runs as it is, with a card or
 without one, or one line names what fits."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -519,3 +520,18 @@ def test_a_card_that_the_file_cannot_fill_loads_once_it_is(
         load_model(str(file))
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     assert load_model(str(file)).decoder == FILES[form][0]
+
+
+def test_doctor_finds_boxes_of_another_form(in_process: Run, tmp_path: Path) -> None:
+    outputs = {
+        "boxes": ONE_EACH[0, :2, :4] / 64, "scores": np.array([0.9, 0.4], np.float32),
+        "labels": np.array([1, 0]),
+    }  # fmt: skip
+    file = written(tmp_path, constant_graph(outputs), "boxes")
+    done = in_process("doctor", "--json", "--set", f"model.name={file}")
+    findings = {item["what"]: item for item in map(json.loads, done.stdout.splitlines())}
+    run = in_process("run", "--model", file, "--endpoint", f"ipc://{tmp_path}/labels")
+    assert (done.returncode, run.returncode) == (1, 3)
+    assert findings["model"]["verdict"] == "wrong"
+    line = "; ".join(findings["model"][key] for key in ("found", "fix") if findings["model"][key])
+    assert run.stderr.endswith(f"error: {line}\n")

@@ -362,7 +362,10 @@ def test_the_command_line_does_the_same(node: Node, in_process: Run, tmp_path: P
     done = in_process("ctl", "--endpoint", node.control, "set", "model.top_k=4")
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["first_seq"]) == {"left", "right"}
-    assert in_process("ctl", "--endpoint", node.control, "set", "model.top_k=5").returncode == 0
+    unset = ("model.top_k=5", "detect.classes=null", "camera.right.max_fps=null")
+    assert in_process("ctl", "--endpoint", node.control, "set", *unset).returncode == 0
+    status = json.loads(in_process("ctl", "--endpoint", node.control, "status").stdout)
+    assert status["settings"]["max_fps"]["right"] is None
     file = tmp_path / "right.jpg"
     done = in_process("ctl", "--endpoint", node.control, "snapshot", file, "--camera", "right")
     assert json.loads(done.stdout)["camera"] == "right"

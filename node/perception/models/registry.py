@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from node.errors import ModelError
+from node.data import class_names
+from node.errors import ModelError, SettingsError
 from node.perception.classical import tags
 from node.perception.models import catalogue, efficientnet_lite, model_file, published
 from node.perception.models.model import Model
@@ -49,6 +50,54 @@ def entries() -> list[RegistryEntry]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What is known of a model before it is loaded.
+
+    Attributes:
+        task: `classify`, `detect` or `segment`.
+        label_names: of the classes, in order.
+        finds_tags: whether the model finds fiducial tags, without a network.
+    """
+
+    task: str
+    label_names: tuple[str, ...]
+    finds_tags: bool = False
+
+
+def described(name: str) -> ModelDescription | None:
+    """Returns the description of a model by name, or of a model file by its card; None for a file
+    without a card, and for an unknown name. Raises ModelError for a card that cannot be read."""
+    if name == efficientnet_lite.NAME:
+        return ModelDescription("classify", class_names("imagenet"))
+    if Path(name).suffix.lower() in model_file.SUFFIXES:
+        described_file = model_file.description_of(expanded(name))
+        return ModelDescription(*described_file) if described_file else None
+    if name in _CLASSICAL:
+        return ModelDescription("detect", _CLASSICAL[name](name).label_names, finds_tags=True)
+    if name in published.RELEASED:
+        card = published.card_of(name)
+        return ModelDescription(card.task, tuple(card.labels))
+    if name in catalogue.names():
+        entry = catalogue.entry(name)
+        return ModelDescription(entry.task, entry.label_names)
+    return None
+
+
+def check_weights(name: str, weights: Path | None, key: str = "model.weights") -> None:
+    """Raises SettingsError where a model takes no weights file. key: of the weights, for the
+    error."""
+    if weights is None:
+        return
+    if Path(name).suffix.lower() in model_file.SUFFIXES:
+        problem = "a model file has its own weights"
+    elif name in _CLASSICAL:
+        problem = "has no network, so no weights"
+    else:
+        return
+    raise SettingsError(f"model {name!r}: {problem}", fix=f"leave {key} out")
+
+
 def load_model(name: str, weights: Path | None = None) -> Model:
     """Loads a model by name, or a model file. Downloads weights on first use.
 
@@ -66,17 +115,10 @@ def load_model(name: str, weights: Path | None = None) -> Model:
 def _loaded(name: str, weights: Path | None) -> Model:
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.load(weights)
+    check_weights(name, weights)
     if Path(name).suffix.lower() in model_file.SUFFIXES:
-        if weights is not None:
-            raise ModelError(
-                f"model {name!r}: a model file has its own weights", fix="leave model.weights out"
-            )
         return model_file.load(expanded(name))
     if name in _CLASSICAL:
-        if weights is not None:
-            raise ModelError(
-                f"model {name!r}: has no network, so no weights", fix="leave model.weights out"
-            )
         return _CLASSICAL[name](name)
     if name in published.RELEASED:
         return published.load(name, weights)
