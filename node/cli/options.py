@@ -150,10 +150,10 @@ def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
     thread counts from `model.threads`. Raises ModelError, before that SettingsError for settings
     that do not fit the model."""
     from node.image.opencv import cv2
-    from node.perception.model_settings import check_settings
+    from node.perception.model_settings import check_model
     from node.perception.perceiver import build_perceiver
 
-    check_settings(config)
+    check_model(config)
 
     # OpenCV only decodes and converts here; more threads would fight the model's for the cores.
     cv2.setNumThreads(config.model.threads or 1)

@@ -455,6 +455,17 @@ class NodeConfig(_Section):
             raise ValueError("degrade.steps: no camera has a deadline to hold; set deadline_s")
         return self
 
+    @model_validator(mode="after")
+    def _events_are_in_regions(self) -> Self:
+        regions = {region.name for camera in self.camera for region in camera.regions}
+        for event in self.recording.black_box_events:
+            if event.region is not None and event.region not in regions:
+                raise ValueError(
+                    f"recording.black_box_events: no camera has a region {event.region!r}; "
+                    f"regions: {', '.join(sorted(regions)) or 'none'}"
+                )
+        return self
+
 
 def _check_reach(endpoint: str, wire: WireConfig, access: str, where: str = "") -> None:
     if wire.insecure or wire.keys is not None or is_loopback(endpoint):

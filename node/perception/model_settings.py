@@ -1,7 +1,7 @@
 """Checks the settings that depend on a model, without loading its network: by its name, its model
 card and its class names. A node does so before it publishes, `config check` without a node."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from node.config.schema import ModelConfig, NodeConfig
@@ -9,6 +9,8 @@ from node.errors import ModelError, PerceptionError, SettingsError
 from node.perception.models.registry import check_weights, described, load_model
 from node.perception.tasks.named_classes import check_named
 
+_Check = Callable[[NodeConfig, ModelConfig], None]
+"""Raises an error for settings of a configuration that do not fit a model."""
 _ENGINES_OF_FILES = {".onnx": ("onnxruntime", "openvino"), ".xml": ("openvino",)}
 """Engines that run each kind of model file that has no torch network."""
 
@@ -19,23 +21,24 @@ def check_settings(config: NodeConfig) -> None:
         raise error
 
 
+def check_model(config: NodeConfig) -> None:
+    """As `check_settings`, for what `model` and `crops` load, without the steps of `[degrade]` and
+    what only a live node uses."""
+    for error in _problems_of(config, config.model):
+        raise error
+
+
 def settings_problems(config: NodeConfig) -> Iterator[PerceptionError]:
     """Yields a SettingsError for each setting that does not fit a model of the configuration, as
     far as this is known without loading a network, and another error for each model of which not
     even the description can be read."""
-    steps = [
-        ModelConfig(name=step.model, weights=step.weights, device=config.model.device)
-        for step in config.degrade.steps
-        if step.model is not None
-    ]
-    for model in (config.model, *steps):
-        for check in (_check_weights, _check_engine, _check_classes, _check_crops):
-            try:
-                check(config, model)
-            except PerceptionError as error:
-                yield error
-                if not isinstance(error, SettingsError):
-                    break
+    yield from _problems_of(config, config.model, (*_OF_EACH_MODEL, _check_events))
+    for step in config.degrade.steps:
+        if step.model is not None:
+            yield from _problems_of(
+                config,
+                ModelConfig(name=step.model, weights=step.weights, device=config.model.device),
+            )
 
 
 def settings_notes(config: NodeConfig) -> Iterator[str]:
@@ -62,6 +65,19 @@ def settings_notes(config: NodeConfig) -> Iterator[str]:
         yield (
             "tags get no pose without detect.tag_size_m, the side of their black square in metres"
         )
+
+
+def _problems_of(
+    config: NodeConfig, model: ModelConfig, checks: Sequence[_Check] = ()
+) -> Iterator[PerceptionError]:
+    """Yields the problems with one model. checks: none for those of each model."""
+    for check in checks or _OF_EACH_MODEL:
+        try:
+            check(config, model)
+        except PerceptionError as error:
+            yield error
+            if not isinstance(error, SettingsError):
+                break
 
 
 def _check_weights(config: NodeConfig, model: ModelConfig) -> None:
@@ -135,3 +151,15 @@ def _check_crops(config: NodeConfig, model: ModelConfig) -> None:
         return
     check_tasks(model.name, first.task, crops.model, second.task if second else None)
     check_named("crops.classes", crops.classes or (), first.label_names)
+
+
+def _check_events(config: NodeConfig, model: ModelConfig) -> None:
+    """Checks the names in the events that write the black box: nothing else has those names."""
+    description = described(model.name)
+    if description is not None:
+        named = [event.name for event in config.recording.black_box_events if event.name]
+        names = description.label_names
+        check_named("recording.black_box_events", named, names, undo="[]")
+
+
+_OF_EACH_MODEL: tuple[_Check, ...] = (_check_weights, _check_engine, _check_classes, _check_crops)

@@ -8,6 +8,7 @@ import pytest
 from conftest import Run
 
 TAGS = '[model]\nname = "apriltag36h11"\n'
+EVENT = "[recording]\nblack_box_s = 1.0\nblack_box_events = [{ "
 UNFIT = {
     f'{TAGS}runtime = "torch"': "model.runtime = 'torch': model 'apriltag36h11' has no network",
     f'{TAGS}device = "cuda"': "model.device = 'cuda': model 'apriltag36h11' has no network",
@@ -24,6 +25,12 @@ UNFIT = {
     ),
     '[model]\nname = "yolox_nano"\n[crops]\nmodel = "resnet18"\nclasses = ["x"]': (
         "crops.classes: 'x' is no class of this model"
+    ),
+    f'{EVENT}kind = "appeared", name = "expresso" }}]': (
+        "recording.black_box_events: 'expresso' is no class of this model; did you mean 'espresso'?"
+    ),
+    f'{EVENT}kind = "region_left", region = "dok" }}]': (
+        "recording.black_box_events: no camera has a region 'dok'; regions: none"
     ),
     '[crops]\nmodel = "resnet18"': "finds no objects to look at; take a detector as model.name",
     '[model]\nname = "own.onnx"\nruntime = "torch"': "own.onnx runs in onnxruntime or openvino",
