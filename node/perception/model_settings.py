@@ -6,7 +6,7 @@ from pathlib import Path
 
 from node.config.schema import ModelConfig, NodeConfig
 from node.errors import ModelError, PerceptionError, SettingsError
-from node.perception.models.registry import check_weights, described, load_model
+from node.perception.models.registry import check_name, check_weights, described, load_model
 from node.perception.tasks.named_classes import check_named
 
 _Check = Callable[[NodeConfig, ModelConfig], None]
@@ -80,9 +80,11 @@ def _problems_of(
                 break
 
 
-def _check_weights(config: NodeConfig, model: ModelConfig) -> None:
+def _check_names(config: NodeConfig, model: ModelConfig) -> None:
+    check_name(model.name)
     check_weights(model.name, model.weights)
     if config.crops.model is not None:
+        check_name(config.crops.model)
         check_weights(config.crops.model, config.crops.weights, "crops.weights")
 
 
@@ -162,4 +164,4 @@ def _check_events(config: NodeConfig, model: ModelConfig) -> None:
         check_named("recording.black_box_events", named, names, undo="[]")
 
 
-_OF_EACH_MODEL: tuple[_Check, ...] = (_check_weights, _check_engine, _check_classes, _check_crops)
+_OF_EACH_MODEL: tuple[_Check, ...] = (_check_names, _check_engine, _check_classes, _check_crops)

@@ -10,13 +10,13 @@ from node.data import class_names
 from node.errors import ModelError, SettingsError
 from node.perception.classical import tags
 from node.perception.models import catalogue, efficientnet_lite, model_file, published
+from node.perception.models.foreign_formats import check_format
 from node.perception.models.model import Model
 from perception_client.paths import expanded
 
 DEFAULT_MODEL = efficientnet_lite.NAME
 _CLASSICAL: dict[str, Callable[[str], Model]] = dict.fromkeys(tags.NAMES, tags.load)
 """What loads each model without a network, by its name."""
-_WEIGHTS_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +124,14 @@ def _loaded(name: str, weights: Path | None) -> Model:
         return published.load(name, weights)
     if name in catalogue.names():
         return catalogue.load(name, weights)
-    raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+    raise _unknown(name)
 
 
 def check_name(name: str) -> None:
     """Raises ModelError for a name that is neither a model's nor that of a model file, which need
     not exist."""
     if Path(name).suffix.lower() not in model_file.SUFFIXES and name not in _names():
-        raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+        raise _unknown(name)
 
 
 def fetch(name: str) -> Path | None:
@@ -145,7 +145,7 @@ def fetch(name: str) -> Path | None:
         return published.fetch(name)
     if name in _CLASSICAL:
         return None
-    raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+    raise _unknown(name)
 
 
 def _default_entry() -> RegistryEntry:
@@ -190,21 +190,18 @@ def _classical_entry(name: str) -> RegistryEntry:
     )
 
 
-def _why_unknown(name: str) -> str:
-    suffix = Path(name).suffix.lower()
-    if suffix in _WEIGHTS_FILES:
-        return (
-            'is a weights file, not a model; name it with model.weights = "PATH" '
-            "and its model with model.name, as `perception-node models` lists them"
-        )
-    if suffix and os.sep in name:
-        return (
-            f"no model has this name, and a model file ends in {', '.join(model_file.SUFFIXES)}; "
-            "`perception-node models` lists the names"
+def _unknown(name: str) -> ModelError:
+    """Returns the error of an unknown name. Raises ModelError for a file of another format."""
+    check_format(name)
+    problem = f"model {name!r}: no model has this name"
+    if Path(name).suffix and os.sep in name:
+        return ModelError(
+            f"{problem}, and a model file ends in {', '.join(model_file.SUFFIXES)}",
+            fix="`perception-node models` lists the names",
         )
     similar = difflib.get_close_matches(name.lower(), _names(), n=3)
     nearest = f"the nearest: {', '.join(similar)}; " if similar else ""
-    return f"no model has this name; {nearest}`perception-node models` lists all"
+    return ModelError(problem, fix=f"{nearest}`perception-node models` lists all")
 
 
 def _names() -> list[str]:
