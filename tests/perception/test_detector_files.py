@@ -380,8 +380,42 @@ def test_a_free_size_is_the_exporters(tmp_path: Path, form: str) -> None:
     model = constant_graph({name: value}, metadata=SAYS, shapes=free, size=("h", "w"))
     assert load_model(str(written(tmp_path, model))).preprocess.crop_px == (64, 64)
     del model.metadata_props[3]
-    with pytest.raises(ModelError, match="is missing, and the size of its input is free; write"):
+    with pytest.raises(
+        ModelError, match="is missing, and the size of its input is free; write"
+    ) as e:
         load_model(str(written(tmp_path, model)))
+    assert 'labels = ["cat", "dog"]' in str(e.value)
+    assert "size = [640, 640] (or that of the training)" in str(e.value)
+
+
+def test_a_free_size_hides_no_decoder(tmp_path: Path) -> None:
+    """As YOLO is exported without the exporter's metadata: the cells follow the input's size."""
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, "h", "w"])
+    nodes = [
+        node
+        for stride in (8, 16, 32)
+        for node in (
+            helper.make_node(
+                "Conv", ["images", f"w{stride}"], [f"c{stride}"], strides=[stride] * 2,
+            ),
+            helper.make_node("Reshape", [f"c{stride}", "shape"], [f"r{stride}"]),
+        )
+    ]  # fmt: skip
+    nodes.append(helper.make_node("Concat", ["r8", "r16", "r32"], ["output0"], axis=2))
+    constants = [
+        numpy_helper.from_array(np.zeros((6, 3, stride, stride), np.float32), f"w{stride}")
+        for stride in (8, 16, 32)
+    ]
+    constants.append(numpy_helper.from_array(np.array([1, 6, -1]), "shape"))
+    output = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 6, "n"])
+    file = written(tmp_path, made(helper.make_graph(nodes, "g", [images], [output], constants)))
+    with pytest.raises(ModelError, match='decoder = "anchor_free"') as e:
+        load_model(str(file))
+    assert 'labels = "labels.txt"' in str(e.value)
+    written(tmp_path, made(helper.make_graph(nodes, "g", [images], [output], constants)),
+            "anchor_free", labels="abcde")  # fmt: skip
+    with pytest.raises(FrameError, match="name the 2 labels that the model was trained with"):
+        perceived(file, "openvino")
 
 
 @pytest.mark.parametrize(
@@ -514,7 +548,9 @@ def test_a_card_that_the_file_cannot_fill_loads_once_it_is(
     file = written(tmp_path, constant_graph(FILES[form][1]))
     done = in_process("models", "card", file)
     assert done.returncode == 0, done.stderr
-    assert "; check it: " in done.stdout
+    names = f"write {tmp_path / 'labels.txt'}, the {'2 ' * (form != 'ssd')}names of the classes"
+    assert f"own.toml is written; before it works, {names}, one a line" in done.stdout
+    assert ("; check it: its outputs" in done.stdout) == (form == "D-FINE")
     assert line in file.with_suffix(".toml").read_text()
     with pytest.raises(ModelError, match=r"labels\.txt'?.* cannot be read"):
         load_model(str(file))

@@ -57,6 +57,11 @@ def test_unfit_settings_end_a_node_before_it_publishes(
     assert run.stderr.count("\n") == 1
 
 
+def test_an_unknown_model_ends_a_node_before_it_publishes(in_process: Run, tmp_path: Path) -> None:
+    done = in_process("run", "--model", "best.pt", "--endpoint", f"ipc://{tmp_path}/labels")
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+
+
 def test_a_card_names_the_classes_that_settings_may_name(in_process: Run, tmp_path: Path) -> None:
     (tmp_path / "own.onnx").touch()
     card = tmp_path / "own.toml"

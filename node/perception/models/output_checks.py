@@ -107,6 +107,6 @@ def _of_classes(file: Path, output: GraphValue, form: str, classes: int) -> tupl
         raise ModelError(
             f"{file}: gives {output.described}",
             fix=f"its card has {classes} labels, which makes {form}: "
-            "name the labels that it was trained with",
+            f"name the {shape[1]} labels that it was trained with",
         )
     return (0,)

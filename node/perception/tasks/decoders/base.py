@@ -114,6 +114,13 @@ def only(outputs: Sequence[GraphValue], decoder: str) -> GraphValue:
     return outputs[0]
 
 
+def trained_with(count: int) -> str:
+    """Returns the fix of an error about another number of labels. count: the right one, below 1 if
+    it is not known."""
+    number = f"{count} " if count > 0 else ""
+    return f"name the {number}labels that the model was trained with"
+
+
 def fits(shape: tuple[int, ...] | None, expected: Sequence[int | None]) -> bool:
     """Whether a shape can be the expected one: None stands for any length, and -1 in the shape for
     a length that the graph leaves free. A shape that is not known fits."""

@@ -17,6 +17,7 @@ from node.perception.tasks.decoders.base import (
     check_fractions,
     corners,
     fits,
+    trained_with,
 )
 from node.perception.tasks.decoders.grid import is_grid
 
@@ -98,7 +99,7 @@ class Detr:
                 f"model output: logits {list(logits.shape)} and boxes {list(boxes.shape)}, but "
                 f'decoder "{self.name}" reads [q, {classes + self._spare}] and [q, 4] for '
                 f"{classes} labels",
-                fix="name the labels that the model was trained with",
+                fix=trained_with(logits.shape[-1] - self._spare),
             )
         check_finite(logits)
         check_finite(boxes)
