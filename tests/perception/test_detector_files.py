@@ -326,6 +326,64 @@ def test_a_card_that_does_not_fit_names_what_fits(
     assert "\n" not in str(caught.value)
 
 
+GENERIC: dict[str, tuple[dict[str, NDArray[np.generic]], list[str]]] = {
+    "ssd": (
+        {
+            "Identity:0": ONE_EACH[..., 4], "Identity_1:0": np.array([2], np.float32),
+            "Identity_2:0": ONE_EACH[..., 5] + 1, "Identity_3:0": ONE_EACH[..., [1, 0, 3, 2]] / 64,
+        },
+        ["Identity_3:0", "Identity:0", "Identity_2:0", "Identity_1:0"],
+    ),
+    "boxes": (
+        {
+            "out0": ONE_EACH[0, :2, :4].copy(), "out1": ONE_EACH[0, :2, 5].copy(),
+            "out2": ONE_EACH[0, :2, 4].copy(), "out3": np.zeros(7, np.float32),
+        },
+        ["out0", "out2", "out1"],
+    ),
+    "detr_sigmoid": (
+        {"out0": np.zeros((1, 9, 4), np.float32), "out1": LOGITS, "out2": FRACTIONS},
+        ["out1", "out2"],
+    ),
+    "anchor_free": (
+        {"proto": np.zeros((1, 32, 16, 16), np.float32), "Identity": HEADS}, ["Identity"],
+    ),
+}  # fmt: skip
+"""Outputs without telling names, and the names in the order of the decoder."""
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("decoder", GENERIC)
+def test_a_card_names_outputs_in_the_order_of_the_decoder(
+    tmp_path: Path, decoder: str, runtime: str
+) -> None:
+    outputs, names = GENERIC[decoder]
+    file = written(tmp_path, constant_graph(outputs), decoder)
+    with pytest.raises(ModelError):
+        load_model(str(file))
+    card = file.with_suffix(".toml")
+    plain = card.read_text()
+    card.write_text(f"outputs = {names}\n{plain}".replace("'", '"'))
+    np.testing.assert_allclose(perceived(file, runtime), SEEN, atol=1e-3)
+    for wrong, reason in (
+        (["nothing", *names[1:]], "outputs: 'nothing' is not the name of one output; those of own"),
+        ([*names, names[0]], f'outputs has {len(names) + 1} names; decoder "{decoder}" reads'),
+    ):
+        card.write_text(f"outputs = {wrong}\n{plain}".replace("'", '"'))
+        with pytest.raises(ModelError, match=reason):
+            load_model(str(file))
+
+
+def test_scores_and_classes_in_the_other_order_are_no_detections(tmp_path: Path) -> None:
+    outputs: dict[str, NDArray[np.generic]] = {
+        "out0": ONE_EACH[0, :2, :4].copy(), "out1": np.array([3, 0], np.float32),
+        "out2": ONE_EACH[0, :2, 4].copy(),
+    }  # fmt: skip
+    file = written(tmp_path, constant_graph(outputs), "boxes", labels="abcd")
+    with pytest.raises(FrameError, match=r"scores from 3 to 3, .* or outputs in its card"):
+        perceived(file, "openvino")
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_the_mask_of_padding_is_given_where_a_graph_takes_it(tmp_path: Path, engine: str) -> None:
     """As DETR is exported: here the share of pixels without padding scales the boxes."""

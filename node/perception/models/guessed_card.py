@@ -176,7 +176,11 @@ def guess_card(file: Path) -> GuessedCard:
     if labels is not None:
         fitting = {name: count for name, count in fitting.items() if count in (ANY, len(labels))}
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", file.stem).lstrip("_.-")[:64]
-    listed = ", ".join(output.described for output in signature.outputs[:4])
+    several = len(signature.outputs) > 1
+    listed = ", ".join(
+        f"{output.name} {output.described}".lstrip() if several else output.described
+        for output in signature.outputs[:4]
+    )
     kind, count = ("detect", None) if fitting else _by_shape(signature.outputs)
     return GuessedCard(
         name=name or "model",

@@ -75,13 +75,15 @@ class InputCard(_Section):
 
 class ModelCard(_Section):
     """The whole card. labels: the names, or a file beside the card with one name a line.
-    first_class: of a detector, the number that it gives the first label."""
+    first_class: of a detector, the number that it gives the first label. outputs: names of the
+    file's outputs, in the order in which the decoder reads them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     task: Literal["classify", "detect", "segment"]
     labels: str | tuple[str, ...]
     decoder: str | None = None
     first_class: Literal[0, 1] | None = None
+    outputs: tuple[str, ...] | None = Field(None, min_length=1, max_length=8)
     source: str | None = Field(None, max_length=1000)
     input: InputCard
 

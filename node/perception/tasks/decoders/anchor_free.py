@@ -41,6 +41,7 @@ class AnchorFree:
     usual_input = LETTERBOX
     is_input_usual = True
     first_class = 0
+    output_names = ("boxes",)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""

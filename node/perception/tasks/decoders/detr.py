@@ -39,6 +39,7 @@ class Detr:
     antialias = True
     is_input_usual = False
     first_class = 0
+    output_names = ("logits", "boxes")
 
     def __init__(
         self,
@@ -62,7 +63,8 @@ class Detr:
             listed = ", ".join(f"{output.name} {output.described}" for output in outputs)
             raise ModelError(
                 f'gives {listed:.200}, and decoder "{self.name}" reads logits [n, q, classes] and '
-                "boxes [n, q, 4]"
+                "boxes [n, q, 4]",
+                fix="name these two in the card: outputs = [...]",
             )
         logits, boxes = (outputs[index] for index in indices)
         if not fits(boxes.shape, (None, None, 4)):

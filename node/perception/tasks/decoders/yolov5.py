@@ -38,6 +38,7 @@ class Yolov5:
     usual_input = LETTERBOX
     is_input_usual = True
     first_class = 0
+    output_names = ("boxes",)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`: the one output that is no raw head."""
