@@ -71,7 +71,8 @@ def card_command(file: Path) -> None:
     text = f"{card} is written"
     if steps := list(_left_to_do(card, guess)):
         text += f"; before it works, {', and '.join(steps)}"
-    if guess.missing not in (None, NO_NAMES):
+    is_known = guess.decoder is not None or guess.kind != "detect"
+    if is_known and guess.missing not in (None, NO_NAMES):
         text += f"; check it: {guess.missing}"
     say(text)
 

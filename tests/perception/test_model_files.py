@@ -122,6 +122,8 @@ def rewritten(old: str, new: str) -> Callable[[Path], None]:
         (rewritten('"bicubic"', '"cubic"'), "input.interpolation = 'cubic': should be 'bilinear'"),
         (rewritten("std", "sdt"), "input.sdt: unknown key; did you mean std"),
         (rewritten("size = [224, 224]\n", ""), r"input.size is missing; write size = \[224, 224\]"),
+        (rewritten("[224, 224]", "[224]"), "input.size has too few or too many values"),
+        (rewritten('"labels.txt"', "3"), "labels are neither a file nor a list of names; write"),
         (rewritten("size =", "sise ="), "input.sise: unknown key; did you mean size"),
         (rewritten('task = "classify"\n', ""), 'task is missing; write task = "classify" .or'),
         (rewritten("task =", 'decoder = "softmx"\ntask ='), 'did you mean "softmax"'),

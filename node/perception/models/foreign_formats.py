@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from node.config.redact import redacted
 from node.errors import ModelError
 
 _CHECKPOINT = "a PyTorch file with weights, and no graph that the node may run"
@@ -39,12 +40,13 @@ def check_format(name: str) -> None:
     kind = _FORMATS.get(suffix)
     if kind is None:
         return
+    shown = redacted(name)
     fix = 'export the model to ONNX or OpenVINO IR (docs/models.md, "Files of other formats")'
     if suffix in _WEIGHTS:
         fix += (
             "; weights of a model that `perception-node models` lists go with "
-            f"--model NAME --set model.weights={name}"
+            f"--model NAME --set model.weights={shown}"
         )
     if suffix == ".bin" and Path(name).with_suffix(".xml").exists():
         fix = f"of OpenVINO IR name the .xml file: {Path(name).with_suffix('.xml')}"
-    raise ModelError(f"model {name!r}: is {kind}", fix=fix)
+    raise ModelError(f"model {shown!r}: is {kind}", fix=fix)

@@ -225,17 +225,20 @@ def _first_problem(error: ValidationError) -> str:
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        missing = [
-            ".".join(map(str, item["loc"])) for item in problems if item["type"] == "missing"
-        ]
-        are = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
-        return f"{are}; write {', '.join(_REQUIRED[key] for key in missing)}"
     if problem["type"] == "extra_forbidden":
         keys = list((InputCard if key.startswith("input.") else ModelCard).model_fields)
         similar = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.5)
         hint = f"did you mean {similar[0]}? " if similar else ""
         return f"{key}: unknown key; {hint}keys here: {', '.join(keys)}"
+    if key in _REQUIRED and problem["type"] == "missing":
+        locations = (".".join(map(str, other["loc"])) for other in problems)
+        missing = [location for location in locations if location in _REQUIRED]
+        are = f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
+        return f"{are}; write {', '.join(_REQUIRED[location] for location in missing)}"
+    if problem["loc"][0] == "labels":
+        return f"labels are neither a file nor a list of names; write {_REQUIRED['labels']}"
+    if problem["type"] in ("missing", "too_short", "too_long"):
+        return f"{key.rstrip('.0123456789')} has too few or too many values; see docs/models.md"
     if problem["type"] == "tuple_type":
         return f"{key} = {problem['input']!r}: write a list, in brackets: [...]"
     allowed = problem["msg"].removeprefix("Input ")

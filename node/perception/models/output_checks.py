@@ -125,7 +125,12 @@ def _check_pixels(file: Path, outputs: Sequence[GraphValue], classes: int) -> tu
 
 def _only(file: Path, outputs: Sequence[GraphValue], expected: str) -> GraphValue:
     if len(outputs) != 1:
-        raise ModelError(f"{file}: has {len(outputs)} outputs", fix=expected)
+        names = ", ".join(repr(output.name) for output in outputs if output.name)
+        hint = f", here one of {names:.200}" if names else ""
+        raise ModelError(
+            f"{file}: has {len(outputs)} outputs",
+            fix=f"{expected}; name it in the card: outputs = [...]{hint}" if hint else expected,
+        )
     return outputs[0]
 
 

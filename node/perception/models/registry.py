@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from node.config.redact import redacted
 from node.data import class_names
 from node.errors import ModelError, SettingsError
 from node.perception.classical import tags
@@ -193,7 +194,7 @@ def _classical_entry(name: str) -> RegistryEntry:
 def _unknown(name: str) -> ModelError:
     """Returns the error of an unknown name. Raises ModelError for a file of another format."""
     check_format(name)
-    problem = f"model {name!r}: no model has this name"
+    problem = f"model {redacted(name)!r}: no model has this name"
     if Path(name).suffix and os.sep in name:
         return ModelError(
             f"{problem}, and a model file ends in {', '.join(model_file.SUFFIXES)}",

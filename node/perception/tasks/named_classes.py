@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+from node.config.redact import value_shown
 from node.errors import SettingsError
 
 _MOST_SHOWN = 8
@@ -27,6 +28,6 @@ def check_named(
     shown = ", ".join(names[:_MOST_SHOWN])
     rest = f", ... ({len(names)} in all)" if len(names) > _MOST_SHOWN else ""
     raise SettingsError(
-        f"{key}: {unknown[0]!r} is no class of this model",
+        f"{key}: {value_shown(unknown[0])} is no class of this model",
         fix=f"{hint}its classes: {shown}{rest}; to unset the key: {key}={undo}",
     )
