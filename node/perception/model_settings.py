@@ -112,12 +112,26 @@ def _check_engine(_: NodeConfig, model: ModelConfig) -> None:
             f"model.device = {model.device!r}: {cause} runs on the CPU here",
             fix='write model.device = "cpu"',
         )
-    if runtime in ("onnxruntime", "openvino") and precision not in ("auto", *PRECISIONS[runtime]):
-        possible = " or ".join(PRECISIONS[runtime])
+    possible = _precisions(runtime, model.device)
+    if precision not in ("auto", *possible):
+        on_cpu = "a CPU" if runtime == "auto" else f"the runtime {runtime}"
+        runs = "a GPU" if model.device.startswith("cuda") else on_cpu
         raise SettingsError(
-            f"model.precision = {precision!r}: {runtime} on a CPU runs in {possible}",
-            fix='write "fp32", or another model.runtime',
+            f"model.precision = {precision!r}: {runs} runs in {' or '.join(possible)} here",
+            fix="write one of these, or another model.runtime or model.device",
         )
+
+
+def _precisions(runtime: str, device: str) -> tuple[str, ...]:
+    """Returns the precisions that a runtime and a device, each as configured, may have."""
+    from node.perception.runtimes.select import GPU_PRECISIONS, PRECISIONS
+
+    if device.startswith("cuda"):
+        return GPU_PRECISIONS
+    runtimes = tuple(PRECISIONS) if runtime == "auto" else (runtime,)
+    on_cpu = tuple(precision for name in runtimes for precision in PRECISIONS[name])
+    on_gpu = GPU_PRECISIONS if device == "auto" and "torch" in runtimes else ()
+    return tuple(dict.fromkeys((*on_cpu, *on_gpu)))
 
 
 def _check_engine_of_tags(model: ModelConfig) -> None:

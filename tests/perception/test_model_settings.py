@@ -35,7 +35,10 @@ UNFIT = {
     '[crops]\nmodel = "resnet18"': "finds no objects to look at; take a detector as model.name",
     '[model]\nname = "own.onnx"\nruntime = "torch"': "own.onnx runs in onnxruntime or openvino",
     '[model]\nname = "own.xml"\ndevice = "cuda:1"': "own.xml runs on the CPU here",
-    '[model]\nruntime = "openvino"\nprecision = "fp16"': "openvino on a CPU runs in fp32 or bf16",
+    '[model]\nruntime = "openvino"\nprecision = "fp16"': "runtime openvino runs in fp32 or bf16",
+    '[model]\nruntime = "torch"\nprecision = "int8"': "torch runs in fp32 or bf16 or fp16 here",
+    '[model]\ndevice = "cuda"\nprecision = "int8"': "a GPU runs in fp16 or bf16 or fp32 here",
+    '[model]\ndevice = "cpu"\nprecision = "fp16"': "a CPU runs in fp32 or bf16 or int8 here",
     '[model]\nruntime = "onnxruntime"\ndevice = "cuda"': "the runtime onnxruntime runs on the CPU",
     '[[camera]]\ndeadline_s = 1.0\n[detect]\nclasses = ["cat"]\n'
     '[degrade]\nsteps = [{ model = "aruco4x4_50" }]': "'cat' is no class of this model",
