@@ -4,7 +4,8 @@ command that it ends. docs/architecture.md says who catches which.
 
     PerceptionError
     ├── ModelError              a model or its weights
-    │   └── FrameError          one frame with an invalid model output
+    │   ├── FrameError          one frame with an invalid model output
+    │   └── SettingsError       settings that do not fit the model
     ├── InferenceError          repeated failures or a hang; only a new process helps
     ├── OutputError             a result that cannot be written
     └── ClientError             ConfigError, EndpointError, ControlError, MessageError ...
@@ -37,6 +38,7 @@ __all__ = [
     "OutputError",
     "PerceptionError",
     "PictureError",
+    "SettingsError",
     "SourceError",
 ]
 
@@ -66,6 +68,13 @@ class ModelError(PerceptionError):
 
 class FrameError(ModelError):
     """One frame for which the model's output is invalid; the next may be valid."""
+
+
+class SettingsError(ModelError):
+    """Settings of the configuration that do not fit the model: an unknown class, an engine that
+    does not run it."""
+
+    exit_code = 2
 
 
 class InferenceError(PerceptionError):

@@ -6,10 +6,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from perception_client.errors import ArgumentTypeError, ConfigError, NoCalibrationError
+from perception_client.errors import (
+    ArgumentTypeError,
+    ConfigError,
+    NoCalibrationError,
+    NotSeenError,
+)
 from perception_client.inbox import Inbox
 from perception_client.messages.calibration import Calibration
 from perception_client.messages.health import HealthMessage
+from perception_client.text import duration
 
 
 class SubscriberBase:
@@ -71,6 +77,11 @@ class SubscriberBase:
                 fix=f"make another one with camera={camera!r}",
             )
         return camera or self._camera
+
+    def _not_seen(self, name: str | None, timeout_s: float) -> NotSeenError:
+        """The error of `wait_for` where messages came, and none showed the class."""
+        thing = "nothing" if name is None else f"no {name!r}"
+        return NotSeenError(f"{self._source}: {thing} was seen for {duration(timeout_s)}")
 
     def _calibration(self, camera: str) -> Calibration | None:
         """A camera's calibration; None where the node's info was not received yet. Raises

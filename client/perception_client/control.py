@@ -119,7 +119,8 @@ class Control:
         return self.ask("resume", **_given(camera=camera))
 
     def set(self, settings: Mapping[str, Any]) -> Answer:
-        """Changes keys of the configuration, all or none: `{"detect.score": 0.4}`."""
+        """Changes keys of the configuration, all or none: `{"detect.score": 0.4}`. None unsets a
+        key whose default is none: `{"camera.front.max_fps": None}`."""
         return self.ask("set", settings=dict(settings))
 
     def model(self, name: str, weights: str | None = None, *, timeout_s: float = 120.0) -> Answer:

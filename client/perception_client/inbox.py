@@ -224,8 +224,11 @@ class Inbox:
             return None
         return no_camera(self._endpoint, camera, cameras)
 
-    def check_class(self, name: str) -> None:
-        """Raises UnknownClassError where the node's model is known to have no such class."""
+    def check_class(self, name: str | None) -> None:
+        """Raises UnknownClassError where the node's model is known to have no such class. None is
+        any class."""
+        if name is None:
+            return
         if self._vocabulary is not None and self._vocabulary.session == self._session_name:
             self._vocabulary.check(name)
 

@@ -103,8 +103,9 @@ class LabelSource(_Received, Protocol):
         """The next message in order, and the gap before it. Raises NoMessageError."""
         ...
 
-    def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
-        """The next message that shows a class. Raises NotSeenError, NoMessageError."""
+    def wait_for(self, name: str | None, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
+        """The next message that shows a class, None for any. Raises NotSeenError,
+        NoMessageError."""
         ...
 
     def health(self, timeout_s: float = 0.0) -> HealthMessage:
@@ -169,8 +170,11 @@ class AsyncLabelSource(_Received, Protocol):
         """The next message in order, and the gap before it. Raises NoMessageError."""
         ...
 
-    async def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
-        """The next message that shows a class. Raises NotSeenError, NoMessageError."""
+    async def wait_for(
+        self, name: str | None, timeout_s: float, min_score: float = 0.0
+    ) -> LabelsMessage:
+        """The next message that shows a class, None for any. Raises NotSeenError,
+        NoMessageError."""
         ...
 
     async def health(self, timeout_s: float = 0.0) -> HealthMessage:

@@ -52,7 +52,6 @@ from perception_client.messages.health import HealthMessage
 from perception_client.messages.labels import Box, Detection, Label, LabelsMessage, Status
 from perception_client.messages.wire import DEFAULT_ENDPOINT
 from perception_client.protocol import LabelSource
-from perception_client.text import duration
 from perception_client.waits import age_limit, poll, poll_ms, seconds
 
 __all__ = [
@@ -239,11 +238,11 @@ class Subscriber(ConnectedSubscriber):
             self._events = EventStream(self._connection.subscribe("events"), self._check)
         return self._events
 
-    def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
-        """The next message that shows a class, as `LabelsMessage.shows` has it.
+    def wait_for(self, name: str | None, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
+        """The next message that shows a class, or anything, as `LabelsMessage.shows` has it.
 
         Args:
-            name: of the class.
+            name: of the class, such as `person` or `apriltag36h11:17`; None for any.
             timeout_s: longest wait, in seconds.
             min_score: smallest score that counts, 0 to 1.
 
@@ -268,7 +267,7 @@ class Subscriber(ConnectedSubscriber):
         self._inbox.check_class(name)
         if not received:
             raise self._silent(timeout_s)
-        raise NotSeenError(f"{self._source}: no {name!r} was seen for {duration(timeout_s)}")
+        raise self._not_seen(name, timeout_s)
 
     def calibration(self, camera: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Calibration:
         """A camera's calibration, from the node's configuration. Labels that arrive meanwhile are

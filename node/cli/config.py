@@ -23,16 +23,21 @@ def command() -> None:
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 def check(file: Path) -> None:
-    """Validate FILE; exit 2 with each problem if it is invalid.
+    """Validate FILE; exit 2 with each problem if it is invalid. Loads no network: what only loading
+    shows, and this computer, is for doctor.
 
     Example: perception-node config check config/default.toml
     """
-    problems = [*problems_in(file), *_unknown_models(file)]
+    problems = [*problems_in(file), *_unknown_models(file)] or _unfit_settings(file)
     for problem in problems[:-1]:
         say(f"error: {file}: {problem}", err=True)
     if problems:
         raise ConfigError(f"{file}: {problems[-1]}")
+    from node.perception.model_settings import settings_notes
+
     config = load_config(file)
+    for note in settings_notes(config):
+        say(f"note: {file}: {note}", err=True)
     cameras = ", ".join(f"{camera.name} ({redacted(camera.source)})" for camera in config.camera)
     say(
         f"{file} is valid: cameras {cameras}; model {redacted(config.model.name)}; "
@@ -48,6 +53,14 @@ def _unknown_models(file: Path) -> Iterator[str]:
             check_name(name)
         except ModelError as error:
             yield f"{key}: {hidden(str(error), [name])}"
+
+
+def _unfit_settings(file: Path) -> list[str]:
+    """Returns the settings of a valid file that do not fit its models."""
+    from node.perception.model_settings import settings_problems
+
+    config = load_config(file)
+    return [hidden(str(error), [config.model.name]) for error in settings_problems(config)]
 
 
 @command.command("init")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from node.cli.options import Number
+from node.cli.options import Number, together
 from node.config.load import toml_value
 from node.errors import ConfigError, ControlError
 from node.process.output_files import write_whole
@@ -16,6 +16,12 @@ from perception_client.errors import NoAnswerError
 from perception_client.text import printable_json
 
 _Result = TypeVar("_Result")
+
+CAMERA = click.argument("camera", required=False)
+CAMERA_OPTION = click.option(
+    "--camera", "named_camera", metavar="NAME", help="The same as CAMERA; default: all."
+)
+_JPEG = (".jpg", ".jpeg", "")
 
 
 @click.group("ctl")
@@ -53,32 +59,39 @@ def status_command(connect: Callable[[], Control]) -> None:
 
 
 @command.command("pause")
-@click.argument("camera", required=False)
+@together(CAMERA, CAMERA_OPTION)
 @click.pass_obj
-def pause_command(connect: Callable[[], Control], camera: str | None) -> None:
+def pause_command(
+    connect: Callable[[], Control], camera: str | None, named_camera: str | None
+) -> None:
     """Stop labelling one camera, or all; their status becomes `paused`.
 
     Example: perception-node ctl pause front
     """
-    _print_answer(_asked(connect, lambda node: node.pause(camera)))
+    name = _one_of(camera, named_camera)
+    _print_answer(_asked(connect, lambda node: node.pause(name)))
 
 
 @command.command("resume")
-@click.argument("camera", required=False)
+@together(CAMERA, CAMERA_OPTION)
 @click.pass_obj
-def resume_command(connect: Callable[[], Control], camera: str | None) -> None:
+def resume_command(
+    connect: Callable[[], Control], camera: str | None, named_camera: str | None
+) -> None:
     """Label one camera, or all, again.
 
     Example: perception-node ctl resume
     """
-    _print_answer(_asked(connect, lambda node: node.resume(camera)))
+    name = _one_of(camera, named_camera)
+    _print_answer(_asked(connect, lambda node: node.resume(name)))
 
 
 @command.command("set")
 @click.argument("settings", metavar="KEY=VALUE...", nargs=-1, required=True)
 @click.pass_obj
 def set_command(connect: Callable[[], Control], settings: tuple[str, ...]) -> None:
-    """Change thresholds, top-k, smoothing or rates, all of them or none.
+    """Change thresholds, top-k, smoothing or rates, all of them or none. KEY=null unsets a key
+    whose default is none, such as max_fps, detect.classes, detect.tag_size_m.
 
     Example: perception-node ctl set detect.score=0.4 camera.front.max_fps=10
     """
@@ -121,6 +134,11 @@ def snapshot_command(
 
     Example: perception-node ctl snapshot front.jpg --camera front
     """
+    if file.suffix.lower() not in _JPEG:
+        raise ConfigError(
+            f"{file}: a snapshot is a JPEG, whose file ends in .jpg or .jpeg",
+            fix=f"name it {file.with_suffix('.jpg')}",
+        )
     picture = _asked(connect, lambda node: node.snapshot(camera, quality))
     write_whole(file, picture.jpeg)
 
@@ -152,6 +170,15 @@ def step_command(connect: Callable[[], Control], frames: int) -> None:
 
     for message in _asked(connect, lambda node: node.step(frames)):
         click.echo(to_json(message))
+
+
+def _one_of(camera: str | None, named_camera: str | None) -> str | None:
+    """Returns the camera of an argument or an option. Raises ConfigError for two different ones."""
+    if camera and named_camera and camera != named_camera:
+        raise ConfigError(
+            f"{camera} and --camera {named_camera} are two cameras", fix="name one, or none for all"
+        )
+    return camera or named_camera
 
 
 def _asked(connect: Callable[[], Control], ask: Callable[[Control], _Result]) -> _Result:

@@ -18,6 +18,7 @@ from perception_client.text import printable
 
 if TYPE_CHECKING:
     from node.diagnostics.latency_probe import LatencyProbe
+    from node.perception.perceiver import Perceiver
 
 _MARKS = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "wrong": "[red]wrong[/]"}
 
@@ -42,8 +43,9 @@ def command(
     camera: bool,
     flashes: int,
 ) -> None:
-    """Check this computer's cameras, GPU, runtimes, OpenCV back ends, threads, ports and disk, and
-    report each problem with its fix. Exit 1 if anything is wrong.
+    """Check this computer's cameras, GPU, runtimes, OpenCV back ends, threads, ports and disk, load
+    the model and label a black frame, and report each problem with its fix. Exit 1 if anything is
+    wrong.
 
     Example: perception-node doctor --config config/default.toml
     """
@@ -57,7 +59,11 @@ def command(
 
     console = Console(soft_wrap=True, highlight=False)
     wrong = 0
-    for finding in examine(config):
+
+    def build(config: NodeConfig) -> "Perceiver":
+        return load_perceiver(config, cameras=len(config.camera))
+
+    for finding in examine(config, build):
         wrong += finding.verdict == "wrong"
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(finding)))

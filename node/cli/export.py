@@ -108,8 +108,9 @@ def coco_command(
     from node.recording.export.media import write_coco
 
     recording = opened(source, run, cameras)
+    choice = _choice(recording, labels, min_score, every, "detect")
     with share_bar(Console(stderr=True), "coco") as progress:
-        count = write_coco(recording, to, _choice(labels, min_score, every), progress)
+        count = write_coco(recording, to, choice, progress)
     _say_if_none(recording, count)
     _done(recording, f"{to}: {count} frames")
 
@@ -132,8 +133,9 @@ def imagefolder_command(
     from node.recording.export.media import write_image_folder
 
     recording = opened(source, run, cameras)
+    choice = _choice(recording, labels, min_score, every, "classify")
     with share_bar(Console(stderr=True), "imagefolder") as progress:
-        count = write_image_folder(recording, to, _choice(labels, min_score, every), progress)
+        count = write_image_folder(recording, to, choice, progress)
     _say_if_none(recording, count)
     _done(recording, f"{to}: {count} frames")
 
@@ -153,9 +155,14 @@ def ros2_command(source: str, to: Path, run: str | None, cameras: tuple[str, ...
     _done(recording, f"{to}: {count} messages")
 
 
-def _choice(labels: tuple[str, ...], min_score: float, every: int) -> "Choice":
-    from node.recording.export.media import Choice
+def _choice(
+    recording: "Recording", labels: tuple[str, ...], min_score: float, every: int, task: str
+) -> "Choice":
+    """Returns the choice of frames. Raises ConfigError for a label that the recording has not."""
+    from node.recording.export.media import Choice, check_labels
 
+    if labels:
+        check_labels(recording, labels, task)
     return Choice(frozenset(labels) or None, min_score, every)
 
 

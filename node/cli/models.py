@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -11,6 +13,9 @@ from rich.table import Table
 from node.cli.say import say
 from node.errors import ModelError, OutputError
 from node.process.output_files import write_whole
+
+if TYPE_CHECKING:
+    from node.perception.models.guessed_card import GuessedCard
 
 
 @click.group("models", invoke_without_command=True)
@@ -51,7 +56,7 @@ def card_command(file: Path) -> None:
     Example: perception-node models card detector.onnx
     """
     from node.perception.models.card_text import card_text
-    from node.perception.models.guessed_card import guess_card
+    from node.perception.models.guessed_card import NO_NAMES, guess_card
     from node.perception.models.model_card import DESCRIBED, card_file, has_card
     from node.perception.models.model_file import check_file
 
@@ -63,7 +68,22 @@ def card_command(file: Path) -> None:
         raise OutputError(f"{card} is there already", fix="rename it, to have another written")
     guess = guess_card(file)
     write_whole(card, card_text(file, guess).encode())
-    say(f"{card} is written" + (f"; check it: {guess.missing}" if guess.missing else ""))
+    text = f"{card} is written"
+    if steps := list(_left_to_do(card, guess)):
+        text += f"; before it works, {', and '.join(steps)}"
+    is_known = guess.decoder is not None or guess.kind != "detect"
+    if is_known and guess.missing not in (None, NO_NAMES):
+        text += f"; check it: {guess.missing}"
+    say(text)
+
+
+def _left_to_do(card: Path, guess: "GuessedCard") -> Iterator[str]:
+    """Yields what a user has to add to a written card, in words."""
+    if guess.labels is None:
+        number = f"the {guess.classes} names" if guess.classes else "the names"
+        yield f"write {card.parent / 'labels.txt'}, {number} of the classes, one a line"
+    if guess.kind == "detect" and guess.decoder is None:
+        yield f"name its decoder, for the outputs {guess.outputs}"
 
 
 def _list(as_json: bool) -> None:

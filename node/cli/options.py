@@ -66,7 +66,8 @@ RUNTIME = click.option("--runtime", metavar="NAME", help="auto, torch, onnxrunti
 ENDPOINT = click.option("--endpoint", metavar="EP", help="tcp://127.0.0.1:PORT or ipc://PATH.")
 SETTINGS = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
-    help="Change one key of the configuration: --set model.top_k=3, --set camera.front.fps=15.",
+    help="Change one key of the configuration: --set model.top_k=3, --set camera.front.fps=15; "
+    "KEY=null unsets a key whose default is none.",
 )  # fmt: skip
 
 
@@ -146,9 +147,13 @@ class _Formatter(logging.Formatter):
 
 def load_perceiver(config: NodeConfig, cameras: int = 1) -> "Perceiver":
     """Imports torch, which takes seconds, and loads the model for `cameras` cameras. Sets all
-    thread counts from `model.threads`. Raises ModelError."""
+    thread counts from `model.threads`. Raises ModelError, before that SettingsError for settings
+    that do not fit the model."""
     from node.image.opencv import cv2
+    from node.perception.model_settings import check_model
     from node.perception.perceiver import build_perceiver
+
+    check_model(config)
 
     # OpenCV only decodes and converts here; more threads would fight the model's for the cores.
     cv2.setNumThreads(config.model.threads or 1)

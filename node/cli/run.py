@@ -72,15 +72,18 @@ def label_live(
         max_frames: ends the run after this many labelled frames; None for no limit.
         on_capture: as for `run_live`.
 
-    Raises PerceptionError as `run_live` does, and SourceError for a source that cannot open, or of
-    which less was read than there is.
+    Raises PerceptionError as `run_live` does, SettingsError for settings that do not fit the model,
+    and SourceError for a source that cannot open, or of which less was read than there is.
     """
     from node.capture.sources.open import check_source
 
     for camera in config.camera:
         check_source(camera)
 
+    from node.perception.model_settings import check_settings
     from node.pipeline.live import run_live
+
+    check_settings(config)
 
     def build(config: NodeConfig) -> "Perceiver":
         return load_perceiver(config, cameras=len(config.camera))

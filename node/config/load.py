@@ -3,6 +3,7 @@ the file, the key, the value and the allowed values."""
 
 import copy
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ def load_config(
     """Loads and validates a configuration.
 
     A key is dotted (`model.top_k`); a camera is addressed by name or index (`camera.front.fps`,
-    `camera.0.fps`). A value is parsed as TOML, else taken as text.
+    `camera.0.fps`). A value is parsed as TOML, else taken as text; `null` unsets a key whose
+    default is none.
 
     Args:
         file: the TOML file; None: the defaults.
@@ -90,7 +92,8 @@ def models_in(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
-    """Returns a configuration with new values for some dotted keys. Raises ConfigError."""
+    """Returns a configuration with new values for some dotted keys; None unsets a key whose default
+    is none. Raises ConfigError."""
     content = config.model_dump()
     content["camera"] = list(content["camera"])
     for key, value in settings.items():
@@ -102,7 +105,10 @@ def changed(config: NodeConfig, settings: Mapping[str, object]) -> NodeConfig:
 
 
 def toml_value(text: str) -> Any:
-    """Parses a value as TOML; returns the text itself if it is not TOML."""
+    """Parses a value as TOML, or as null, which TOML does not have. Returns the text itself if it
+    is neither."""
+    if text == "null":
+        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
@@ -131,6 +137,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is not valid TOML: its lists are nested too deeply") from None
 
 
+_OWN_KEYS = ["detect", "class_scores"]
+"""The table whose keys are the user's own: null removes one."""
+
+
 def _apply(content: dict[str, Any], key: str, value: object) -> None:
     path = [part.strip() for part in key.split(".")]
     if not all(path):
@@ -142,7 +152,10 @@ def _apply(content: dict[str, Any], key: str, value: object) -> None:
         raise ConfigError(
             f"{key_shown(key)}: name the camera, for example camera.0.{key_shown(path[-1])}"
         )
-    target[path[-1]] = value
+    if value is None and path[:-1] == _OWN_KEYS and path[-1] in target:
+        del target[path[-1]]
+    else:
+        target[path[-1]] = value
 
 
 def _step(target: Any, part: str, *, first: bool, key: str) -> Any:
@@ -243,6 +256,8 @@ def _described(problem: "ErrorDetails", content: Mapping[str, Any]) -> str:
             return f"{key} = {value_shown(value)}: is not UTF-8 text; rename the file"
         case "string_pattern_mismatch":
             return f"{key} = {value_shown(value)}: must match {problem['ctx']['pattern']}"
+    if value is None:
+        return f"{key} = null: cannot be unset{_default_of(problem['loc'])}"
     allowed = problem["msg"].removeprefix("Input ")
     message = f"{key} = {value_shown(value)}: {allowed[0].lower()}{allowed[1:]}"
     limits = _range_of(problem["loc"]) if problem["type"] in _OF_NUMBERS else None
@@ -274,6 +289,15 @@ def _range_of(location: tuple[int | str, ...]) -> str | None:
     if "ge" not in limits or "le" not in limits:
         return None
     return f"{limits['ge']:.6g} to {limits['le']:.6g}"
+
+
+def _default_of(location: tuple[int | str, ...]) -> str:
+    """Returns what a key that cannot be unset can be set to, its default, as the end of a sentence;
+    empty if the location is no key with a default that fits into one."""
+    field = _section_at(location[:-1]).model_fields.get(str(location[-1]))
+    if field is None or not isinstance(field.default, str | int | float | Path):
+        return ""
+    return f"; its default is {json.dumps(field.default, default=str)}"
 
 
 def _limits(field: FieldInfo) -> dict[str, float]:

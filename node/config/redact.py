@@ -39,7 +39,9 @@ def redacted(source: str) -> str:
 def value_shown(value: object) -> str:
     """Returns a value of the configuration for an error message. Every text is redacted, since a
     source may stand at the wrong key."""
-    if isinstance(value, str):
+    if value is None:
+        text = "null"
+    elif isinstance(value, str):
         text = repr(redacted(value))
     elif _holds_text(value):
         text = "a table" if isinstance(value, Mapping) else "a list"

@@ -71,7 +71,18 @@ def _as_names(value: object) -> object:
     return (value,) if isinstance(value, str) else as_tuples(value)
 
 
+def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError(
+            "[] leaves nothing to find; for all classes leave the key out, or write null (--set, "
+            "ctl set)"
+        )
+    return names
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+ClassNames = Annotated[Names, AfterValidator(_not_empty)]
+"""Names of the only classes that count; an empty list would be a node that never sees anything."""
 
 
 def _as_path(key: str, value: object) -> object:
@@ -159,7 +170,7 @@ class DetectConfig(_Section):
 
     score: Score = 0.25
     class_scores: dict[str, Score] = Field(default_factory=dict)
-    classes: Names | None = None
+    classes: ClassNames | None = None
     iou: float = Field(0.45, ge=0, le=1)
     max_detections: int = Field(100, ge=1, le=1000)
     min_box_px: float = Field(0.0, ge=0, le=MAX_PX)
@@ -172,7 +183,7 @@ class CropsConfig(_Section):
     model: str | None = Field(None, min_length=1)
     weights: Path | None = None
     top_k: int = Field(3, ge=1, le=1000)
-    classes: Names | None = None
+    classes: ClassNames | None = None
     max_crops: int = Field(8, ge=1, le=64)
     margin: float = Field(0.15, ge=0, le=2)
 
@@ -186,7 +197,7 @@ class SegmentConfig(_Section):
     """Which results of a segmentation are published."""
 
     min_fraction: float = Field(0.005, ge=0, le=1)
-    classes: Names | None = None
+    classes: ClassNames | None = None
     masks: bool = False
     mask_px: int = Field(128, ge=8, le=512)
 
@@ -443,6 +454,17 @@ class NodeConfig(_Section):
     def _steps_need_a_deadline(self) -> Self:
         if self.degrade.steps and all(camera.deadline_s is None for camera in self.camera):
             raise ValueError("degrade.steps: no camera has a deadline to hold; set deadline_s")
+        return self
+
+    @model_validator(mode="after")
+    def _events_are_in_regions(self) -> Self:
+        regions = {region.name for camera in self.camera for region in camera.regions}
+        for event in self.recording.black_box_events:
+            if event.region is not None and event.region not in regions:
+                raise ValueError(
+                    f"recording.black_box_events: no camera has a region {event.region!r}; "
+                    f"regions: {', '.join(sorted(regions)) or 'none'}"
+                )
         return self
 
 

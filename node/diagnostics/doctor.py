@@ -8,24 +8,29 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import zmq
 
 from node.config.schema import NodeConfig
 from node.diagnostics.doctor_cameras import cameras
 from node.diagnostics.finding import Finding
 from node.errors import EndpointError, PerceptionError
+from node.pipeline.active_model import ActiveModel, Builder
 from node.transport.socket_file import check_free, path_of
 from node.transport.socket_thread import bind
 
+_FRAME_PX = (720, 1280)
+"""Height and width of the black frame."""
 
-def examine(config: NodeConfig) -> Iterator[Finding]:
-    """Yields each finding as soon as it is known."""
+
+def examine(config: NodeConfig, build: Builder) -> Iterator[Finding]:
+    """Yields each finding as soon as it is known. build: loads a model as a node does."""
     yield from _computer()
     yield from _opencv()
     yield from cameras(config)
     yield from _torch()
     yield from _other_runtimes()
-    yield from _model(config)
+    yield from _model(config, build)
     yield endpoint_finding("endpoint", config.wire.endpoint)
     if config.control.endpoint is not None:
         yield endpoint_finding("control endpoint", config.control.endpoint)
@@ -137,26 +142,43 @@ def _unloadable(runtime: str, error: ImportError) -> Finding:
     )
 
 
-def _model(config: NodeConfig) -> Iterator[Finding]:
-    from node.perception.models.registry import entries, load_model
-    from node.perception.runtimes.export import check_exportable
+def _model(config: NodeConfig, build: Builder) -> Iterator[Finding]:
+    """Loads every model as a node does, and labels a black frame."""
+    from node.perception.model_settings import check_settings, settings_notes
 
-    name, weights = config.model.name, config.model.weights
-    missing = {entry.name for entry in entries() if not entry.weights_here}
-    if weights is None and name in missing:
-        yield Finding(
-            "model", "note", f"{name}: its weights are not on this computer",
-            "the first start downloads them; efficientnet_lite0 needs no download",
-        )  # fmt: skip
-        return
     try:
-        model = load_model(name, weights)
-        check_exportable(model)
+        check_settings(config)
+        yield from (Finding("tags", "note", note) for note in settings_notes(config))
+        if absent := _without_weights(config):
+            yield Finding(
+                "model", "note", f"{', '.join(absent)}: the weights are not on this computer",
+                "the first start downloads them; efficientnet_lite0 needs no download",
+            )  # fmt: skip
+            return
+        models = ActiveModel(config, build)
+        models.load()
+        result = models.in_use.perceive(np.zeros((*_FRAME_PX, 3), np.uint8))
     except PerceptionError as error:
         yield Finding("model", "wrong", error.problem, error.fix)
         return
-    weights_are = "no network" if model.classical is not None else "weights here"
-    yield Finding("model", "ok", f"{model.name}, {weights_are}, sha256 {model.digest[:12]}")
+    info = models.in_use.info
+    if result.degraded:
+        yield Finding(
+            "model", "wrong", f"{info}: {'; '.join(result.degraded)}",
+            'repair the GPU, or write model.device = "cpu"',
+        )  # fmt: skip
+        return
+    yield Finding("model", "ok", f"{info}, sha256 {info.digest[:12]}")
+
+
+def _without_weights(config: NodeConfig) -> list[str]:
+    """Returns the models of a configuration whose weights are not on this computer."""
+    from node.perception.models.registry import entries
+
+    absent = {entry.name for entry in entries() if not entry.weights_here}
+    named = [(config.model.name, config.model.weights), (config.crops.model, config.crops.weights)]
+    named += [(step.model, step.weights) for step in config.degrade.steps]
+    return [name for name, weights in named if name in absent and weights is None]
 
 
 def _recordings(config: NodeConfig) -> Finding:

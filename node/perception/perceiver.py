@@ -22,7 +22,7 @@ from node.perception.runtimes.select import build_runtime
 from node.perception.tasks.base import Outputs, Prediction, Task
 from node.perception.tasks.classify import Classify
 from node.perception.tasks.detect import Detect
-from node.perception.tasks.second_stage import SecondStage
+from node.perception.tasks.second_stage import SecondStage, check_tasks
 from node.perception.tasks.segment import Segment
 from perception_client.messages.kinds import Detection, Label, ModelInfo
 
@@ -367,17 +367,9 @@ def build_perceiver(
 def _build_second_stage(model: Model, config: ModelConfig, crops: CropsConfig) -> SecondStage:
     """Returns the second stage, on the same device and threads, in its own default runtime."""
     assert crops.model is not None
-    if model.task != "detect":
-        raise ModelError(
-            f'crops.model = "{crops.model}": model {model.name!r} finds no objects to look at',
-            fix="take a detector as model.name, or leave crops.model out",
-        )
+    check_tasks(model.name, model.task, crops.model, None)
     second_model = load_model(crops.model, crops.weights)
-    if second_model.task != "classify":
-        raise ModelError(
-            f'crops.model = "{crops.model}": task "{second_model.task}"',
-            fix="crops need a classifier",
-        )
+    check_tasks(model.name, model.task, crops.model, second_model.task)
     second_config = config.model_copy(
         update={"name": crops.model, "weights": crops.weights, "precision": "auto"}
     )

@@ -301,6 +301,16 @@ def test_a_class_that_the_model_does_not_have_is_an_error_that_names_the_nearest
         source.wait_for("cup", 0.1)
 
 
+def test_no_name_waits_for_anything(forms: Forms) -> None:
+    empty = dataclasses.replace(labels(0), detections=())
+    source = forms.open([info(), empty, labels(1), labels(2)])
+    message = source.wait_for(None, WAIT_S)
+    assert (message.seq, message.shows(), message.shows(None, 0.999)) == (1, True, False)
+    assert not empty.shows()
+    with pytest.raises(NotSeenError, match="nothing was seen for"):
+        source.wait_for(None, 0.3, min_score=0.999)
+
+
 def test_a_class_passes_while_the_model_is_not_known(forms: Forms) -> None:
     source = forms.open([labels(0)])
     message, _ = source.receive(WAIT_S)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from node.config.load import load_config, problems_in
+from node.config.load import changed, load_config, problems_in
 from node.config.schema import is_loopback
 from node.errors import ConfigError
 
@@ -121,6 +121,10 @@ def test_settings_change_keys_and_options_win(tmp_path: Path) -> None:
         ("camera.back.fps=3", "no camera 'back'; cameras: front"),
         ("camera.fps=3", "name the camera, for example camera.0.fps"),
         ("model.topk=3", "did you mean top_k?"),
+        ("detect.score=null", "detect.score = null: cannot be unset; its default is 0.25"),
+        ("detect.scor=null", "did you mean score?"),
+        ("detect.class_scores.cat=null", "detect.class_scores.cat = null: cannot be unset"),
+        ("detect.classes=[]", "leaves nothing to find"),
     ],
 )
 def test_a_wrong_setting_is_said(tmp_path: Path, setting: str, reason: str) -> None:
@@ -129,6 +133,24 @@ def test_a_wrong_setting_is_said(tmp_path: Path, setting: str, reason: str) -> N
     with pytest.raises(ConfigError) as caught:
         load_config(file, [setting])
     assert reason in str(caught.value)
+
+
+def test_null_unsets_a_key_without_a_default(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        '[[camera]]\nname = "front"\nmax_fps = 5.0\n'
+        '[detect]\nclasses = "cat"\ntag_size_m = 0.1\nclass_scores = { cat = 0.5, dog = 0.4 }\n'
+    )
+    keys = (
+        "camera.front.max_fps",
+        "detect.classes",
+        "detect.tag_size_m",
+        "detect.class_scores.cat",
+    )
+    config = load_config(file, [f"{key}=null" for key in keys])
+    assert config == changed(load_config(file), dict.fromkeys(keys))
+    assert config.camera[0].max_fps is config.detect.classes is config.detect.tag_size_m is None
+    assert config.detect.class_scores == {"dog": 0.4}
 
 
 def test_another_address_is_allowed_where_it_is_written_out() -> None:

@@ -178,6 +178,20 @@ def _parse(command: click.Command, arguments: list[str]) -> None:
         _parse(child, left)
 
 
+def test_every_configuration_in_the_documents_is_valid(in_process: Run, tmp_path: Path) -> None:
+    blocks = [
+        block
+        for document in DOCUMENTS
+        for block in re.findall(r"^```toml\n(.*?)^```", document.read_text(), re.DOTALL | re.M)
+        if "[[camera]]" in block
+    ]
+    assert blocks
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(block)
+        assert in_process("config", "check", file).returncode == 0, block
+
+
 RUN_HERE = ("report", "replay", "export", "config", "recover", "completion", "models", "keys")
 NOT_HERE = ("perception-node models fetch",)
 """Downloads."""

@@ -1,6 +1,7 @@
 """Model files of detectors: a file of each form that exporters write runs as it is, with a card or
 without one, or one line names what fits."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -325,6 +326,64 @@ def test_a_card_that_does_not_fit_names_what_fits(
     assert "\n" not in str(caught.value)
 
 
+GENERIC: dict[str, tuple[dict[str, NDArray[np.generic]], list[str]]] = {
+    "ssd": (
+        {
+            "Identity:0": ONE_EACH[..., 4], "Identity_1:0": np.array([2], np.float32),
+            "Identity_2:0": ONE_EACH[..., 5] + 1, "Identity_3:0": ONE_EACH[..., [1, 0, 3, 2]] / 64,
+        },
+        ["Identity_3:0", "Identity:0", "Identity_2:0", "Identity_1:0"],
+    ),
+    "boxes": (
+        {
+            "out0": ONE_EACH[0, :2, :4].copy(), "out1": ONE_EACH[0, :2, 5].copy(),
+            "out2": ONE_EACH[0, :2, 4].copy(), "out3": np.zeros(7, np.float32),
+        },
+        ["out0", "out2", "out1"],
+    ),
+    "detr_sigmoid": (
+        {"out0": np.zeros((1, 9, 4), np.float32), "out1": LOGITS, "out2": FRACTIONS},
+        ["out1", "out2"],
+    ),
+    "anchor_free": (
+        {"proto": np.zeros((1, 32, 16, 16), np.float32), "Identity": HEADS}, ["Identity"],
+    ),
+}  # fmt: skip
+"""Outputs without telling names, and the names in the order of the decoder."""
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("decoder", GENERIC)
+def test_a_card_names_outputs_in_the_order_of_the_decoder(
+    tmp_path: Path, decoder: str, runtime: str
+) -> None:
+    outputs, names = GENERIC[decoder]
+    file = written(tmp_path, constant_graph(outputs), decoder)
+    with pytest.raises(ModelError):
+        load_model(str(file))
+    card = file.with_suffix(".toml")
+    plain = card.read_text()
+    card.write_text(f"outputs = {names}\n{plain}".replace("'", '"'))
+    np.testing.assert_allclose(perceived(file, runtime), SEEN, atol=1e-3)
+    for wrong, reason in (
+        (["nothing", *names[1:]], "outputs: 'nothing' is not the name of one output; those of own"),
+        ([*names, names[0]], f'outputs has {len(names) + 1} names; decoder "{decoder}" reads'),
+    ):
+        card.write_text(f"outputs = {wrong}\n{plain}".replace("'", '"'))
+        with pytest.raises(ModelError, match=reason):
+            load_model(str(file))
+
+
+def test_scores_and_classes_in_the_other_order_are_no_detections(tmp_path: Path) -> None:
+    outputs: dict[str, NDArray[np.generic]] = {
+        "out0": ONE_EACH[0, :2, :4].copy(), "out1": np.array([3, 0], np.float32),
+        "out2": ONE_EACH[0, :2, 4].copy(),
+    }  # fmt: skip
+    file = written(tmp_path, constant_graph(outputs), "boxes", labels="abcd")
+    with pytest.raises(FrameError, match=r"scores from 3 to 3, .* or outputs in its card"):
+        perceived(file, "openvino")
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_the_mask_of_padding_is_given_where_a_graph_takes_it(tmp_path: Path, engine: str) -> None:
     """As DETR is exported: here the share of pixels without padding scales the boxes."""
@@ -379,8 +438,42 @@ def test_a_free_size_is_the_exporters(tmp_path: Path, form: str) -> None:
     model = constant_graph({name: value}, metadata=SAYS, shapes=free, size=("h", "w"))
     assert load_model(str(written(tmp_path, model))).preprocess.crop_px == (64, 64)
     del model.metadata_props[3]
-    with pytest.raises(ModelError, match="is missing, and the size of its input is free; write"):
+    with pytest.raises(
+        ModelError, match="is missing, and the size of its input is free; write"
+    ) as e:
         load_model(str(written(tmp_path, model)))
+    assert 'labels = ["cat", "dog"]' in str(e.value)
+    assert "size = [640, 640] (or that of the training)" in str(e.value)
+
+
+def test_a_free_size_hides_no_decoder(tmp_path: Path) -> None:
+    """As YOLO is exported without the exporter's metadata: the cells follow the input's size."""
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, "h", "w"])
+    nodes = [
+        node
+        for stride in (8, 16, 32)
+        for node in (
+            helper.make_node(
+                "Conv", ["images", f"w{stride}"], [f"c{stride}"], strides=[stride] * 2,
+            ),
+            helper.make_node("Reshape", [f"c{stride}", "shape"], [f"r{stride}"]),
+        )
+    ]  # fmt: skip
+    nodes.append(helper.make_node("Concat", ["r8", "r16", "r32"], ["output0"], axis=2))
+    constants = [
+        numpy_helper.from_array(np.zeros((6, 3, stride, stride), np.float32), f"w{stride}")
+        for stride in (8, 16, 32)
+    ]
+    constants.append(numpy_helper.from_array(np.array([1, 6, -1]), "shape"))
+    output = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 6, "n"])
+    file = written(tmp_path, made(helper.make_graph(nodes, "g", [images], [output], constants)))
+    with pytest.raises(ModelError, match='decoder = "anchor_free"') as e:
+        load_model(str(file))
+    assert 'labels = "labels.txt"' in str(e.value)
+    written(tmp_path, made(helper.make_graph(nodes, "g", [images], [output], constants)),
+            "anchor_free", labels="abcde")  # fmt: skip
+    with pytest.raises(FrameError, match="name the 2 labels that the model was trained with"):
+        perceived(file, "openvino")
 
 
 @pytest.mark.parametrize(
@@ -513,9 +606,26 @@ def test_a_card_that_the_file_cannot_fill_loads_once_it_is(
     file = written(tmp_path, constant_graph(FILES[form][1]))
     done = in_process("models", "card", file)
     assert done.returncode == 0, done.stderr
-    assert "; check it: " in done.stdout
+    names = f"write {tmp_path / 'labels.txt'}, the {'2 ' * (form != 'ssd')}names of the classes"
+    assert f"own.toml is written; before it works, {names}, one a line" in done.stdout
+    assert ("; check it: its outputs" in done.stdout) == (form == "D-FINE")
     assert line in file.with_suffix(".toml").read_text()
     with pytest.raises(ModelError, match=r"labels\.txt'?.* cannot be read"):
         load_model(str(file))
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     assert load_model(str(file)).decoder == FILES[form][0]
+
+
+def test_doctor_finds_boxes_of_another_form(in_process: Run, tmp_path: Path) -> None:
+    outputs = {
+        "boxes": ONE_EACH[0, :2, :4] / 64, "scores": np.array([0.9, 0.4], np.float32),
+        "labels": np.array([1, 0]),
+    }  # fmt: skip
+    file = written(tmp_path, constant_graph(outputs), "boxes")
+    done = in_process("doctor", "--json", "--set", f"model.name={file}")
+    findings = {item["what"]: item for item in map(json.loads, done.stdout.splitlines())}
+    run = in_process("run", "--model", file, "--endpoint", f"ipc://{tmp_path}/labels")
+    assert (done.returncode, run.returncode) == (1, 3)
+    assert findings["model"]["verdict"] == "wrong"
+    line = "; ".join(findings["model"][key] for key in ("found", "fix") if findings["model"][key])
+    assert run.stderr.endswith(f"error: {line}\n")

@@ -13,7 +13,7 @@ import pytest
 import skimage
 import torch
 import torchvision
-from conftest import Run
+from conftest import ROOT, Run
 from PIL import Image as PilImage
 
 from node.capture.sources.image_files import read_image
@@ -22,7 +22,7 @@ from node.errors import ModelError
 from node.perception.classical import tags
 from node.perception.models.download import OFFLINE_MODELS, fetched
 from node.perception.models.published import RELEASED
-from node.perception.models.registry import entries, load_model
+from node.perception.models.registry import check_name, entries, fetch, load_model
 from node.perception.perceiver import Perceiver, build_perceiver
 from node.perception.preprocess.reference import reference_transform
 from node.perception.preprocess.resize import Preprocessor
@@ -124,10 +124,10 @@ def test_an_unknown_name_offers_the_nearest() -> None:
     with pytest.raises(ModelError, match=r"no model has this name; the nearest: .*resnet18"):
         load_model("resnet_18")
     with pytest.raises(ModelError, match=r"a model file ends in \.onnx, \.xml, \.pt2"):
-        load_model("models/mine.h5")
+        load_model("models/mine.txt")
     with pytest.raises(ModelError, match="there is no such file"):
         load_model("yolox_nano.onnx")
-    with pytest.raises(ModelError, match="is a weights file, not a model"):
+    with pytest.raises(ModelError, match="is a PyTorch file with weights"):
         load_model("resnet18.pth")
 
 
@@ -299,3 +299,29 @@ def test_a_released_model_that_cannot_be_had_says_where_to_put_it(
     assert "its sha256 does not begin with 695e750a" in result.stderr
     assert list(hub.iterdir()) == []
     assert in_process("models", "fetch", "yolox_nan").stderr.count("the nearest: yolox_nano") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "fix"),
+    [
+        ("best.pt", "is a PyTorch file with weights", "--model NAME --set model.weights=best.pt"),
+        (
+            "a/b.safetensors",
+            "is a file of weights without a graph",
+            "model.weights=a/b.safetensors",
+        ),
+        ("m.tflite", "is a TensorFlow Lite model", "export the model to ONNX or OpenVINO IR"),
+        ("m.engine", "is a TensorRT engine, which runs on one kind of GPU", "(docs/models.md, "),
+        ("m.H5", "is a Keras model", "export the model"),
+        ("m.mlmodel", "is a Core ML model", "export the model"),
+    ],
+)
+def test_a_file_of_another_format_is_named_with_what_to_do(
+    name: str, problem: str, fix: str
+) -> None:
+    for use in (load_model, check_name, fetch):
+        with pytest.raises(ModelError) as caught:
+            use(name)
+        assert problem in caught.value.problem
+        assert fix in (caught.value.fix or "")
+    assert "Files of other formats" in (ROOT / "docs" / "models.md").read_text()

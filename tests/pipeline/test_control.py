@@ -362,11 +362,24 @@ def test_the_command_line_does_the_same(node: Node, in_process: Run, tmp_path: P
     done = in_process("ctl", "--endpoint", node.control, "set", "model.top_k=4")
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["first_seq"]) == {"left", "right"}
-    assert in_process("ctl", "--endpoint", node.control, "set", "model.top_k=5").returncode == 0
+    unset = ("model.top_k=5", "detect.classes=null", "camera.right.max_fps=null")
+    assert in_process("ctl", "--endpoint", node.control, "set", *unset).returncode == 0
+    status = json.loads(in_process("ctl", "--endpoint", node.control, "status").stdout)
+    assert status["settings"]["max_fps"]["right"] is None
     file = tmp_path / "right.jpg"
     done = in_process("ctl", "--endpoint", node.control, "snapshot", file, "--camera", "right")
     assert json.loads(done.stdout)["camera"] == "right"
     assert file.read_bytes()[:2] == b"\xff\xd8"
+    png = in_process("ctl", "--endpoint", node.control, "snapshot", tmp_path / "right.png")
+    assert (png.returncode, (tmp_path / "right.png").exists()) == (2, False)
+    assert f"name it {file}" in png.stderr
+    for verb, paused in (("pause", ["left"]), ("resume", [])):
+        done = in_process("ctl", "--endpoint", node.control, verb, "--camera", "left")
+        assert done.returncode == 0, done.stderr
+        status = json.loads(in_process("ctl", "--endpoint", node.control, "status").stdout)
+        assert status["paused"] == paused
+    done = in_process("ctl", "--endpoint", node.control, "pause", "left", "--camera", "right")
+    assert "left and --camera right are two cameras" in done.stderr
     done = in_process("ctl", "--endpoint", node.control, "pause", "up")
     assert (done.returncode, done.stderr) == (1, "error: no camera 'up'; cameras: left, right\n")
     done = in_process("ctl", "--endpoint", f"{node.control}x", "--timeout", "0.2", "status")

@@ -272,7 +272,11 @@ def test_a_dataset_without_a_frame_is_said(
     in_process: Run, recording: Path, tmp_path: Path
 ) -> None:
     done = in_process("export", "imagefolder", recording, tmp_path / "set", "--label", "espreso")
-    assert done.returncode == 0
+    assert done.returncode == 2
+    assert "has no class of this name; did you mean 'espresso'?" in done.stderr
+    assert not (tmp_path / "set").exists()
+    done = in_process("export", "imagefolder", recording, tmp_path / "set", "--label", "vulture")
+    assert done.returncode == 0, done.stderr
     assert "no frame matches --label" in done.stderr
 
 

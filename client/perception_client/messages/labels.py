@@ -424,19 +424,23 @@ class LabelsMessage(_ChecksClasses):
         self.check_class(name)
         return next((mask for mask in self.masks if mask.name == name), None)
 
-    def shows(self, name: str, min_score: float = 0.0) -> bool:
-        """Whether the picture shows a class: as a detection, else as a stable label, else (without
-        smoothing) as the best label, or as an area, whose fraction then counts as its score.
+    def shows(self, name: str | None = None, min_score: float = 0.0) -> bool:
+        """Whether the picture shows a class, or anything: as a detection, else as a stable label,
+        else (without smoothing) as the best label, or as an area, whose fraction then counts as its
+        score.
 
-        min_score: smallest score that counts, 0 to 1.
+        name: of the class; None for any. min_score: smallest score that counts, 0 to 1.
         """
-        self.check_class(name)
         if self.areas:
-            return self.area(name) > 0 and self.area(name) >= min_score
+            names = {area.name for area in self.areas} if name is None else {name}
+            fractions = [self.area(class_name) for class_name in names]
+            return any(fraction > 0 and fraction >= min_score for fraction in fractions)
+        if name is not None:
+            self.check_class(name)
         things = self.detections or self.stable or self.labels[:1]
         if any(label.stable is not None for label in self.labels):
             things = self.stable
-        return any(thing.name == name and thing.score >= min_score for thing in things)
+        return any(name in (None, thing.name) and thing.score >= min_score for thing in things)
 
 
 def _elapsed_s(unix_ns: int, mono_ns: int | None, boot_ns: int | None, boot: str | None) -> float:

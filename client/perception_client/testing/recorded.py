@@ -18,7 +18,6 @@ from perception_client.errors import (
     ConfigError,
     MessageError,
     NoMessageError,
-    NotSeenError,
     NotUsableError,
     UnknownCameraError,
 )
@@ -179,8 +178,8 @@ class RecordedLabels(SubscriberBase):
             while True:
                 yield self.receive(_LONGEST_S)
 
-    def wait_for(self, name: str, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
-        """The next message that shows a class, as `LabelsMessage.shows` has it. Raises
+    def wait_for(self, name: str | None, timeout_s: float, min_score: float = 0.0) -> LabelsMessage:
+        """The next message that shows a class, or anything, as `LabelsMessage.shows` has it. Raises
         NotSeenError, NoMessageError, UnknownClassError.
 
         timeout_s: longest wait, in seconds of virtual time. min_score: smallest score that counts.
@@ -199,7 +198,7 @@ class RecordedLabels(SubscriberBase):
         self._inbox.check_class(name)
         if not received:
             raise NoMessageError(f"{self._source}: no message for {duration(timeout_s)}")
-        raise NotSeenError(f"{self._source}: no {name!r} was seen for {duration(timeout_s)}")
+        raise self._not_seen(name, timeout_s)
 
     def on_stale(
         self,

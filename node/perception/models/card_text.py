@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from node.perception.models.guessed_card import GuessedCard
-from node.perception.tasks.decoders.base import ANY
 from node.perception.tasks.decoders.registry import DECODERS
 from perception_client.text import printable
 
@@ -42,7 +41,7 @@ def _lines(file: Path, guess: GuessedCard) -> Iterator[str]:
             yield f"first_class = {usual}  # guess: its number of the first label, 0 or 1"
     elif guess.kind == "detect":
         yield f"# decoder = ...  # one of {', '.join(DECODERS)}; the outputs: {guess.outputs}"
-    yield from _labels(guess, guess.fitting.get(decoder or "", guess.count or ANY))
+    yield from _labels(guess)
     yield ""
     yield "[input]"
     size = list(guess.size or _USUAL_SIZE[guess.kind])
@@ -53,9 +52,10 @@ def _lines(file: Path, guess: GuessedCard) -> Iterator[str]:
         yield f"{key} = {_toml(value)}  # guess: usual with this {family}"
 
 
-def _labels(guess: GuessedCard, count: int) -> Iterator[str]:
+def _labels(guess: GuessedCard) -> Iterator[str]:
     if guess.labels is None:
-        number = f"{count} name{'s' if count > 1 else ''}" if count else "the names"
+        count = guess.classes
+        number = f"{count} name{'s' * (count > 1)}" if count else "the names"
         yield f'labels = "labels.txt"  # write this file: {number} of the classes, one a line'
         return
     yield "labels = [  # by the file's metadata"

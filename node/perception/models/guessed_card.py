@@ -44,6 +44,12 @@ _USUAL: Mapping[str, Mapping[str, object]] = {
 }
 _NOT_READ = ("segment", "pose", "obb")
 """Tasks of YOLO's exporters whose outputs no decoder reads."""
+NO_NAMES = "the file has no names of its classes"
+"""What is missing of a file that says all else."""
+_FEW = 3
+"""Labels in an example."""
+_LIKELY_PX = (640, 640)
+"""The size of the input for which the outputs of a graph of free size are looked at."""
 _LARGEST_PX = 8192
 """As in `InputCard.size`."""
 
@@ -54,7 +60,8 @@ class GuessedCard:
 
     Attributes:
         name: for the card, from the name of the file.
-        size: (height, width) of the input in px; None if the file leaves it free.
+        size: (height, width) of the input in px; None if the file leaves it free. Then the outputs
+            are those for 640 x 640.
         labels: names of the classes; None if the file does not say them.
         task: as the exporter names it; None without it.
         fitting: the decoders that the outputs and the labels fit, each with its number of labels.
@@ -78,6 +85,11 @@ class GuessedCard:
     def decoder(self) -> str | None:
         """The first decoder that fits; None without one."""
         return next(iter(self.fitting), None)
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes by the outputs; None where they leave it open."""
+        return self.fitting.get(self.decoder or "", self.count or ANY) or None
 
     @property
     def usual_input(self) -> Mapping[str, object]:
@@ -108,7 +120,7 @@ class GuessedCard:
         if len(self.fitting) > 1:
             return f"its outputs {self.outputs} fit the decoders {' and '.join(self.fitting)}"
         if self.labels is None:
-            return "the file has no names of its classes"
+            return NO_NAMES
         (decoder,) = self.fitting
         if not DECODERS[decoder].is_input_usual:
             return f'models of decoder "{decoder}" differ in their input'
@@ -119,16 +131,25 @@ class GuessedCard:
         """The least that its card needs, as far as it is known."""
         decoder = self.decoder
         names = f'"{decoder}"' if decoder else f"one of {', '.join(DECODERS)}"
-        lines = [f'name = "{self.name}"', f'task = "{self.kind}"', 'labels = "labels.txt"']
+        lines = [f'name = "{self.name}"', f'task = "{self.kind}"', f"labels = {self._labels}"]
         lines += [f"decoder = {names}"] if self.kind == "detect" else []
-        height, width = self.size or ("HEIGHT", "WIDTH")
-        lines += [f"[input] size = [{height}, {width}]"]
+        size = list(self.size or _LIKELY_PX)
+        lines += [f"[input] size = {size}{'' if self.size else ' (or that of the training)'}"]
         lines += [
             f"{key} = {json.dumps(value)}"
             for key, value in self.usual_input.items()
             if value != InputCard.model_fields[key].default
         ]
         return ", ".join(lines)
+
+    @property
+    def _labels(self) -> str:
+        """The labels in an example: the first of them, if the file has their names."""
+        if self.labels is None:
+            return '"labels.txt"'
+        shown = ", ".join(json.dumps(name, ensure_ascii=False) for name in self.labels[:_FEW])
+        more = f", ... all {len(self.labels)} in its metadata" if len(self.labels) > _FEW else ""
+        return f"[{shown}{more}]"
 
 
 def guess_card(file: Path) -> GuessedCard:
@@ -148,14 +169,18 @@ def guess_card(file: Path) -> GuessedCard:
     signature = signature_of(file)
     pictures = [value for value in signature.inputs if value.shape and len(value.shape) == 4]
     size = _input_size(pictures, _literal(metadata.get("imgsz", "")))
-    if size is not None and any(-1 in (output.shape or ())[1:] for output in signature.outputs):
-        signature = signature_of(file, size)
+    if pictures and any(-1 in (output.shape or ())[1:] for output in signature.outputs):
+        signature = signature_of(file, size or _LIKELY_PX)
     labels = _labels(file, _literal(metadata.get("names", "")))
-    fitting = recognised(signature.outputs, size) if size else {}
+    fitting = recognised(signature.outputs, size or _LIKELY_PX) if pictures else {}
     if labels is not None:
         fitting = {name: count for name, count in fitting.items() if count in (ANY, len(labels))}
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", file.stem).lstrip("_.-")[:64]
-    listed = ", ".join(output.described for output in signature.outputs[:4])
+    several = len(signature.outputs) > 1
+    listed = ", ".join(
+        f"{output.name} {output.described}".lstrip() if several else output.described
+        for output in signature.outputs[:4]
+    )
     kind, count = ("detect", None) if fitting else _by_shape(signature.outputs)
     return GuessedCard(
         name=name or "model",

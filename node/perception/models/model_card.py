@@ -19,16 +19,20 @@ _MINIMAL = (
     'name = "mine", task = "classify", labels = "labels.txt", [input] size = [224, 224], '
     "mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225]"
 )
+_REQUIRED = {
+    "name": 'name = "mine"',
+    "task": 'task = "classify" (or "detect", "segment")',
+    "labels": 'labels = "labels.txt" (a file with one name a line, or a list of names)',
+    "input": "[input] size = [224, 224] (height, width)",
+    "input.size": "size = [224, 224] (height, width) below [input]",
+}
+"""The keys that a card must have, as they are written."""
 _DECODERS: dict[str, tuple[str | None, ...]] = {
     "classify": ("softmax", None),
     "detect": tuple(DECODERS),
     "segment": ("pixels", None),
 }
 """Allowed decoders of each task, None for the default."""
-_RUNS = "; ".join(
-    f'task "{task}" with decoder {", ".join(f"{name!r}" for name in names if name)}'
-    for task, names in _DECODERS.items()
-).replace("'", '"')
 DESCRIBED = (".onnx", ".xml")
 """Suffixes of the model files whose inputs and outputs tell a part of the card."""
 _NAME_LABELS = "name a text file with a label a line, or list the names"
@@ -71,13 +75,15 @@ class InputCard(_Section):
 
 class ModelCard(_Section):
     """The whole card. labels: the names, or a file beside the card with one name a line.
-    first_class: of a detector, the number that it gives the first label."""
+    first_class: of a detector, the number that it gives the first label. outputs: names of the
+    file's outputs, in the order in which the decoder reads them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     task: Literal["classify", "detect", "segment"]
     labels: str | tuple[str, ...]
     decoder: str | None = None
     first_class: Literal[0, 1] | None = None
+    outputs: tuple[str, ...] | None = Field(None, min_length=1, max_length=8)
     source: str | None = Field(None, max_length=1000)
     input: InputCard
 
@@ -173,9 +179,12 @@ def read_card(model_file: Path) -> ModelCard:
             fix=f"name the one that fits the outputs: {', '.join(DECODERS)}",
         )
     if card.decoder not in _DECODERS[card.task]:
+        names = [name for name in _DECODERS[card.task] if name]
+        similar = difflib.get_close_matches(str(card.decoder), names, n=1)
+        hint = f'did you mean "{similar[0]}"? ' if similar else ""
         raise ModelError(
-            f'{file}: task "{card.task}" with decoder "{card.decoder or ""}": this version runs '
-            f"{_RUNS}"
+            f'{file}: decoder = "{card.decoder}": task "{card.task}" has no such decoder',
+            fix=f"{hint}its decoders: {', '.join(names)}",
         )
     return card
 
@@ -212,15 +221,24 @@ def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    # A misspelt key is the reason why another one is missing.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
     key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{key} is missing; a card has at least: {_MINIMAL}"
     if problem["type"] == "extra_forbidden":
         keys = list((InputCard if key.startswith("input.") else ModelCard).model_fields)
         similar = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.5)
         hint = f"did you mean {similar[0]}? " if similar else ""
         return f"{key}: unknown key; {hint}keys here: {', '.join(keys)}"
+    if key in _REQUIRED and problem["type"] == "missing":
+        locations = (".".join(map(str, other["loc"])) for other in problems)
+        missing = [location for location in locations if location in _REQUIRED]
+        are = f"{', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing"
+        return f"{are}; write {', '.join(_REQUIRED[location] for location in missing)}"
+    if problem["loc"][0] == "labels":
+        return f"labels are neither a file nor a list of names; write {_REQUIRED['labels']}"
+    if problem["type"] in ("missing", "too_short", "too_long"):
+        return f"{key.rstrip('.0123456789')} has too few or too many values; see docs/models.md"
     if problem["type"] == "tuple_type":
         return f"{key} = {problem['input']!r}: write a list, in brackets: [...]"
     allowed = problem["msg"].removeprefix("Input ")

@@ -75,6 +75,15 @@ def load(file: Path, card: ModelCard | None = None) -> Model:
     )
 
 
+def description_of(file: Path) -> tuple[str, tuple[str, ...]] | None:
+    """Returns the task and the class names in the card beside a model file; None without a file or
+    without a card. Raises ModelError for a card that cannot be read."""
+    if not (file.exists() and has_card(file)):
+        return None
+    card = read_card(file)
+    return card.task, label_names(card, file)
+
+
 def check_file(file: Path) -> None:
     """Raises ModelError if there is no such file."""
     if not file.exists():

@@ -1,11 +1,12 @@
 """Checks that the outputs of a model file are what its card's decoder reads."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from node.errors import ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.models.model_card import ModelCard
+from node.perception.models.model_card import ModelCard, card_file
 from node.perception.tasks.decoders.base import ANY
 from node.perception.tasks.decoders.registry import DECODERS
 
@@ -32,10 +33,45 @@ def output_order(
     Raises:
         ModelError: the outputs are not those of the decoder.
     """
+    indices = list(range(len(outputs)))
+    if card.outputs is not None:
+        indices = _named(file, outputs, card, card.outputs)
+        names = _names_of(card)
+        outputs = [
+            replace(outputs[index], name=name) for index, name in zip(indices, names, strict=True)
+        ]
     if card.task == "detect":
-        return _order_of_boxes(file, outputs, card, classes)
-    check = _check_classes if card.task == "classify" else _check_pixels
-    return check(file, outputs, classes)
+        order = _order_of_boxes(file, outputs, card, classes)
+    else:
+        check = _check_classes if card.task == "classify" else _check_pixels
+        order = check(file, outputs, classes)
+    return tuple(indices[position] for position in order)
+
+
+def _names_of(card: ModelCard) -> tuple[str, ...]:
+    """Returns what the decoder of a card reads, by name and in its order."""
+    return DECODERS[decoder_of(card)].output_names if card.task == "detect" else ("logits",)
+
+
+def _named(
+    file: Path, outputs: Sequence[GraphValue], card: ModelCard, names: tuple[str, ...]
+) -> list[int]:
+    """Returns the indices of the outputs that a card names. Raises ModelError."""
+    expected = _names_of(card)
+    if len(names) != len(expected):
+        raise ModelError(
+            f"{card_file(file)}: outputs has {len(names)} names",
+            fix=f'decoder "{decoder_of(card)}" reads {len(expected)}: {", ".join(expected)}',
+        )
+    known = [output.name for output in outputs]
+    for name in names:
+        if known.count(name) != 1 or names.count(name) != 1:
+            listed = ", ".join(repr(known_name) for known_name in known if known_name)
+            raise ModelError(
+                f"{card_file(file)}: outputs: {name!r:.80} is not the name of one output",
+                fix=f"those of {file.name}: {listed:.300}" if listed else "this file has no names",
+            )
+    return [known.index(name) for name in names]
 
 
 def recognised(outputs: Sequence[GraphValue], input_px: tuple[int, int]) -> dict[str, int]:
@@ -89,7 +125,12 @@ def _check_pixels(file: Path, outputs: Sequence[GraphValue], classes: int) -> tu
 
 def _only(file: Path, outputs: Sequence[GraphValue], expected: str) -> GraphValue:
     if len(outputs) != 1:
-        raise ModelError(f"{file}: has {len(outputs)} outputs", fix=expected)
+        names = ", ".join(repr(output.name) for output in outputs if output.name)
+        hint = f", here one of {names:.200}" if names else ""
+        raise ModelError(
+            f"{file}: has {len(outputs)} outputs",
+            fix=f"{expected}; name it in the card: outputs = [...]{hint}" if hint else expected,
+        )
     return outputs[0]
 
 
@@ -107,6 +148,6 @@ def _of_classes(file: Path, output: GraphValue, form: str, classes: int) -> tupl
         raise ModelError(
             f"{file}: gives {output.described}",
             fix=f"its card has {classes} labels, which makes {form}: "
-            "name the labels that it was trained with",
+            f"name the {shape[1]} labels that it was trained with",
         )
     return (0,)

@@ -60,12 +60,12 @@ def load(name: str, file: Path | None = None) -> Model:
         name: a key of RELEASED.
         file: a copy of its file; None: the downloaded file.
     """
-    return model_file.load(file or fetch(name), _card(name))
+    return model_file.load(file or fetch(name), card_of(name))
 
 
-def _card(name: str) -> ModelCard:
-    """The preprocessing is that of YOLOX's release: BGR, 0 to 255, padded on the right and bottom
-    with 114 (yolox/data/data_augment.py, preproc)."""
+def card_of(name: str) -> ModelCard:
+    """Returns the card of a model, a key of RELEASED. The preprocessing is that of YOLOX's release:
+    BGR, 0 to 255, padded on the right and bottom with 114 (yolox/data/data_augment.py, preproc)."""
     return ModelCard(
         name=name,
         task="detect",

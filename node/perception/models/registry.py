@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from node.errors import ModelError
+from node.config.redact import redacted
+from node.data import class_names
+from node.errors import ModelError, SettingsError
 from node.perception.classical import tags
 from node.perception.models import catalogue, efficientnet_lite, model_file, published
+from node.perception.models.foreign_formats import check_format
 from node.perception.models.model import Model
 from perception_client.paths import expanded
 
 DEFAULT_MODEL = efficientnet_lite.NAME
 _CLASSICAL: dict[str, Callable[[str], Model]] = dict.fromkeys(tags.NAMES, tags.load)
 """What loads each model without a network, by its name."""
-_WEIGHTS_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,54 @@ def entries() -> list[RegistryEntry]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What is known of a model before it is loaded.
+
+    Attributes:
+        task: `classify`, `detect` or `segment`.
+        label_names: of the classes, in order.
+        finds_tags: whether the model finds fiducial tags, without a network.
+    """
+
+    task: str
+    label_names: tuple[str, ...]
+    finds_tags: bool = False
+
+
+def described(name: str) -> ModelDescription | None:
+    """Returns the description of a model by name, or of a model file by its card; None for a file
+    without a card, and for an unknown name. Raises ModelError for a card that cannot be read."""
+    if name == efficientnet_lite.NAME:
+        return ModelDescription("classify", class_names("imagenet"))
+    if Path(name).suffix.lower() in model_file.SUFFIXES:
+        described_file = model_file.description_of(expanded(name))
+        return ModelDescription(*described_file) if described_file else None
+    if name in _CLASSICAL:
+        return ModelDescription("detect", _CLASSICAL[name](name).label_names, finds_tags=True)
+    if name in published.RELEASED:
+        card = published.card_of(name)
+        return ModelDescription(card.task, tuple(card.labels))
+    if name in catalogue.names():
+        entry = catalogue.entry(name)
+        return ModelDescription(entry.task, entry.label_names)
+    return None
+
+
+def check_weights(name: str, weights: Path | None, key: str = "model.weights") -> None:
+    """Raises SettingsError where a model takes no weights file. key: of the weights, for the
+    error."""
+    if weights is None:
+        return
+    if Path(name).suffix.lower() in model_file.SUFFIXES:
+        problem = "a model file has its own weights"
+    elif name in _CLASSICAL:
+        problem = "has no network, so no weights"
+    else:
+        return
+    raise SettingsError(f"model {name!r}: {problem}", fix=f"leave {key} out")
+
+
 def load_model(name: str, weights: Path | None = None) -> Model:
     """Loads a model by name, or a model file. Downloads weights on first use.
 
@@ -66,30 +116,23 @@ def load_model(name: str, weights: Path | None = None) -> Model:
 def _loaded(name: str, weights: Path | None) -> Model:
     if name == efficientnet_lite.NAME:
         return efficientnet_lite.load(weights)
+    check_weights(name, weights)
     if Path(name).suffix.lower() in model_file.SUFFIXES:
-        if weights is not None:
-            raise ModelError(
-                f"model {name!r}: a model file has its own weights", fix="leave model.weights out"
-            )
         return model_file.load(expanded(name))
     if name in _CLASSICAL:
-        if weights is not None:
-            raise ModelError(
-                f"model {name!r}: has no network, so no weights", fix="leave model.weights out"
-            )
         return _CLASSICAL[name](name)
     if name in published.RELEASED:
         return published.load(name, weights)
     if name in catalogue.names():
         return catalogue.load(name, weights)
-    raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+    raise _unknown(name)
 
 
 def check_name(name: str) -> None:
     """Raises ModelError for a name that is neither a model's nor that of a model file, which need
     not exist."""
     if Path(name).suffix.lower() not in model_file.SUFFIXES and name not in _names():
-        raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+        raise _unknown(name)
 
 
 def fetch(name: str) -> Path | None:
@@ -103,7 +146,7 @@ def fetch(name: str) -> Path | None:
         return published.fetch(name)
     if name in _CLASSICAL:
         return None
-    raise ModelError(f"model {name!r}: {_why_unknown(name)}")
+    raise _unknown(name)
 
 
 def _default_entry() -> RegistryEntry:
@@ -148,21 +191,18 @@ def _classical_entry(name: str) -> RegistryEntry:
     )
 
 
-def _why_unknown(name: str) -> str:
-    suffix = Path(name).suffix.lower()
-    if suffix in _WEIGHTS_FILES:
-        return (
-            'is a weights file, not a model; name it with model.weights = "PATH" '
-            "and its model with model.name, as `perception-node models` lists them"
-        )
-    if suffix and os.sep in name:
-        return (
-            f"no model has this name, and a model file ends in {', '.join(model_file.SUFFIXES)}; "
-            "`perception-node models` lists the names"
+def _unknown(name: str) -> ModelError:
+    """Returns the error of an unknown name. Raises ModelError for a file of another format."""
+    check_format(name)
+    problem = f"model {redacted(name)!r}: no model has this name"
+    if Path(name).suffix and os.sep in name:
+        return ModelError(
+            f"{problem}, and a model file ends in {', '.join(model_file.SUFFIXES)}",
+            fix="`perception-node models` lists the names",
         )
     similar = difflib.get_close_matches(name.lower(), _names(), n=3)
     nearest = f"the nearest: {', '.join(similar)}; " if similar else ""
-    return f"no model has this name; {nearest}`perception-node models` lists all"
+    return ModelError(problem, fix=f"{nearest}`perception-node models` lists all")
 
 
 def _names() -> list[str]:

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.config.schema import DetectConfig
-from node.errors import FrameError, ModelError
+from node.errors import FrameError
 from node.perception.preprocess.geometry import PreprocessSpec, placed
 from node.perception.tasks.base import Outputs, Prediction
 from node.perception.tasks.decoders.base import Candidates, Floats
 from node.perception.tasks.decoders.registry import DECODERS
+from node.perception.tasks.named_classes import check_named
 from perception_client.messages.kinds import Box, Detection
 
 MOST_CANDIDATES = 3000
@@ -37,7 +38,7 @@ class Detect:
         first_class: number that the network gives the first label; None: that of the decoder.
 
     Raises:
-        ModelError: the settings name unknown classes.
+        SettingsError: the settings name unknown classes.
     """
 
     def __init__(
@@ -127,15 +128,10 @@ class Detect:
 
 
 def score_thresholds(names: tuple[str, ...], config: DetectConfig) -> NDArray[np.float32]:
-    """Returns the score threshold of each class, infinity for excluded classes. Raises ModelError
-    where the settings name unknown classes."""
-    for key, named in (("classes", config.classes or ()), ("class_scores", config.class_scores)):
-        unknown = sorted(set(named) - set(names))
-        if unknown:
-            raise ModelError(
-                f"detect.{key}: {unknown[0]!r} is no class of this model",
-                fix=f"its classes: {', '.join(names[:8])}, ... ({len(names)} in all)",
-            )
+    """Returns the score threshold of each class, infinity for excluded classes. Raises
+    SettingsError where the settings name unknown classes."""
+    check_named("detect.classes", config.classes or (), names)
+    check_named("detect.class_scores", config.class_scores, names, undo="{}")
     thresholds = np.full(len(names), config.score, np.float32)
     for name, score in config.class_scores.items():
         thresholds[

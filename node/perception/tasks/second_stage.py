@@ -7,12 +7,33 @@ from typing import Protocol
 import numpy as np
 
 from node.config.schema import CropsConfig
-from node.errors import ModelError
+from node.errors import SettingsError
 from node.image.frame import Image
+from node.perception.tasks.named_classes import check_named
 from perception_client.messages.kinds import Detection, Label, ModelInfo
 
 MAX_BATCH = 8
 """Most crops in one inference."""
+
+
+def check_tasks(model: str, task: str, second_model: str, second_task: str | None) -> None:
+    """Raises SettingsError unless the model is a detector and the second one a classifier.
+
+    Args:
+        model: name of the model, for the error.
+        task: its task.
+        second_model: name of the model of the crops, `crops.model`.
+        second_task: its task; None where that is not known yet.
+    """
+    if task != "detect":
+        raise SettingsError(
+            f'crops.model = "{second_model}": model {model!r} finds no objects to look at',
+            fix="take a detector as model.name, or leave crops.model out",
+        )
+    if second_task not in (None, "classify"):
+        raise SettingsError(
+            f'crops.model = "{second_model}": task "{second_task}"', fix="crops need a classifier"
+        )
 
 
 class _Labelled(Protocol):
@@ -46,15 +67,13 @@ class SecondStage:
         classes: names of the detector's classes.
 
     Raises:
-        ModelError: the configuration names unknown classes.
+        SettingsError: the configuration names unknown classes.
     """
 
     def __init__(
         self, classifier: _Classifier, config: CropsConfig, classes: tuple[str, ...]
     ) -> None:
-        unknown = sorted(set(config.classes or ()) - set(classes))
-        if unknown:
-            raise ModelError(f"crops.classes: {unknown[0]!r} is no class of the detector")
+        check_named("crops.classes", config.classes or (), classes)
         self._classifier = classifier
         self._config = config
         self.names = classifier.names

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.config.schema import SegmentConfig
-from node.errors import FrameError, ModelError
+from node.errors import FrameError
 from node.perception.preprocess.geometry import PreprocessSpec, network_size, placed
 from node.perception.tasks.base import Outputs, Prediction
+from node.perception.tasks.named_classes import check_named
 from perception_client.messages.kinds import Area, Box, Mask
 
 ClassMap: TypeAlias = NDArray[np.int64] | NDArray[np.uint8]
@@ -30,16 +31,11 @@ class Segment:
         config: which classes to return, and whether with masks.
 
     Raises:
-        ModelError: the settings name unknown classes.
+        SettingsError: the settings name unknown classes.
     """
 
     def __init__(self, names: tuple[str, ...], spec: PreprocessSpec, config: SegmentConfig) -> None:
-        unknown = sorted(set(config.classes or ()) - set(names))
-        if unknown:
-            raise ModelError(
-                f"segment.classes: {unknown[0]!r} is no class of this model",
-                fix=f"its classes: {', '.join(names)}",
-            )
+        check_named("segment.classes", config.classes or (), names)
         self._names = names
         self._spec = spec
         self._config = config

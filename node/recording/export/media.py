@@ -1,5 +1,6 @@
 """Exports a recording as JSON lines, or as a training dataset."""
 
+import difflib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -7,15 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from node.errors import OutputError
+from node.errors import ConfigError, OutputError
 from node.process.output_files import fresh_folder
 from node.recording.frames import RecordedFrame
-from node.recording.reader import Recording
+from node.recording.reader import INFO, Recording
 from perception_client.messages.codec import to_json
-from perception_client.messages.kinds import Detection, ImageSize, Label, LabelsMessage
+from perception_client.messages.kinds import (
+    Detection,
+    ImageSize,
+    InfoMessage,
+    Label,
+    LabelsMessage,
+)
 
 Progress = Callable[[float], None]
 _Items = Callable[[LabelsMessage], tuple[Detection, ...] | tuple[Label, ...]]
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,37 @@ class Choice:
     def fits(self, item: Detection | Label) -> bool:
         """Whether a detection or label counts."""
         return item.score >= self.score and (self.labels is None or item.name in self.labels)
+
+
+def check_labels(recording: Recording, labels: Iterable[str], task: str) -> None:
+    """Raises ConfigError for a label that no model of this task in a recording has; for one of a
+    recording without the models' class names, if no message has it. A recording of other tasks
+    passes: the writer of the dataset names the format that fits."""
+    names: set[str] = set()
+    informed = False
+    for entry in recording.entries(schemas=(INFO,)):
+        message = recording.read_message("info", entry)
+        if isinstance(message, InfoMessage):
+            informed = True
+            names.update(message.names if message.model.task == task else ())
+    if not informed:
+        names.update(_seen_names(recording))
+    for label in sorted(set(labels) - names if names else ()):
+        lowered = {name.lower(): name for name in sorted(names)}
+        nearest = difflib.get_close_matches(label.lower(), lowered, n=1)
+        raise ConfigError(
+            f"--label {label}: {recording.paths[0]} has no class of this name",
+            fix=f"did you mean {lowered[nearest[0]]!r}?"
+            if nearest
+            else f"some of its {len(names)}: {', '.join(sorted(names)[:_MOST_NAMED])}",
+        )
+
+
+def _seen_names(recording: Recording) -> Iterator[str]:
+    for _, message in recording.messages("labels"):
+        if isinstance(message, LabelsMessage):
+            yield from (label.name for label in message.labels)
+            yield from (detection.name for detection in message.detections)
 
 
 def write_jsonl(recording: Recording, write: Callable[[str], None], kinds: tuple[Any, ...]) -> int:

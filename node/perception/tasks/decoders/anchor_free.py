@@ -19,6 +19,7 @@ from node.perception.tasks.decoders.base import (
     corners,
     fits,
     only,
+    trained_with,
 )
 from node.perception.tasks.decoders.grid import are_cells, is_grid
 
@@ -40,6 +41,7 @@ class AnchorFree:
     usual_input = LETTERBOX
     is_input_usual = True
     first_class = 0
+    output_names = ("boxes",)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
@@ -92,7 +94,7 @@ class AnchorFree:
             raise FrameError(
                 f'model output: {described}, but decoder "{self.name}" reads [{columns}, cells] '
                 f"for {columns - 4} labels",
-                fix="name the labels that the model was trained with",
+                fix=trained_with(min(raw.shape) - 4),
             )
         if raw.shape == (columns, columns):
             raise FrameError(f"model output: {_ambiguous(described, columns)}", fix=_OTHER_SIZE)

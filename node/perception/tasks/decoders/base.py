@@ -62,6 +62,8 @@ class BoxDecoder(Protocol):
         is_input_usual: no model of the family has another input, so a file with labels runs
             without a card.
         first_class: number that the family's exports give the first label.
+        output_names: names by which `order` finds the outputs, in the order of `decode`: a card
+            (`outputs`) may give them to outputs of any other names.
     """
 
     name: str
@@ -70,6 +72,7 @@ class BoxDecoder(Protocol):
     usual_input: Mapping[str, object]
     is_input_usual: bool
     first_class: int
+    output_names: tuple[str, ...]
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """Returns the indices of the outputs that `decode` reads, in its order. Lengths that the
@@ -114,6 +117,13 @@ def only(outputs: Sequence[GraphValue], decoder: str) -> GraphValue:
     return outputs[0]
 
 
+def trained_with(count: int) -> str:
+    """Returns the fix of an error about another number of labels. count: the right one, below 1 if
+    it is not known."""
+    number = f"{count} " if count > 0 else ""
+    return f"name the {number}labels that the model was trained with"
+
+
 def fits(shape: tuple[int, ...] | None, expected: Sequence[int | None]) -> bool:
     """Whether a shape can be the expected one: None stands for any length, and -1 in the shape for
     a length that the graph leaves free. A shape that is not known fits."""
@@ -152,7 +162,7 @@ def check_scores(scores: Floats, decoder: str) -> None:
         raise FrameError(
             f'model output: scores from {lowest:.3g} to {highest:.3g}, and decoder "{decoder}" '
             "reads scores from 0 to 1",
-            fix="export the model with its sigmoid, or correct decoder in its card",
+            fix="export the model with its sigmoid, or correct decoder or outputs in its card",
         )
 
 
@@ -180,6 +190,6 @@ def check_ids(ids: Floats) -> NDArray[np.int64]:
     if (np.abs(ids - whole) > 1e-3).any() or (np.abs(whole) > 1 << 24).any():
         raise FrameError(
             "model output: class ids that are no whole numbers",
-            fix="correct decoder in the model's card: its columns have another order",
+            fix="correct decoder or outputs in the model's card: the order is another",
         )
     return whole.astype(np.int64)

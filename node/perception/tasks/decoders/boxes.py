@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
 from node.perception.tasks.base import Outputs
@@ -12,7 +10,9 @@ from node.perception.tasks.decoders.base import (
     Candidates,
     Size,
     check_finite,
+    check_ids,
     check_pixels,
+    check_scores,
 )
 
 _KINDS = ("boxes", "scores", "classes")
@@ -33,6 +33,7 @@ class Boxes:
     usual_input: Mapping[str, object] = {"resize": "stretch", "color": "rgb", "scale": 1 / 255}
     is_input_usual = False
     first_class = 0
+    output_names = _KINDS
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`: by name, else by shape and type, else in the order boxes, scores,
@@ -40,7 +41,8 @@ class Boxes:
         if len(outputs) != 3:
             raise ModelError(
                 f"has {len(outputs)} outputs",
-                fix="a boxes decoder needs three: boxes, scores, classes",
+                fix="a boxes decoder needs three: boxes, scores, classes; of more, name these in "
+                "the card: outputs = [...]",
             )
         kinds = [_kind(output) for output in outputs]
         if sorted(kinds) != sorted(_KINDS):
@@ -80,8 +82,9 @@ class Boxes:
             check_finite(part)
         accepted = scores >= threshold
         boxes, scores, ids = boxes[accepted], scores[accepted], ids[accepted]
+        check_scores(scores, self.name)
         check_pixels(boxes, self.name)
-        return Candidates(boxes, scores, ids.astype(np.int64), suppressed=True)
+        return Candidates(boxes, scores, check_ids(ids), suppressed=True)
 
 
 def _kind(output: GraphValue) -> str:

@@ -17,6 +17,7 @@ from node.perception.tasks.decoders.base import (
     check_fractions,
     corners,
     fits,
+    trained_with,
 )
 from node.perception.tasks.decoders.grid import is_grid
 
@@ -38,6 +39,7 @@ class Detr:
     antialias = True
     is_input_usual = False
     first_class = 0
+    output_names = ("logits", "boxes")
 
     def __init__(
         self,
@@ -61,7 +63,8 @@ class Detr:
             listed = ", ".join(f"{output.name} {output.described}" for output in outputs)
             raise ModelError(
                 f'gives {listed:.200}, and decoder "{self.name}" reads logits [n, q, classes] and '
-                "boxes [n, q, 4]"
+                "boxes [n, q, 4]",
+                fix="name these two in the card: outputs = [...]",
             )
         logits, boxes = (outputs[index] for index in indices)
         if not fits(boxes.shape, (None, None, 4)):
@@ -98,7 +101,7 @@ class Detr:
                 f"model output: logits {list(logits.shape)} and boxes {list(boxes.shape)}, but "
                 f'decoder "{self.name}" reads [q, {classes + self._spare}] and [q, 4] for '
                 f"{classes} labels",
-                fix="name the labels that the model was trained with",
+                fix=trained_with(logits.shape[-1] - self._spare),
             )
         check_finite(logits)
         check_finite(boxes)

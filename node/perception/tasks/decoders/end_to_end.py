@@ -36,6 +36,7 @@ class EndToEnd:
     usual_input = LETTERBOX
     is_input_usual = True
     first_class = 0
+    output_names = ("boxes",)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""

@@ -35,6 +35,7 @@ class Ssd:
     usual_input: Mapping[str, object] = {"resize": "stretch", "color": "rgb", "scale": 1.0}
     is_input_usual = False
     first_class = 1
+    output_names = _NAMES
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
@@ -43,7 +44,8 @@ class Ssd:
             listed = ", ".join(output.name or "?" for output in outputs)
             raise ModelError(
                 f'gives {listed:.200}, and decoder "{self.name}" reads {", ".join(_NAMES)}',
-                fix="export it with these names",
+                fix="export it with these names, or name its outputs in this order in the card: "
+                "outputs = [...]",
             )
         boxes = outputs[indices[0]]
         if not fits(boxes.shape, (None, None, 4)):

@@ -17,6 +17,7 @@ from node.perception.tasks.decoders.base import (
     check_scores,
     corners,
     fits,
+    trained_with,
 )
 from node.perception.tasks.decoders.grid import STRIDES_PX, are_cells, cells_of, is_grid
 
@@ -37,6 +38,7 @@ class Yolov5:
     usual_input = LETTERBOX
     is_input_usual = True
     first_class = 0
+    output_names = ("boxes",)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`: the one output that is no raw head."""
@@ -76,7 +78,7 @@ class Yolov5:
             raise FrameError(
                 f'model output: {list(raw.shape)}, but decoder "{self.name}" reads '
                 f"[cells, {5 + classes}] for {classes} labels",
-                fix="name the labels that the model was trained with",
+                fix=trained_with(raw.shape[-1] - 5),
             )
         if classes == 1 and not are_cells(len(raw), input_px):
             raise FrameError(

@@ -29,6 +29,7 @@ class Yolox:
     }
     is_input_usual = False
     first_class = 0
+    output_names = ("boxes",)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
