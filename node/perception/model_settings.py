@@ -99,6 +99,8 @@ def _check_engine(_: NodeConfig, model: ModelConfig) -> None:
 
     suffix = Path(model.name).suffix.lower()
     engines = _ENGINES_OF_FILES.get(suffix, tuple(PRECISIONS))
+    if suffix == ".onnx" and _may_run_on_gpu(model):
+        engines = ("torch", *engines)  # whether the file can be converted shows later
     runtime, precision = model.runtime, model.precision
     if runtime not in ("auto", *engines):
         raise SettingsError(
@@ -120,6 +122,14 @@ def _check_engine(_: NodeConfig, model: ModelConfig) -> None:
             f"model.precision = {precision!r}: {runs} runs in {' or '.join(possible)} here",
             fix="write one of these, or another model.runtime or model.device",
         )
+
+
+def _may_run_on_gpu(model: ModelConfig) -> bool:
+    from node.perception.runtimes.gpus import has_gpu
+
+    if model.device == "auto":
+        return model.runtime == "torch" and has_gpu()
+    return model.device != "cpu"
 
 
 def _precisions(runtime: str, device: str) -> tuple[str, ...]:

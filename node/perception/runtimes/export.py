@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from node.errors import ModelError
-from node.perception.cache import cache_folder, is_whole, kept
+from node.perception.cache import kept
 from node.perception.models.model import Model, digest_of
-from node.perception.models.torch_parts import check_torch
 from node.perception.runtimes.export_key import export_key
-from node.perception.runtimes.export_process import check_export_parts, export_apart
+from node.perception.runtimes.export_process import export_apart
 
 if TYPE_CHECKING:
     import onnx
@@ -39,16 +38,6 @@ def exported(model: Model) -> Path:
     folder = kept(_folder_name(model), functools.partial(_make, model))
     ir = folder / _IR_FILE
     return ir if ir.exists() else folder / _FILE
-
-
-def check_exportable(model: Model) -> None:
-    """Raises TorchMissingError if the model has no export yet, and no torch to make one."""
-    if model.build is None or model.make_graph is not None:
-        return
-    if model.preprocess.keeps_frame:
-        check_torch(f"model {model.name!r} resizes by rules that only torch runs, which")
-    elif not is_whole(cache_folder() / "models" / _folder_name(model)):
-        check_export_parts(model.name)
 
 
 def _folder_name(model: Model) -> str:
