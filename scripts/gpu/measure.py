@@ -24,7 +24,7 @@ from node.config.schema import CameraConfig, NodeConfig
 from node.diagnostics.benchmark import Decoded, LiveNode, Row, compared
 from node.image.frame import Frame, Image, Stamp
 from node.perception.models.model import Model
-from node.perception.models.onnx_to_torch import as_torch, is_onnx
+from node.perception.models.onnx_to_torch import as_torch
 from node.perception.models.registry import load_model
 from node.perception.perceiver import MAX_BATCH, Perceiver
 from node.perception.preprocess.reference import reference_transform
@@ -117,7 +117,7 @@ def _models(folder: Path, detector: Path | None) -> dict[str, Model]:
 def _of_model(
     name: str, model: Model, frames: list[Image], rounds: int, device: str
 ) -> dict[str, object]:
-    model = as_torch(model) if is_onnx(model) else model
+    model = as_torch(model) if model.is_onnx else model
     precision = "fp16" if device.startswith("cuda") else "fp32"
     pixels = Preprocessor(model.preprocess)(frames[0])
     eager = TorchRuntime(model, device, precision)

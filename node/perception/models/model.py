@@ -84,6 +84,11 @@ class Model:
     make_graph: "Callable[[], onnx.ModelProto] | None" = None
     classical: Classical | None = None
 
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the model is the graph of an ONNX file."""
+        return self.graph is not None and self.graph.suffix.lower() != ".xml"
+
     def check_network(self, purpose: str, fix: str | None = None) -> None:
         """Raises ModelError for a model without a network. purpose: what needs one."""
         if self.classical is not None:

@@ -58,11 +58,6 @@ def as_torch(model: Model) -> Model:
     return replace(model, build=lambda: network)
 
 
-def is_onnx(model: Model) -> bool:
-    """Whether a model is the graph of an ONNX file."""
-    return model.graph is not None and model.graph.suffix.lower() != ".xml"
-
-
 def _refusal(model: Model) -> str | None:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("onnx2torch") is None:
         return "the extra perception-node[gpu] is not installed"

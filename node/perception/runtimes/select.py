@@ -8,7 +8,6 @@ import numpy as np
 from node.config.schema import ModelConfig
 from node.errors import ModelError
 from node.perception.models.model import Model
-from node.perception.models.onnx_to_torch import as_torch, is_onnx
 from node.perception.models.torch_parts import TorchMissingError, check_torch
 from node.perception.models.weights_file import WeightsError
 from node.perception.runtimes.base import Runtime
@@ -96,8 +95,8 @@ def build_choice(model: Model, choice: Choice) -> Runtime:
 
 
 def _torch_runtime(model: Model, choice: Choice) -> Runtime:
-    if choice.device != "cpu" and is_onnx(model):
-        model = as_torch(model)
+    if choice.device != "cpu" and model.is_onnx:
+        model = _as_torch(model)
     if model.build is None:
         raise ModelError(
             f"model {model.name!r}: torch cannot run {model.graph}",
@@ -211,8 +210,8 @@ def _by_default(precision: str) -> list[tuple[str, str]]:
 def _on_gpu(model: Model, config: ModelConfig, device: str) -> Choice:
     """Returns the choice of a GPU. Raises ModelError for a model or a setting that it does not
     run."""
-    if is_onnx(model):
-        as_torch(model)
+    if model.is_onnx:
+        _as_torch(model)
     elif "torch" not in runtimes_of(model):
         raise ModelError(
             f"model {model.name!r}: {model.graph} runs on the CPU only, and model.device is "
@@ -250,12 +249,12 @@ def runtimes_of(model: Model) -> tuple[str, ...]:
 
 def runs_on_gpu(model: Model) -> bool:
     """Whether torch runs the model on a GPU of this computer. The reason why not is logged."""
-    if not has_gpu() or (model.graph is not None and not is_onnx(model)):
+    if not has_gpu() or (model.graph is not None and not model.is_onnx):
         return False
-    if not is_onnx(model):
+    if not model.is_onnx:
         return True
     try:
-        as_torch(model)
+        _as_torch(model)
     except ModelError as error:
         log.warning("%s; it runs on the CPU", error)
         return False
@@ -267,3 +266,10 @@ def _device(model: Model, config: ModelConfig) -> str:
         return config.device
     on_cpu = config.runtime in ("onnxruntime", "openvino")
     return "cuda" if not on_cpu and runs_on_gpu(model) else "cpu"
+
+
+def _as_torch(model: Model) -> Model:
+    # onnx and ONNX Runtime take a quarter of a second of a start that needs neither.
+    from node.perception.models.onnx_to_torch import as_torch
+
+    return as_torch(model)
