@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from node.config.schema import CropsConfig, DetectConfig, ModelConfig, NodeConfig, SegmentConfig
 from node.errors import FrameError, ModelError
@@ -18,6 +17,7 @@ from node.perception.models.registry import load_model
 from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.base import Pixels, Runtime
 from node.perception.runtimes.fallback import CpuFallback
+from node.perception.runtimes.same_outputs import same_output
 from node.perception.runtimes.select import build_runtime
 from node.perception.tasks.base import Outputs, Prediction, Task
 from node.perception.tasks.classify import Classify
@@ -36,12 +36,6 @@ MAX_BATCH = 8
 _WORTH_BATCHING = 0.9
 """Largest time of a batch, as a fraction of the time of its frames one by one: in a batch the first
 frame waits for all."""
-
-_BATCH_TOLERANCE = 0.05
-"""Largest difference of an output in a batch, relative to the largest output, that the rounding of
-8 and 16 bits explains."""
-_SAME_CLASS = 0.99
-"""As `_BATCH_TOLERANCE`, for maps of classes: the fraction of pixels of the same class."""
 
 
 class _Preprocess(Protocol):
@@ -292,7 +286,7 @@ class Perceiver:
             return False
         return all(
             output.shape[0] == size
-            and all(_is_close(output[index], alone[index][position][0]) for index in range(size))
+            and all(same_output(output[index], alone[index][position][0]) for index in range(size))
             for position, output in enumerate(together)
         )
 
@@ -393,13 +387,6 @@ def _prefetcher_for(model: Model, runtime: Runtime) -> "Prefetcher | None":
     from node.perception.preprocess.prefetch import Prefetcher
 
     return Prefetcher(model.preprocess, runtime.info.device)
-
-
-def _is_close(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
-    if actual.shape == expected.shape and expected.dtype == np.uint8:  # classes of pixels
-        return bool((actual == expected).mean() >= _SAME_CLASS)
-    tolerance = _BATCH_TOLERANCE * float(np.abs(expected).max(initial=0.0))
-    return actual.shape == expected.shape and bool(np.abs(actual - expected).max() <= tolerance)
 
 
 def _seconds(function: Callable[[], object]) -> float:

@@ -268,12 +268,15 @@ class Gpu:
 
     info = RuntimeInfo("torch", "fp16", "cpu:0")
     degraded = ()
+    factor = 1.0
 
     def __init__(self, model: Model, frames: int) -> None:
         self._runtime = TorchRuntime(model)
         self._left = frames
 
     def infer(self, pixels: Pixels) -> object:
+        if isinstance(pixels, np.ndarray):  # the canary, not a frame that the GPU has
+            return tuple(output * self.factor for output in self._runtime.infer(pixels))
         if self._left == 0:
             raise ModelError("model 'x': failed on cuda:0 (an illegal memory access)")
         self._left -= 1
@@ -344,6 +347,30 @@ def test_a_gpu_that_works_again_is_used_again(model: Model) -> None:
     assert trials_at[1] - trials_at[0] >= FIRST_RETRY_S
     assert trials_at[2] - trials_at[1] >= 2 * FIRST_RETRY_S
     assert perceiver.perceive(image).degraded == ()
+
+
+def test_a_gpu_that_computes_something_else_stays_unused(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its driver works again, and its outputs for the canary are wrong."""
+    now_s = [1000.0]
+    gpus: list[Gpu] = []
+
+    def gpu() -> Gpu:
+        gpus.append(Gpu(model, 1 if not gpus else 100))
+        gpus[-1].factor = 1.5 if len(gpus) == 2 else 1.0
+        return gpus[-1]
+
+    runtime = CpuFallback(gpu, lambda: TorchRuntime(model), "cuda:0", now_s=lambda: now_s[0])
+    perceiver = Perceiver(model, runtime, top_k=1)
+    image = read_image(PICTURES / "coffee.png")
+    deadline = time.monotonic() + 60
+    while len(gpus) < 3 or perceiver.info.device != "cpu:0":
+        assert time.monotonic() < deadline
+        assert perceiver.perceive(image).labels[0].name == "espresso"
+        now_s[0] += FIRST_RETRY_S / 5
+        time.sleep(0.01)  # a trial has a thread of its own
+    assert "cuda:0 gives other outputs than before" in caplog.text
 
 
 def test_a_gpu_that_fails_again_and_again_is_tried_ever_more_rarely() -> None:

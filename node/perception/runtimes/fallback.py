@@ -11,6 +11,7 @@ import numpy as np
 
 from node.errors import ModelError
 from node.perception.runtimes.base import Pixels, Runtime, RuntimeInfo
+from node.perception.runtimes.same_outputs import same_outputs
 from node.perception.tasks.base import Outputs
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class RetrySchedule:
 
 class CpuFallback:
     """Runs on the GPU until the GPU fails, at the start or in flight, then on the CPU, and on the
-    GPU again once a trial succeeds.
+    GPU again once a trial succeeds: it must give the outputs for noise that it gave at first.
 
     In flight, the caller notices the failure of the GPU, which may show in any call, calls
     `take_over` and repeats the frame; the caller also calls `recover` before each inference. A
@@ -81,7 +82,7 @@ class CpuFallback:
         self._standby: Runtime | None = None
         self._schedule = RetrySchedule()
         self._trial: Future[Runtime] | None = None
-        self._shapes: dict[tuple[int, ...], None] = {}
+        self._canaries: dict[tuple[int, ...], Outputs | None] = {}
         self._known_error: str | None = None
         self.degraded: tuple[str, ...] = ()
         try:
@@ -97,8 +98,9 @@ class CpuFallback:
     def infer(self, pixels: Pixels) -> Outputs:
         """Outputs for a batch, as `Runtime.infer`."""
         shape = tuple(pixels.shape)
-        if shape not in self._shapes and len(self._shapes) < MAX_TRIAL_SHAPES:
-            self._shapes[shape] = None
+        if shape not in self._canaries and len(self._canaries) < MAX_TRIAL_SHAPES:
+            # The warm-up has most shapes, so this costs no frame.
+            self._canaries[shape] = None if self.degraded else _expected(self._runtime, shape)
         return self._runtime.infer(pixels)
 
     def take_over(self, error: Exception) -> None:
@@ -134,14 +136,17 @@ class CpuFallback:
 
     def _begin_trial(self) -> "Future[Runtime]":
         trial: Future[Runtime] = Future()
-        shapes = tuple(self._shapes)
+        canaries = tuple(self._canaries.items())
 
         def run() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             try:
                 runtime = self._build_primary()
-                for shape in shapes:  # allocates, and captures what the first frames need
-                    runtime.infer(np.zeros(shape, np.uint8))
+                for shape, expected in canaries:
+                    # Allocates, and captures what the first frames need.
+                    outputs = _canary(runtime, shape)
+                    if expected is not None and not same_outputs(outputs, expected):
+                        raise ModelError(f"{self._device} gives other outputs than before")
                 trial.set_result(runtime)
             except Exception as error:  # whatever the driver raises: the CPU goes on
                 trial.set_exception(error)
@@ -155,3 +160,16 @@ class CpuFallback:
         level = logging.DEBUG if reason == self._known_error else logging.WARNING
         self._known_error = reason
         log.log(level, "%s still fails: %s; the next try is in %g s", self._device, reason, wait_s)
+
+
+def _expected(runtime: Runtime, shape: tuple[int, ...]) -> Outputs | None:
+    """Returns the outputs of the canary; None where they differ from one time to the next, as the
+    number of a detector's boxes in noise can."""
+    outputs = _canary(runtime, shape)
+    return outputs if same_outputs(_canary(runtime, shape), outputs) else None
+
+
+def _canary(runtime: Runtime, shape: tuple[int, ...]) -> Outputs:
+    """Returns the outputs for noise, which is the same each time."""
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return tuple(output.copy() for output in runtime.infer(noise))

@@ -10,6 +10,7 @@ from torch import nn
 
 from node.perception.cuda_graph import CudaGraph
 from node.perception.runtimes.inductor import Compiled
+from node.perception.runtimes.same_outputs import same_outputs
 from node.perception.tasks.base import Outputs
 
 log = logging.getLogger(__name__)
@@ -17,11 +18,6 @@ log = logging.getLogger(__name__)
 MOST_SHAPES = 16
 """Input shapes whose graph is kept. Another one runs without a graph: a segmentation of a folder of
 photographs has as many shapes as photographs."""
-_TOLERANCE = 0.02
-"""Largest difference of a compiled network's output, relative to the largest output, that the
-rounding of 8 and 16 bits explains."""
-_SAME_CLASS = 0.99
-"""As `_TOLERANCE`, for maps of classes: the fraction of pixels of the same class."""
 _TURNS = 20
 """Inferences of each of two networks that are compared in time."""
 
@@ -71,7 +67,7 @@ class GpuNetwork:
             log.warning("model %s: cannot be compiled (%s); it runs as it is", self._name, reason)
             return
         compiled_s = time.monotonic() - started
-        if not _agree(new.outputs(pixels), own.outputs(pixels)):
+        if not same_outputs(new.outputs(pixels), own.outputs(pixels)):
             log.warning("model %s: compiled, it gives other outputs; not used", self._name)
             return
         own_ms, new_ms = _milliseconds(own, new, pixels)
@@ -132,27 +128,10 @@ class _Graph:
         self._done.synchronize()
         return self._views
 
-    def outputs(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def outputs(self, pixels: torch.Tensor) -> Outputs:
         """Returns copies of the outputs."""
         with torch.inference_mode():
-            return tuple(torch.from_numpy(output.copy()) for output in self.run(pixels))
-
-
-def _agree(outputs: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> bool:
-    return len(outputs) == len(expected) and all(
-        _is_close(*pair) for pair in zip(outputs, expected, strict=True)
-    )
-
-
-def _is_close(output: torch.Tensor, expected: torch.Tensor) -> bool:
-    if output.shape != expected.shape:
-        return False
-    if not expected.is_floating_point():
-        return float((output == expected).float().mean()) >= _SAME_CLASS
-    if not expected.numel():
-        return True
-    tolerance = _TOLERANCE * float(expected.abs().max())
-    return float((output - expected).abs().max()) <= tolerance  # False for NaN
+            return tuple(output.copy() for output in self.run(pixels))
 
 
 def _milliseconds(own: _Graph, new: _Graph, pixels: torch.Tensor) -> tuple[float, float]:
