@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from node.config.schema import ModelConfig
-from node.errors import FrameError, ModelError
+from node.errors import ModelError
 from node.perception.models.registry import load_model
 from node.perception.perceiver import build_perceiver
 
@@ -178,7 +178,7 @@ def test_the_first_label_has_the_number_that_the_card_says(
         card.read_text().replace(f"first_class = {first}", f"first_class = {1 - first}")
     )
     if first == 0:
-        with pytest.raises(FrameError, match=r"class -1 of 2 labels; .* first_class = 0 or 1"):
+        with pytest.raises(ModelError, match=r"class -1 of 2 labels; .* first_class = 0 or 1"):
             perceived(file, "openvino")
 
 

@@ -32,10 +32,16 @@ def output_order(
     Raises:
         ModelError: the outputs are not those of the decoder.
     """
+    whole: tuple[int, ...] = ()
     if card.task == "detect":
-        return _order_of_boxes(file, outputs, card, classes)
-    check = _check_classes if card.task == "classify" else _check_pixels
-    return check(file, outputs, classes)
+        order = _order_of_boxes(file, outputs, card, classes)
+        whole = DECODERS[decoder_of(card)].whole
+    elif card.task == "classify":
+        order = _check_classes(file, outputs, classes)
+    else:
+        order = _check_pixels(file, outputs, classes)
+    _check_real(file, [outputs[index] for at, index in enumerate(order) if at not in whole])
+    return order
 
 
 def recognised(outputs: Sequence[GraphValue], input_px: tuple[int, int]) -> dict[str, int]:
@@ -78,13 +84,31 @@ def _what_fits(
 
 
 def _check_classes(file: Path, outputs: Sequence[GraphValue], classes: int) -> tuple[int, ...]:
-    _only(file, outputs, "a classifier has one, the logits")
+    output = _only(file, outputs, "a classifier has one, the logits")
+    if output.is_softmax:
+        # A softmax of scores from 0 to 1 makes them all nearly equal.
+        raise ModelError(
+            f"{file}: gives scores, and a classifier gives logits",
+            fix="export it without its last softmax",
+        )
     return _of_classes(file, outputs[0], f"[n, {classes}]", classes)
 
 
 def _check_pixels(file: Path, outputs: Sequence[GraphValue], classes: int) -> tuple[int, ...]:
     _only(file, outputs, "a segmentation has one, the logits")
     return _of_classes(file, outputs[0], f"[n, {classes}, height, width]", classes)
+
+
+def _check_real(file: Path, outputs: Sequence[GraphValue]) -> None:
+    """Raises ModelError for whole numbers in the place of scores: a quantised graph gives them
+    without their scale, so that each would be a score of 0 or 1."""
+    for output in outputs:
+        if output.is_whole:
+            raise ModelError(
+                f"{file}: gives {output.described} in {output.dtype}, and scores are no whole "
+                "numbers",
+                fix="export it with float outputs; those of a quantised model need their scale",
+            )
 
 
 def _only(file: Path, outputs: Sequence[GraphValue], expected: str) -> GraphValue:

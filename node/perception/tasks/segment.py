@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from node.config.schema import SegmentConfig
 from node.errors import FrameError, ModelError
 from node.perception.preprocess.geometry import PreprocessSpec, network_size, placed
-from node.perception.tasks.base import Outputs, Prediction
+from node.perception.tasks.base import Outputs, Prediction, of_image
 from perception_client.messages.kinds import Area, Box, Mask
 
 
@@ -35,7 +35,7 @@ class Segment:
 
     def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`: areas and masks, largest first."""
-        ids = self._class_map(outputs[0][index])
+        ids = self._class_map(of_image(outputs[0], index))
         ids, box = self._without_padding(ids, size)
         counts = np.bincount(ids.ravel(), minlength=len(self._names))
         order = np.argsort(-counts, kind="stable")
@@ -70,7 +70,7 @@ class Segment:
 
     def _class_map(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Returns the best class of each pixel, [h, w] int64."""
-        if logits.ndim != 3 or logits.shape[0] != len(self._names):
+        if logits.ndim != 3 or logits.shape[0] != len(self._names) or not logits.size:
             raise FrameError(
                 f"model output: shape {logits.shape} for {len(self._names)} label names",
                 fix="a segmentation gives [classes, height, width]",

@@ -62,6 +62,7 @@ class BoxDecoder(Protocol):
         is_input_usual: no model of the family has another input, so a file with labels runs
             without a card.
         first_class: number that the family's exports give the first label.
+        whole: places in `order` of outputs that may be of whole numbers: classes, counts, pixels.
     """
 
     name: str
@@ -70,6 +71,7 @@ class BoxDecoder(Protocol):
     usual_input: Mapping[str, object]
     is_input_usual: bool
     first_class: int
+    whole: tuple[int, ...]
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """Returns the indices of the outputs that `decode` reads, in its order. Lengths that the

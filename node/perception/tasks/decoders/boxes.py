@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.tasks.base import Outputs
+from node.perception.tasks.base import Outputs, of_image
 from node.perception.tasks.decoders.base import (
     ANY,
     Candidates,
     Size,
     check_finite,
+    check_ids,
     check_pixels,
+    check_scores,
 )
 
 _KINDS = ("boxes", "scores", "classes")
@@ -33,6 +33,7 @@ class Boxes:
     usual_input: Mapping[str, object] = {"resize": "stretch", "color": "rgb", "scale": 1 / 255}
     is_input_usual = False
     first_class = 0
+    whole = (0, 2)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`: by name, else by shape and type, else in the order boxes, scores,
@@ -66,7 +67,7 @@ class Boxes:
     ) -> Candidates:
         """Decodes boxes [n, k, 4] or [k, 4], scores and classes [n, k] or [k]."""
         boxes, scores, ids = (
-            output[index] if output.ndim == batched_ndim else output
+            of_image(output, index) if output.ndim == batched_ndim else output
             for output, batched_ndim in zip(outputs, (3, 2, 2), strict=True)
         )
         of_one_length = scores.shape == ids.shape == boxes.shape[:1]
@@ -80,8 +81,9 @@ class Boxes:
             check_finite(part)
         accepted = scores >= threshold
         boxes, scores, ids = boxes[accepted], scores[accepted], ids[accepted]
+        check_scores(scores, self.name)
         check_pixels(boxes, self.name)
-        return Candidates(boxes, scores, ids.astype(np.int64), suppressed=True)
+        return Candidates(boxes, scores, check_ids(ids), suppressed=True)
 
 
 def _kind(output: GraphValue) -> str:
