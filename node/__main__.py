@@ -1,12 +1,8 @@
 """`python -m node` and the command `perception-node`."""
 
 import os
+import signal
 import sys
-from pathlib import Path
-
-from node.cli import command_line
-from node.cli.standard_streams import lost_result, take_over
-from node.errors import OutputError
 
 NO_HOME = "/nonexistent"
 """Debian's home of users without one."""
@@ -14,6 +10,12 @@ NO_HOME = "/nonexistent"
 
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
+    _end_on_signals()
+    # Imported here: a signal during the imports, a third of a second, would print a traceback.
+    from node.cli import command_line
+    from node.cli.standard_streams import lost_result, take_over
+    from node.errors import OutputError
+
     take_over()
     _ensure_home()
     code = command_line(sys.argv[1:])
@@ -27,9 +29,18 @@ def main() -> None:
     os._exit(code)
 
 
+def _end_on_signals() -> None:
+    """Ends the process with exit code 0 at a signal, until the command line handles signals."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(0))
+
+
 def _ensure_home() -> None:
     """Names a home for a user without HOME and without an entry in /etc/passwd, as in a container:
     libraries ask for it while they are imported."""
+    from pathlib import Path
+
     try:
         Path.home()
     except RuntimeError:
