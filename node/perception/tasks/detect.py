@@ -178,12 +178,9 @@ def _check_inside(boxes: Floats, input_px: tuple[int, int]) -> None:
     height, width = input_px
     limits = np.array([width, height], np.float32)
     away = (boxes[:, :2] > (1 + _FAR) * limits) | (boxes[:, 2:] < -_FAR * limits)
-    far = np.flatnonzero(away.any(1))
-    if len(far):
-        x1, y1, x2, y2 = boxes[far[0]].tolist()
+    if away.any():
         raise FrameError(
-            f"model output: a box from ({x1:.4g}, {y1:.4g}) to ({x2:.4g}, {y2:.4g}), outside of "
-            f"the network's input of {width} x {height} px",
+            f"model output: boxes outside of the network's input of {width} x {height} px",
             fix="the decoder needs boxes in the network's input: correct decoder or input.size, or "
             "export the model so",
         )
