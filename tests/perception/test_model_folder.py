@@ -370,3 +370,11 @@ def test_a_path_that_the_system_refuses_has_the_exit_code_of_its_kind(
     assert done.returncode == 3
     assert "xxx" in done.stderr
     assert "cannot be read: File name too long" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("line", ['decoder = "\\u001b[31m\\n"', '"\\u001b[31m\\n" = 1'])
+def test_a_card_writes_no_line_of_its_own_into_an_error(folder: Path, line: str) -> None:
+    (folder / "mine.toml").write_text(line + CARD.format(labels='["a", "b", "c"]'))
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder / "mine.onnx"))
+    assert not {"\x1b", "\n"} & set(str(caught.value))

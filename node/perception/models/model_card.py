@@ -14,6 +14,7 @@ from node.errors import ModelError
 from node.perception.models.beside import MIB, beside, text_of
 from node.perception.preprocess.geometry import PreprocessSpec
 from node.perception.tasks.decoders.registry import DECODERS
+from perception_client.text import printable
 
 _MINIMAL = (
     'name = "mine", task = "classify", labels = "labels.txt", [input] size = [224, 224], '
@@ -174,8 +175,8 @@ def read_card(model_file: Path) -> ModelCard:
         )
     if card.decoder not in _DECODERS[card.task]:
         raise ModelError(
-            f'{file}: task "{card.task}" with decoder "{card.decoder or ""}": this version runs '
-            f"{_RUNS}"
+            f'{file}: task "{card.task}" with decoder "{printable(card.decoder or ""):.40}": '
+            f"this version runs {_RUNS}"
         )
     return card
 
@@ -224,7 +225,7 @@ def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = printable(".".join(str(part) for part in problem["loc"]))
     if problem["type"] == "missing":
         return f"{key} is missing; a card has at least: {_MINIMAL}"
     if problem["type"] == "extra_forbidden":
