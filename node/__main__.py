@@ -10,8 +10,9 @@ NO_HOME = "/nonexistent"
 
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
-    _end_on_signals()
-    # Imported here: a signal during the imports, a third of a second, would print a traceback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # During the imports, a third of a second, Ctrl-C would print a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from node.cli import command_line
     from node.cli.standard_streams import lost_result, take_over
     from node.errors import OutputError
@@ -27,13 +28,6 @@ def main() -> None:
     # Not sys.exit: a thread that hangs in a camera's driver must not keep the process alive. The
     # command has released its resources before it returned.
     os._exit(code)
-
-
-def _end_on_signals() -> None:
-    """Ends the process with exit code 0 at a signal, until the command line handles signals."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: os._exit(0))
 
 
 def _ensure_home() -> None:

@@ -1,4 +1,4 @@
-"""Signals at any moment end a command at once, without a traceback."""
+"""A signal at any moment ends a command at once, without a traceback."""
 
 import os
 import signal
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from node.cli import command_line
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -26,7 +28,18 @@ def test_a_signal_during_the_imports_ends_the_command(tmp_path: Path, number: in
         f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(9)\n"
     )
     done = ended("from node.__main__ import main; main()", tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (-number, "")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--expect", "a"), 1)])
+def test_a_signal_before_a_comparison_begins_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int
+) -> None:
+    def stopped(name: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("node.cli.importlib.import_module", stopped)
+    assert command_line(["replay", "video.mp4", *arguments]) == code
 
 
 @pytest.mark.parametrize("number", SIGNALS)
