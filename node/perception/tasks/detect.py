@@ -23,8 +23,9 @@ AGREEMENT_SCORE = 0.35
 _AGREEMENT_IOU = 0.9
 """Intersection over union from which two boxes agree."""
 _FAR = 0.5
-"""How far outside of the network's input a box may lie, as a share of its size: cells at the edge
-give boxes a few pixels outside."""
+_FAR_PX = 256.0
+"""How far outside of the network's input a box may lie, as a share of its size and beside that in
+px: cells at the edge give boxes outside."""
 _NEVER = math.inf
 
 
@@ -177,7 +178,8 @@ def _check_inside(boxes: Floats, input_px: tuple[int, int]) -> None:
         return
     height, width = input_px
     limits = np.array([width, height], np.float32)
-    away = (boxes[:, :2] > (1 + _FAR) * limits) | (boxes[:, 2:] < -_FAR * limits)
+    margin = _FAR * limits + _FAR_PX
+    away = (boxes[:, :2] > limits + margin) | (boxes[:, 2:] < -margin)
     if away.any():
         raise FrameError(
             f"model output: boxes outside of the network's input of {width} x {height} px",
