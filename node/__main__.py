@@ -1,12 +1,8 @@
 """`python -m node` and the command `perception-node`."""
 
 import os
+import signal
 import sys
-from pathlib import Path
-
-from node.cli import command_line
-from node.cli.standard_streams import lost_result, take_over
-from node.errors import OutputError
 
 NO_HOME = "/nonexistent"
 """Debian's home of users without one."""
@@ -14,6 +10,13 @@ NO_HOME = "/nonexistent"
 
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # During the imports, a third of a second, Ctrl-C would print a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from node.cli import command_line
+    from node.cli.standard_streams import lost_result, take_over
+    from node.errors import OutputError
+
     take_over()
     _ensure_home()
     code = command_line(sys.argv[1:])
@@ -30,6 +33,8 @@ def main() -> None:
 def _ensure_home() -> None:
     """Names a home for a user without HOME and without an entry in /etc/passwd, as in a container:
     libraries ask for it while they are imported."""
+    from pathlib import Path
+
     try:
         Path.home()
     except RuntimeError:

@@ -94,7 +94,12 @@ def command_line(arguments: Sequence[str]) -> int:
             _say(reason, arguments)
             return 1
         except SystemExit as exit_:
-            return exit_.code if isinstance(exit_.code, int) else 0
+            code = exit_.code if isinstance(exit_.code, int) else 0
+            # Of a signal before the command began: a comparison that was not made is no success.
+            if not code and any(argument.startswith("--expect") for argument in arguments):
+                _say("stopped before the comparison", arguments)
+                return 1
+            return code
         return 0
 
 

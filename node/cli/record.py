@@ -19,6 +19,7 @@ from node.cli.options import (
 from node.cli.run import SOURCE, label_live
 from node.cli.stopping import stoppable
 from node.config.load import changed
+from node.errors import OutputError
 
 
 @click.command("record")
@@ -58,11 +59,13 @@ def command(
     config = changed(config, changes)
     with stoppable() as stop:
         if duration is None:
-            label_live(config, stop)
-            return
-        countdown = _Countdown(duration, stop)
-        label_live(config, stop, on_capture=countdown.note)
-        countdown.cancel()
+            outcome = label_live(config, stop)
+        else:
+            countdown = _Countdown(duration, stop)
+            outcome = label_live(config, stop, on_capture=countdown.note)
+            countdown.cancel()
+    if outcome.unrecorded is not None:
+        raise OutputError(f"the recording is incomplete: {outcome.unrecorded}")
 
 
 class _Countdown:

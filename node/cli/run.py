@@ -23,6 +23,7 @@ from node.config.schema import NodeConfig
 
 if TYPE_CHECKING:
     from node.perception.perceiver import Perceiver
+    from node.pipeline.threads import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ def label_live(
     *,
     max_frames: int | None = None,
     on_capture: Callable[[], None] = lambda: None,
-) -> None:
-    """Labels until `stop` is set.
+) -> "Outcome":
+    """Labels until `stop` is set, and returns how that ended.
 
     Args:
         config: the node's configuration.
@@ -97,3 +98,4 @@ def label_live(
         outcome.dropped,
     )
     outcome.check()
+    return outcome

@@ -3,6 +3,7 @@ the import's time, and sends telemetry."""
 
 import sys
 import threading
+from pathlib import Path
 from typing import Any, cast
 
 _CONVERTER = "openvino.tools.ovc"
@@ -16,8 +17,9 @@ finally:
     if _is_absent:
         del sys.modules[_CONVERTER]
 
-__all__ = ["core", "ov"]
+__all__ = ["core", "ov", "save_ir"]
 
+_PROBE_BYTES = 1 << 20
 _lock = threading.Lock()
 _core: "ov.Core | None" = None
 
@@ -35,3 +37,15 @@ def core() -> "ov.Core":
         if _core is None:
             _core = ov.Core()
         return _core
+
+
+def save_ir(graph: "ov.Model", file: Path) -> None:
+    """Writes a graph as OpenVINO IR with its tensors as they are. Raises OSError where the disk
+    does not take them, RuntimeError for any other reason."""
+    try:
+        ov.save_model(graph, file, compress_to_fp16=False)
+    except RuntimeError:
+        # OpenVINO does not say why; a write shows it.
+        with file.with_suffix(".bin").open("ab") as stream:
+            stream.write(bytes(_PROBE_BYTES))
+        raise

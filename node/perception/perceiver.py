@@ -354,7 +354,10 @@ def build_perceiver(
     perceiver = Perceiver(
         model, runtime, top_k=config.top_k, detect=detect, segment=segment, crops=second_stage
     )
-    perceiver.warm_up(cameras)
+    try:
+        perceiver.warm_up(cameras)
+    except FrameError as error:  # of the black frames, which no camera has sent
+        raise ModelError(f"model {config.name!r}: {error.problem}", fix=error.fix) from error
     return perceiver
 
 

@@ -5,6 +5,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from node.capture.grabber import Grabber
 from node.capture.mailbox import LatestMailbox
@@ -144,7 +145,8 @@ class LiveNode:
             except Exception:  # also an unforeseen error: the black box exists for those
                 self._dump_black_box("failure")
                 raise
-            return self._outcome(stopped)
+            outcome = self._outcome(stopped)
+        return replace(outcome, unrecorded=self._recorder.failure)  # its end may fail as well
 
     def _add_closing_steps(self, ending: Ending) -> None:
         """The steps for the parts that exist from the constructor on."""

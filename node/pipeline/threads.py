@@ -21,7 +21,8 @@ class Outcome:
 
     frames: messages sent for frames. dropped: frames dropped for a newer one. summaries: what each
     source contained, in words. stopped: whether a stop came before the end of the sources.
-    skipped: what each source could not read, in words.
+    skipped: what each source could not read, in words. unrecorded: why the recording is incomplete,
+    None where it is not.
     """
 
     frames: int
@@ -29,6 +30,7 @@ class Outcome:
     summaries: tuple[str, ...]
     stopped: bool
     skipped: tuple[str, ...] = ()
+    unrecorded: str | None = None
 
     def check(self) -> None:
         """Raises SourceError where something was skipped, unless a stop came before the end."""

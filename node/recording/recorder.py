@@ -93,6 +93,13 @@ class Recorder:
             skipped_black_boxes=self._trigger.skipped,
         )
 
+    @property
+    def failure(self) -> str | None:
+        """After `close`, why the recording is incomplete; None where it is not."""
+        if self._rotation.file is not None:
+            return f"{self._rotation.path} could not be ended"
+        return self._rotation.last_error if self._rotation.state == "failed" else None
+
     def start(self) -> None:
         """Starts the thread; with `recording.enabled` the recording. Raises OutputError where the
         recording cannot be written."""

@@ -29,7 +29,7 @@ def xywh(cx: float, cy: float, w: float, h: float) -> tuple[float, float, float,
 def pixels(random: np.random.Generator, count: int) -> NDArray[np.float64]:
     """Boxes of cx, cy, w, h, a part of them outside the picture."""
     return np.concatenate(
-        [random.uniform(-200, 900, (count, 2)), random.uniform(2, 300, (count, 2))], 1
+        [random.uniform(-200, 680, (count, 2)), random.uniform(2, 300, (count, 2))], 1
     )
 
 

@@ -179,7 +179,7 @@ def test_the_first_label_has_the_number_that_the_card_says(
         card.read_text().replace(f"first_class = {first}", f"first_class = {1 - first}")
     )
     if first == 0:
-        with pytest.raises(FrameError, match=r"class -1 of 2 labels; .* first_class = 0 or 1"):
+        with pytest.raises(ModelError, match=r"class -1 of 2 labels; .* first_class = 0 or 1"):
             perceived(file, "openvino")
 
 

@@ -351,3 +351,30 @@ def test_a_model_that_changes_after_it_was_loaded_is_not_kept_as_the_former(
     with pytest.raises(ModelError, match="changed while it was in use; start again"):
         exported(model)
     assert not list((tmp_path / "cache").rglob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--source", "demo", "--model", "{}.onnx"),
+        ("run", "--source", "demo", "--set", "model.weights={}.pth"),
+        ("models", "card", "{}.onnx"),
+        ("replay", "{}.mcap"),
+        ("replay", "{}"),
+    ],
+)
+def test_a_path_that_the_system_refuses_has_the_exit_code_of_its_kind(
+    in_process: Run, arguments: tuple[str, ...]
+) -> None:
+    done = in_process(*(argument.format("x" * 300) for argument in arguments))
+    assert done.returncode == 3
+    assert "xxx" in done.stderr
+    assert "cannot be read: File name too long" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("line", ['decoder = "\\u001b[31m\\n"', '"\\u001b[31m\\n" = 1'])
+def test_a_card_writes_no_line_of_its_own_into_an_error(folder: Path, line: str) -> None:
+    (folder / "mine.toml").write_text(line + CARD.format(labels='["a", "b", "c"]'))
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder / "mine.onnx"))
+    assert not {"\x1b", "\n"} & set(str(caught.value))

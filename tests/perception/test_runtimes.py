@@ -3,12 +3,14 @@
 import csv
 import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 import skimage
 import torch
@@ -22,8 +24,10 @@ from node.errors import ModelError
 from node.perception.cache import kept
 from node.perception.models.registry import load_model
 from node.perception.perceiver import Perceiver, build_perceiver
+from node.perception.preprocess.geometry import PreprocessSpec
 from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.export import exported
+from node.perception.runtimes.normalised_graph import write_ir
 from node.perception.runtimes.onnxruntime_runtime import OnnxRuntime
 from node.perception.runtimes.openvino_runtime import has_native_bf16
 from node.perception.runtimes.select import build_runtime
@@ -272,3 +276,19 @@ def test_a_signal_after_models_have_come_and_gone_is_handled(tiny_model: Path) -
         [sys.executable, "-c", _SIGNALLED, tiny_model], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
+
+
+def test_a_full_disk_is_the_reason_why_a_graph_is_not_kept(tmp_path: Path) -> None:
+    """OpenVINO says `basic_ios::clear: iostream error`. The limit is of each file here."""
+    weights = ov.opset13.constant(np.ones((1, 3, 300, 300), np.float32))
+    picture = ov.opset13.parameter([1, 3, 300, 300], np.float32)
+    graph = ov.Model([ov.opset13.add(picture, weights)], [picture])
+    ov.save_model(graph, tmp_path / "own.xml", compress_to_fp16=False)
+    spec = PreprocessSpec(300, (300, 300), "bilinear", (0, 0, 0), (1, 1, 1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+    try:
+        with pytest.raises(ModelError, match="cannot be written: File too large; it keeps"):
+            kept("full", lambda folder: write_ir(tmp_path / "own.xml", spec, folder / "model.xml"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -203,8 +203,9 @@ def test_a_picture_of_another_shape_gets_no_pose_and_the_log_says_why(
     image = np.ascontiguousarray(photographed(picture)[:, 160:1120])
     poses = tag_poses(CAMERA, SIZED)
     assert poses is not None
-    for _ in range(3):
-        (seen,) = poses.added(perceiver.perceive(image).detections, *image.shape[:2])
+    for cut in range(3):  # also where each picture has a size of its own
+        part = image[: 720 - cut]
+        (seen,) = poses.added(perceiver.perceive(part).detections, *part.shape[:2])
         assert (len(seen.corners), seen.pose) == (4, None)
     (line,) = caplog.messages
     assert "camera 'front': its tags get no pose: its pictures of 960 x 720 are of" in line
@@ -355,3 +356,29 @@ def test_settings_of_a_network_are_refused_in_one_line(settings: dict[str, str],
     with pytest.raises(ModelError, match=said):
         build_perceiver(ModelConfig.model_validate({"name": "apriltag36h11", **settings}))
     assert build_perceiver(ModelConfig(name="apriltag36h11", device="cpu")).info.device == "cpu"
+
+
+def test_a_mesh_takes_no_seconds_and_hides_no_larger_tag(perceiver: Perceiver) -> None:
+    """OpenCV alone takes 10 seconds and more, after which the node counts as hung."""
+    rows, columns = np.indices((720, 1280)) % 16 < 4
+    picture = np.where(rows | columns, 200, 40).astype(np.float32)
+    added(picture, APRILTAG, 17, turned(0.2, 0.3, 0.1), np.array([0, 0, 0.7]))
+    result = perceiver.perceive(photographed(picture))
+    assert [tag.name for tag in result.detections] == ["apriltag36h11:17"]
+    assert result.degraded == (
+        "tags as small as the hundreds of squares in the picture are not found",
+    )
+    assert perceiver.perceive(photographed(background())).degraded == ()
+
+
+def test_a_hundred_small_tags_are_no_crowd() -> None:
+    dictionary = cv2.aruco.getPredefinedDictionary(cv2.aruco.DICT_5X5_1000)
+    picture = np.full((720, 1280, 3), 255, np.uint8)
+    for tag in range(100):
+        row, column = divmod(tag, 20)
+        marker = cv2.aruco.generateImageMarker(dictionary, tag, 35)
+        picture[130 * row + 60 :, 60 * column + 50 :][:35, :35] = marker[..., None]
+    perceiver = build_perceiver(ModelConfig(name="aruco5x5_1000"))
+    result = perceiver.perceive(picture)
+    assert sorted(tag.id for tag in result.detections) == list(range(100))
+    assert result.degraded == ()

@@ -288,7 +288,7 @@ def test_a_disk_that_is_full_is_told_and_labels_go_on(
         assert "File too large; make room, or name another folder" in failed.last_error
         seen = [subscriber.receive(5.0)[0] for _ in range(30)]
     assert seen[-1].status is Status.OK
-    assert stop(node)[0] == 0
+    assert stop(node)[0] == 1  # less is recorded than there was
     (broken,) = files_in(tmp_path / "full")
     assert not is_whole(broken)
     saved = recover(broken, tmp_path / "saved.mcap")

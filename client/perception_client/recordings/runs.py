@@ -61,8 +61,16 @@ class Choice:
 
 def find_recording(source: str) -> list[Path] | None:
     """The files of a recording: one file, those of a pattern, or those in a folder. None for a path
-    that names no recording. Raises SourceError for a bag in another format, or a packed file."""
+    that names no recording. Raises SourceError for a bag in another format, a packed file, or a
+    path that this user or the system does not look up."""
     path = expanded(source)
+    try:
+        return _files_of(source, path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _files_of(source: str, path: Path) -> list[Path] | None:
     if path.suffix.lower() == SUFFIX and not path.exists() and glob.has_magic(source):
         return in_order(matching(path)) or [path]
     if path.is_dir():

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from node.config.schema import DetectConfig
 from node.errors import FrameError, ModelError
+from node.perception.classical.tag_crowds import LEAST_SHARE, least_share
 from node.perception.classical.tag_edges import refined
 from node.perception.runtimes.base import Pixels, RuntimeInfo
 from node.perception.tasks.base import Outputs, Prediction
@@ -40,6 +41,9 @@ lost."""
 _LEAST_OUTLINE = 0.8
 """Lowest score of a tag. Tags have 0.95 and more, also under blur and noise; what a family of few
 bits finds in photographs has 0.7."""
+
+_CROWD = "tags as small as the hundreds of squares in the picture are not found"
+"""The reason of `degraded` for a picture that `tag_crowds` limits."""
 
 
 class TagFamily:
@@ -112,14 +116,15 @@ class TagDetector:
     from the edges of each tag (`refined`). Not thread-safe."""
 
     info = RuntimeInfo("opencv", "fp32", "cpu")
-    degraded: tuple[str, ...] = ()
 
     def __init__(self, family: TagFamily) -> None:
+        self.degraded: tuple[str, ...] = ()
         parameters = cv2.aruco.DetectorParameters()
         parameters.errorCorrectionRate = 1.0
         parameters.maxErroneousBitsInBorderRate = _WRONG_BORDER
         parameters.perspectiveRemovePixelPerCell = _CELL_PX
         self._family = family
+        self._parameters = parameters
         self._detector = cv2.aruco.ArucoDetector(family.dictionary, parameters)
 
     def infer(self, pixels: Pixels) -> Outputs:
@@ -137,6 +142,7 @@ class TagDetector:
         """
         (image,) = np.asarray(pixels)
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        self._leave_out_crowds(least_share(grey))
         try:
             quads, ids, _ = self._detector.detectMarkers(grey)
         except cv2.error as error:
@@ -154,6 +160,13 @@ class TagDetector:
             numbers[None].astype(np.float32),
             scores[None].astype(np.float32),
         )
+
+    def _leave_out_crowds(self, share: float) -> None:
+        """Sets the least perimeter of a tag for the next frame."""
+        if share != self._parameters.minMarkerPerimeterRate:
+            self._parameters.minMarkerPerimeterRate = share
+            self._detector.setDetectorParameters(self._parameters)
+        self.degraded = (_CROWD,) if share > LEAST_SHARE else ()
 
 
 class ReadTags:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.config.schema import CameraConfig, DetectConfig
+from node.process.log_limit import LogLimit
 from perception_client.messages.calibration import Calibration
 from perception_client.messages.kinds import Detection, Pose
 
@@ -23,6 +24,8 @@ _WORST_FIT = 0.1
 """Largest reprojection error of a pose, as a share of the tag's longest side: with a larger one the
 calibration does not hold there."""
 
+_LOG_PERIOD_S = 600.0
+"""Shortest time between two lines about pictures whose tags get no pose."""
 _NUDGE = 1e-9
 """A millionth of a pixel, in focal lengths: with some exact corners OpenCV takes the root of a
 number that rounding made negative."""
@@ -59,7 +62,7 @@ class TagPoses:
         )
         self._camera = camera
         self._calibration = calibration
-        self._warned: tuple[int, int] | None = None
+        self._log_limit = LogLimit(_LOG_PERIOD_S)
 
     def added(
         self, detections: Sequence[Detection], height: int, width: int
@@ -76,8 +79,7 @@ class TagPoses:
         calibration = self._calibration
         reason = _reason_against(calibration, height, width)
         if calibration is None or reason is not None:
-            if self._warned != (height, width):
-                self._warned = (height, width)
+            if self._log_limit.admit("") is not None:  # pictures may differ in their sizes
                 log.warning("camera '%s': its tags get no pose: %s", self._camera, reason)
             return tuple(detections)
         lens = _Lens(calibration, height, width)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _KINDS = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
 """OpenVINO's names of types, as numpy names them."""
 
+_FORMS_ONLY = ("Result", "Convert", "Reshape", "Squeeze", "Unsqueeze")
+"""OpenVINO's operators that leave the numbers as they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class GraphValue:
@@ -24,11 +27,13 @@ class GraphValue:
         name: empty if unknown.
         shape: -1 for a free length; None if the number of dimensions is unknown.
         dtype: as numpy names it, such as `float32`.
+        is_softmax: an output of a softmax; False also where the engine does not tell.
     """
 
     name: str
     shape: tuple[int, ...] | None
     dtype: str
+    is_softmax: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -100,7 +105,15 @@ def _of_openvino(value: "ov.Output") -> GraphValue:
     element = value.element_type.to_string()
     kind = element.rstrip("0123456789")
     dtype = _KINDS.get(kind, kind) + element.removeprefix(kind)
-    return GraphValue(printable(min(value.get_names(), default="")), lengths, dtype)
+    name = printable(min(value.get_names(), default=""))
+    return GraphValue(name, lengths, dtype, _is_softmax(value))
+
+
+def _is_softmax(value: "ov.Output") -> bool:
+    node = value.get_node()
+    while node.get_type_name() in _FORMS_ONLY:
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Softmax")
 
 
 def _read_by_onnxruntime(file: Path) -> GraphSignature:

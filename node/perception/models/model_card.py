@@ -14,6 +14,7 @@ from node.errors import ModelError
 from node.perception.models.beside import MIB, beside, text_of
 from node.perception.preprocess.geometry import PreprocessSpec
 from node.perception.tasks.decoders.registry import DECODERS
+from perception_client.text import printable
 
 _MINIMAL = (
     'name = "mine", task = "classify", labels = "labels.txt", [input] size = [224, 224], '
@@ -183,7 +184,8 @@ def read_card(model_file: Path) -> ModelCard:
         similar = difflib.get_close_matches(str(card.decoder), names, n=1)
         hint = f'did you mean "{similar[0]}"? ' if similar else ""
         raise ModelError(
-            f'{file}: decoder = "{card.decoder}": task "{card.task}" has no such decoder',
+            f'{file}: decoder = "{printable(card.decoder or ""):.40}": task "{card.task}" has no '
+            "such decoder",
             fix=f"{hint}its decoders: {', '.join(names)}",
         )
     return card
@@ -199,9 +201,16 @@ def label_names(card: ModelCard, model_file: Path) -> tuple[str, ...]:
 
 def check_names(where: str, names: Sequence[str]) -> None:
     """Raises ModelError for names that no message may carry. where: the labels, for the error."""
+    if not names:
+        raise ModelError(f"{where}: there is no name", fix="name each class of the model")
     if len(names) > _MOST_LABELS:
         raise ModelError(f"{where}: {len(names)} names", fix=f"at most {_MOST_LABELS}")
-    for name in names:
+    for number, name in enumerate(names):
+        if not name.strip():
+            raise ModelError(
+                f"{where}: name {number} is blank, counted from 0",
+                fix='remove it if it is no class, or give the class a name such as "N/A"',
+            )
         if len(name) > _LONGEST_LABEL or _UNSEEN.search(name):
             raise ModelError(
                 f"{where}: {name!r:.60} is no name: at most {_LONGEST_LABEL} characters, none of "
@@ -212,19 +221,23 @@ def check_names(where: str, names: Sequence[str]) -> None:
 def _read_labels(card: ModelCard, model_file: Path) -> tuple[str, ...]:
     (file,) = labels_file(card, model_file)
     try:
-        return tuple(text_of(file, _MOST_LABELS_BYTES).splitlines())
+        # splitlines() also splits at characters that `check_names` refuses, which would move names.
+        lines = re.split("\r\n|\r|\n", text_of(file, _MOST_LABELS_BYTES))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{card_file(model_file)}: labels = {card.labels!r:.80}: {file} cannot be read",
             fix=_NAME_LABELS,
         ) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return tuple(lines)
 
 
 def _first_problem(error: ValidationError) -> str:
     # A misspelt key is the reason why another one is missing.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = printable(".".join(str(part) for part in problem["loc"]))
     if problem["type"] == "extra_forbidden":
         keys = list((InputCard if key.startswith("input.") else ModelCard).model_fields)
         similar = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.5)

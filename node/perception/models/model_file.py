@@ -1,6 +1,7 @@
 """Loads a user's model file, ONNX, OpenVINO IR or torch exported program, with the model card
 beside it."""
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,16 @@ def description_of(file: Path) -> tuple[str, tuple[str, ...]] | None:
 
 def check_file(file: Path) -> None:
     """Raises ModelError if there is no such file."""
-    if not file.exists():
-        raise ModelError(f"model {file}: there is no such file", fix=CHECK_NAME)
-    if not file.is_file():
+    try:
+        mode = file.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"model {file}: there is no such file", fix=CHECK_NAME) from None
+    except OSError as error:
+        raise ModelError(
+            f"model {file}: cannot be read: {error.strerror}",
+            fix="check the path, and whether this user may read it",
+        ) from error
+    if not stat.S_ISREG(mode):
         raise ModelError(f"model {file}: is not a regular file", fix="name a model file")
 
 

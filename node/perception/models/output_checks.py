@@ -40,11 +40,14 @@ def output_order(
         outputs = [
             replace(outputs[index], name=name) for index, name in zip(indices, names, strict=True)
         ]
+    whole: tuple[int, ...] = ()
     if card.task == "detect":
         order = _order_of_boxes(file, outputs, card, classes)
+        whole = DECODERS[decoder_of(card)].whole
     else:
         check = _check_classes if card.task == "classify" else _check_pixels
         order = check(file, outputs, classes)
+    _check_real(file, [outputs[index] for at, index in enumerate(order) if at not in whole])
     return tuple(indices[position] for position in order)
 
 
@@ -114,13 +117,31 @@ def _what_fits(
 
 
 def _check_classes(file: Path, outputs: Sequence[GraphValue], classes: int) -> tuple[int, ...]:
-    _only(file, outputs, "a classifier has one, the logits")
+    output = _only(file, outputs, "a classifier has one, the logits")
+    if output.is_softmax:
+        # A softmax of scores from 0 to 1 makes them all nearly equal.
+        raise ModelError(
+            f"{file}: gives scores, and a classifier gives logits",
+            fix="export it without its last softmax",
+        )
     return _of_classes(file, outputs[0], f"[n, {classes}]", classes)
 
 
 def _check_pixels(file: Path, outputs: Sequence[GraphValue], classes: int) -> tuple[int, ...]:
     _only(file, outputs, "a segmentation has one, the logits")
     return _of_classes(file, outputs[0], f"[n, {classes}, height, width]", classes)
+
+
+def _check_real(file: Path, outputs: Sequence[GraphValue]) -> None:
+    """Raises ModelError for whole numbers in the place of scores: a quantised graph gives them
+    without their scale, so that each would be a score of 0 or 1."""
+    for output in outputs:
+        if output.is_whole:
+            raise ModelError(
+                f"{file}: gives {output.described} in {output.dtype}, and scores are no whole "
+                "numbers",
+                fix="export it with float outputs; those of a quantised model need their scale",
+            )
 
 
 def _only(file: Path, outputs: Sequence[GraphValue], expected: str) -> GraphValue:

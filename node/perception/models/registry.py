@@ -110,7 +110,14 @@ def load_model(name: str, weights: Path | None = None) -> Model:
         ModelError: the name is unknown, or the weights cannot be found, downloaded or read, or do
             not match the model.
     """
-    return replace(_loaded(name, weights), origin=name, weights=weights)
+    try:
+        return replace(_loaded(name, weights), origin=name, weights=weights)
+    except OSError as error:  # of a folder that this user may not search, or a disk that fails
+        raise ModelError(
+            f"model {name!r}: {error.filename or weights or name} cannot be read: "
+            f"{error.strerror or error}",
+            fix="check the path, and whether this user may read it",
+        ) from error
 
 
 def _loaded(name: str, weights: Path | None) -> Model:

@@ -7,7 +7,7 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 from node.errors import ModelError
 from node.perception.models.engine_errors import ENGINE_ERRORS, engine_reason
 from node.perception.models.graph_input import ONE_PICTURE, GraphInput
-from node.perception.openvino_import import core, ov
+from node.perception.openvino_import import core, ov, save_ir
 from node.perception.preprocess.geometry import PreprocessSpec
 
 
@@ -32,7 +32,7 @@ def write_ir(
         own_input.preprocess().scale([value / spec.scale for value in spec.std])
         for index in range(len(graph.outputs)):
             steps.output(index).tensor().set_element_type(ov.Type.f32)
-        ov.save_model(steps.build(), target, compress_to_fp16=False)
+        save_ir(steps.build(), target)
     except ENGINE_ERRORS as error:
         raise ModelError(
             f"{file} cannot be read as OpenVINO IR ({engine_reason(error)})", fix="export it again"

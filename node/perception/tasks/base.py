@@ -6,11 +6,24 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from node.errors import FrameError
 from perception_client.messages.kinds import Area, Detection, Label, Mask
 
 Outputs = tuple[NDArray[np.float32], ...]
 """A network's outputs, each [n, ...] float32, in the order of its graph. In place of a
 segmentation's logits, a GPU gives the class of each pixel, [n, h, w] uint8."""
+
+
+def of_image(output: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+    """Returns the part of one image of an output [n, ...]. Raises FrameError for an output without
+    that part."""
+    if output.ndim == 0 or index >= len(output):
+        raise FrameError(
+            f"model output: {list(output.shape)} has no part for each picture",
+            fix="export it with the batch as the first length of each output",
+        )
+    part: NDArray[np.float32] = output[index]
+    return part
 
 
 @dataclass(frozen=True, slots=True)

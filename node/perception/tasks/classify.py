@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.errors import FrameError
-from node.perception.tasks.base import Outputs, Prediction
+from node.perception.tasks.base import Outputs, Prediction, of_image
 from perception_client.messages.kinds import Label
 
 
@@ -24,7 +24,7 @@ class Classify:
 
     def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`."""
-        logits = outputs[0][index]
+        logits = of_image(outputs[0], index)
         scores = class_scores(logits, len(self._names))
         return Prediction(labels=top_labels(scores, self._names, self._top_k), scores=scores)
 

@@ -23,6 +23,10 @@ AGREEMENT_SCORE = 0.35
 """Score from which a reference box counts for the agreement."""
 _AGREEMENT_IOU = 0.9
 """Intersection over union from which two boxes agree."""
+_FAR = 0.5
+_FAR_PX = 256.0
+"""How far outside of the network's input a box may lie, as a share of its size and beside that in
+px: cells at the edge give boxes outside."""
 _NEVER = math.inf
 
 
@@ -63,12 +67,15 @@ class Detect:
 
     def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`: detections, best first."""
-        candidates = self._decode(
-            outputs, index, self._lowest, len(self._names), self._spec.crop_px
-        )
+        with np.errstate(over="ignore"):  # of wild numbers, which `_check` refuses
+            candidates = self._decode(
+                outputs, index, self._lowest, len(self._names), self._spec.crop_px
+            )
         if self._shift:
             candidates = replace(candidates, ids=candidates.ids + self._shift)
         _check(candidates, len(self._names))
+        if not self._spec.keeps_frame:
+            _check_inside(candidates.boxes, self._spec.crop_px)
         boxes = self._in_frame(candidates.boxes, size)
         accepted = candidates.scores >= self._thresholds[candidates.ids]
         sides = boxes[:, 2:] - boxes[:, :2]
@@ -157,6 +164,23 @@ def _check(candidates: Candidates, classes: int) -> None:
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise FrameError(
             "model output: boxes end before they begin", fix="the decoder needs (x1, y1, x2, y2)"
+        )
+
+
+def _check_inside(boxes: Floats, input_px: tuple[int, int]) -> None:
+    """Raises FrameError for boxes far outside of the network's input. Cut off at the edge of the
+    frame, such objects would count as not seen."""
+    if not len(boxes):
+        return
+    height, width = input_px
+    limits = np.array([width, height], np.float32)
+    margin = _FAR * limits + _FAR_PX
+    away = (boxes[:, :2] > limits + margin) | (boxes[:, 2:] < -margin)
+    if away.any():
+        raise FrameError(
+            f"model output: boxes outside of the network's input of {width} x {height} px",
+            fix="the decoder needs boxes in the network's input: correct decoder or input.size, or "
+            "export the model so",
         )
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from node.config.schema import SegmentConfig
 from node.errors import FrameError
 from node.perception.preprocess.geometry import PreprocessSpec, network_size, placed
-from node.perception.tasks.base import Outputs, Prediction
+from node.perception.tasks.base import Outputs, Prediction, of_image
 from node.perception.tasks.named_classes import check_named
 from perception_client.messages.kinds import Area, Box, Mask
 
@@ -42,7 +42,7 @@ class Segment:
 
     def read(self, outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
         """As `Task.read`: areas and masks, largest first."""
-        ids = self._class_map(outputs[0][index])
+        ids = self._class_map(of_image(outputs[0], index))
         ids, box = self._without_padding(ids, size)
         counts = _counts(ids, len(self._names))
         order = np.argsort(-counts, kind="stable")
@@ -79,7 +79,7 @@ class Segment:
         """Returns the best class of each pixel, [h, w]."""
         if logits.dtype == np.uint8 and logits.ndim == 2:
             return self._checked(logits)
-        if logits.ndim != 3 or logits.shape[0] != len(self._names):
+        if logits.ndim != 3 or logits.shape[0] != len(self._names) or not logits.size:
             raise FrameError(
                 f"model output: shape {logits.shape} for {len(self._names)} label names",
                 fix="a segmentation gives [classes, height, width]",

@@ -18,7 +18,7 @@ from openvino._offline_transformations import apply_moc_transformations
 from node.errors import ModelError
 from node.perception.cache import kept
 from node.perception.models.model import Model
-from node.perception.openvino_import import core, ov
+from node.perception.openvino_import import core, ov, save_ir
 from node.perception.runtimes.export import exported
 from node.perception.runtimes.export_key import export_key
 from node.perception.runtimes.openvino_runtime import has_native_bf16
@@ -89,7 +89,7 @@ def _make(
             f"model {model.name!r} cannot be quantised to int8 ({reason})",
             fix="run it in fp32 or bf16",
         ) from error
-    ov.save_model(result, folder / _FILE, compress_to_fp16=False)
+    save_ir(result, folder / _FILE)
     log.info(
         "model %s quantised to int8 on %d frames in %.1f s",
         model.name, len(pixels), time.monotonic() - started,

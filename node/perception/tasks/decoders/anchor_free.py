@@ -7,7 +7,7 @@ import numpy as np
 
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.tasks.base import Outputs
+from node.perception.tasks.base import Outputs, of_image
 from node.perception.tasks.decoders.base import (
     LETTERBOX,
     Candidates,
@@ -42,6 +42,7 @@ class AnchorFree:
     is_input_usual = True
     first_class = 0
     output_names = ("boxes",)
+    whole: tuple[int, ...] = ()
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
@@ -73,7 +74,7 @@ class AnchorFree:
         self, outputs: Outputs, index: int, threshold: float, classes: int, input_px: Size
     ) -> Candidates:
         """As `BoxDecoder.decode`: the class of a cell is its best one."""
-        rows = outputs[0][index]
+        rows = of_image(outputs[0], index)
         raw = self._columns_first(rows, 4 + classes)
         if rows.shape[1] == _ROW and not are_cells(len(rows), input_px):
             raise FrameError(

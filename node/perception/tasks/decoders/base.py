@@ -64,6 +64,7 @@ class BoxDecoder(Protocol):
         first_class: number that the family's exports give the first label.
         output_names: names by which `order` finds the outputs, in the order of `decode`: a card
             (`outputs`) may give them to outputs of any other names.
+        whole: places in `order` of outputs that may be of whole numbers: classes, counts, pixels.
     """
 
     name: str
@@ -73,6 +74,7 @@ class BoxDecoder(Protocol):
     is_input_usual: bool
     first_class: int
     output_names: tuple[str, ...]
+    whole: tuple[int, ...]
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """Returns the indices of the outputs that `decode` reads, in its order. Lengths that the

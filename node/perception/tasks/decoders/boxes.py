@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.tasks.base import Outputs
+from node.perception.tasks.base import Outputs, of_image
 from node.perception.tasks.decoders.base import (
     ANY,
     Candidates,
@@ -34,6 +34,7 @@ class Boxes:
     is_input_usual = False
     first_class = 0
     output_names = _KINDS
+    whole = (0, 2)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`: by name, else by shape and type, else in the order boxes, scores,
@@ -68,7 +69,7 @@ class Boxes:
     ) -> Candidates:
         """Decodes boxes [n, k, 4] or [k, 4], scores and classes [n, k] or [k]."""
         boxes, scores, ids = (
-            output[index] if output.ndim == batched_ndim else output
+            of_image(output, index) if output.ndim == batched_ndim else output
             for output, batched_ndim in zip(outputs, (3, 2, 2), strict=True)
         )
         of_one_length = scores.shape == ids.shape == boxes.shape[:1]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.tasks.base import Outputs
+from node.perception.tasks.base import Outputs, of_image
 from node.perception.tasks.decoders.base import (
     Candidates,
     Floats,
@@ -40,6 +40,7 @@ class Detr:
     is_input_usual = False
     first_class = 0
     output_names = ("logits", "boxes")
+    whole: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class Detr:
         self, outputs: Outputs, index: int, threshold: float, classes: int, input_px: Size
     ) -> Candidates:
         """Decodes boxes of cx, cy, w, h in fractions of the network's input."""
-        logits, boxes = (output[index] for output in outputs)
+        logits, boxes = (of_image(output, index) for output in outputs)
         expected = (boxes.shape[0], classes + self._spare), (boxes.shape[0], 4)
         if (logits.shape, boxes.shape) != expected:
             raise FrameError(

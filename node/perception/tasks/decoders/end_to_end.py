@@ -6,7 +6,7 @@ import numpy as np
 
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.tasks.base import Outputs
+from node.perception.tasks.base import Outputs, of_image
 from node.perception.tasks.decoders.base import (
     ANY,
     LETTERBOX,
@@ -37,6 +37,7 @@ class EndToEnd:
     is_input_usual = True
     first_class = 0
     output_names = ("boxes",)
+    whole: tuple[int, ...] = ()
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
@@ -63,7 +64,7 @@ class EndToEnd:
     ) -> Candidates:
         """As `BoxDecoder.decode`. Rows below the threshold, which fill the output up, count as
         nothing."""
-        rows = outputs[0][index]
+        rows = of_image(outputs[0], index)
         if rows.ndim != 2 or rows.shape[1] != _COLUMNS or are_cells(len(rows), input_px):
             raise FrameError(
                 f'model output: {list(rows.shape)}, but decoder "{self.name}" reads '

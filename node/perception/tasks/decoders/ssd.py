@@ -6,7 +6,7 @@ import numpy as np
 
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.tasks.base import Outputs
+from node.perception.tasks.base import Outputs, of_image
 from node.perception.tasks.decoders.base import (
     ANY,
     Candidates,
@@ -36,6 +36,7 @@ class Ssd:
     is_input_usual = False
     first_class = 1
     output_names = _NAMES
+    whole = (2, 3)
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
@@ -63,8 +64,8 @@ class Ssd:
         self, outputs: Outputs, index: int, threshold: float, classes: int, input_px: Size
     ) -> Candidates:
         """As `BoxDecoder.decode`."""
-        boxes, scores, ids = (output[index] for output in outputs[:3])
-        count = float(np.ravel(outputs[3])[index])
+        boxes, scores, ids = (of_image(output, index) for output in outputs[:3])
+        count = float(of_image(np.ravel(outputs[3]), index))
         of_one_length = scores.shape == ids.shape == boxes.shape[:1]
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not of_one_length:
             raise FrameError(

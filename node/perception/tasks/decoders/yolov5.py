@@ -7,7 +7,7 @@ import numpy as np
 
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.tasks.base import Outputs
+from node.perception.tasks.base import Outputs, of_image
 from node.perception.tasks.decoders.base import (
     LETTERBOX,
     Candidates,
@@ -39,6 +39,7 @@ class Yolov5:
     is_input_usual = True
     first_class = 0
     output_names = ("boxes",)
+    whole: tuple[int, ...] = ()
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`: the one output that is no raw head."""
@@ -73,7 +74,7 @@ class Yolov5:
         self, outputs: Outputs, index: int, threshold: float, classes: int, input_px: Size
     ) -> Candidates:
         """As `BoxDecoder.decode`: the class of a cell is its best one."""
-        raw = outputs[0][index]
+        raw = of_image(outputs[0], index)
         if raw.ndim != 2 or raw.shape[1] != 5 + classes:
             raise FrameError(
                 f'model output: {list(raw.shape)}, but decoder "{self.name}" reads '

@@ -6,8 +6,15 @@ import numpy as np
 
 from node.errors import FrameError, ModelError
 from node.perception.models.graph_signature import GraphValue
-from node.perception.tasks.base import Outputs
-from node.perception.tasks.decoders.base import Candidates, Size, check_finite, fits, only
+from node.perception.tasks.base import Outputs, of_image
+from node.perception.tasks.decoders.base import (
+    Candidates,
+    Size,
+    check_finite,
+    check_scores,
+    fits,
+    only,
+)
 from node.perception.tasks.decoders.grid import cells_of, grid
 
 
@@ -30,6 +37,7 @@ class Yolox:
     is_input_usual = False
     first_class = 0
     output_names = ("boxes",)
+    whole: tuple[int, ...] = ()
 
     def order(self, outputs: Sequence[GraphValue], classes: int, input_px: Size) -> tuple[int, ...]:
         """As `BoxDecoder.order`."""
@@ -61,7 +69,7 @@ class Yolox:
     ) -> Candidates:
         """Decodes the box as (x, y, log w, log h) relative to its cell in strides, then objectness
         and class scores, both after the sigmoid."""
-        raw = outputs[0][index]
+        raw = of_image(outputs[0], index)
         check_finite(raw)
         cells, strides = grid(input_px)
         if raw.shape != (len(cells), 5 + classes):
@@ -70,11 +78,14 @@ class Yolox:
                 f"{input_px[0]} x {input_px[1]} pixels and {classes} labels",
                 fix="export YOLOX's raw output of the strides 8, 16 and 32, and name its labels",
             )
+        check_scores(raw[:, 4], self.name)
         # A class score is at most 1, so objectness alone excludes most cells.
         kept = np.flatnonzero(raw[:, 4] >= threshold)
         raw, cells, strides = raw[kept], cells[kept], strides[kept]
         ids = raw[:, 5:].argmax(1)
-        scores = raw[:, 4] * raw[np.arange(len(raw)), 5 + ids]
+        of_class = raw[np.arange(len(raw)), 5 + ids]
+        check_scores(of_class, self.name)
+        scores = raw[:, 4] * of_class
         accepted = scores >= threshold
         raw, ids = raw[accepted], ids[accepted]
         centre = (raw[:, :2] + cells[accepted]) * strides[accepted]
