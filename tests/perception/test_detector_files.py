@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from node.config.schema import ModelConfig
-from node.errors import FrameError, ModelError
+from node.errors import ModelError
 from node.perception.models.registry import load_model
 from node.perception.perceiver import build_perceiver
 
@@ -380,7 +380,7 @@ def test_scores_and_classes_in_the_other_order_are_no_detections(tmp_path: Path)
         "out2": ONE_EACH[0, :2, 4].copy(),
     }  # fmt: skip
     file = written(tmp_path, constant_graph(outputs), "boxes", labels="abcd")
-    with pytest.raises(FrameError, match=r"scores from 3 to 3, .* or outputs in its card"):
+    with pytest.raises(ModelError, match=r"scores from 3 to 3, .* or outputs in its card"):
         perceived(file, "openvino")
 
 
@@ -472,7 +472,7 @@ def test_a_free_size_hides_no_decoder(tmp_path: Path) -> None:
     assert 'labels = "labels.txt"' in str(e.value)
     written(tmp_path, made(helper.make_graph(nodes, "g", [images], [output], constants)),
             "anchor_free", labels="abcde")  # fmt: skip
-    with pytest.raises(FrameError, match="name the 2 labels that the model was trained with"):
+    with pytest.raises(ModelError, match="name the 2 labels that the model was trained with"):
         perceived(file, "openvino")
 
 
