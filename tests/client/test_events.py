@@ -123,7 +123,7 @@ def test_the_documents_example_of_objects_runs_as_it_stands(
     start_node: Start, passer_by: Path, shared_data: Path, ipc: str
 ) -> None:
     page = (ROOT / "docs" / "models.md").read_text()
-    example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    example, bearing = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
     start_node(
         "run", "--source", passer_by,
         "--model", shared_data / YOLOX, "--set", "track.enabled=true", "--endpoint", ipc,
@@ -137,8 +137,13 @@ def test_the_documents_example_of_objects_runs_as_it_stands(
     example = example.replace(":\n        print(event", " is not None:\n        print(event")
     done = commands.run([sys.executable, "-c", example], timeout_s=60)
     assert done.returncode == 0, (done.stderr, example)
-    assert re.search(r"^person #(\d+|None) at [+-]\d\.\d\d rad$", done.stdout, re.MULTILINE)
+    assert re.search(r"^person #(\d+|None) at \d+, \d+ px$", done.stdout, re.MULTILINE)
     assert re.search(r"^(appeared|left) person \d+ None$", done.stdout, re.MULTILINE)
+    bearing = bearing.replace("Subscriber()", f"Subscriber({ipc!r})")
+    done = commands.run([sys.executable, "-c", bearing], timeout_s=60)
+    assert re.fullmatch(r"[+-]\d\.\d\d rad to the right, [+-]\d\.\d\d rad up\n", done.stdout), (
+        done.stderr
+    )
 
 
 def test_asyncio_gets_the_same_events(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""What a GPU computes, compared with the CPU."""
+"""What a GPU computes, compared with the CPU. `scripts/gpu/check` runs these tests on a machine
+that has little more than torch, so they import nothing of the other tests."""
 
 import logging
 import os
@@ -21,7 +22,10 @@ from node.perception.preprocess.geometry import PreprocessSpec
 from node.perception.preprocess.gpu import GpuPreprocessor
 from node.perception.runtimes.torch_runtime import TorchRuntime
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU"),
+]
 DETECTOR = os.environ.get("PN_DETECTOR", "")
 """A detector's ONNX file with its card beside it."""
 RNG = np.random.default_rng(0)
