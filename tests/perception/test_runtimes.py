@@ -27,7 +27,7 @@ from node.perception.perceiver import Perceiver, build_perceiver
 from node.perception.preprocess.geometry import PreprocessSpec
 from node.perception.preprocess.resize import Preprocessor
 from node.perception.runtimes.export import exported
-from node.perception.runtimes.normalised_graph import write_ir
+from node.perception.runtimes.normalised_ir import write_ir
 from node.perception.runtimes.onnxruntime_runtime import OnnxRuntime
 from node.perception.runtimes.openvino_runtime import has_native_bf16
 from node.perception.runtimes.select import build_runtime

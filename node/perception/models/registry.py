@@ -72,7 +72,10 @@ def described(name: str) -> ModelDescription | None:
     if name == efficientnet_lite.NAME:
         return ModelDescription("classify", class_names("imagenet"))
     if Path(name).suffix.lower() in model_file.SUFFIXES:
-        described_file = model_file.description_of(expanded(name))
+        try:
+            described_file = model_file.description_of(expanded(name))
+        except OSError as error:
+            raise _unreadable(name, None, error) from error
         return ModelDescription(*described_file) if described_file else None
     if name in _CLASSICAL:
         return ModelDescription("detect", _CLASSICAL[name](name).label_names, finds_tags=True)
@@ -113,11 +116,15 @@ def load_model(name: str, weights: Path | None = None) -> Model:
     try:
         return replace(_loaded(name, weights), origin=name, weights=weights)
     except OSError as error:  # of a folder that this user may not search, or a disk that fails
-        raise ModelError(
-            f"model {name!r}: {error.filename or weights or name} cannot be read: "
-            f"{error.strerror or error}",
-            fix="check the path, and whether this user may read it",
-        ) from error
+        raise _unreadable(name, weights, error) from error
+
+
+def _unreadable(name: str, weights: Path | None, error: OSError) -> ModelError:
+    return ModelError(
+        f"model {name!r}: {error.filename or weights or name} cannot be read: "
+        f"{error.strerror or error}",
+        fix="check the path, and whether this user may read it",
+    )
 
 
 def _loaded(name: str, weights: Path | None) -> Model:
