@@ -6,6 +6,7 @@ import click
 
 from node.cli.options import LIMITS, limited
 from node.cli.say import say
+from node.config.redact import addresses_in, hidden
 from node.errors import ConfigError, SourceError
 
 
@@ -63,7 +64,7 @@ def command(
             recovered = recover(file, to)
         except SourceError as error:
             failed += 1
-            say(f"error: {error}", err=True)
+            say(f"error: {hidden(str(error), addresses_in([str(file)]))}", err=True)
             continue
         if in_place:
             to.replace(file)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 
 from node.errors import EndpointError
+from node.process.descriptors import spare_descriptors
 from node.transport import connections
 from node.transport.local_peer import LocalPeers
 from node.transport.socket_file import in_use
@@ -40,6 +41,8 @@ _BATCH = 64
 _BETWEEN_REFUSALS_S = 0.0005
 """Pause after a batch with a refusal, so that refused clients do not take a whole core."""
 _BETWEEN_LOG_LINES_S = 10.0
+_DESCRIPTORS = 2
+"""Of an admitted connection, in addition to its own: both ends of that to the ZeroMQ socket."""
 
 
 @contextlib.contextmanager
@@ -101,8 +104,9 @@ class OwnerGate:
         accepted = self._accepted()
         peers = LocalPeers()  # asked while all accepted connections are open
         refused_before = self._refused
+        spare = spare_descriptors() if accepted else 0
         for connection in accepted:
-            self._admit(connection, peers.uid(connection))
+            spare -= _DESCRIPTORS * self._admit(connection, peers.uid(connection), spare)
         if self._refused > refused_before or not accepted:
             self._closing.wait(_BETWEEN_REFUSALS_S)
 
@@ -114,15 +118,21 @@ class OwnerGate:
                 accepted.append(self._listener.accept()[0])
         return accepted
 
-    def _admit(self, connection: socket.socket, uid: int | None) -> None:
-        """Connects a connection to the ZeroMQ socket, or refuses it. uid: of its other end."""
+    def _admit(self, connection: socket.socket, uid: int | None, spare: int) -> bool:
+        """Connects a connection to the ZeroMQ socket, or refuses it; whether it is connected. uid:
+        of its other end. spare: descriptors that may be opened."""
         if self._connections >= MOST_CONNECTIONS:
             self._refuse(connection, f"{MOST_CONNECTIONS} connections are open already")
-            return
+            return False
         if uid not in (0, os.geteuid()):
             peer = "a process that has ended or is in a container" if uid is None else f"uid {uid}"
             self._refuse(connection, f"{peer} is not the node's user, uid {os.geteuid()}")
-            return
+            return False
+        if spare < _DESCRIPTORS:
+            self._refuse(
+                connection, "three quarters of the open files allowed (ulimit -n) are in use"
+            )
+            return False
         with contextlib.ExitStack() as unless_joined:
             unless_joined.callback(connection.close)
             try:
@@ -132,9 +142,10 @@ class OwnerGate:
                 connection.setblocking(False)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:  # the ZeroMQ socket is not bound yet, closed, or busy
-                return
+                return False
             unless_joined.pop_all()
         self._join(connection, inner)
+        return True
 
     def _refuse(self, connection: socket.socket, why: str) -> None:
         connection.close()

@@ -4,6 +4,7 @@ many requests. Real sockets; the strangers speak ZMTP by hand."""
 import contextlib
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -369,6 +370,30 @@ def test_who_fills_the_queue_and_goes_ends_no_process() -> None:
         with Control(endpoint, timeout_s=WAIT_S) as control:
             while time.monotonic() < deadline:
                 control.status()
+        assert server.stdin is not None
+        server.stdin.close()
+        assert server.wait(WAIT_S) == 0
+
+
+FEW_DESCRIPTORS = 200
+
+
+def test_more_connections_than_descriptors_end_no_process() -> None:
+    """An assertion of libzmq did, where its ipc endpoint found no descriptor."""
+    port = free_port()
+    endpoint = f"tcp://127.0.0.1:{port}"
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVES, endpoint], cwd=ROOT, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as server:  # fmt: skip
+        assert server.stdout is not None
+        server.stdout.readline()
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, FEW_DESCRIPTORS))
+        with contextlib.ExitStack() as stack:
+            open_many(FEW_DESCRIPTORS, lambda: zmtp.silent(port), stack)
+            assert server.poll() is None
+        with Control(endpoint, timeout_s=WAIT_S) as control:
+            control.status()
         assert server.stdin is not None
         server.stdin.close()
         assert server.wait(WAIT_S) == 0
