@@ -98,7 +98,9 @@ class Recorder:
         """After `close`, why the recording is incomplete; None where it is not."""
         if self._rotation.file is not None:
             return f"{self._rotation.path} could not be ended"
-        return self._rotation.last_error if self._rotation.state == "failed" else None
+        if self._rotation.state == "failed":
+            return self._rotation.last_error
+        return self._rotation.lost
 
     def start(self) -> None:
         """Starts the thread; with `recording.enabled` the recording. Raises OutputError where the

@@ -27,7 +27,8 @@ class Rotation:
 
     file: the file that is written, None when nothing is recorded. path: of the newest file. bytes:
     of the newest file at its last flush. last_error: the newest problem, None before the first and
-    after a new begin. flushed_at: when the last chunk ended, on CLOCK_MONOTONIC in s.
+    after a new begin. lost: as last_error, of the first removed file. flushed_at: when the last
+    chunk ended, on CLOCK_MONOTONIC in s.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Rotation:
         self.path: Path | None = None
         self.bytes = 0
         self.last_error: str | None = None
+        self.lost: str | None = None
 
     @property
     def state(self) -> Literal["off", "recording", "failed"]:
@@ -71,7 +73,7 @@ class Rotation:
             file = self._next_file()
         except OSError as error:
             raise OutputError(self._give_up(error)) from error
-        self.last_error, self._failed = None, False
+        self.last_error, self.lost, self._failed = None, None, False
         log.info("recording into %s", file.path)
         return file.path
 
@@ -149,6 +151,8 @@ class Rotation:
         """Goes on in a new file after the current one was moved or removed."""
         loss = _loss(file)
         log.error("%s", loss)
+        if file.is_removed:
+            self.lost = self.lost or loss
         _end_in_its_place(file)
         opened = self._next_file()
         self.last_error = f"{loss}; the recording goes on in {opened.path}"

@@ -375,6 +375,7 @@ def test_a_file_that_is_removed_is_said_and_the_recording_goes_on(
     assert [frame.frame_id for frame in Recording([ended]).frames()] == [1]
     assert recorder.health.state == "off"
     assert "was removed" in str(recorder.health.last_error)
+    assert recorder.failure == f"{gone} was removed while it was written: 0.1 MiB of 0 s are lost"
     recorder.begin().result(WAIT_S)
     assert recorder.health.last_error is None
 
@@ -392,6 +393,8 @@ def test_a_file_that_is_moved_is_whole_where_it_is(
     assert not is_being_written(moved)
     assert [frame.frame_id for frame in Recording([moved]).frames()] == [0]
     wait_until(lambda: "was moved while it was written" in str(recorder.health.last_error))
+    recorder.end().result(WAIT_S)
+    assert recorder.failure is None
 
 
 def test_an_end_tells_of_a_file_that_was_removed_just_before(
