@@ -171,4 +171,6 @@ def set_up_logging(level: str = "info", sources: Sequence[str] = ()) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(sources))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its errors are raised as well
+    for library in ("PIL", "urllib3"):
+        # Their errors are raised as well, and urllib3's lines hold the query of an address.
+        logging.getLogger(library).setLevel(logging.CRITICAL)

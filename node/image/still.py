@@ -256,7 +256,11 @@ def _rgb(picture: ImageFile, layout: _Layout) -> Image:
 
 def _from_floats(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = float(values.min()), float(values.max())
-    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also for nan
+    if np.isnan(low):
+        raise PictureError(
+            "holds values that are no number (nan)", fix="replace them, or convert it to 8 bits"
+        )
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise PictureError(
             f"its values are floats from {low:g} to {high:g}; 0 is black and 1 is white",
             fix="scale them to 0 to 1, or convert it to 8 bits",
@@ -331,8 +335,8 @@ def _failure(error: Exception, data: bytes) -> PictureError:
         error = _refusal(data) or error
     if data.startswith(_COLOUR_PFM) or str(error) == _UNKNOWN_MODE:
         return PictureError(
-            "has colours in a form that is not read, such as floats",
-            fix="convert it to 8 or 16 bits a colour, as PNG",
+            "has values in a form that is not read, such as colours of floats, floats of 64 bits",
+            fix="convert it to 8 or 16 bits, as PNG",
         )
     if isinstance(error, UnidentifiedImageError):
         return PictureError("is not a picture that can be read", fix="convert it to JPEG or PNG")

@@ -107,7 +107,15 @@ UNKNOWN_RANGE: dict[str, tuple[Callable[[], bytes], str]] = {
     "floats below zero": (lambda: saved(pil((RAMP - 9.0).astype(np.float32)), "TIFF"), "floats"),
     "not a number": (
         lambda: saved(pil(np.full((4, 4), np.nan, np.float32)), "TIFF"),
-        "floats from nan",
+        "no number (nan)",
+    ),
+    "a single nan": (
+        lambda: saved(pil(np.where(RAMP == 0, np.nan, RAMP / 255).astype(np.float32)), "TIFF"),
+        "no number (nan)",
+    ),
+    "floats of 64 bits": (
+        lambda: written(".tiff", (RAMP / 255).astype(np.float64)),
+        "floats of 64 bits",
     ),
     "integers of 32 bits": (lambda: saved(pil(RAMP.astype(np.int32) * 9000), "TIFF"), "signed"),
     "separate planes of 16 bits": (
@@ -116,11 +124,11 @@ UNKNOWN_RANGE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "colours of floats, TIFF": (
         lambda: written(".tiff", COLOUR.astype(np.float32) / 255),
-        "colours in a form that is not read, such as floats",
+        "values in a form that is not read, such as colours of floats",
     ),
     "colours of floats, PFM": (
         lambda: written(".pfm", COLOUR.astype(np.float32) / 255),
-        "colours in a form that is not read, such as floats",
+        "values in a form that is not read, such as colours of floats",
     ),
     "signed integers": (lambda: written(".tiff", RAMP.astype(np.int16) * 128), "signed"),
 }

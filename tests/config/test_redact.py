@@ -1,18 +1,22 @@
 """No form of a stream's address shows its password, and no name from elsewhere reaches a terminal
 with its control characters."""
 
+import contextlib
 import io
 import json
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import run_in_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from support.http_server import RawServer, stream_head
 
 from node.capture.sources.open import open_source
 from node.cli.options import set_up_logging
@@ -21,6 +25,7 @@ from node.config.load import load_config
 from node.config.redact import HIDDEN, addresses_in, hidden, redacted, value_shown
 from node.config.schema import CameraConfig
 from node.errors import ConfigError, SourceError
+from node.image.jpeg import encode_jpeg
 from node.recording.encode import config_entry
 from perception_client.messages.codec import to_json
 from perception_client.messages.kinds import Label, LabelsMessage, Status
@@ -146,21 +151,41 @@ def test_errors_recordings_and_logs_show_no_secret(form: str, secret: str) -> No
     assert MARK not in str(refused.value)
 
 
-def _logged(message: str, sources: list[str]) -> str:
+@contextlib.contextmanager
+def _log(level: str, sources: list[str]) -> Iterator[io.StringIO]:
+    """What is logged meanwhile, as the commands write it to stderr."""
     stream = io.StringIO()
     log = logging.getLogger()
-    before = log.handlers[:]
-    set_up_logging("info", sources)
+    before, level_before = log.handlers[:], log.level
+    set_up_logging(level, sources)
     handler = log.handlers[0]
     assert isinstance(handler, logging.StreamHandler)
     handler.setStream(stream)
     try:
-        raise ValueError(message)
-    except ValueError:
-        logging.getLogger("x").exception("%s", message)
+        yield stream
     finally:
         log.handlers[:] = before
+        log.setLevel(level_before)
+
+
+def _logged(message: str, sources: list[str]) -> str:
+    with _log("info", sources) as stream:
+        try:
+            raise ValueError(message)
+        except ValueError:
+            logging.getLogger("x").exception("%s", message)
     return stream.getvalue()
+
+
+def test_what_the_http_client_says_about_an_answer_shows_no_secret() -> None:
+    head = stream_head("multipart/x-mixed-replace")  # a type that needs a boundary, without one
+    jpeg = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
+    with RawServer(head + jpeg * 3) as server:
+        source = f"{server.url}?pwd={MARK}"
+        with _log("debug", [source]) as log:
+            open_source(CameraConfig(source=source)).close()
+    assert MARK not in log.getvalue()
+    assert "Traceback" not in log.getvalue()
 
 
 EVIL = "cup\x1b[2J\x1b]0;owned\x07\x9b1A\u202e\r\nforged [red]line"

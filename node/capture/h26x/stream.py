@@ -7,12 +7,12 @@ from collections import deque
 from typing import get_args
 
 from node.capture.backlog import MOST_LATE_NS, BacklogMeter
-from node.capture.handover import HandOver, NewestKey
+from node.capture.handover import HandOver, NewestKey, Packet
 from node.capture.packets import OpenCvStream, PacketReader
 from node.capture.rate import RateLimit
 from node.capture.sources.base import Picture, SourceFacts
 from node.config.schema import CameraConfig
-from node.errors import PictureError, SourceError
+from node.errors import BacklogError, PictureError, SourceError
 from node.image.h26x.annex_b import Codec
 from node.image.h26x.decoder import (
     ConcealingDecoder,
@@ -121,7 +121,9 @@ class H26xStream:
         """Returns the next decoded picture that is neither damaged nor old. Every packet has to be
         decoded, since later ones refer to it."""
         while not self._ready:
-            packet = self._packets.take()
+            packet = self._take()
+            if packet is None:
+                continue
             self._arrival_ns = packet.came_ns
             self._drop(packet.dropped)
             if not packet.data:
@@ -138,6 +140,20 @@ class H26xStream:
             else:
                 self._ready.extend(decoded)
         return self._ready.popleft()
+
+    def _take(self) -> Packet | None:
+        """Returns the next packet. None once at the end of the stream, if pictures that the decoder
+        held back for their order are ready then, and not old."""
+        try:
+            return self._packets.take()
+        except BacklogError:
+            raise
+        except SourceError:
+            if time.monotonic_ns() - self._arrival_ns < MOST_LATE_NS or self._lossless:
+                self._ready.extend(self._decoder.flush())
+            if not self._ready:
+                raise
+            return None
 
     def _superseded(self) -> bool:
         """Whether decoding is late, newer packets wait, and a picture was shown recently. Pictures

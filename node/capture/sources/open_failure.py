@@ -39,7 +39,7 @@ _REASONS = {
     "HTTPServerError": ("reports an error of its own (5xx)", "check the server"),
     "ProtocolNotFoundError": (
         "has a scheme that FFmpeg does not know",
-        "rtsp, http, https, rtmp, udp, tcp and srt are usual",
+        "rtsp, http, https, rtmp, udp and tcp are usual",
     ),
     "TimeoutError": ("does not answer in time", _CHECK_NETWORK),
     "ExitError": ("does not answer in time", _CHECK_NETWORK),

@@ -69,6 +69,11 @@ class Decoder(Protocol):
         for a packet that cannot be decoded."""
         ...
 
+    def flush(self) -> list[Decoded]:
+        """Returns the pictures that the decoder holds back for their order. The decoder then
+        decodes no more."""
+        ...
+
     def pixels(self, frame: "VideoFrame") -> Image:
         """Converts to [height, width, 3] uint8 BGR."""
         ...
@@ -102,6 +107,15 @@ class ConcealingDecoder:
             frames = self._context.decode(packet)
         except self._errors as error:
             raise PictureError(f"a picture cannot be decoded: {error}") from error
+        stamped = [(frame, self._stamps.of(frame.pts)) for frame in frames]
+        return [Decoded(frame, stamp) for frame, stamp in stamped if stamp is not None]
+
+    def flush(self) -> list[Decoded]:
+        """As `Decoder.flush`."""
+        try:
+            frames = self._context.decode(None)
+        except self._errors:
+            return []
         stamped = [(frame, self._stamps.of(frame.pts)) for frame in frames]
         return [Decoded(frame, stamp) for frame, stamp in stamped if stamp is not None]
 
@@ -197,8 +211,7 @@ class VideoDecoder:
         return [decoded for frame in frames if (decoded := self._stamped(frame)) is not None]
 
     def flush(self) -> list[Decoded]:
-        """Returns the pictures that the decoder holds back for their order. The decoder then
-        decodes no more."""
+        """As `Decoder.flush`."""
         try:
             frames = self._context.decode(None) if self._undamaged else []
         except self._errors:
