@@ -299,7 +299,7 @@ class Grabber:
             log.warning("camera '%s': %s", self.camera, difference)
         worker.source = source
         if self._opened_before:
-            log.info("camera '%s' is open again", self.camera)
+            self._log.info("open again", f"camera '{self.camera}' is open again")
         self._opened_ns = time.monotonic_ns()
         is_first = self._state.newest_mono_ns is None
         self._update_state(
@@ -390,7 +390,8 @@ class Grabber:
 
     def _report_problem(self, worker: _Worker, problem: str) -> None:
         if self._state.open:
-            log.warning("%s; trying again", problem)
+            # A stream can end after each few pictures, many times a second.
+            self._log.warning(f"open {_DIGITS.sub('', problem)}", f"{problem}; trying again")
         elif problem != self._state.last_error:
             # Reasons may alternate from attempt to attempt.
             self._log.warning(_DIGITS.sub("", problem), f"{problem}; trying again")

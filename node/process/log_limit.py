@@ -43,9 +43,16 @@ class LimitedLog:
 
     def warning(self, kind: str, text: str) -> None:
         """Writes one line, truncated to a bounded length. kind: lines of one kind share a limit."""
+        self._write(logging.WARNING, kind, text)
+
+    def info(self, kind: str, text: str) -> None:
+        """As `warning`, at the level INFO."""
+        self._write(logging.INFO, kind, text)
+
+    def _write(self, level: int, kind: str, text: str) -> None:
         suppressed = self._limit.admit(kind)
         if suppressed is not None:
-            self._logger.warning("%.300s%s", text, _more(suppressed))
+            self._logger.log(level, "%.300s%s", text, _more(suppressed))
 
 
 class _Filter(logging.Filter):

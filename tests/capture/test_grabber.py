@@ -85,6 +85,22 @@ def test_a_lost_camera_is_opened_again_and_its_frames_go_on_counting(
     assert grabber.join(WAIT_S)
 
 
+def test_a_camera_that_is_lost_again_and_again_fills_no_log(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(reopening_module, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(reopening_module, "_ATTEMPT_S", (0.001, 0.001))
+    grabber = Grabber(CAMERA, FlakyCamera, LatestMailbox(["a"]), stop, retry_first=False)
+    grabber.start()
+    wait_until(lambda: grabber.state.reconnects >= 20)
+    stop.set()
+    assert grabber.join(WAIT_S)
+    lines = [record.getMessage() for record in caplog.records]
+    assert 1 <= sum("stopped delivering frames; trying again" in line for line in lines) <= 3
+    assert 1 <= sum("is open again" in line for line in lines) <= 3
+
+
 def test_a_camera_missing_at_the_start_ends_or_is_waited_for(
     stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
