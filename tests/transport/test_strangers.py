@@ -354,8 +354,9 @@ server.close()
 """
 
 
-def test_who_fills_the_queue_and_goes_ends_no_process() -> None:
-    """An assertion of libzmq's heartbeats did."""
+@contextlib.contextmanager
+def serving() -> Iterator[tuple["subprocess.Popen[bytes]", int, str]]:
+    """A control server in a process of its own, its port and its endpoint; ends well afterwards."""
     port = free_port()
     endpoint = f"tcp://127.0.0.1:{port}"
     with subprocess.Popen(
@@ -364,15 +365,21 @@ def test_who_fills_the_queue_and_goes_ends_no_process() -> None:
     ) as server:  # fmt: skip
         assert server.stdout is not None
         server.stdout.readline()
+        yield server, port, endpoint
+        assert server.stdin is not None
+        server.stdin.close()
+        assert server.wait(WAIT_S) == 0
+
+
+def test_who_fills_the_queue_and_goes_ends_no_process() -> None:
+    """An assertion of libzmq's heartbeats did."""
+    with serving() as (_, port, endpoint):
         for _ in range(10):
             zmtp.connected(port, request("status") * 2000, b"DEALER").close()
         deadline = time.monotonic() + 2.5  # longer than the heartbeats' period was
         with Control(endpoint, timeout_s=WAIT_S) as control:
             while time.monotonic() < deadline:
                 control.status()
-        assert server.stdin is not None
-        server.stdin.close()
-        assert server.wait(WAIT_S) == 0
 
 
 FEW_DESCRIPTORS = 200
@@ -380,23 +387,13 @@ FEW_DESCRIPTORS = 200
 
 def test_more_connections_than_descriptors_end_no_process() -> None:
     """An assertion of libzmq did, where its ipc endpoint found no descriptor."""
-    port = free_port()
-    endpoint = f"tcp://127.0.0.1:{port}"
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVES, endpoint], cwd=ROOT, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as server:  # fmt: skip
-        assert server.stdout is not None
-        server.stdout.readline()
+    with serving() as (server, port, endpoint):
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, FEW_DESCRIPTORS))
         with contextlib.ExitStack() as stack:
             open_many(FEW_DESCRIPTORS, lambda: zmtp.silent(port), stack)
             assert server.poll() is None
         with Control(endpoint, timeout_s=WAIT_S) as control:
             control.status()
-        assert server.stdin is not None
-        server.stdin.close()
-        assert server.wait(WAIT_S) == 0
 
 
 # Logs.
