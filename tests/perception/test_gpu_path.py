@@ -203,13 +203,15 @@ std = [1, 1, 1]
 Tensors = dict[str, NDArray[np.generic]]
 
 
-def graph_file(folder: Path, nodes: list[onnx.NodeProto], constants: Tensors) -> Model:
+def graph_file(
+    folder: Path, nodes: list[onnx.NodeProto], constants: Tensors, opset: int = 13
+) -> Model:
     picture = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, None, None])
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "graph", [picture], [output], initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
-    model.ir_version = 8
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 8 if opset < 19 else 9
     onnx.save(model, folder / "graph.onnx")
     (folder / "graph.toml").write_text(CARD)
     return load_model(str(folder / "graph.onnx"))
@@ -264,12 +266,21 @@ GRAPHS: dict[str, tuple[list[onnx.NodeProto], Tensors]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("opset", [13, 19, 21])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_gives_the_same_as_a_torch_network(tmp_path: Path, name: str) -> None:
+def test_a_graph_gives_the_same_as_a_torch_network(tmp_path: Path, name: str, opset: int) -> None:
     """`as_torch` itself compares the network with ONNX Runtime."""
-    network = as_torch(graph_file(tmp_path, *GRAPHS[name])).network
+    network = as_torch(graph_file(tmp_path, *GRAPHS[name], opset)).network
     with torch.inference_mode():
         assert network(torch.zeros(1, 3, 6, 8)).shape[:2] == (1, 3)
+
+
+def test_axes_that_are_an_input_are_read(tmp_path: Path) -> None:
+    """From operator set 18 on."""
+    mean = node("ReduceMean", "x axes", keepdims=1)
+    network = as_torch(graph_file(tmp_path, [mean], {"axes": whole(2, 3)}, 19)).network
+    with torch.inference_mode():
+        assert network(torch.ones(1, 3, 6, 8)).shape == (1, 3, 1, 1)
 
 
 def unknown(folder: Path) -> Model:

@@ -35,6 +35,13 @@ Python reads: lengths, axes, limits."""
 _UNKNOWN_TO_ONNX2TORCH = "SliceConcatToSpaceToDepthFusion"
 """An optimisation of ONNX Runtime's that makes an operator which onnx2torch does not convert."""
 
+_NEWEST_OPSET = 17
+"""Newest operator set of which onnx2torch knows the usual operators. In later ones most of them
+differ in their types only; where one differs in what it computes, the comparison shows it."""
+_AXES_AS_INPUT = "ReduceSum"
+"""The one reduction whose axes are an input in `_NEWEST_OPSET`: those of the others are
+attributes."""
+
 
 @lru_cache(maxsize=2)
 def as_torch(model: Model) -> Model:
@@ -102,11 +109,28 @@ def _converted(model: Model, graph: onnx.ModelProto) -> "nn.Module":
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            network = onnx2torch.convert(graph).eval()
+            network = onnx2torch.convert(_of_known_opset(graph)).eval()
     except Exception as error:  # whatever an operator that it does not know raises
         raise _failure(model, engine_reason(error)) from error
     _fix_constants(network)
     return cast("nn.Module", network)
+
+
+def _of_known_opset(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a copy with the operators as in `_NEWEST_OPSET`."""
+    known = onnx.ModelProto()
+    known.CopyFrom(graph)
+    for entry in known.opset_import:
+        if entry.domain in ("", "ai.onnx") and entry.version > _NEWEST_OPSET:
+            entry.version = _NEWEST_OPSET
+    constants = {tensor.name: tensor for tensor in known.graph.initializer}
+    for node in known.graph.node:
+        is_reduction = node.op_type.startswith("Reduce") and node.op_type != _AXES_AS_INPUT
+        if is_reduction and len(node.input) == 2 and node.input[1] in constants:
+            axes = onnx.numpy_helper.to_array(constants[node.input[1]])
+            node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
+            del node.input[1]
+    return known
 
 
 def _fix_constants(network: "fx.GraphModule") -> None:
